@@ -1,0 +1,70 @@
+"""`manifest.json`: what a folder of shards holds and how it was made. It is written last: its presence means complete."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from stylize.errors import InputError
+from stylize.shards import FORMAT_VERSION
+
+MANIFEST_NAME = "manifest.json"
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    """One shard: file name, split (`train` has pairs, `test` originals only), samples, bytes and SHA-256."""
+
+    name: str
+    split: str
+    samples: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The full specification of a run (see `docs/shard-format.md`), its shards, and how many images failed."""
+
+    spec: Mapping[str, Any]
+    shards: tuple[ShardEntry, ...]
+    failures: int = 0
+
+    @property
+    def class_names(self) -> list[str]:
+        """Class names; a label is an index into them."""
+        return list(self.spec["class_names"])
+
+    def samples(self, split: str) -> int:
+        """Return the number of samples in a split."""
+        return sum(shard.samples for shard in self.shards if shard.split == split)
+
+    def paths(self, directory: Path, split: str) -> list[Path]:
+        """Return the split's shard files in their order."""
+        return [directory / shard.name for shard in self.shards if shard.split == split]
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> None:
+    """Write the manifest into a folder as canonical JSON (sorted keys, two spaces)."""
+    document = {"format_version": FORMAT_VERSION, **asdict(manifest)}
+    text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False)
+    (directory / MANIFEST_NAME).write_text(text + "\n", encoding="utf-8")
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """Read and check a folder's manifest; raise `InputError` where it is missing, damaged or of another version."""
+    path = directory / MANIFEST_NAME
+    if not path.is_file():
+        raise InputError(f"{directory} is not a finished shard folder (no {MANIFEST_NAME}): run `stylize shards` first.")
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        version = document["format_version"]
+        shards = tuple(ShardEntry(**shard) for shard in document["shards"])
+        manifest = Manifest(document["spec"], shards, document["failures"])
+        manifest.class_names  # noqa: B018  (a manifest without class names is damaged)
+    except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is damaged ({error!r}): fetch or make the shards again.") from None
+    if version != FORMAT_VERSION:
+        raise InputError(f"{path} has format version {version}; this program reads version {FORMAT_VERSION}.")
+    return manifest

@@ -1,0 +1,115 @@
+"""The AdaIN networks (Huang & Belongie 2017): VGG-19 encoder up to relu4_1, feature alignment, mirrored decoder."""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# (input channels, output channels) of conv1_1 … conv4_1; a max-pooling follows the layers in POOLED.
+ENCODER_CHANNELS = (
+    (3, 64), (64, 64), (64, 128), (128, 128),
+    (128, 256), (256, 256), (256, 256), (256, 256), (256, 512),
+)  # fmt: skip
+POOLED = frozenset({1, 3, 7})
+STYLE_LAYERS = (0, 2, 4, 8)  # relu1_1, relu2_1, relu3_1, relu4_1
+STRIDE = 8  # relu4_1 has one position per 8×8 pixels
+MIN_SIDE = 16  # below it, reflection padding has nothing to reflect at relu4_1
+STATISTICS_EPSILON = 1e-5
+
+
+def _convolution(channels_in: int, channels_out: int) -> nn.Conv2d:
+    return nn.Conv2d(channels_in, channels_out, kernel_size=3, padding=1, padding_mode="reflect")
+
+
+class Encoder(nn.Module):
+    """VGG-19 up to relu4_1 with reflection padding; input (B, 3, H, W) in [0, 1], RGB; H and W multiples of 8, ≥ 16."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolutions = nn.ModuleList(_convolution(*channels) for channels in ENCODER_CHANNELS)
+
+    def layers(self, pixels: Tensor) -> Iterator[Tensor]:
+        """Yield the activations after every ReLU, relu1_1 … relu4_1."""
+        activations = pixels
+        for index, convolution in enumerate(self.convolutions):
+            activations = F.relu(convolution(activations))
+            yield activations
+            if index in POOLED:
+                activations = F.max_pool2d(activations, 2)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return relu4_1, (B, 512, H/8, W/8)."""
+        *_, features = self.layers(pixels)
+        return features
+
+    def style_features(self, pixels: Tensor) -> list[Tensor]:
+        """Return relu1_1, relu2_1, relu3_1 and relu4_1, the layers of the style loss."""
+        return [features for index, features in enumerate(self.layers(pixels)) if index in STYLE_LAYERS]
+
+
+class Decoder(nn.Module):
+    """The encoder mirrored, with nearest up-sampling for pooling: (B, 512, h, w) to pixels (B, 3, 8h, 8w), unclipped."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        mirrored = [(channels_out, channels_in) for channels_in, channels_out in reversed(ENCODER_CHANNELS)]
+        self.convolutions = nn.ModuleList(_convolution(*channels) for channels in mirrored)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Decode relu4_1 features to pixels."""
+        last = len(self.convolutions) - 1
+        for index, convolution in enumerate(self.convolutions):
+            features = convolution(features)
+            if index == last:
+                break
+            features = F.relu(features)
+            if last - 1 - index in POOLED:
+                features = F.interpolate(features, scale_factor=2, mode="nearest")
+        return features
+
+
+def channel_statistics(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of every channel, each (B, C, 1, 1), in float32.
+
+    The deviation is biased (divided by n) with 1e-5 added to the variance, as in the authors' Torch code.
+    """
+    variance, mean = torch.var_mean(features.float(), dim=(2, 3), correction=0, keepdim=True)
+    return mean, (variance + STATISTICS_EPSILON).sqrt()
+
+
+def adain(content: Tensor, style_mean: Tensor, style_deviation: Tensor, alpha: float = 1.0) -> Tensor:
+    """Give content features (B, C, h, w) the channel statistics (B or 1, C, 1, 1) of a style (paper, equation 2).
+
+    `alpha` in [0, 1] blends in feature space: 0 keeps the content's features, 1 aligns them fully.
+    """
+    mean, deviation = channel_statistics(content)
+    scale = style_deviation / deviation
+    gain = 1 + alpha * (scale - 1)
+    offset = alpha * (style_mean - mean * scale)
+    return (content.float() * gain + offset).to(content.dtype)
+
+
+def pad_to_stride(pixels: Tensor) -> Tensor:
+    """Reflect (B, 3, H, W) at the right and lower edge so that H and W are multiples of 8."""
+    height, width = pixels.shape[-2:]
+    return F.pad(pixels, (0, -width % STRIDE, 0, -height % STRIDE), mode="reflect")
+
+
+class Stylizer(nn.Module):
+    """Encoder, AdaIN and decoder for inference: pixels in [0, 1] of any size ≥ 16 in, the same size out."""
+
+    def __init__(self, encoder: Encoder, decoder: Decoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+
+    def style_statistics(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (mean, deviation) at relu4_1 of style pictures (B, 3, H, W)."""
+        return channel_statistics(self.encoder(pad_to_stride(pixels)))
+
+    def forward(self, pixels: Tensor, style_mean: Tensor, style_deviation: Tensor, alpha: float = 1.0) -> Tensor:
+        """Stylize (B, 3, H, W) in [0, 1] (paper, equations 3 and 4); returns the same shape, clipped to [0, 1]."""
+        height, width = pixels.shape[-2:]
+        target = adain(self.encoder(pad_to_stride(pixels)), style_mean, style_deviation, alpha)
+        return self.decoder(target)[..., :height, :width].clamp(0, 1)

@@ -1,0 +1,121 @@
+"""Find picture files in a folder or zip, and decode them to RGB with one documented policy for odd ones."""
+
+import io
+import os
+import warnings
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from stylize.errors import InputError
+
+SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+MAX_PIXELS = 64_000_000
+MAX_ASPECT_RATIO = 16
+
+
+class PictureError(Exception):
+    """Why a file cannot be used as a picture; the caller records it and goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class PictureFile:
+    """A picture in a folder or zip: `name` is its path inside `root`, with forward slashes."""
+
+    root: Path
+    name: str
+
+    @property
+    def stem(self) -> str:
+        """File name without folder and suffix."""
+        return PurePosixPath(self.name).stem
+
+    def read(self) -> bytes:
+        """Return the file's bytes; raise `PictureError` where it cannot be read."""
+        try:
+            if self.root.is_dir():
+                return (self.root / self.name).read_bytes()
+            return _open_zip(self.root, os.getpid()).read(self.name)
+        except (OSError, zipfile.BadZipFile, RuntimeError) as error:
+            raise PictureError(f"cannot be read: {error}") from None
+
+
+@lru_cache(maxsize=8)
+def _open_zip(path: Path, process: int) -> zipfile.ZipFile:
+    """Open a zip once per process: a file handle shared over a fork would mix up its position."""
+    return zipfile.ZipFile(path)
+
+
+def list_pictures(root: Path) -> list[PictureFile]:
+    """List the picture files below a folder, in a zip, or the one file given, sorted by name.
+
+    Hidden files, macOS resource forks and files without a picture's suffix are ignored; links to folders are not followed.
+    """
+    if not root.exists():
+        raise InputError(f"{root} does not exist: give a folder, a zip or a picture file.")
+    if root.is_dir():
+        names = sorted(_walk(root))
+    elif zipfile.is_zipfile(root):
+        with zipfile.ZipFile(root) as archive:
+            names = sorted(info.filename for info in archive.infolist() if not info.is_dir())
+    else:
+        return [PictureFile(root.parent, root.name)]
+    pictures = [PictureFile(root, name) for name in names if _is_picture(PurePosixPath(name))]
+    if not pictures:
+        raise InputError(f"{root} holds no pictures ({', '.join(sorted(SUFFIXES))}): give another folder, zip or file.")
+    return pictures
+
+
+def _walk(root: Path) -> Iterator[str]:
+    for folder, _, files in os.walk(root):
+        for file in files:
+            yield Path(folder, file).relative_to(root).as_posix()
+
+
+def _is_picture(name: PurePosixPath) -> bool:
+    visible = not any(part.startswith((".", "__MACOSX")) for part in name.parts)
+    return visible and name.suffix.lower() in SUFFIXES
+
+
+def decode_picture(data: bytes) -> Image.Image:
+    """Decode to an upright 8-bit RGB picture; raise `PictureError` with the reason where there is no right answer.
+
+    The first frame of an animation; EXIF orientation applied; transparency composited on white; 16-bit grey scaled to 8.
+    A JPEG whose scan is corrupt but complete is decoded as far as Pillow can, as every other tool does.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            picture = Image.open(io.BytesIO(data))
+        _check_size(*picture.size)
+        picture.load()
+        return _to_rgb(ImageOps.exif_transpose(picture))
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise PictureError("is larger than any real picture (decompression bomb)") from None
+    except PictureError:
+        raise
+    except Exception as error:  # Pillow's decoders raise whatever they like on damaged files
+        raise PictureError(f"cannot be decoded: {error}") from None
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise PictureError(f"has {width}×{height} pixels, more than the limit of {MAX_PIXELS}")
+    if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
+        raise PictureError(f"has the aspect ratio of {width}×{height}, beyond the limit of {MAX_ASPECT_RATIO}")
+
+
+def _to_rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith("I"):  # 16-bit grey: a plain conversion to RGB would clip it to white
+        grey = np.clip(np.asarray(picture, dtype=np.float64) / 257.0, 0, 255).round().astype(np.uint8)
+        picture = Image.fromarray(grey)
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
+        picture = Image.alpha_composite(white, picture)
+    return picture.convert("RGB")

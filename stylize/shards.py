@@ -1,0 +1,163 @@
+"""Shard format version 1: the record type, its writer and its reader (docs/shard-format.md).
+
+The reader looks only at regular members that the format names; it never unpickles, extracts or executes anything.
+"""
+
+import hashlib
+import io
+import json
+import os
+import re
+import tarfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from stylize.errors import InputError
+
+FORMAT_VERSION = 1
+CODECS = ("jpg", "png", "webp")
+_MEMBER = re.compile(rf"(?P<key>\d+)\.(?P<role>content|styled\d*|cls|json)(?:\.(?:{'|'.join(CODECS)}))?")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image, its stylized copies (none in a test shard), its label and its provenance.
+
+    `content` and `styled` are encoded images in the shard's codec; `key` is a zero-padded decimal index.
+    """
+
+    key: str
+    content: bytes
+    styled: tuple[bytes, ...]
+    label: int
+    metadata: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Where one member's payload lies in its tar, in bytes."""
+
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class SampleLocation:
+    """Where one sample lies, so that it can be read without reading the rest of its shard."""
+
+    shard: Path
+    key: str
+    label: int
+    content: Span
+    styled: tuple[Span, ...]
+    metadata: Span
+
+
+def sample_members(sample: Sample, codec: str) -> Iterator[tuple[str, bytes]]:
+    """Yield the sample's (member name, payload) pairs in the order that the format fixes."""
+    yield f"{sample.key}.content.{codec}", sample.content
+    for k, styled in enumerate(sample.styled):
+        suffix = "" if len(sample.styled) == 1 else str(k)
+        yield f"{sample.key}.styled{suffix}.{codec}", styled
+    yield f"{sample.key}.cls", str(sample.label).encode("ascii")
+    yield f"{sample.key}.json", json.dumps(sample.metadata, sort_keys=True, ensure_ascii=False).encode()
+
+
+def write_shard(path: Path, samples: Iterable[Sample], codec: str = "jpg") -> int:
+    """Write samples as a ustar with constant headers, flush it to disk and return their number.
+
+    The caller chooses a temporary `path` and renames it: a file under its final name is always whole.
+    """
+    count = 0
+    with open(path, "wb") as file:
+        with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+            for count, sample in enumerate(samples, start=1):
+                for name, payload in sample_members(sample, codec):
+                    header = tarfile.TarInfo(name)  # mtime, uid and gid are 0 and mode is 0644 by default
+                    header.size = len(payload)
+                    tar.addfile(header, io.BytesIO(payload))
+        file.flush()
+        os.fsync(file.fileno())
+    return count
+
+
+def _members(path: Path) -> Iterator[tuple[str, str, Span]]:
+    """Yield (key, role, span) of every member; refuse any that the format does not name."""
+    try:
+        with tarfile.open(path, mode="r:") as tar:
+            for member in tar:
+                match = _MEMBER.fullmatch(member.name)
+                if match is None or not member.isreg() or member.issparse():
+                    raise InputError(f"{path} holds the foreign member {member.name!r}: do not use this shard.")
+                yield match["key"], match["role"], Span(member.offset_data, member.size)
+    except (tarfile.TarError, OSError, ValueError) as error:
+        raise InputError(f"Shard {path} cannot be read ({error}): fetch or make it again.") from None
+
+
+def index_shard(path: Path) -> Iterator[SampleLocation]:
+    """Yield the location of every sample of a shard, in its order; raise `InputError` on any defect of structure."""
+    seen: set[str] = set()
+    with open_shard(path) as file:
+        for key, group in groupby(_members(path), key=lambda member: member[0]):
+            members = [(role, span) for _, role, span in group]
+            if key in seen:
+                raise InputError(f"{path} holds key {key} twice: make the shard again.")
+            seen.add(key)
+            yield _locate(path, key, members, file)
+
+
+def open_shard(path: Path) -> io.BufferedReader:
+    """Open a shard for reading; a missing or unreadable file is an `InputError`."""
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise InputError(f"Shard {path} cannot be opened ({error.strerror}): fetch or make it again.") from None
+
+
+def _locate(path: Path, key: str, members: list[tuple[str, Span]], file: io.BufferedReader) -> SampleLocation:
+    roles = [role for role, _ in members]
+    copies = len(members) - 3
+    styled = ["styled"] if copies == 1 else [f"styled{k}" for k in range(copies)]
+    if roles != ["content", *styled, "cls", "json"]:
+        raise InputError(f"{path}: sample {key} has the members {roles}: it is incomplete, make the shard again.")
+    spans = [span for _, span in members]
+    label = read_span(file, spans[-2])
+    if not label.isdigit():
+        raise InputError(f"{path}: sample {key} has the label {label!r}, which is not a number: make the shard again.")
+    return SampleLocation(path, key, int(label), spans[0], tuple(spans[1:-2]), spans[-1])
+
+
+def read_span(file: io.BufferedReader, span: Span) -> bytes:
+    """Read one member's payload from its open shard."""
+    file.seek(span.offset)
+    payload = file.read(span.size)
+    if len(payload) != span.size:
+        raise InputError(f"{file.name} ends inside a member: fetch or make it again.")
+    return payload
+
+
+def read_shard(path: Path) -> Iterator[Sample]:
+    """Yield every sample of a shard, in its order; raise `InputError` on any defect of structure."""
+    with open_shard(path) as file:
+        for location in index_shard(path):
+            yield read_sample(file, location)
+
+
+def read_sample(file: io.BufferedReader, location: SampleLocation) -> Sample:
+    """Read one located sample from its open shard."""
+    try:
+        metadata = json.loads(read_span(file, location.metadata))
+    except ValueError:
+        raise InputError(f"{location.shard}: the metadata of sample {location.key} are not JSON.") from None
+    content = read_span(file, location.content)
+    styled = tuple(read_span(file, span) for span in location.styled)
+    return Sample(location.key, content, styled, location.label, metadata)
+
+
+def file_sha256(path: Path) -> str:
+    """Return the hexadecimal SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

