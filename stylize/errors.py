@@ -1,17 +1,30 @@
-"""The one exception for mistakes a user can mend, and how a command line shows it."""
+"""The one exception for mistakes a user can mend, and how a command line ends."""
 
+import signal
 import sys
 from collections.abc import Callable
+from types import FrameType
 
 
 class InputError(Exception):
     """What was wrong, where, and what to do, in one sentence; command lines exit with code 2."""
 
 
+def _terminate(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
 def run_command_line(app: Callable[[], None]) -> None:
-    """Run a Typer application; an `InputError` becomes one line on standard error and exit code 2."""
+    """Run a Typer application; an `InputError` becomes one line on standard error and exit code 2.
+
+    SIGTERM ends the work as Ctrl-C does: temporary files are removed and finished work is kept.
+    """
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         app()
     except InputError as error:
         print(f"Error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("Interrupted: run the same command to go on.", file=sys.stderr)
+        raise SystemExit(130) from None

@@ -4,10 +4,10 @@ import copy
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +35,7 @@ class FitSettings:
     batch_size: int = 8
     style_weight: float = 10.0
     learning_rate: float = 5e-4
-    muon_factor: float = 6.0
+    muon_factor: float = 1.5
     averaging: float = 0.998
     photo_share: float = 0.3
     pattern_share: float = 0.5
@@ -82,7 +82,7 @@ class DecoderFit:
         """Muon moves the 4-D weights, as matrices; Adam the biases and the last layer."""
         *hidden, last = self.decoder.convolutions
         self.matrices = [(layer.weight, nn.Parameter(layer.weight.data.flatten(1))) for layer in hidden]
-        rest = [*(layer.bias for layer in hidden), *last.parameters()]
+        rest = [*(cast("Tensor", layer.bias) for layer in hidden), *last.parameters()]
         rate = self.settings.learning_rate
         muon = torch.optim.Muon(
             [matrix for _, matrix in self.matrices],
@@ -113,13 +113,13 @@ class DecoderFit:
         if not torch.isfinite(total):
             raise InputError(f"The loss is not finite at {self.phase} step {self.step}: lower the learning rate.")
         self.decoder.zero_grad()
-        total.backward()
+        total.backward()  # type: ignore[no-untyped-call]
         self._update()
         return {name: float(loss.detach()) for name, loss in losses.items()}
 
     def _update(self) -> None:
         for weight, matrix in self.matrices:
-            matrix.grad = weight.grad.flatten(1)
+            matrix.grad = cast("Tensor", weight.grad).flatten(1)
         warm_up = min(1.0, (self.step + 1) / 50)
         cosine = 0.5 * (1 + torch.cos(torch.tensor(torch.pi * self.step / self.steps)).item())
         groups = [group for optimiser in self.optimisers for group in optimiser.param_groups]

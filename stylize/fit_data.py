@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +55,7 @@ def open_pool(content: Path, styles: Sequence[str], hold_out: Sequence[str], fra
 
 @dataclass(frozen=True)
 class CropSettings:
-    """How batches are drawn: crop side in pixels, images per batch, share of photos and of patterns among the styles."""
+    """How batches are drawn: crop side in pixels, images per batch, share of photos among the styles, and so on."""
 
     side: int
     batch_size: int
@@ -93,7 +93,7 @@ class CropBatches(Dataset[tuple[Tensor, Tensor]]):
         return vary_colours(random_crop(picture, self.settings.side, rng), rng)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _pattern(name: str, seed: int) -> Image.Image:
     """Draw a pattern once per process: drawing takes longer than a training step should wait."""
     return draw_pattern(name, 256, seed)

@@ -1,4 +1,6 @@
-"""The decoder's start and its losses: pixel L1 first, then content and style losses (Huang & Belongie 2017, eq. 11-13)."""
+"""The decoder's start and its losses: pixel L1, then content and style losses (Huang & Belongie 2017, eq. 11-13)."""
+
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -15,14 +17,14 @@ def initialise_from_encoder(decoder: Decoder, encoder: Encoder, pixels: Tensor) 
     """
     for mine, theirs in zip(decoder.convolutions, reversed(encoder.convolutions), strict=True):
         mine.weight.copy_(theirs.weight.float().transpose(0, 1).flip(2, 3))
-        nn.init.zeros_(mine.bias)
+        nn.init.zeros_(cast("Tensor", mine.bias))
     features = encoder(pixels).float()
     for layer in decoder.convolutions:
         deviation = _layer_output(decoder, features, layer).std()
         layer.weight.div_(deviation)
     last = decoder.convolutions[-1]
     last.weight.mul_(pixels.float().std())
-    last.bias.copy_(pixels.float().mean(dim=(0, 2, 3)) - decoder(features).mean(dim=(0, 2, 3)))
+    cast("Tensor", last.bias).copy_(pixels.float().mean(dim=(0, 2, 3)) - decoder(features).mean(dim=(0, 2, 3)))
 
 
 def _layer_output(decoder: Decoder, features: Tensor, layer: nn.Module) -> Tensor:
@@ -58,4 +60,3 @@ def style_transfer_losses(encoder: Encoder, decoder: Decoder, content: Tensor, s
         ]
     ).sum()
     return {"content": F.mse_loss(output[-1].float(), target.float()), "style": style_loss}
-

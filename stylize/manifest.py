@@ -1,4 +1,4 @@
-"""`manifest.json`: what a folder of shards holds and how it was made. It is written last: its presence means complete."""
+"""`manifest.json`: what a folder of shards holds and how it was made; written last, its presence means complete."""
 
 import json
 from collections.abc import Mapping
@@ -56,7 +56,9 @@ def read_manifest(directory: Path) -> Manifest:
     """Read and check a folder's manifest; raise `InputError` where it is missing, damaged or of another version."""
     path = directory / MANIFEST_NAME
     if not path.is_file():
-        raise InputError(f"{directory} is not a finished shard folder (no {MANIFEST_NAME}): run `stylize shards` first.")
+        raise InputError(
+            f"{directory} is not a finished shard folder (no {MANIFEST_NAME}): run `stylize shards` first."
+        )
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         version = document["format_version"]

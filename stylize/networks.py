@@ -1,6 +1,7 @@
 """The AdaIN networks (Huang & Belongie 2017): VGG-19 encoder up to relu4_1, feature alignment, mirrored decoder."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -18,16 +19,19 @@ MIN_SIDE = 16  # below it, reflection padding has nothing to reflect at relu4_1
 STATISTICS_EPSILON = 1e-5
 
 
-def _convolution(channels_in: int, channels_out: int) -> nn.Conv2d:
-    return nn.Conv2d(channels_in, channels_out, kernel_size=3, padding=1, padding_mode="reflect")
+def _convolutions(channels: Iterable[tuple[int, int]]) -> Sequence[nn.Conv2d]:
+    layers = (nn.Conv2d(first, last, kernel_size=3, padding=1, padding_mode="reflect") for first, last in channels)
+    return cast("Sequence[nn.Conv2d]", nn.ModuleList(layers))
 
 
 class Encoder(nn.Module):
     """VGG-19 up to relu4_1 with reflection padding; input (B, 3, H, W) in [0, 1], RGB; H and W multiples of 8, ≥ 16."""
 
+    convolutions: Sequence[nn.Conv2d]
+
     def __init__(self) -> None:
         super().__init__()
-        self.convolutions = nn.ModuleList(_convolution(*channels) for channels in ENCODER_CHANNELS)
+        self.convolutions = _convolutions(ENCODER_CHANNELS)
 
     def layers(self, pixels: Tensor) -> Iterator[Tensor]:
         """Yield the activations after every ReLU, relu1_1 … relu4_1."""
@@ -49,12 +53,13 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The encoder mirrored, with nearest up-sampling for pooling: (B, 512, h, w) to pixels (B, 3, 8h, 8w), unclipped."""
+    """The encoder mirrored, nearest up-sampling for pooling: (B, 512, h, w) to pixels (B, 3, 8h, 8w), not clipped."""
+
+    convolutions: Sequence[nn.Conv2d]
 
     def __init__(self) -> None:
         super().__init__()
-        mirrored = [(channels_out, channels_in) for channels_in, channels_out in reversed(ENCODER_CHANNELS)]
-        self.convolutions = nn.ModuleList(_convolution(*channels) for channels in mirrored)
+        self.convolutions = _convolutions([(last, first) for first, last in reversed(ENCODER_CHANNELS)])
 
     def forward(self, features: Tensor) -> Tensor:
         """Decode relu4_1 features to pixels."""
@@ -112,4 +117,15 @@ class Stylizer(nn.Module):
         """Stylize (B, 3, H, W) in [0, 1] (paper, equations 3 and 4); returns the same shape, clipped to [0, 1]."""
         height, width = pixels.shape[-2:]
         target = adain(self.encoder(pad_to_stride(pixels)), style_mean, style_deviation, alpha)
-        return self.decoder(target)[..., :height, :width].clamp(0, 1)
+        stylized: Tensor = self.decoder(target)
+        return stylized[..., :height, :width].clamp(0, 1)
+
+
+def stylization_flops(height: int, width: int) -> int:
+    """Return the floating-point operations of all convolutions (2 per multiply-add) for one picture of H × W pixels."""
+    positions, total = height * width, 0
+    for index, (channels_in, channels_out) in enumerate(ENCODER_CHANNELS):
+        total += 2 * 9 * channels_in * channels_out * positions
+        if index in POOLED:
+            positions //= 4
+    return 2 * total  # the decoder mirrors the encoder

@@ -19,7 +19,8 @@ def measure_mean_activations(encoder: Encoder, batches: Iterable[Tensor]) -> lis
     """
     totals: list[Tensor] = []
     count = 0
-    for count, pixels in enumerate(batches, start=1):
+    for pixels in batches:
+        count += 1
         means = [features.double().mean(dim=(0, 2, 3)) for features in encoder.layers(pixels)]
         totals = [total + mean for total, mean in zip(totals, means, strict=True)] if totals else means
     return [(total / count).float().clamp(min=1e-6) for total in totals]

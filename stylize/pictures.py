@@ -54,7 +54,7 @@ def _open_zip(path: Path, process: int) -> zipfile.ZipFile:
 def list_pictures(root: Path) -> list[PictureFile]:
     """List the picture files below a folder, in a zip, or the one file given, sorted by name.
 
-    Hidden files, macOS resource forks and files without a picture's suffix are ignored; links to folders are not followed.
+    Hidden files, macOS resource forks and other suffixes are ignored; links to folders are not followed.
     """
     if not root.exists():
         raise InputError(f"{root} does not exist: give a folder, a zip or a picture file.")
@@ -85,7 +85,7 @@ def _is_picture(name: PurePosixPath) -> bool:
 def decode_picture(data: bytes) -> Image.Image:
     """Decode to an upright 8-bit RGB picture; raise `PictureError` with the reason where there is no right answer.
 
-    The first frame of an animation; EXIF orientation applied; transparency composited on white; 16-bit grey scaled to 8.
+    First frame of an animation; EXIF orientation applied; transparency composited on white; 16-bit grey scaled to 8.
     A JPEG whose scan is corrupt but complete is decoded as far as Pillow can, as every other tool does.
     """
     try:

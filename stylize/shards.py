@@ -74,7 +74,8 @@ def write_shard(path: Path, samples: Iterable[Sample], codec: str = "jpg") -> in
     count = 0
     with open(path, "wb") as file:
         with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-            for count, sample in enumerate(samples, start=1):
+            for sample in samples:
+                count += 1
                 for name, payload in sample_members(sample, codec):
                     header = tarfile.TarInfo(name)  # mtime, uid and gid are 0 and mode is 0644 by default
                     header.size = len(payload)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -84,7 +84,7 @@ def rescale(encoder: Encoder, mean_activations: list[Tensor]) -> None:
     incoming = torch.ones(ENCODER_CHANNELS[0][0])
     for convolution, mean in zip(encoder.convolutions, mean_activations, strict=True):
         convolution.weight.data *= incoming[None, :, None, None] / mean[:, None, None, None]
-        convolution.bias.data /= mean
+        cast("Tensor", convolution.bias).data /= mean
         incoming = mean
 
 

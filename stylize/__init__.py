@@ -1,0 +1,22 @@
+"""Images to paired shards of originals and stylized copies."""
+
+from stylize.engine import Engine
+from stylize.errors import InputError
+from stylize.job import Job, open_job
+from stylize.manifest import Manifest, ShardEntry, read_manifest
+from stylize.networks import Decoder, Encoder, Stylizer, adain, channel_statistics
+from stylize.preview import contact_sheet, shard_sheet, style_sheet
+from stylize.run import make_shards
+from stylize.shards import Sample, read_shard, write_shard
+from stylize.sources import Source, open_source
+from stylize.spec import ShardOptions, Spec
+from stylize.styles import Style, load_styles
+from stylize.verify import verify_shards
+from stylize.weights import LoadedEncoder, embedded_encoder, load_decoder, save_decoder
+
+__all__ = [
+    "Decoder", "Encoder", "Engine", "InputError", "Job", "LoadedEncoder", "Manifest", "Sample", "ShardEntry",
+    "ShardOptions", "Source", "Spec", "Style", "Stylizer", "adain", "channel_statistics", "contact_sheet",
+    "embedded_encoder", "load_decoder", "load_styles", "make_shards", "open_job", "open_source", "read_manifest",
+    "read_shard", "save_decoder", "shard_sheet", "style_sheet", "verify_shards", "write_shard",
+]  # fmt: skip

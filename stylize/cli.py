@@ -1,0 +1,149 @@
+"""Stylize image data sets with AdaIN into paired WebDataset shards."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from stylize.cli_fit import fit_decoder_command
+from stylize.engine import Engine
+from stylize.errors import InputError, run_command_line
+from stylize.images import export_images
+from stylize.job import open_job
+from stylize.manifest import Manifest, read_manifest
+from stylize.networks import stylization_flops
+from stylize.preview import shard_sheet, style_sheet
+from stylize.progress import images_progress
+from stylize.run import make_shards
+from stylize.sources import open_source
+from stylize.spec import ShardOptions
+from stylize.styles import load_styles
+from stylize.verify import verify_shards
+from stylize.weights import default_decoder_file, embedded_encoder, load_decoder
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+app.command("fit-decoder")(fit_decoder_command)
+console = Console()
+default = ShardOptions()
+
+STYLE_HELP = "Picture, folder, zip or built-in style; repeat for more; `patterns` for all built-in ones."
+DATA_HELP = "shapes, cifar10, cifar100, or a folder or zip of class folders."
+DEFAULT_OUT = Path("data/shards")
+
+
+@app.command()
+def shards(
+    style: Annotated[list[str], typer.Option(help=STYLE_HELP)] = list(default.style),  # noqa: B006
+    data: Annotated[str, typer.Option(help=DATA_HELP)] = default.data,
+    out: Annotated[Path, typer.Option(help="Folder to make.")] = DEFAULT_OUT,
+    size: Annotated[int | None, typer.Option(help="Scale and crop to N × N pixels; else the images' own size.")] = None,
+    work_size: Annotated[int | None, typer.Option(help="Short side while stylizing, if not --size.")] = None,
+    alpha: Annotated[float, typer.Option(help="0 keeps the content's style, 1 takes the style's.")] = default.alpha,
+    styles_per_image: Annotated[int, typer.Option(help="Stylized copies of every image.")] = default.styles_per_image,
+    seed: Annotated[int, typer.Option(help="Chooses styles, order and held-out images.")] = default.seed,
+    limit: Annotated[int | None, typer.Option(help="At most N images of every split.")] = None,
+    test_fraction: Annotated[
+        float, typer.Option(help="Held-out fraction where the data have no split.")
+    ] = default.test_fraction,
+    codec: Annotated[str, typer.Option(help="jpg, png or webp.")] = default.codec,
+    quality: Annotated[int, typer.Option(help="1 to 100.")] = default.quality,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = default.dtype,
+    decoder: Annotated[Path | None, typer.Option(help="A decoder from fit-decoder; else the shipped one.")] = None,
+    max_failures: Annotated[int, typer.Option(help="Unusable images to accept; they are recorded.")] = 0,
+) -> None:
+    """Make shards of originals and stylized copies; run the same command again to go on after an interruption."""
+    job = open_job(
+        ShardOptions(
+            style=tuple(style), data=data, size=size, work_size=work_size, alpha=alpha,
+            styles_per_image=styles_per_image, seed=seed, limit=limit, test_fraction=test_fraction,
+            codec=codec, quality=quality, dtype=dtype, decoder=decoder,
+        )
+    )  # fmt: skip
+    side = work_size or size or 0
+    flops = stylization_flops(side, side) * styles_per_image
+    with images_progress(console, "Stylizing", sum(job.spec.counts.values()), flops) as report:
+        manifest = make_shards(job, out, max_failures, report)
+    console.print(f"{out}: {_summary(manifest)}")
+
+
+def _summary(manifest: Manifest) -> str:
+    megabytes = sum(shard.bytes for shard in manifest.shards) / 1e6
+    pairs, tests = manifest.samples("train"), manifest.samples("test")
+    text = f"{pairs} training pairs and {tests} test images in {len(manifest.shards)} shards, {megabytes:.1f} MB"
+    return text + (f"; {manifest.failures} images failed, see failures.jsonl" if manifest.failures else "")
+
+
+@app.command()
+def images(
+    out: Annotated[Path, typer.Option(help="Zip to write.")] = Path("data/images.zip"),
+    data: Annotated[str, typer.Option(help=DATA_HELP)] = default.data,
+    seed: Annotated[int, typer.Option(help="Chooses held-out images.")] = default.seed,
+    test_fraction: Annotated[
+        float, typer.Option(help="Held-out fraction where the data have no split.")
+    ] = default.test_fraction,
+) -> None:
+    """Write a data set's untouched images as one zip of class folders."""
+    count = export_images(open_source(data, seed=seed, test_fraction=test_fraction), out)
+    console.print(f"{out}: {count} images")
+
+
+@app.command()
+def verify(directory: Path) -> None:
+    """Read a shard folder again and name every defect; exit code 1 if there is one."""
+    defects = verify_shards(directory)
+    for defect in defects:
+        console.print(defect, markup=False, highlight=False)
+    if defects:
+        console.print(f"{directory}: {len(defects)} defects", style="bold red")
+        raise typer.Exit(1)
+    console.print(f"{directory}: {_summary(read_manifest(directory))}; no defects")
+
+
+@app.command()
+def info(directory: Path) -> None:
+    """Print a shard folder's manifest for people."""
+    manifest = read_manifest(directory)
+    table = Table("", "", show_header=False, title=f"{directory}: {_summary(manifest)}")
+    for name, value in manifest.spec.items():
+        table.add_row(name, _plain(value))
+    console.print(table)
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, list):
+        names = [entry["name"] if isinstance(entry, dict) else str(entry) for entry in value]
+        return f"{len(names)}: {', '.join(names[:12])}{' …' if len(names) > 12 else ''}"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {entry}" for name, entry in value.items())
+    return str(value)
+
+
+@app.command()
+def preview(
+    image: Annotated[list[Path] | None, typer.Argument(help="Pictures or folders to stylize.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The sheet to write.")] = Path("preview.png"),
+    style: Annotated[list[str], typer.Option(help=STYLE_HELP)] = list(default.style),  # noqa: B006
+    shards: Annotated[Path | None, typer.Option(help="Show this shard folder's pairs by class instead.")] = None,
+    size: Annotated[int, typer.Option(help="Side of the stylized pictures, in pixels.")] = 224,
+    decoder: Annotated[Path | None, typer.Option(help="A decoder from fit-decoder; else the shipped one.")] = None,
+) -> None:
+    """Write a contact sheet of pictures × styles, or of a shard folder's pairs."""
+    if bool(image) == bool(shards):
+        raise InputError("Give either pictures to stylize or --shards with a shard folder.")
+    sheet = shard_sheet(shards) if shards else None
+    if sheet is None:
+        styles, encoder = load_styles(style), embedded_encoder()
+        network = load_decoder(decoder or default_decoder_file(), encoder.sha256)
+        sheet = style_sheet(Engine(encoder.network, network, styles), styles, image or [], size)
+    try:
+        sheet.save(output)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{output} cannot be written ({error}): give the path of a PNG or JPEG.") from None
+    console.print(f"{output}: {sheet.width} × {sheet.height} pixels")
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    run_command_line(app)

@@ -1,0 +1,59 @@
+"""From source bytes to the pixels and bytes of a sample: decoding, resizing and encoding."""
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from stylize.engine import Pixels
+from stylize.networks import MIN_SIDE
+from stylize.pictures import PictureError, decode_picture
+
+_PILLOW_FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
+
+
+@dataclass(frozen=True)
+class Codec:
+    """An image format and its quality, 1 to 100 (PNG is lossless and ignores it)."""
+
+    name: str
+    quality: int
+
+    def encode(self, picture: Image.Image) -> bytes:
+        """Encode a picture; JPEG without chroma subsampling, which would smear small pictures."""
+        buffer = io.BytesIO()
+        options = {"jpg": {"quality": self.quality, "subsampling": 0}, "webp": {"quality": self.quality}, "png": {}}
+        picture.save(buffer, _PILLOW_FORMATS[self.name], **options[self.name])
+        return buffer.getvalue()
+
+    def read_content(self, data: bytes, size: int | None) -> tuple[bytes, Pixels]:
+        """Return a sample's content bytes and its pixels (H, W, 3).
+
+        With `size` the picture is scaled and centre-cropped to size × size. The source's bytes are kept untouched where
+        nothing had to change: right codec, upright RGB, right size. Raises `PictureError` for an unusable picture.
+        """
+        picture = decode_picture(data)
+        if size is not None and picture.size != (size, size):
+            picture = ImageOps.fit(picture, (size, size), Image.Resampling.BICUBIC)
+        elif self._is_plain(data):
+            return data, np.asarray(picture)
+        if min(picture.size) < MIN_SIDE:
+            raise PictureError(
+                f"has {picture.width}×{picture.height} pixels, the limit is {MIN_SIDE} a side; or set --size"
+            )
+        encoded = self.encode(picture)
+        return encoded, np.asarray(decode_picture(encoded))
+
+    def _is_plain(self, data: bytes) -> bool:
+        with Image.open(io.BytesIO(data)) as source:
+            upright = source.getexif().get(0x0112, 1) == 1
+            still = getattr(source, "n_frames", 1) == 1
+            plain = source.mode == "RGB" and not source.has_transparency_data
+            return (
+                source.format == _PILLOW_FORMATS[self.name]
+                and upright
+                and still
+                and plain
+                and min(source.size) >= MIN_SIDE
+            )

@@ -1,0 +1,86 @@
+"""The stylizer on a device: uint8 pictures in, uint8 pictures out, style statistics computed once."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stylize.devices import best_device, best_dtype
+from stylize.errors import InputError
+from stylize.networks import Decoder, Encoder, Stylizer
+from stylize.styles import Style
+
+Pixels = NDArray[np.uint8]
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# Pixels per network batch; fixed, because a kernel's rounding may depend on the batch.
+BATCH_PIXELS = 8 * 224 * 224
+
+
+class Engine:
+    """A stylizer with its styles, in one floating-point type on one device."""
+
+    def __init__(self, encoder: Encoder, decoder: Decoder, styles: Sequence[Style], dtype: str = "auto") -> None:
+        if dtype not in ("auto", *DTYPES):
+            raise InputError(f"--dtype is {dtype!r}: give auto or one of {', '.join(DTYPES)}.")
+        self.device = best_device()
+        self.dtype = best_dtype(self.device) if dtype == "auto" else DTYPES[dtype]
+        network = Stylizer(encoder, decoder).eval()
+        self.network = network.to(self.device, self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.means, self.deviations = self._style_statistics(styles)
+
+    @property
+    def dtype_name(self) -> str:
+        """Return the type's name, as the manifest records it."""
+        return str(self.dtype).removeprefix("torch.")
+
+    @torch.inference_mode()
+    def _style_statistics(self, styles: Sequence[Style]) -> tuple[Tensor, Tensor]:
+        pictures = (np.asarray(style.picture)[None] for style in styles)
+        pairs = [self.network.style_statistics(self._to_device(picture)) for picture in pictures]
+        return torch.cat([mean for mean, _ in pairs]), torch.cat([deviation for _, deviation in pairs])
+
+    def _to_device(self, pictures: Pixels) -> Tensor:
+        pixels = torch.from_numpy(np.array(pictures)).to(self.device).permute(0, 3, 1, 2)
+        return pixels.to(self.dtype, memory_format=torch.channels_last).div_(255)
+
+    def stylize(self, pictures: Pixels, choice: Sequence[int], alpha: float, work_size: int | None = None) -> Pixels:
+        """Stylize pictures (B, H, W, 3) of one size, each with its chosen style; returns the same shape.
+
+        With `work_size` they are stylized with that short side and reduced again.
+        Raises `ArithmeticError` where the output is not finite.
+        """
+        height, width = _working_shape(pictures.shape[1:3], work_size)
+        batch = max(1, BATCH_PIXELS // (height * width))
+        outputs = [
+            self._stylize_batch(pictures[start : start + batch], choice[start : start + batch], alpha, work_size)
+            for start in range(0, len(pictures), batch)
+        ]
+        return np.concatenate(outputs)
+
+    @torch.inference_mode()
+    def _stylize_batch(self, pictures: Pixels, choice: Sequence[int], alpha: float, work_size: int | None) -> Pixels:
+        styles = torch.tensor(choice, device=self.device)
+        pixels = self._to_device(pictures)
+        size = pixels.shape[-2:]
+        work = _working_shape(size, work_size)
+        if work != size:
+            pixels = F.interpolate(pixels, work, mode="bicubic", antialias=True).clamp(0, 1)
+        output = self.network(pixels, self.means[styles], self.deviations[styles], alpha)
+        if work != size:
+            output = F.interpolate(output, size, mode="bicubic", antialias=True).clamp(0, 1)
+        if not torch.isfinite(output).all():
+            raise ArithmeticError("the stylized pictures are not finite")
+        rounded = output.float().mul(255).round().to(torch.uint8)
+        stylized: Pixels = rounded.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        return stylized
+
+
+def _working_shape(shape: Sequence[int], work_size: int | None) -> tuple[int, int]:
+    height, width = shape
+    if work_size is None:
+        return height, width
+    scale = work_size / min(height, width)
+    return max(work_size, round(height * scale)), max(work_size, round(width * scale))

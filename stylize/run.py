@@ -1,0 +1,121 @@
+"""`stylize shards`: from a data set to a published folder of shards, one shard at a time, resumable in between."""
+
+import fcntl
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from stylize.errors import InputError
+from stylize.job import Failure, Job, Receipt, Report, make_shard
+from stylize.manifest import MANIFEST_NAME, Manifest, ShardEntry, read_manifest, write_manifest
+from stylize.spec import ShardPlan, Spec, plan_shards
+
+FAILURES_NAME = "failures.jsonl"
+
+
+def make_shards(job: Job, out: Path, max_failures: int = 0, report: Report = lambda images: None) -> Manifest:
+    """Make a job's shards in the folder `out` and return their manifest; a finished folder is left as it is.
+
+    Work in progress lies in a hidden folder beside `out`, named by the specification's hash: the same call goes on
+    where an interrupted one stopped, and another job never mixes with it. `report` receives numbers of finished images.
+
+    Raises:
+        InputError: `out` holds something else or cannot be written, another run is at work, or more than
+            `max_failures` images could not be used (what was made is kept for a rerun with a higher limit).
+    """
+    if (finished := _finished(out, job.spec)) is not None:
+        return finished
+    staging = out.absolute().parent / ".staging" / job.spec.digest()[:16]
+    with _locked(staging):
+        receipts = [_make_or_reuse(job, plan, staging, report) for plan in plan_shards(job.spec, job.source)]
+        failures = [failure for receipt in receipts for failure in receipt.failures]
+        _check_failures(failures, staging, max_failures)
+        manifest = Manifest(_plain(job.spec), tuple(receipt.shard for receipt in receipts), len(failures))
+        _publish(manifest, staging, out)
+    return manifest
+
+
+def _plain(spec: Spec) -> dict[str, Any]:
+    """Return the specification as its JSON reads back."""
+    document: dict[str, Any] = json.loads(json.dumps(asdict(spec)))
+    return document
+
+
+def _finished(out: Path, spec: Spec) -> Manifest | None:
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return None
+    if not (out / MANIFEST_NAME).is_file():
+        raise InputError(f"{out} exists and is not a shard folder: give another --out, or remove it.")
+    manifest = read_manifest(out)
+    if manifest.spec != _plain(spec):
+        raise InputError(f"{out} holds shards made with other options: give another --out, or remove it.")
+    return manifest
+
+
+@contextmanager
+def _locked(staging: Path) -> Iterator[None]:
+    """Create the staging folder, keep other runs out of it, and clear what a killed run left half-written."""
+    try:
+        (staging / "shards").mkdir(parents=True, exist_ok=True)
+        (staging / "receipts").mkdir(exist_ok=True)
+        (staging.parent / ".gitignore").write_text("*\n")
+        lock = open(staging / "lock", "w")  # noqa: SIM115
+    except OSError as error:
+        raise InputError(f"{staging.parent.parent} cannot be written ({error.strerror}): give another --out.") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"Another run is making the same shards in {staging}: wait for it to end.") from None
+        for leftover in staging.glob("*/*.part"):
+            leftover.unlink()
+        yield
+
+
+def _make_or_reuse(job: Job, plan: ShardPlan, staging: Path, report: Report) -> Receipt:
+    receipt_file = staging / "receipts" / f"{plan.name}.json"
+    if receipt_file.exists():
+        receipt = _read_receipt(receipt_file)
+        shard = staging / "shards" / plan.name
+        if shard.is_file() and shard.stat().st_size == receipt.shard.bytes:
+            report(len(plan.indices))
+            return receipt
+    receipt = make_shard(job, plan, staging / "shards", report)
+    _write_receipt(receipt_file, receipt)
+    return receipt
+
+
+def _write_receipt(path: Path, receipt: Receipt) -> None:
+    temporary = path.with_suffix(".part")
+    temporary.write_text(json.dumps(asdict(receipt)))
+    temporary.rename(path)
+
+
+def _read_receipt(path: Path) -> Receipt:
+    document = json.loads(path.read_text())
+    return Receipt(ShardEntry(**document["shard"]), tuple(Failure(**failure) for failure in document["failures"]))
+
+
+def _check_failures(failures: Sequence[Failure], staging: Path, max_failures: int) -> None:
+    lines = "".join(json.dumps(asdict(failure), ensure_ascii=False) + "\n" for failure in failures)
+    (staging / FAILURES_NAME).write_text(lines, encoding="utf-8")
+    if len(failures) > max_failures:
+        first = f"{failures[0].path} {failures[0].reason}"
+        raise InputError(
+            f"{len(failures)} images could not be used (first: {first}; all: {staging / FAILURES_NAME}): "
+            f"mend them, or accept them with --max-failures {len(failures)}; finished shards are kept."
+        )
+
+
+def _publish(manifest: Manifest, staging: Path, out: Path) -> None:
+    """Write the manifest last and move the whole folder into place with one rename."""
+    shards = staging / "shards"
+    if manifest.failures:
+        (staging / FAILURES_NAME).replace(shards / FAILURES_NAME)
+    write_manifest(shards, manifest)
+    shards.rename(out)
+    shutil.rmtree(staging)

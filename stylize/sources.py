@@ -1,0 +1,220 @@
+"""Where images come from: one small interface, three kinds of source, one fixed order, nothing read before its turn."""
+
+import hashlib
+import io
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+from PIL import Image
+from torchvision.datasets import CIFAR10, CIFAR100
+
+from stylize.errors import InputError
+from stylize.pictures import PictureFile, list_pictures
+from stylize.shapes import CLASS_NAMES, draw_shape
+
+SPLITS = ("train", "test")
+SHAPES_COUNTS = {"train": 4000, "test": 1000}
+SHAPES_SIDE = 64
+DOWNLOADS = Path("data/downloads")
+_SPLIT_FOLDERS = {"train": "train", "test": "test", "val": "test"}
+
+
+class Source(Protocol):
+    """Labelled images in a fixed order; an image is named by its split and its index in it."""
+
+    name: str
+    class_names: tuple[str, ...]
+
+    def count(self, split: str) -> int:
+        """Return the number of images of a split."""
+
+    def label(self, split: str, index: int) -> int:
+        """Return an image's label, an index into the class names."""
+
+    def path(self, split: str, index: int) -> str:
+        """Return what the image is called in the source."""
+
+    def read(self, split: str, index: int) -> bytes:
+        """Return an image file's bytes; raise `PictureError` where it cannot be read."""
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 that changes when the source does."""
+
+
+def open_source(data: str, *, seed: int = 0, test_fraction: float = 0.1) -> Source:
+    """Open `shapes`, `cifar10`, `cifar100`, or a folder or zip of class folders.
+
+    A folder without `train/` and `test/` (or `val/`) inside gets a held-out fraction of its images, by hash and seed.
+    Raises `InputError` where the source does not exist, is empty, or has classes without images.
+    """
+    if data == "shapes":
+        return ShapesSource()
+    if data in ("cifar10", "cifar100"):
+        return CifarSource(data)
+    if not Path(data).exists():
+        raise InputError(f"There is no data set {data!r}: give shapes, cifar10, cifar100, or a folder or zip.")
+    return FolderSource(Path(data), seed, test_fraction)
+
+
+class ShapesSource:
+    """The embedded data set, drawn on demand as PNG files of 64 × 64 pixels."""
+
+    name = "shapes"
+    class_names: tuple[str, ...] = CLASS_NAMES
+
+    def count(self, split: str) -> int:
+        """Return the number of images of a split."""
+        return SHAPES_COUNTS[split]
+
+    def label(self, split: str, index: int) -> int:
+        """Return the label, balanced over indices."""
+        return index % len(CLASS_NAMES)
+
+    def path(self, split: str, index: int) -> str:
+        """Return a name in the layout of class folders."""
+        return f"{split}/{CLASS_NAMES[self.label(split, index)]}/{index:05d}.png"
+
+    def read(self, split: str, index: int) -> bytes:
+        """Draw an image."""
+        return encode_png(draw_shape(index, size=SHAPES_SIDE, split=split).picture)
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the first images: it changes when the drawing does."""
+        return hashlib.sha256(b"".join(self.read("train", index) for index in range(10))).hexdigest()
+
+
+class CifarSource:
+    """CIFAR-10 or CIFAR-100 in torchvision's layout, downloaded to `data/downloads` when it is not there."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        kind = CIFAR10 if name == "cifar10" else CIFAR100
+        try:
+            self._splits = {split: kind(DOWNLOADS, train=split == "train", download=True) for split in SPLITS}
+        except (OSError, RuntimeError) as error:
+            message = (
+                f"{name} is neither in {DOWNLOADS} nor can it be downloaded ({error}): put it there in torchvision's"
+            )
+            raise InputError(f"{message} layout, or give a folder or zip of class folders.") from None
+        self.class_names = tuple(self._splits["train"].classes)
+
+    def count(self, split: str) -> int:
+        """Return the number of images of a split."""
+        return len(self._splits[split])
+
+    def label(self, split: str, index: int) -> int:
+        """Return an image's label."""
+        return int(self._splits[split].targets[index])
+
+    def path(self, split: str, index: int) -> str:
+        """Return a name in the layout of class folders."""
+        return f"{split}/{self.class_names[self.label(split, index)]}/{index:05d}.png"
+
+    def read(self, split: str, index: int) -> bytes:
+        """Return the image as PNG."""
+        return encode_png(Image.fromarray(self._splits[split].data[index]))
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of torchvision's own checksums of the files."""
+        lists = self._splits["train"]
+        return hashlib.sha256(repr((lists.train_list, lists.test_list)).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    file: PictureFile
+    label: int
+
+
+class FolderSource:
+    """A folder or zip of class folders, optionally below `train/` and `test/` or `val/`."""
+
+    def __init__(self, root: Path, seed: int, test_fraction: float) -> None:
+        self.name = root.name
+        files = list_pictures(root)
+        self._sizes = _sizes(root, files)
+        depth = _common_depth([PurePosixPath(file.name) for file in files])
+        triples = [(*_split_and_class(file, depth, seed, test_fraction), file) for file in files]
+        self.class_names = tuple(sorted({name for split, name, _ in triples if split == "train"}))
+        self._check(root, triples)
+        labels = {name: label for label, name in enumerate(self.class_names)}
+        self._entries = {
+            split: [_Entry(file, labels[name]) for own, name, file in triples if own == split] for split in SPLITS
+        }
+
+    def _check(self, root: Path, triples: Sequence[tuple[str, str, PictureFile]]) -> None:
+        if len(self.class_names) < 2:
+            found = ", ".join(self.class_names) or "none"
+            raise InputError(f"{root} has fewer than two class folders with pictures ({found}): give one per class.")
+        strangers = {name for split, name, _ in triples if split == "test"} - set(self.class_names)
+        if strangers:
+            names = ", ".join(sorted(strangers)[:5])
+            raise InputError(f"{root}: classes {names} are in the test split but not in train: make them agree.")
+
+    def count(self, split: str) -> int:
+        """Return the number of images of a split."""
+        return len(self._entries[split])
+
+    def label(self, split: str, index: int) -> int:
+        """Return an image's label; classes are sorted by name."""
+        return self._entries[split][index].label
+
+    def path(self, split: str, index: int) -> str:
+        """Return the path inside the folder or zip."""
+        return self._entries[split][index].file.name
+
+    def read(self, split: str, index: int) -> bytes:
+        """Return an image file's bytes."""
+        return self._entries[split][index].file.read()
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 over names and sizes, in a zip also checksums; a sample records its own bytes' hash."""
+        return hashlib.sha256(repr(self._sizes).encode()).hexdigest()
+
+
+def _sizes(root: Path, files: Sequence[PictureFile]) -> list[tuple[str, int, int]]:
+    if root.is_dir():
+        return [(file.name, _size(root / file.name), 0) for file in files]
+    with zipfile.ZipFile(root) as archive:
+        infos = [archive.getinfo(file.name) for file in files]
+    return [(info.filename, info.file_size, info.CRC) for info in infos]
+
+
+def _size(path: Path) -> int:
+    """Return a file's size, −1 for one that cannot be looked at: reading it will say why."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
+
+
+def _common_depth(names: Sequence[PurePosixPath]) -> int:
+    """Return how many leading folders all pictures share and that are neither a split nor a class."""
+    depth = 0
+    while all(len(name.parts) > depth + 2 for name in names):
+        folders = {name.parts[depth] for name in names}
+        if len(folders) > 1 or folders & set(_SPLIT_FOLDERS):
+            break
+        depth += 1
+    return depth
+
+
+def _split_and_class(file: PictureFile, depth: int, seed: int, test_fraction: float) -> tuple[str, str]:
+    folders = PurePosixPath(file.name).parts[depth:-1]
+    if not folders:
+        raise InputError(f"{file.root}: the picture {file.name} lies in no class folder: put it into one.")
+    if folders[0] in _SPLIT_FOLDERS and len(folders) > 1:
+        return _SPLIT_FOLDERS[folders[0]], folders[1]
+    digest = hashlib.sha256(f"{seed}:{file.name}".encode()).digest()
+    held_out = int.from_bytes(digest[:8], "big") < test_fraction * 2**64
+    return ("test" if held_out else "train"), folders[0]
+
+
+def encode_png(picture: Image.Image) -> bytes:
+    """Encode without loss."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
