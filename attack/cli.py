@@ -1,0 +1,104 @@
+"""`attack run` and `attack report`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from attack.report import write_report
+from attack.results import Result, record_arrays
+from attack.run import attack_model
+from attack.summary import Entry, Estimate
+from stylize.errors import run_command_line
+
+app = typer.Typer(
+    help="Find out how robust classifiers are, and report it.", no_args_is_help=True, pretty_exceptions_enable=False
+)
+
+
+@app.command()
+def run(
+    model: Annotated[Path, typer.Option(help="Model that `train run` wrote.")],
+    shards: Annotated[Path, typer.Option(help="Shard folder; its test split is attacked.")],
+    out: Annotated[Path, typer.Option(help="Result to write (JSON).")],
+    images: Annotated[int, typer.Option(help="Correctly classified test images to attack.")] = 100,
+    steps: Annotated[int, typer.Option(help="Steps of the attack.")] = 100,
+    step_size: Annotated[float, typer.Option(help="Size of a step; 1 is the full pixel range.")] = 1e-4,
+    zero_gradient: Annotated[
+        str, typer.Option(help="A pixel with zero gradient: stay, or minus-one (authors' code).")
+    ] = "stay",
+    batch_size: Annotated[int, typer.Option(help="Images attacked at a time.")] = 25,
+    seed: Annotated[int, typer.Option(help="Chooses another hash order of the candidates.")] = 0,
+) -> None:
+    """Attack one model by the paper's protocol and write the result."""
+    console = Console()
+    with _progress(console) as progress:
+        tasks: dict[str, TaskID] = {}
+
+        def show(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = progress.add_task(stage)
+            progress.update(tasks[stage], completed=done, total=total)
+
+        document = attack_model(
+            model,
+            shards,
+            out,
+            images=images,
+            steps=steps,
+            step_size=step_size,
+            zero_gradient=zero_gradient,
+            batch_size=batch_size,
+            seed=seed,
+            progress=show,
+        )
+    console.print(_table(document, out))
+    _print_failed_checks(console, document)
+
+
+@app.command()
+def report(
+    results: Annotated[list[Path], typer.Argument(metavar="RESULT...", help="Results that `attack run` wrote.")],
+    out: Annotated[Path, typer.Option(help="Folder for the report.")],
+    shards: Annotated[
+        list[Path] | None, typer.Option(help="Shard folder to show stylized pairs from; repeatable.")
+    ] = None,
+) -> None:
+    """Write one page, its figures and tables from results."""
+    page = write_report(results, out, shards=shards or ())
+    Console().print(f"Report of {len(results)} results: {page}", highlight=False, soft_wrap=True)
+
+
+def _progress(console: Console) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    return Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
+
+
+def _table(document: dict[str, Any], out: Path) -> Table:
+    entry = Entry("", Result(out, document, record_arrays(document["records"])))
+    clean, candidates = document["clean"], document["candidates"]
+    largest = entry.result.largest_linf
+    passed = sum(check["passed"] for check in document["checks"])
+    table = Table(title=f"{entry.result.method} {entry.result.arch} on {entry.result.shards_name}", show_header=False)
+    table.add_row("clean accuracy", f"{Estimate(clean['accuracy'], clean['standard_error'])}, n = {clean['images']}")
+    table.add_row("attacked images", f"{candidates['used']} of {candidates['walked']} candidates")
+    table.add_row("mean accuracy over the L∞ range", str(entry.mean_accuracy))
+    table.add_row(f"accuracy at L∞ = {largest:g} ({255 * largest:.2f}/255)", str(entry.accuracy_at(largest)))
+    table.add_row("sanity checks", f"{passed} of {len(document['checks'])} passed")
+    table.add_row("seconds", str(document["seconds"]))
+    table.add_row("result", str(out))
+    return table
+
+
+def _print_failed_checks(console: Console, document: dict[str, Any]) -> None:
+    for check in document["checks"]:
+        if not check["passed"]:
+            console.print(f"[bold red]Check failed:[/] {check['name']}: {check['detail']}")
+
+
+def main() -> None:
+    """Run the command line."""
+    run_command_line(app)

@@ -1,0 +1,89 @@
+"""Small shard folders drawn in the test, for `train` and `attack`."""
+
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from stylize.manifest import Manifest, ShardEntry, write_manifest
+from stylize.shards import Sample, file_sha256, write_shard
+
+ShardFolderMaker = Callable[..., Path]
+_FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
+
+
+def draw_class_image(label: int, height: int, width: int, seed: int) -> NDArray[np.uint8]:
+    """Return a noisy image (H, W, 3) whose mean colour tells its class."""
+    colour = np.random.default_rng(1000 + label).integers(50, 206, 3)
+    noise = np.random.default_rng(seed).integers(-50, 50, (height, width, 3))
+    image: NDArray[np.uint8] = np.clip(colour + noise, 0, 255).astype(np.uint8)
+    return image
+
+
+def draw_styled_copy(content: NDArray[np.uint8], k: int) -> NDArray[np.uint8]:
+    """Return the k-th styled copy: other values (the negative, darkened k times), the same geometry."""
+    styled: NDArray[np.uint8] = 255 - content // (k + 1)
+    return styled
+
+
+def _encode(image: NDArray[np.uint8], codec: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, _FORMATS[codec])
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def make_shard_folder(tmp_path: Path) -> ShardFolderMaker:
+    """Return a function that writes a whole shard folder of random-colour class images under `tmp_path`.
+
+    With `size=None` the images differ in size (20 to 40 px) and the manifest's size is null.  Samples are written in
+    shards of `samples_per_shard`; class `label` of sample i is i modulo `classes`.  Images without loss: `codec="png"`.
+    """
+
+    def make(
+        name: str = "shards",
+        *,
+        classes: int = 3,
+        train: int = 24,
+        test: int = 12,
+        size: int | None = 16,
+        styles_per_image: int = 1,
+        codec: str = "png",
+        samples_per_shard: int = 10,
+        seed: int = 0,
+    ) -> Path:
+        directory = tmp_path / name
+        directory.mkdir(parents=True)
+
+        def draw(split: str, index: int) -> Sample:
+            image_seed = seed * 100_000 + index
+            height, width = (size, size) if size else np.random.default_rng(image_seed).integers(20, 41, 2).tolist()
+            image = draw_class_image(index % classes, height, width, image_seed)
+            styled = tuple(
+                _encode(draw_styled_copy(image, k), codec) for k in range(styles_per_image if split == "train" else 0)
+            )
+            key = f"{index:08d}"
+            return Sample(key, _encode(image, codec), styled, index % classes, {"source": f"{split}/{key}.{codec}"})
+
+        def shards() -> Iterator[ShardEntry]:
+            for split, start, count in (("train", 0, train), ("test", train, test)):
+                for number, first in enumerate(range(start, start + count, samples_per_shard)):
+                    indices = range(first, min(first + samples_per_shard, start + count))
+                    path = directory / f"{split}-{number:06d}.tar"
+                    samples = write_shard(path, (draw(split, index) for index in indices), codec)
+                    yield ShardEntry(path.name, split, samples, path.stat().st_size, file_sha256(path))
+
+        spec = {
+            "class_names": [f"class{label}" for label in range(classes)],
+            "size": size,
+            "styles_per_image": styles_per_image,
+            "codec": codec,
+        }
+        write_manifest(directory, Manifest(spec, tuple(shards())))
+        return directory
+
+    return make

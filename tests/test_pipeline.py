@@ -1,0 +1,111 @@
+"""The whole pipeline on a handful of images, by the real `dvc` in a fresh repository, and its shards through a remote."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from stylize.shapes import CLASS_NAMES, draw_shape
+from stylize.verify import verify_shards
+
+PROJECT = Path(__file__).parents[1]
+METHODS = ["normal", "pairing"]
+
+
+def run(folder: Path, *command: str) -> str:
+    """Run a command with this environment's console scripts first on the path; fail with its output."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(command, cwd=folder, env={**os.environ, "PATH": path}, capture_output=True, text=True)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout + done.stderr
+
+
+def draw_images(folder: Path, per_class: int) -> None:
+    """Write a class-folder data set of three shapes with a train and a test split."""
+    for split, count in (("train", per_class), ("test", per_class)):
+        for label in range(3):
+            target = folder / split / CLASS_NAMES[label]
+            target.mkdir(parents=True)
+            for number in range(count):
+                draw_shape(label + 10 * number, size=32, split=split).picture.save(target / f"{number}.png")
+
+
+def small_parameters(images: Path) -> dict[str, Any]:
+    """Return the project's own parameters, cut down to seconds."""
+    params: dict[str, Any] = yaml.safe_load((PROJECT / "params.yaml").read_text())
+    params["data"]["source"] = str(images)
+    params["stylize"]["options"]["size"] = 32
+    params["train"]["methods"] = METHODS
+    params["train"]["options"] |= {"epochs": 1, "batch-size": 8, "workers": 0}
+    params["attack"]["options"] |= {"images": 3, "steps": 3}
+    return params
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Reproduce the pipeline once in a new repository with a local folder as DVC remote."""
+    folder = tmp_path_factory.mktemp("repository")
+    for name in (".dvc/config", "dvc.yaml", ".dvcignore"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copy(PROJECT / name, folder / name)
+    for package in ("stylize", "train", "attack"):
+        shutil.copytree(PROJECT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    images = tmp_path_factory.mktemp("images")
+    draw_images(images, per_class=8)
+    (folder / "params.yaml").write_text(yaml.safe_dump(small_parameters(images)))
+    run(folder, "git", "init", "--quiet")
+    run(folder, "dvc", "remote", "add", "--default", "shared", str(tmp_path_factory.mktemp("remote")))
+    run(folder, "dvc", "repro")
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_every_stage_leaves_its_output(repository: Path) -> None:
+    data = repository / "data"
+    assert verify_shards(data / "shards" / "swirls") == []
+    page = (data / "report" / "index.html").read_text()
+    for method in METHODS:
+        name = f"mobilenet_v3_small-{method}-swirls"
+        assert 0 <= json.loads((data / "models" / name / "metrics.json").read_text())["test_accuracy"] <= 1
+        assert len(json.loads((data / "results" / f"{name}.json").read_text())["records"]) <= 3
+        assert method in page
+
+
+def test_a_second_reproduction_does_nothing(repository: Path) -> None:
+    before = (repository / "dvc.lock").read_bytes()
+    assert "up to date" in run(repository, "dvc", "repro")
+    assert (repository / "dvc.lock").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("edited", "first"),
+    [("attack/figures.py", "attack@"), ("train/loop.py", "train@"), ("stylize/engine.py", "data")],
+)
+def test_an_edit_reruns_its_package_and_what_follows(repository: Path, edited: str, first: str) -> None:
+    source = (repository / edited).read_text()
+    (repository / edited).write_text(source + "# edited\n")
+    try:
+        stages = [line for line in run(repository, "dvc", "status").splitlines() if line and not line[0].isspace()]
+    finally:
+        (repository / edited).write_text(source)
+    order = ["data", "stylize@", "train@", "attack@", "report"]
+    changed = {name for name in order if any(stage.startswith(name) for stage in stages)}
+    assert first in changed
+    assert not changed & set(order[: order.index(first)])
+
+
+def test_shards_travel_through_a_remote(repository: Path) -> None:
+    shards = repository / "data" / "shards" / "swirls"
+    before = {path.name: path.read_bytes() for path in shards.iterdir()}
+    run(repository, "dvc", "push")
+    shutil.rmtree(shards)
+    shutil.rmtree(repository / ".dvc" / "cache")
+    run(repository, "dvc", "pull", "stylize@swirls")
+    assert {path.name: path.read_bytes() for path in shards.iterdir()} == before

@@ -1,0 +1,68 @@
+import numpy as np
+import pytest
+import torch
+from torchvision.transforms import v2
+
+from stylize.errors import InputError
+from train import image_preset
+
+
+def _pair(height: int, width: int) -> torch.Tensor:
+    content = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, height, width), dtype=np.uint8))
+    return torch.stack([content, 255 - content])
+
+
+@pytest.mark.parametrize(("name", "height", "width"), [("small", 32, 32), ("paper", 40, 70), ("paper", 64, 64)])
+def test_pairs_stay_aligned(name: str, height: int, width: int) -> None:
+    preset = image_preset(name, height)
+    pair = _pair(height, width)
+    crops = []
+    for entropy in range(20):
+        content, negative = preset.augment(pair, entropy).int()
+        assert content.shape == (3, preset.size, preset.size)
+        assert (content + negative - 255).abs().max() <= 2  # interpolation rounds twice
+        crops.append(content)
+    assert len({crop.numpy().tobytes() for crop in crops}) == 20
+
+
+def test_small_equals_padding_cropping_and_flipping() -> None:
+    preset, pair = image_preset("small", 32), _pair(32, 32)
+    padded = np.pad(pair.numpy(), ((0, 0), (0, 0), (4, 4), (4, 4)), mode="reflect")
+    windows = {
+        view.tobytes(): (top, left, flip)
+        for top in range(9)
+        for left in range(9)
+        for crop in [padded[:, :, top : top + 32, left : left + 32]]
+        for flip, view in ((False, crop), (True, crop[..., ::-1]))
+    }
+    seen = {windows[preset.augment(pair, entropy).numpy().tobytes()] for entropy in range(2 * 81)}
+    assert len(seen) == 162  # every shift with and without a flip, each from one value
+
+
+def test_paper_equals_torchvision_with_the_same_seed_and_leaves_the_generator_alone() -> None:
+    pair = _pair(50, 80)
+    recipe = v2.Compose([v2.Resize(330), v2.RandomResizedCrop(224), v2.RandomHorizontalFlip()])
+    torch.manual_seed(7)
+    expected = recipe(pair)
+    state = torch.get_rng_state()
+    assert torch.equal(image_preset("paper", None).augment(pair, 7), expected)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_evaluation_resize() -> None:
+    pair = _pair(32, 32)
+    assert image_preset("small", 32).resize(pair) is pair
+    assert image_preset("small", 16).resize(pair).shape == (2, 3, 16, 16)
+    resized = image_preset("paper", 32).resize(_pair(50, 80))
+    assert torch.equal(resized, v2.functional.resize(_pair(50, 80), [224, 224]))
+
+
+@pytest.mark.parametrize(("size", "chosen"), [(None, "paper"), (32, "small"), (128, "small"), (129, "paper")])
+def test_auto_looks_at_the_size(size: int | None, chosen: str) -> None:
+    assert image_preset("auto", size).name == chosen
+
+
+@pytest.mark.parametrize(("name", "size"), [("large", 32), ("small", None), ("small", 0)])
+def test_bad_presets(name: str, size: int | None) -> None:
+    with pytest.raises(InputError, match=repr(name) if name == "large" else f"not {size}"):
+        image_preset(name, size)

@@ -1,0 +1,83 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from stylize.errors import InputError
+from train import load_model
+from train.cli import main, with_preset
+
+ShardFolderMaker = Callable[..., Path]
+
+
+def _run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """Run the command line in this process and return its exit code."""
+    monkeypatch.setattr("sys.argv", ["train", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    return int(caught.value.code or 0)
+
+
+def _arguments(folder: Path, out: Path, **changes: str) -> list[str]:
+    options = {"shards": str(folder), "arch": "mobilenet_v3_small", "method": "pairing", "out": str(out)}
+    return ["run", *(part for name, value in {**options, **changes}.items() for part in (f"--{name}", value))]
+
+
+def test_a_run(
+    make_shard_folder: ShardFolderMaker,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    small = {"epochs": "1", "batch-size": "8", "lambda": "0.5", "workers": "0", "dtype": "fp32"}
+    arguments = _arguments(make_shard_folder(), tmp_path / "out", **small)
+    assert _run(monkeypatch, *arguments) == 0
+    output = capsys.readouterr()
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert f"{metrics['test_accuracy']:.4f}" in output.out
+    assert output.err.count("\n") == 1
+    assert output.err.startswith("epoch 1/1: loss ")
+    card = load_model(tmp_path / "out" / "model.safetensors")[1]
+    assert (card.config["pairing_weight"], card.config["batch_size"]) == (0.5, 8)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"shards": "absent"},
+        {"arch": "vgg16"},
+        {"method": "mixup"},
+        {"preset": "best"},
+        {"learning-rate": "-1"},
+        {"lambda": "nan"},
+        {"epochs": "0"},
+    ],
+)
+def test_mistakes_exit_with_2_and_quote_the_value(
+    make_shard_folder: ShardFolderMaker,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    changes: dict[str, str],
+) -> None:
+    assert _run(monkeypatch, *_arguments(make_shard_folder(), tmp_path / "out", **changes)) == 2
+    error = capsys.readouterr().err
+    assert next(iter(changes.values())) in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_paper_preset_gives_way_to_what_was_given() -> None:
+    paper = with_preset("paper", {"epochs": None, "batch_size": 32})
+    assert paper == {
+        "learning_rate": 1e-4,
+        "schedule": "constant",
+        "epochs": 20,
+        "batch_size": 32,
+        "image_preset": "paper",
+        "weights": "imagenet",
+    }
+    assert with_preset("default", {"epochs": None}) == {}
+    with pytest.raises(InputError, match="'best'"):
+        with_preset("best", {})

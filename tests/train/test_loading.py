@@ -1,0 +1,63 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from stylize.errors import InputError
+from train import PairDataset, image_preset
+from train.loading import TrainingPairs, plain_errors, training_loader
+from train.order import EpochBatches
+
+ShardFolderMaker = Callable[..., Path]
+
+
+def _epochs(samples: PairDataset, workers: int) -> list[torch.Tensor]:
+    batches = EpochBatches(np.arange(len(samples)), 6, seed=5)
+    pairs = TrainingPairs(samples, image_preset("auto", samples.size), 5, with_styled=True)
+    loader = training_loader(pairs, batches, workers, pin_memory=False)
+    result = []
+    for epoch in range(2):
+        batches.select(epoch)
+        result += [tensor for batch in loader for tensor in batch]
+    return result
+
+
+def test_workers_change_nothing_and_epochs_differ(make_shard_folder: ShardFolderMaker) -> None:
+    samples = PairDataset(make_shard_folder(styles_per_image=3), "train")
+    alone, helped = _epochs(samples, 0), _epochs(samples, 2)
+    assert len(alone) == 16
+    assert all(torch.equal(a, b) for a, b in zip(alone, helped, strict=True))
+    assert not torch.equal(alone[0], alone[8])
+
+
+def test_every_copy_is_chosen_and_belongs_to_its_original(make_shard_folder: ShardFolderMaker) -> None:
+    samples = PairDataset(make_shard_folder(styles_per_image=3), "train")
+    pairs = TrainingPairs(samples, image_preset("small", 16), 0, with_styled=True)
+    chosen = set()
+    for epoch in range(10):
+        (original, styled), label = pairs[(epoch, 4)]
+        (copy,) = [k for k in range(3) if torch.equal(styled, 255 - original // (k + 1))]
+        chosen.add(copy)
+        assert label == 4 % 3
+    assert chosen == {0, 1, 2}
+
+
+def test_without_styled_there_is_one_view_with_the_same_crop(make_shard_folder: ShardFolderMaker) -> None:
+    samples = PairDataset(make_shard_folder(), "train")
+    both, one = (TrainingPairs(samples, image_preset("small", 16), 0, with_styled) for with_styled in (True, False))
+    assert torch.equal(one[(0, 3)][0], both[(0, 3)][0][:1])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_in_a_worker_is_one_sentence(make_shard_folder: ShardFolderMaker, workers: int) -> None:
+    shards = make_shard_folder()
+    samples = PairDataset(shards, "train")
+    (shards / "train-000001.tar").unlink()
+    batches = EpochBatches(np.arange(len(samples)), 24, seed=0)
+    pairs = TrainingPairs(samples, image_preset("small", 16), 0, with_styled=True)
+    with pytest.raises(InputError) as caught:
+        list(plain_errors(training_loader(pairs, batches, workers, pin_memory=False)))
+    assert str(caught.value).startswith("Shard ")
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,125 @@
+import io
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from stylize.errors import InputError
+from stylize.manifest import MANIFEST_NAME, read_manifest
+from stylize.shards import Sample, read_shard, write_shard
+from train import PairDataset
+
+ShardFolderMaker = Callable[..., Path]
+
+
+@pytest.mark.parametrize("codec", ["jpg", "png", "webp"])
+def test_random_access_equals_sequential_reading(make_shard_folder: ShardFolderMaker, codec: str) -> None:
+    shards = make_shard_folder(codec=codec, styles_per_image=2, size=None)
+    dataset = PairDataset(shards, "train")
+    manifest = read_manifest(shards)
+    samples = [sample for path in manifest.paths(shards, "train") for sample in read_shard(path)]
+    assert len(dataset) == len(samples) == 24
+    for index in (23, 0, 11):
+        images, label = dataset[index]
+        expected = [
+            np.asarray(Image.open(io.BytesIO(payload))) for payload in (samples[index].content, *samples[index].styled)
+        ]
+        assert images.dtype == torch.uint8
+        np.testing.assert_array_equal(images.numpy(), np.stack(expected).transpose(0, 3, 1, 2))
+        assert (label, str(dataset.keys[index])) == (samples[index].label, samples[index].key)
+        assert torch.equal(dataset.read(index, [2]), images[2:])
+
+
+def test_test_split_has_originals_only(make_shard_folder: ShardFolderMaker) -> None:
+    dataset = PairDataset(make_shard_folder(), "test")
+    assert dataset[0][0].shape == (1, 3, 16, 16)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "CMYK"])
+def test_other_colour_modes_become_rgb(make_shard_folder: ShardFolderMaker, mode: str) -> None:
+    shards = make_shard_folder(train=3, codec="png")
+    grey = Image.new("RGB", (16, 16), (102, 102, 102)).convert(mode)
+    buffer = io.BytesIO()
+    grey.save(buffer, "JPEG" if mode == "CMYK" else "PNG")
+    _rewrite(shards, content=buffer.getvalue())
+    images, _ = PairDataset(shards, "train")[0]
+    assert images.shape == (2, 3, 16, 16)
+    assert (images[0].int() - 102).abs().max() <= 2
+
+
+def _rewrite(shards: Path, **changes: Any) -> None:
+    """Replace the first shard's samples by three copies with the given changes; the manifest stays as it was."""
+    path = shards / "train-000000.tar"
+    first = next(iter(read_shard(path)))
+    fields: dict[str, Any] = {"content": first.content, "styled": first.styled, "label": 0, **changes}
+    write_shard(path, [Sample(f"{i:08d}", metadata={}, **fields) for i in range(3)], "png")
+
+
+def _missing(shards: Path) -> None:
+    (shards / "train-000000.tar").unlink()
+
+
+def _no_folder(shards: Path) -> None:
+    shutil.rmtree(shards)
+
+
+def _cut_at_member(shards: Path) -> None:
+    path = shards / "train-000000.tar"
+    write_shard(path, list(read_shard(path))[:2], "png")
+
+
+def _changed_spec(**changes: object) -> Callable[[Path], None]:
+    def change(shards: Path) -> None:
+        path = shards / MANIFEST_NAME
+        document = json.loads(path.read_text())
+        document["spec"].update(changes)
+        path.write_text(json.dumps(document))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_no_folder, "not a finished shard folder"),
+        (_missing, "cannot be opened"),
+        (_cut_at_member, "holds 2 samples, not the 3"),
+        (_changed_spec(styles_per_image=2), "has 1 stylized copies, not the 2"),
+        (_changed_spec(class_names=["one"]), "label 1, but the manifest names only 1"),
+        (lambda shards: _rewrite(shards, styled=()), "has 0 stylized copies"),
+    ],
+)
+def test_damaged_folder_is_refused(
+    make_shard_folder: ShardFolderMaker, damage: Callable[[Path], None], message: str
+) -> None:
+    shards = make_shard_folder(train=3)
+    damage(shards)
+    with pytest.raises(InputError, match=message):
+        PairDataset(shards, "train")
+
+
+def test_damaged_images_name_their_sample(make_shard_folder: ShardFolderMaker) -> None:
+    shards = make_shard_folder(train=3)
+    _rewrite(shards, content=b"<html>")
+    with pytest.raises(InputError, match="sample 00000001 has an image that is not JPEG"):
+        PairDataset(shards, "train")[1]
+    small, large = io.BytesIO(), io.BytesIO()
+    Image.new("RGB", (8, 16)).save(small, "PNG")
+    Image.new("RGB", (16, 16)).save(large, "PNG")
+    _rewrite(shards, content=large.getvalue(), styled=(small.getvalue(),))
+    with pytest.raises(InputError, match="different sizes"):
+        PairDataset(shards, "train")[0]
+
+
+def test_truncated_image_is_refused(make_shard_folder: ShardFolderMaker) -> None:
+    shards = make_shard_folder(train=3, codec="jpg", size=64)
+    content = next(iter(read_shard(shards / "train-000000.tar"))).content
+    _rewrite(shards, content=content[: len(content) // 2])
+    with pytest.raises(InputError, match="undecodable image"):
+        PairDataset(shards, "train")[0]

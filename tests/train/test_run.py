@@ -1,0 +1,214 @@
+import csv
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import train
+from stylize.errors import InputError
+from train import PairDataset, TrainConfig, evaluate, image_preset, load_model, train_model
+from train.loop import learning_rate
+from train.methods import METHODS, Method
+
+ShardFolderMaker = Callable[..., Path]
+RESULTS = ["metrics.csv", "metrics.json", "model.safetensors"]
+
+
+def _config(shards: Path, out: Path) -> TrainConfig:
+    """Two epochs of three steps."""
+    return TrainConfig(
+        shards, "mobilenet_v3_small", "pairing", out, epochs=2, batch_size=6, dtype="fp32", device="cpu", workers=0
+    )
+
+
+@pytest.fixture
+def config(make_shard_folder: ShardFolderMaker, tmp_path: Path) -> TrainConfig:
+    return _config(make_shard_folder(size=32), tmp_path / "out")
+
+
+def _rows(out: Path) -> list[dict[str, str]]:
+    with open(out / "metrics.csv", newline="") as file:
+        return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
+
+
+def _stop_at(monkeypatch: pytest.MonkeyPatch, method: str, call: int, stop: Callable[[], None]) -> None:
+    """Register a method that computes the same loss and stops the run at its n-th call."""
+    original = METHODS[method]
+    calls: list[None] = []
+
+    def loss(model: nn.Module, pairs: Tensor, labels: Tensor, pairing_weight: float) -> Tensor:
+        calls.append(None)
+        if len(calls) == call:
+            stop()
+        return original.loss(model, pairs, labels, pairing_weight)
+
+    monkeypatch.setitem(METHODS, method, Method(loss, original.with_styled))
+
+
+def _terminate() -> None:
+    signal.raise_signal(signal.SIGTERM)
+
+
+def _crash() -> None:
+    raise RuntimeError("power cut")
+
+
+def test_results_of_a_run(config: TrainConfig) -> None:
+    metrics = train_model(config)
+    assert sorted(path.name for path in config.out.iterdir()) == RESULTS
+    assert metrics == json.loads((config.out / "metrics.json").read_text())
+    model, card = load_model(config.out / "model.safetensors")
+    samples, preset = PairDataset(config.shards, "test"), image_preset(card.image_preset, card.image_size)
+    assert evaluate(model, samples, preset) == metrics["test_accuracy"]
+    rows = _rows(config.out)
+    assert max(float(row["validation_accuracy"]) for row in rows) == metrics["best_validation_accuracy"]
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert (metrics["training_images"], metrics["validation_images"], metrics["test_images"]) == (22, 2, 12)
+    assert (card.arch, card.method, card.class_names) == (config.arch, config.method, samples.class_names)
+    assert str(config.shards) not in json.dumps(card.config)  # a shared model tells nobody's paths
+
+
+@pytest.mark.parametrize(
+    ("call", "stop", "error"),  # an epoch is three steps and three batches for BatchNorm's statistics
+    [(2, _terminate, SystemExit), (5, _crash, RuntimeError), (8, _terminate, SystemExit), (8, _crash, RuntimeError)],
+)
+def test_interrupted_and_resumed_equals_uninterrupted(
+    config: TrainConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    call: int,
+    stop: Callable[[], None],
+    error: type[BaseException],
+) -> None:
+    whole = replace(config, out=config.out.with_name("whole"))
+    train_model(whole)
+    with monkeypatch.context() as patch:
+        _stop_at(patch, "pairing", call, stop)
+        with pytest.raises(error):
+            train_model(config)
+    assert not (config.out / "model.safetensors").exists()
+    assert (config.out / "state.pt").exists() == (stop is _terminate or call > 6)
+    train_model(replace(config, workers=1))
+    assert (config.out / "model.safetensors").read_bytes() == (whole.out / "model.safetensors").read_bytes()
+    assert _rows(config.out) == _rows(whole.out)
+    assert sorted(path.name for path in config.out.iterdir()) == RESULTS
+
+
+def test_a_finished_run_is_not_repeated_until_its_settings_change(config: TrainConfig) -> None:
+    train_model(config)
+    before = {path.name: path.stat().st_mtime_ns for path in config.out.iterdir()}
+    train_model(replace(config, workers=1))
+    assert {path.name: path.stat().st_mtime_ns for path in config.out.iterdir()} == before
+    train_model(replace(config, epochs=1))
+    assert len(_rows(config.out)) == 1
+
+
+def test_an_unfinished_run_is_never_mixed_with_other_settings(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, make_shard_folder: ShardFolderMaker
+) -> None:
+    _stop_at(monkeypatch, "pairing", 2, _terminate)
+    with pytest.raises(SystemExit) as caught:
+        train_model(config)
+    assert caught.value.code == 128 + signal.SIGTERM
+    with pytest.raises(InputError, match=r"other settings \(pairing_weight 1.0 is now 0.5; seed 0 is now 1\)"):
+        train_model(replace(config, pairing_weight=0.5, seed=1))
+    with pytest.raises(InputError, match="shards_sha256"):
+        train_model(replace(config, shards=make_shard_folder("other", size=32, seed=1)))
+    (config.out / "state.pt").write_bytes((config.out / "state.pt").read_bytes()[:500])
+    with pytest.raises(InputError, match="cannot be read"):
+        train_model(config)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_bf16_trains_every_method_and_tests_in_float32(config: TrainConfig, method: str) -> None:
+    metrics = train_model(replace(config, method=method, dtype="bf16", epochs=1))
+    model, _ = load_model(config.out / "model.safetensors")
+    assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.float32, torch.int64}
+    assert 0 <= metrics["test_accuracy"] <= 1
+
+
+def test_few_steps_from_scratch_already_work_in_eval_mode(make_shard_folder: ShardFolderMaker, tmp_path: Path) -> None:
+    """With the moving averages of BatchNorm this model guesses after so few steps (torchvision's momentum or 0.1)."""
+    shards = make_shard_folder(size=32, train=120, test=60)
+    config = TrainConfig(
+        shards, "mobilenet_v3_small", "normal", tmp_path / "out", epochs=5, batch_size=12, dtype="fp32", workers=0
+    )
+    assert train_model(config)["test_accuracy"] > 0.7
+
+
+def test_cosine_and_constant_learning_rate(config: TrainConfig) -> None:
+    rates = [learning_rate(config, step, 100) for step in (0, 25, 50, 100)]
+    assert rates == pytest.approx([1e-3, 1e-3 * (1 + 0.5**0.5) / 2, 5e-4, 0])
+    assert learning_rate(replace(config, schedule="constant"), 99, 100) == 1e-3
+
+
+def test_a_diverged_run_says_so(config: TrainConfig) -> None:
+    with pytest.raises(InputError, match="lower the learning rate"):
+        train_model(replace(config, learning_rate=1e30))
+    assert list(config.out.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("folder", "changes", "message"),
+    [
+        ({"styles_per_image": 0}, {}, "no stylized copies, which the method 'pairing' needs"),
+        ({"train": 5}, {}, "4 training samples do not fill one batch of 6"),
+        ({"size": None}, {"image_preset": "small"}, "images of one size"),
+        ({}, {"device": "nonsense"}, "Device 'nonsense'"),
+        ({}, {"weights": "absent.pth"}, "absent.pth do not exist"),
+        ({}, {"shards": Path("absent")}, "absent is not a finished shard folder"),
+    ],
+)
+def test_bad_input_leaves_no_result(
+    make_shard_folder: ShardFolderMaker,
+    tmp_path: Path,
+    folder: dict[str, int],
+    changes: dict[str, object],
+    message: str,
+) -> None:
+    config = replace(_config(make_shard_folder(**folder), tmp_path / "out"), **changes)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=message):
+        train_model(config)
+    assert not config.out.exists() or list(config.out.iterdir()) == []
+
+
+def test_normal_needs_no_copies_and_no_test_split(make_shard_folder: ShardFolderMaker, tmp_path: Path) -> None:
+    config = _config(make_shard_folder(styles_per_image=0, test=0), tmp_path / "out")
+    assert train_model(replace(config, method="normal", epochs=1))["test_accuracy"] is None
+
+
+def test_two_processes(make_shard_folder: ShardFolderMaker, tmp_path: Path) -> None:
+    """Both run the same number of steps on an uneven data set (23 samples), and one writes."""
+    shards = make_shard_folder(train=25)
+    code = (
+        "import sys, torch; from pathlib import Path; from train import TrainConfig, train_model\n"
+        "torch.set_num_threads(1)\n"
+        "train_model(TrainConfig(Path(sys.argv[1]), 'mobilenet_v3_small', 'adversarial', Path(sys.argv[2]), epochs=1,"
+        " batch_size=4, dtype='fp32', device='cpu', workers=0))"
+    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    root = Path(train.__file__).parents[1]
+    command = [sys.executable, "-W", "error::UserWarning", "-c", code, str(shards), str(tmp_path / "out")]
+    common = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    processes = [
+        subprocess.Popen(
+            command, cwd=root, env={**common, "RANK": rank, "LOCAL_RANK": rank}, stderr=subprocess.PIPE, text=True
+        )
+        for rank in "01"
+    ]
+    errors = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == RESULTS
+    assert "epoch 1/1" in errors[0]
+    assert "epoch" not in errors[1]
+    assert load_model(tmp_path / "out" / "model.safetensors")[1].config["world_size"] == 2

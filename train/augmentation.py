@@ -1,0 +1,94 @@
+"""Image presets: one random crop and flip for both images of a pair, and the resize of a test image."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms.v2 import functional
+
+from stylize.errors import InputError
+
+PAPER_SIZE = 224
+PAPER_RESIZE = 330
+LARGEST_SMALL_SIZE = 128
+IMAGE_PRESETS = ("auto", "paper", "small")
+
+
+@dataclass(frozen=True)
+class ImagePreset:
+    """`augment(images, entropy)` for training and `resize(images)` for evaluation.
+
+    Both take uint8 images (V, 3, H, W) that show one scene and return (V, 3, size, size).  `entropy` is an integer in
+    [0, 2**64): equal values give equal crops and flips, so the caller decides what randomness depends on.
+    """
+
+    name: str
+    size: int
+    augment: Callable[[Tensor, int], Tensor]
+    resize: Callable[[Tensor], Tensor]
+
+
+def image_preset(name: str, size: int | None) -> ImagePreset:
+    """Return the preset `small` (images of one small size), `paper` (224 px) or `auto` (small up to 128 px).
+
+    `size` is the side of all images in the shards, None where they differ; `paper` does not look at it.
+    """
+    if name not in IMAGE_PRESETS:
+        raise InputError(f"Unknown image preset {name!r}: choose one of {', '.join(IMAGE_PRESETS)}.")
+    if name == "auto":
+        name = "small" if size is not None and size <= LARGEST_SMALL_SIZE else "paper"
+    if name == "paper":
+        return ImagePreset("paper", PAPER_SIZE, _paper_augment, partial(resize_square, size=PAPER_SIZE))
+    if size is None or size < 1:
+        raise InputError(f"The image preset 'small' needs images of one size, not {size}: use the preset 'paper'.")
+    return ImagePreset("small", size, partial(_small_augment, size=size), partial(resize_square, size=size))
+
+
+def resize_square(images: Tensor, size: int) -> Tensor:
+    """Resize (V, 3, H, W) to (V, 3, size, size), bilinear with antialiasing; images of that size stay untouched."""
+    if images.shape[-2:] == (size, size):
+        return images
+    resized: Tensor = functional.resize(images, [size, size], InterpolationMode.BILINEAR, antialias=True)
+    return resized
+
+
+def _small_augment(images: Tensor, entropy: int, size: int) -> Tensor:
+    """Reflect size/8 pixels at every border, crop back to `size` and flip: the usual recipe for CIFAR.
+
+    Rows and columns are picked by index, by NumPy: a few times faster than padding or indexing tensors.
+    """
+    padding = size // 8
+    entropy, top = divmod(entropy, 2 * padding + 1)
+    entropy, left = divmod(entropy, 2 * padding + 1)
+    rows, columns = _reflected(top - padding, size), _reflected(left - padding, size)
+    if entropy % 2:
+        columns = columns[::-1]
+    pixels = resize_square(images, size).numpy()
+    return torch.from_numpy(pixels.take(rows, axis=2).take(columns, axis=3))
+
+
+def _reflected(start: int, size: int) -> NDArray[np.int64]:
+    """Return `size` indices from `start` on, mirrored at the borders 0 and size - 1."""
+    indices = np.arange(start, start + size)
+    mirrored: NDArray[np.int64] = (size - 1) - np.abs((size - 1) - np.abs(indices))
+    return mirrored
+
+
+def _paper_augment(images: Tensor, entropy: int) -> Tensor:
+    """Resize the shorter side to 330, crop a random resized 224 x 224 and flip (paper's code)."""
+    transforms = v2.Compose(
+        [
+            v2.Resize(PAPER_RESIZE, antialias=True),
+            v2.RandomResizedCrop(PAPER_SIZE, antialias=True),
+            v2.RandomHorizontalFlip(),
+        ]
+    )
+    with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator: lend it ours
+        torch.default_generator.manual_seed(entropy)
+        augmented: Tensor = transforms(images)
+    return augmented

@@ -1,0 +1,131 @@
+"""A trained model in one safetensors file: its tensors, and its card as JSON in the metadata.  Nothing is unpickled."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from stylize.errors import InputError
+from train.models import build_model
+
+FORMAT_NAME = "stylized-pairing model"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a model is, what it was trained on and how to show it images.
+
+    `image_size` and `image_preset` say how a test image is resized; `shards_sha256` is the manifest's digest.
+    """
+
+    arch: str
+    method: str
+    class_names: list[str]
+    image_size: int
+    image_preset: str
+    seed: int
+    shards_sha256: str
+    versions: dict[str, str]
+    config: dict[str, Any] = field(default_factory=dict)
+
+
+def save_model(path: Path, model: nn.Module, card: ModelCard) -> None:
+    """Write a model and its card atomically; equal tensors and cards give equal bytes."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    document = {
+        "format": FORMAT_NAME,
+        "format_version": FORMAT_VERSION,
+        "tensors_sha256": _tensors_sha256(tensors),
+        "card": asdict(card),
+    }
+    # One metadata entry only: safetensors does not promise an order of several.
+    payload = save(tensors, metadata={"model": json.dumps(document, sort_keys=True)})
+    write_atomically(path, payload)
+
+
+def write_atomically(path: Path, payload: bytes) -> None:
+    """Write a file under a temporary name, flush it to disk and rename it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, "wb") as file:
+                file.write(payload)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror}): check the folder and the disk.") from None
+
+
+def read_card(path: Path) -> ModelCard:
+    """Read a model's card without its tensors; raises `InputError` as `load_model`."""
+    return _card(_read(path, with_tensors=False)[0], path)
+
+
+def load_model(path: Path) -> tuple[nn.Module, ModelCard]:
+    """Return the model, in eval mode and without parameter gradients, and its card.
+
+    The model maps [0, 1] pixels (B, 3, H, W), float32, to logits (B, classes).  Raises `InputError` for a file that is
+    missing, damaged, not of this format, or whose tensors fit neither its architecture nor its class names.
+    """
+    document, tensors = _read(path, with_tensors=True)
+    card = _card(document, path)
+    with torch.device("meta"):  # the tensors come from the file: skip the random initialisation
+        model = build_model(card.arch, len(card.class_names))
+    try:
+        model.load_state_dict(tensors, assign=True)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise InputError(
+            f"{path} does not hold a {card.arch} of {len(card.class_names)} classes ({reason}): train it again."
+        ) from None
+    if document.get("tensors_sha256") != _tensors_sha256(tensors):
+        raise InputError(f"{path} is damaged (the tensors differ from their checksum): fetch or train it again.")
+    return model.eval().requires_grad_(False), card
+
+
+def _read(path: Path, with_tensors: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if not path.is_file():
+        raise InputError(f"Model {path} does not exist: run `train run` first.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            document = json.loads((file.metadata() or {})["model"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()} if with_tensors else {}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} is not a whole safetensors file ({error}): fetch or train it again.") from None
+    except (KeyError, ValueError):
+        raise InputError(f"{path} is not a model of this program: use a file written by `train run`.") from None
+    return document, tensors
+
+
+def _card(document: Any, path: Path) -> ModelCard:
+    try:
+        if (document["format"], document["format_version"]) != (FORMAT_NAME, FORMAT_VERSION):
+            raise InputError(
+                f"{path} has the format {document['format']!r} version {document['format_version']!r}; "
+                f"this program reads {FORMAT_NAME!r} version {FORMAT_VERSION}."
+            )
+        return ModelCard(**document["card"])
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path} has a damaged model card ({error}): fetch or train it again.") from None
+
+
+def _tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,97 @@
+"""The command line `train`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from stylize.errors import InputError, run_command_line
+from train.augmentation import IMAGE_PRESETS
+from train.config import DTYPES, PRESETS, SCHEDULES, TrainConfig
+from train.methods import METHODS
+from train.models import ARCHITECTURES
+from train.run import train_model
+
+app = typer.Typer(
+    help="Train classifiers from shards of image pairs.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+
+@app.callback()
+def _keep_subcommands() -> None:
+    """Train classifiers from shards of image pairs."""
+
+
+@app.command()
+def run(
+    shards: Annotated[Path, typer.Option(help="Folder of shards made by `stylize shards`.")],
+    arch: Annotated[str, typer.Option(help=", ".join(ARCHITECTURES))],
+    method: Annotated[str, typer.Option(help=", ".join(METHODS))],
+    out: Annotated[Path, typer.Option(help="Folder for model.safetensors, metrics.csv and metrics.json.")],
+    preset: Annotated[
+        str, typer.Option(help="default, or paper: Adam 1e-4 constant, ImageNet weights, 224 px.")
+    ] = "default",
+    weights: Annotated[
+        str | None, typer.Option(help="scratch, imagenet, or a .safetensors or .pth file. [default: scratch]")
+    ] = None,
+    image_preset: Annotated[str | None, typer.Option(help=f"{', '.join(IMAGE_PRESETS)}. [default: auto]")] = None,
+    epochs: Annotated[int | None, typer.Option(help="[default: 20]")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Pairs per process. [default: 64]")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Of Adam. [default: 0.001]")] = None,
+    schedule: Annotated[str | None, typer.Option(help=f"{', '.join(SCHEDULES)}. [default: cosine]")] = None,
+    pairing_weight: Annotated[float, typer.Option("--lambda", help="Weight λ of the pairing loss.")] = 1.0,
+    validation_fraction: Annotated[float, typer.Option(help="Share of training images that choose the epoch.")] = 0.1,
+    seed: Annotated[int, typer.Option(help="Of split, order, augmentation, head and dropout.")] = 0,
+    dtype: Annotated[str, typer.Option(help=f"{', '.join(DTYPES)}; auto: bf16 where the hardware has it.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    workers: Annotated[int, typer.Option(help="Processes that load images; they change no result.")] = 2,
+) -> None:
+    """Train one classifier; the same command continues a stopped run."""
+    given = {
+        "weights": weights,
+        "image_preset": image_preset,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "schedule": schedule,
+    }
+    config = TrainConfig(
+        shards=shards,
+        arch=arch,
+        method=method,
+        out=out,
+        pairing_weight=pairing_weight,
+        validation_fraction=validation_fraction,
+        seed=seed,
+        dtype=dtype,
+        device=device,
+        workers=workers,
+        **with_preset(preset, given),
+    )
+    _print_metrics(train_model(config), out)
+
+
+def with_preset(preset: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Return the preset's settings, overridden by those that were given (not None)."""
+    if preset not in PRESETS:
+        raise InputError(f"Unknown preset {preset!r}: choose one of {', '.join(PRESETS)}.")
+    return {**PRESETS[preset], **{name: value for name, value in given.items() if value is not None}}
+
+
+def _print_metrics(metrics: dict[str, Any], out: Path) -> None:
+    if not metrics:
+        return  # not the main process
+    table = Table(title=str(out), show_header=False)
+    for name, value in metrics.items():
+        table.add_row(name.replace("_", " "), f"{value:.4f}" if isinstance(value, float) else str(value))
+    Console().print(table)
+
+
+def main() -> None:
+    """Run the command line."""
+    run_command_line(app)

@@ -1,0 +1,78 @@
+"""The settings of one training run."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stylize.errors import InputError
+from train.augmentation import IMAGE_PRESETS
+from train.methods import METHODS
+from train.models import ARCHITECTURES, IMAGENET, SCRATCH
+
+SCHEDULES = ("cosine", "constant")
+DTYPES = ("auto", "bf16", "fp32")
+
+# Guan et al. (2022): Adam 1e-4, 20 epochs, batch 64, fine-tuned from ImageNet weights at 224 px.
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "default": {},
+    "paper": {
+        "learning_rate": 1e-4,
+        "schedule": "constant",
+        "epochs": 20,
+        "batch_size": 64,
+        "image_preset": "paper",
+        "weights": IMAGENET,
+    },
+}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What to train, on what and how; a value out of range raises `InputError`.
+
+    `batch_size` counts pairs per process.  `pairing_weight` is λ of Eq. 6.  `validation_fraction` of the training
+    samples choose the best epoch.  `workers` load images and do not change any result; nor does `out`.
+    """
+
+    shards: Path
+    arch: str
+    method: str
+    out: Path
+    weights: str = SCRATCH
+    image_preset: str = "auto"
+    epochs: int = 20
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    schedule: str = "cosine"
+    pairing_weight: float = 1.0
+    validation_fraction: float = 0.1
+    seed: int = 0
+    dtype: str = "auto"
+    device: str = "auto"
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        _choose("architecture", self.arch, ARCHITECTURES)
+        _choose("method", self.method, METHODS)
+        _choose("image preset", self.image_preset, IMAGE_PRESETS)
+        _choose("schedule", self.schedule, SCHEDULES)
+        _choose("dtype", self.dtype, DTYPES)
+        _require(self.epochs >= 1, "epochs must be at least 1", self.epochs)
+        _require(self.batch_size >= 2, "batch_size must be at least 2 (BatchNorm needs two images)", self.batch_size)
+        _require(0 < self.learning_rate < math.inf, "learning_rate must be positive", self.learning_rate)
+        _require(0 <= self.pairing_weight < math.inf, "lambda must not be negative", self.pairing_weight)
+        _require(0 < self.validation_fraction < 1, "validation_fraction must be in (0, 1)", self.validation_fraction)
+        _require(0 <= self.seed < 2**32, "seed must be in [0, 2**32)", self.seed)
+        _require(self.workers >= 0, "workers must not be negative", self.workers)
+
+
+def _choose(what: str, value: str, choices: Mapping[str, Any] | tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InputError(f"Unknown {what} {value!r}: choose one of {', '.join(choices)}.")
+
+
+def _require(condition: bool, rule: str, value: float) -> None:
+    if not condition:
+        raise InputError(f"{rule[0].upper()}{rule[1:]}, not {value!r}.")

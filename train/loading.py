@@ -1,0 +1,101 @@
+"""From samples to batches: what worker processes do for training and for evaluation."""
+
+import multiprocessing
+import signal
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from stylize.errors import InputError
+from train.augmentation import ImagePreset
+from train.order import EpochBatches, hashed
+from train.pairs import PairDataset
+
+Batch = tuple[Tensor, Tensor]
+
+
+class TrainingPairs(Dataset[tuple[Tensor, int]]):
+    """Augmented samples by (epoch, index): uint8 (2, 3, size, size), original first, and the label.
+
+    One stylized copy is chosen of K.  Without `with_styled` the copies are not even read: uint8 (1, 3, size, size).
+    Crop, flip and choice depend on (seed, epoch, key) alone, so not on the number of workers.
+    """
+
+    def __init__(self, samples: PairDataset, preset: ImagePreset, seed: int, with_styled: bool) -> None:
+        self.samples, self.preset, self.seed, self.with_styled = samples, preset, seed, with_styled
+
+    def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, int]:
+        epoch, index = item
+        key = self.samples.keys[index]
+        images = [0]
+        if self.with_styled:
+            images.append(1 + hashed(self.seed, epoch, key, "copy") % self.samples.copies)
+        pixels = self.samples.read(index, images)
+        augmented = self.preset.augment(pixels, hashed(self.seed, epoch, key, "augmentation"))
+        return augmented.contiguous(), int(self.samples.labels[index])
+
+
+class EvaluationImages(Dataset[tuple[Tensor, int]]):
+    """Originals, resized for evaluation: uint8 (3, size, size) and the label, for the chosen sample indices."""
+
+    def __init__(self, samples: PairDataset, preset: ImagePreset, indices: Sequence[int] | None = None) -> None:
+        self.samples, self.preset = samples, preset
+        self.indices = range(len(samples)) if indices is None else indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, position: int) -> tuple[Tensor, int]:
+        index = int(self.indices[position])
+        return self.preset.resize(self.samples.read(index, [0]))[0].contiguous(), int(self.samples.labels[index])
+
+
+def training_loader(pairs: TrainingPairs, batches: EpochBatches, workers: int, pin_memory: bool) -> Iterable[Batch]:
+    """Return a loader of uint8 (B, 1 or 2, 3, size, size) and labels (B,) whose workers live for the whole run."""
+    return DataLoader(
+        pairs,
+        batch_sampler=batches,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=pin_memory,
+        worker_init_fn=_leave_interrupts_to_parent,
+        multiprocessing_context=_process_context(workers),
+    )
+
+
+def evaluation_loader(images: EvaluationImages, batch_size: int, workers: int) -> Iterable[Batch]:
+    """Return a loader of uint8 (B, 3, size, size) and labels (B,) in the order of the samples."""
+    return DataLoader(images, batch_size, num_workers=workers, multiprocessing_context=_process_context(workers))
+
+
+def _leave_interrupts_to_parent(worker: int) -> None:
+    """Let Ctrl-C reach the main process alone, which still needs the workers to finish its step and save."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _process_context(workers: int) -> multiprocessing.context.BaseContext | None:
+    """Start workers from a clean server process: forking one that runs threads (torch, progress bar) may deadlock."""
+    if workers == 0:
+        return None
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["train.loading"])  # imports torch once, not once per worker
+    return context
+
+
+def plain_errors(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Yield the batches; an `InputError` of a worker loses the traceback that the loader writes around it."""
+    try:
+        yield from batches
+    except InputError as error:
+        last_line = str(error).rstrip().splitlines()[-1]
+        raise InputError(last_line.removeprefix("stylize.errors.InputError: ")) from None
+
+
+def to_pixels(images: Tensor, device: torch.device) -> Tensor:
+    """Turn uint8 images (B, 3, H, W) into float32 pixels in [0, 1] on the device, channels last."""
+    images = images.to(device, non_blocking=True)
+    return images.to(torch.float32, memory_format=torch.channels_last).div_(255)

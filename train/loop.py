@@ -1,0 +1,140 @@
+"""The training loop: one step, one epoch, and the state to continue from between any two steps."""
+
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from stylize.errors import InputError
+from train.config import TrainConfig
+from train.distributed import World
+from train.loading import Batch, plain_errors, to_pixels
+from train.methods import METHODS
+from train.models import ARCHITECTURES
+from train.order import hashed
+from train.state import Progress, SavedState
+
+_CPU_INFO = Path("/proc/cpuinfo")
+
+
+def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
+    """Return the learning rate of a step in [0, steps): constant, or half a cosine from the full rate towards zero."""
+    if config.schedule == "constant":
+        return config.learning_rate
+    return 0.5 * config.learning_rate * (1 + math.cos(math.pi * step / steps))
+
+
+def uses_bf16(config: TrainConfig, device: torch.device) -> bool:
+    """Return whether to train in bf16: "auto" does so where the hardware multiplies bf16 matrices and gains by it."""
+    if config.dtype != "auto":
+        return config.dtype == "bf16"
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if not ARCHITECTURES[config.arch].fast_bf16_on_cpu:
+        return False
+    flags = _CPU_INFO.read_text().split() if _CPU_INFO.exists() else []
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+class Trainer:
+    """A model in training on one process of a world, and how far it has come."""
+
+    def __init__(self, config: TrainConfig, model: nn.Module, world: World, steps_per_epoch: int) -> None:
+        self.config, self.world, self.steps_per_epoch = config, world, steps_per_epoch
+        self.progress = Progress()
+        self.bf16 = uses_bf16(config, world.device)
+        self.model = model.to(world.device).to(memory_format=torch.channels_last)
+        self.parallel = DistributedDataParallel(self.model) if world.size > 1 else self.model
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.learning_rate)
+        self._loss_sum = torch.zeros((), dtype=torch.float64, device=world.device)
+
+    def run_epoch(self, batches: Iterable[Batch], stop: Callable[[], bool], advance: Callable[[int], None]) -> bool:
+        """Train on the rest of the epoch; return False if `stop` said so before its end.
+
+        `advance` is told the number of images after every step.  Raises `InputError` if the loss is no longer finite.
+        """
+        self.model.train()
+        for images, labels in plain_errors(batches):
+            self._loss_sum += self._step(images, labels)
+            self.progress.step += 1
+            advance(len(labels) * self.world.size)
+            if self.progress.step < self.steps_per_epoch and self.world.any(stop()):
+                return False
+        return True
+
+    def _step(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Update the model on uint8 images (B, V, 3, H, W) and labels (B,); return the loss."""
+        config, progress = self.config, self.progress
+        # A seed of its own per step makes dropout independent of history: a resumed run needs no generator state.
+        torch.manual_seed(hashed(config.seed, "step", progress.epoch, progress.step, self.world.rank))
+        done = progress.epoch * self.steps_per_epoch + progress.step
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(config, done, config.epochs * self.steps_per_epoch)
+        with torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.bf16):
+            loss = self._loss(self.parallel, images, labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        return loss.detach()
+
+    def _loss(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        """Return the method's loss on uint8 images (B, V, 3, H, W) and labels (B,)."""
+        batch, views = images.shape[:2]
+        pairs = to_pixels(images.flatten(0, 1), self.world.device).view(batch, views, *images.shape[2:])
+        labels = labels.to(self.world.device, non_blocking=True)
+        return METHODS[self.config.method].loss(model, pairs, labels, self.config.pairing_weight)
+
+    @torch.no_grad()
+    def settle_statistics(self, batches: Iterable[Batch]) -> None:
+        """Set BatchNorm's running statistics to their plain average over these batches, in float32, without training.
+
+        The usual moving average lags behind the weights: after its first hundreds of steps from scratch a MobileNetV3
+        (momentum 0.01; 0.1 is little better) classifies training batches well and guesses in eval mode.
+        """
+        norms = [module for module in self.model.modules() if isinstance(module, nn.BatchNorm2d)]
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.momentum = None  # PyTorch's cumulative average; its first batch replaces the old statistics
+            norm.get_buffer("num_batches_tracked").zero_()
+        self.model.train()
+        for images, labels in plain_errors(batches):
+            self._loss(self.model, images, labels)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+
+    def finish_epoch(self, validation_accuracy: float, seconds: float) -> dict[str, float]:
+        """Record the epoch, keep the model if it is the best so far, and move on; return the epoch's metrics."""
+        progress = self.progress
+        loss = self.world.mean(self._loss_sum.item()) / self.steps_per_epoch
+        if not math.isfinite(loss):
+            raise InputError(f"The loss of epoch {progress.epoch + 1} is {loss}: lower the learning rate.")
+        if validation_accuracy > progress.best_accuracy:
+            progress.best_accuracy, progress.best_epoch = validation_accuracy, progress.epoch + 1
+            progress.best_model = {name: tensor.cpu().clone() for name, tensor in self.model.state_dict().items()}
+        row = {
+            "epoch": progress.epoch + 1,
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "training_loss": loss,
+            "validation_accuracy": validation_accuracy,
+            "seconds": round(seconds, 3),
+        }
+        progress.rows.append(row)
+        progress.epoch, progress.step = progress.epoch + 1, 0
+        self._loss_sum.zero_()
+        return row
+
+    def state(self, identity: dict[str, Any]) -> SavedState:
+        """Return what `resume` needs; all processes must call it together."""
+        self.progress.loss_sum = self.world.mean(self._loss_sum.item())
+        return SavedState(identity, self.progress, self.model.state_dict(), self.optimizer.state_dict())
+
+    def resume(self, state: SavedState) -> None:
+        """Continue exactly where `state` was taken."""
+        self.model.load_state_dict(state.model)
+        self.optimizer.load_state_dict(state.optimizer)
+        self.progress = state.progress
+        self._loss_sum.fill_(state.progress.loss_sum)

@@ -1,0 +1,19 @@
+"""A progress bar with images/s and time left on a terminal; one line per epoch everywhere."""
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+
+class _Rate(ProgressColumn):
+    """Images per second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed or 0:,.0f} images/s")
+
+
+def training_progress(visible: bool) -> Progress:
+    """Return the run's progress display on standard error; an invisible one for all processes but the first."""
+    console = Console(stderr=True, quiet=not visible, soft_wrap=True, highlight=False)
+    columns = (TextColumn("{task.description}"), BarColumn(), _Rate(), TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True, disable=not (visible and console.is_terminal))

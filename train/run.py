@@ -1,0 +1,180 @@
+"""One training run: shards in, a folder with the best model and its metrics out."""
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import rich.progress
+import torch
+
+from stylize.errors import InputError
+from train.augmentation import image_preset
+from train.checkpoint import load_model, save_model
+from train.config import TrainConfig
+from train.distributed import World, join_world
+from train.evaluation import evaluate
+from train.identity import model_card, run_identity
+from train.loading import TrainingPairs, training_loader
+from train.loop import Trainer
+from train.methods import METHODS
+from train.models import build_model
+from train.order import EpochBatches, split_validation
+from train.pairs import PairDataset
+from train.progress import training_progress
+from train.state import (
+    MODEL_NAME,
+    finished_metrics,
+    load_state,
+    remove_results,
+    save_state,
+    write_epochs,
+    write_metrics,
+)
+
+STATISTICS_BATCHES = 20  # enough for BatchNorm: an average over 20 batches
+
+
+def train_model(config: TrainConfig) -> dict[str, Any]:
+    """Train a classifier as configured and return its metrics, {} on all but the main process.
+
+    Writes `model.safetensors` (best epoch on the validation split), `metrics.csv` and `metrics.json` into `config.out`.
+    A stopped run continues exactly where it was when called again; a finished one returns at once.  SIGINT and SIGTERM
+    save between two steps and raise `SystemExit`.  Raises `InputError` for unusable shards, weights or output folder,
+    and where the folder holds an unfinished run with other settings.
+    """
+    with join_world(config.device) as world:
+        identity = run_identity(config, world)
+        finished = finished_metrics(config.out, identity)
+        if finished is not None:
+            return finished if world.is_main else {}
+        _make_folder(config.out)
+        return _Run(config, world, identity).train()
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"The output folder {out} cannot be made ({error.strerror}): choose another.") from None
+
+
+class _Run:
+    """The parts of one run on one process."""
+
+    def __init__(self, config: TrainConfig, world: World, identity: dict[str, Any]) -> None:
+        self.config, self.world, self.identity = config, world, identity
+        method = METHODS[config.method]
+        self.samples = PairDataset(config.shards, "train")
+        if method.with_styled and self.samples.copies == 0:
+            raise InputError(f"{config.shards} has no stylized copies, which the method {config.method!r} needs.")
+        self.test_samples = PairDataset(config.shards, "test")
+        self.preset = image_preset(config.image_preset, self.samples.size)
+        training, self.validation = split_validation(self.samples.keys, config.validation_fraction, config.seed)
+        self.batches = EpochBatches(training, config.batch_size, config.seed, world.rank, world.size)
+        pairs = TrainingPairs(self.samples, self.preset, config.seed, method.with_styled)
+        self.loader = training_loader(pairs, self.batches, config.workers, world.device.type == "cuda")
+        torch.manual_seed(config.seed)
+        model = build_model(config.arch, len(self.samples.class_names), config.weights)
+        self.trainer = Trainer(config, model, world, self.batches.steps)
+
+    def train(self) -> dict[str, Any]:
+        """Run all epochs that are left, then publish the best model."""
+        state = load_state(self.config.out, self.identity)
+        self.world.barrier()  # all processes have looked before the first one writes
+        if state is not None:
+            self.trainer.resume(state)
+        elif self.world.is_main:
+            remove_results(self.config.out)
+        progress = self.trainer.progress
+        with training_progress(self.world.is_main) as display, _signals() as received:
+            images = self.batches.steps * self.config.batch_size * self.world.size
+            done = progress.epoch * images + progress.step * self.config.batch_size * self.world.size
+            task = display.add_task("training", total=self.config.epochs * images, completed=done)
+            while progress.epoch < self.config.epochs:
+                self._epoch(display, task, received)
+        return self._publish() if self.world.is_main else {}
+
+    def _epoch(self, display: rich.progress.Progress, task: rich.progress.TaskID, received: list[int]) -> None:
+        trainer, progress = self.trainer, self.trainer.progress
+        started = time.monotonic()
+        self.batches.select(progress.epoch, progress.step)
+        display.update(task, description=f"epoch {progress.epoch + 1}/{self.config.epochs}")
+        whole = trainer.run_epoch(self.loader, lambda: bool(received), lambda count: display.advance(task, count))
+        if whole:
+            accuracy = self._accuracy()
+            seconds = time.monotonic() - started
+            row = trainer.finish_epoch(accuracy, seconds)
+            display.console.print(
+                f"epoch {row['epoch']}/{self.config.epochs}: loss {row['training_loss']:.4f}, "
+                f"validation accuracy {accuracy:.4f}, {seconds:.1f} s"
+            )
+        progress.seconds += time.monotonic() - started
+        self._save(whole)
+        if self.world.any(bool(received)) and progress.epoch < self.config.epochs:
+            display.console.print("Stopped and saved: the same command continues this run.")
+            raise SystemExit(128 + (received or [signal.SIGTERM])[0])
+
+    def _accuracy(self) -> float:
+        """Return the validation accuracy, computed by the main process for all; its model is the one that is kept."""
+        if not self.world.is_main:
+            return self.world.from_main(0.0)
+        self.batches.select(self.trainer.progress.epoch, count=STATISTICS_BATCHES)
+        self.trainer.settle_statistics(self.loader)
+        indices = self.validation.tolist()
+        model, workers = self.trainer.model, self.config.workers
+        return self.world.from_main(evaluate(model, self.samples, self.preset, indices, workers=workers))
+
+    def _save(self, whole_epoch: bool) -> None:
+        state = self.trainer.state(self.identity)
+        if self.world.is_main:
+            if whole_epoch:
+                write_epochs(self.config.out, state.progress.rows)
+            save_state(self.config.out, state)
+
+    def _publish(self) -> dict[str, Any]:
+        """Write the best model, test it as it was written, and write the metrics, which mark the run as finished."""
+        config, progress, model = self.config, self.trainer.progress, self.trainer.model
+        path = config.out / MODEL_NAME
+        model.load_state_dict(progress.best_model)
+        save_model(path, model, model_card(self.samples, self.preset, self.identity))
+        published = load_model(path)[0].to(self.world.device)
+        tested = len(self.test_samples) > 0
+        metrics = {
+            "best_epoch": progress.best_epoch,
+            "best_validation_accuracy": progress.best_accuracy,
+            "validation_images": len(self.validation),
+            "test_accuracy": (
+                evaluate(published, self.test_samples, self.preset, workers=config.workers) if tested else None
+            ),
+            "test_images": len(self.test_samples),
+            "training_images": len(self.batches.indices),
+            "epochs": progress.epoch,
+            "seconds": round(progress.seconds, 3),
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        }
+        write_metrics(config.out, metrics)
+        return metrics
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM instead of stopping at once (only a main thread may)."""
+    received: list[int] = []
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    previous = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

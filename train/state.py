@@ -1,0 +1,110 @@
+"""What a run leaves in its folder: `state.pt` while it runs, metrics and the model when it has finished."""
+
+import csv
+import io
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stylize.errors import InputError
+from train.checkpoint import read_card, write_atomically
+
+MODEL_NAME, STATE_NAME = "model.safetensors", "state.pt"
+METRICS_NAME, EPOCHS_NAME = "metrics.json", "metrics.csv"
+
+
+@dataclass
+class Progress:
+    """Everything that a run needs to continue exactly: random numbers depend on (seed, epoch, step) and are not state.
+
+    `epoch` and `step` say which step comes next.  `loss_sum` covers the steps of the unfinished epoch.  `rows` are the
+    epochs' metrics; `best_model` is the state dict of the epoch with the best validation accuracy.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    seconds: float = 0.0
+    best_epoch: int = -1
+    best_accuracy: float = -1.0
+    best_model: dict[str, Tensor] = field(default_factory=dict)
+    rows: list[dict[str, float]] = field(default_factory=list)
+
+
+@dataclass
+class SavedState:
+    """A stopped run: its identity (all settings that change results), progress, and the states to load."""
+
+    identity: dict[str, Any]
+    progress: Progress
+    model: dict[str, Any]
+    optimizer: dict[str, Any]
+
+
+def save_state(out: Path, state: SavedState) -> None:
+    """Write `state.pt` atomically, in a form that loads without unpickling code."""
+    buffer = io.BytesIO()
+    torch.save({**vars(state), "progress": vars(state.progress)}, buffer)
+    write_atomically(out / STATE_NAME, buffer.getvalue())
+
+
+def load_state(out: Path, identity: Mapping[str, Any]) -> SavedState | None:
+    """Return the state to continue from, None where there is none; raises `InputError` if it is another run's."""
+    path = out / STATE_NAME
+    if not path.exists():
+        return None
+    advice = f"delete {path} to start anew, or choose another output folder"
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        progress = Progress(**{item.name: loaded["progress"][item.name] for item in fields(Progress)})
+        state = SavedState(loaded["identity"], progress, loaded["model"], loaded["optimizer"])
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"{path} cannot be read ({reason}): {advice}.") from None
+    changes = [
+        f"{name} {state.identity.get(name)!r} is now {identity.get(name)!r}"
+        for name in sorted({*identity, *state.identity})
+        if state.identity.get(name) != identity.get(name)
+    ]
+    if changes:
+        raise InputError(f"{out} holds an unfinished run with other settings ({'; '.join(changes)}): {advice}.")
+    return state
+
+
+def finished_metrics(out: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the metrics of a finished run of the same identity, None otherwise."""
+    if (out / STATE_NAME).exists() or not (out / METRICS_NAME).is_file():
+        return None
+    try:
+        same = read_card(out / MODEL_NAME).config == identity
+        metrics: dict[str, Any] = json.loads((out / METRICS_NAME).read_text(encoding="utf-8"))
+    except (InputError, ValueError):
+        return None  # damaged: train again
+    return metrics if same else None
+
+
+def remove_results(out: Path) -> None:
+    """Remove an earlier run's results, so that results of two runs never lie side by side; the marker goes first."""
+    for name in (METRICS_NAME, EPOCHS_NAME, MODEL_NAME):
+        (out / name).unlink(missing_ok=True)
+
+
+def write_epochs(out: Path, rows: list[dict[str, float]]) -> None:
+    """Write one line per finished epoch to `metrics.csv`."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(out / EPOCHS_NAME, text.getvalue().encode())
+
+
+def write_metrics(out: Path, metrics: Mapping[str, Any]) -> None:
+    """Write `metrics.json`; with it the run is finished, and its state goes."""
+    write_atomically(out / METRICS_NAME, (json.dumps(metrics, indent=2, sort_keys=True) + "\n").encode())
+    (out / STATE_NAME).unlink(missing_ok=True)
