@@ -2,6 +2,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# Spinning OpenMP threads stall each other wherever the cores are shared.
+export OMP_WAIT_POLICY := PASSIVE
 
 .PHONY: repro test lint clean
 

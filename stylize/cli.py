@@ -25,7 +25,7 @@ from stylize.weights import default_decoder_file, embedded_encoder, load_decoder
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 app.command("fit-decoder")(fit_decoder_command)
-console = Console()
+console = Console(markup=False, soft_wrap=True)  # paths may hold brackets; a pipe wants whole lines
 default = ShardOptions()
 
 STYLE_HELP = "Picture, folder, zip or built-in style; repeat for more; `patterns` for all built-in ones."
@@ -94,7 +94,7 @@ def verify(directory: Path) -> None:
     """Read a shard folder again and name every defect; exit code 1 if there is one."""
     defects = verify_shards(directory)
     for defect in defects:
-        console.print(defect, markup=False, highlight=False)
+        console.print(defect, highlight=False)
     if defects:
         console.print(f"{directory}: {len(defects)} defects", style="bold red")
         raise typer.Exit(1)

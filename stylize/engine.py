@@ -1,5 +1,6 @@
 """The stylizer on a device: uint8 pictures in, uint8 pictures out, style statistics computed once."""
 
+import copy
 from collections.abc import Sequence
 
 import numpy as np
@@ -27,7 +28,8 @@ class Engine:
             raise InputError(f"--dtype is {dtype!r}: give auto or one of {', '.join(DTYPES)}.")
         self.device = best_device()
         self.dtype = best_dtype(self.device) if dtype == "auto" else DTYPES[dtype]
-        network = Stylizer(encoder, decoder).eval()
+        # A copy: the conversion below works in place, and the caller's networks may serve other engines.
+        network = copy.deepcopy(Stylizer(encoder, decoder)).eval()
         self.network = network.to(self.device, self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.means, self.deviations = self._style_statistics(styles)
 
@@ -50,7 +52,7 @@ class Engine:
         """Stylize pictures (B, H, W, 3) of one size, each with its chosen style; returns the same shape.
 
         With `work_size` they are stylized with that short side and reduced again.
-        Raises `ArithmeticError` where the output is not finite.
+        Raises `InputError` where the output is not finite.
         """
         height, width = _working_shape(pictures.shape[1:3], work_size)
         batch = max(1, BATCH_PIXELS // (height * width))
@@ -72,7 +74,7 @@ class Engine:
         if work != size:
             output = F.interpolate(output, size, mode="bicubic", antialias=True).clamp(0, 1)
         if not torch.isfinite(output).all():
-            raise ArithmeticError("the stylized pictures are not finite")
+            raise InputError("The stylized pictures are not finite: give --dtype float32, or another --decoder.")
         rounded = output.float().mul(255).round().to(torch.uint8)
         stylized: Pixels = rounded.permute(0, 2, 3, 1).contiguous().cpu().numpy()
         return stylized

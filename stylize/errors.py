@@ -5,6 +5,8 @@ import sys
 from collections.abc import Callable
 from types import FrameType
 
+INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended
+
 
 class InputError(Exception):
     """What was wrong, where, and what to do, in one sentence; command lines exit with code 2."""
@@ -25,6 +27,8 @@ def run_command_line(app: Callable[[], None]) -> None:
     except InputError as error:
         print(f"Error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as end:
+        if isinstance(end, SystemExit) and end.code != INTERRUPTED:  # Typer has turned the interruption into an exit
+            raise
         print("Interrupted: run the same command to go on.", file=sys.stderr)
-        raise SystemExit(130) from None
+        raise SystemExit(INTERRUPTED) from None

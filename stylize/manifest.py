@@ -1,6 +1,7 @@
 """`manifest.json`: what a folder of shards holds and how it was made; written last, its presence means complete."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from stylize.errors import InputError
 from stylize.shards import FORMAT_VERSION
 
 MANIFEST_NAME = "manifest.json"
+_SHARD_NAME = re.compile(r"(?:train|test)-[0-9]+\.tar")
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,11 @@ class Manifest:
         """Class names; a label is an index into them."""
         return list(self.spec["class_names"])
 
+    @property
+    def styles_per_image(self) -> int:
+        """Stylized copies of every training image."""
+        return int(self.spec["styles_per_image"])
+
     def samples(self, split: str) -> int:
         """Return the number of samples in a split."""
         return sum(shard.samples for shard in self.shards if shard.split == split)
@@ -52,6 +59,15 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
     (directory / MANIFEST_NAME).write_text(text + "\n", encoding="utf-8")
 
 
+def _shard_entry(fields: Mapping[str, Any]) -> ShardEntry:
+    entry = ShardEntry(**fields)
+    if not _SHARD_NAME.fullmatch(entry.name) or not entry.name.startswith(entry.split):
+        raise ValueError(f"a shard named {entry.name!r} in split {entry.split!r}")  # no path may lead elsewhere
+    if min(int(entry.samples), int(entry.bytes)) < 0:
+        raise ValueError(f"{entry.name} with {entry.samples} samples and {entry.bytes} bytes")
+    return entry
+
+
 def read_manifest(directory: Path) -> Manifest:
     """Read and check a folder's manifest; raise `InputError` where it is missing, damaged or of another version."""
     path = directory / MANIFEST_NAME
@@ -62,11 +78,11 @@ def read_manifest(directory: Path) -> Manifest:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         version = document["format_version"]
-        shards = tuple(ShardEntry(**shard) for shard in document["shards"])
+        if version != FORMAT_VERSION:
+            raise InputError(f"{path} has format version {version}; this program reads version {FORMAT_VERSION}.")
+        shards = tuple(_shard_entry(shard) for shard in document["shards"])
         manifest = Manifest(document["spec"], shards, document["failures"])
-        manifest.class_names  # noqa: B018  (a manifest without class names is damaged)
+        _ = manifest.class_names, manifest.styles_per_image  # a manifest without them is damaged
     except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is damaged ({error!r}): fetch or make the shards again.") from None
-    if version != FORMAT_VERSION:
-        raise InputError(f"{path} has format version {version}; this program reads version {FORMAT_VERSION}.")
     return manifest

@@ -4,13 +4,14 @@ import io
 import os
 import warnings
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from stylize.errors import InputError
 
@@ -41,7 +42,7 @@ class PictureFile:
             if self.root.is_dir():
                 return (self.root / self.name).read_bytes()
             return _open_zip(self.root, os.getpid()).read(self.name)
-        except (OSError, zipfile.BadZipFile, RuntimeError) as error:
+        except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
             raise PictureError(f"cannot be read: {error}") from None
 
 
@@ -61,14 +62,32 @@ def list_pictures(root: Path) -> list[PictureFile]:
     if root.is_dir():
         names = sorted(_walk(root))
     elif zipfile.is_zipfile(root):
-        with zipfile.ZipFile(root) as archive:
-            names = sorted(info.filename for info in archive.infolist() if not info.is_dir())
+        names = sorted(_zip_names(root))
     else:
         return [PictureFile(root.parent, root.name)]
     pictures = [PictureFile(root, name) for name in names if _is_picture(PurePosixPath(name))]
     if not pictures:
         raise InputError(f"{root} holds no pictures ({', '.join(sorted(SUFFIXES))}): give another folder, zip or file.")
+    for picture in pictures:
+        if not _is_utf8(picture.name):
+            raise InputError(f"{root} holds the file name {picture.name!r}, which is not UTF-8: rename it.")
     return pictures
+
+
+def _zip_names(root: Path) -> list[str]:
+    try:
+        with zipfile.ZipFile(root) as archive:
+            return [info.filename for info in archive.infolist() if not info.is_dir()]
+    except (OSError, zipfile.BadZipFile) as error:
+        raise InputError(f"The zip {root} cannot be read ({error}): fetch or make it again.") from None
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # bytes of another encoding, which Python keeps as lone surrogates
+        return False
+    return True
 
 
 def _walk(root: Path) -> Iterator[str]:
@@ -99,6 +118,8 @@ def decode_picture(data: bytes) -> Image.Image:
         raise PictureError("is larger than any real picture (decompression bomb)") from None
     except PictureError:
         raise
+    except UnidentifiedImageError:  # its message holds a memory address, different in every run
+        raise PictureError("is not a picture in a known format") from None
     except Exception as error:  # Pillow's decoders raise whatever they like on damaged files
         raise PictureError(f"cannot be decoded: {error}") from None
 
@@ -118,4 +139,6 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
         picture = Image.alpha_composite(white, picture)
-    return picture.convert("RGB")
+    rgb = picture.convert("RGB")
+    rgb.info.clear()  # a colour profile or a comment of the source would be written into its copies
+    return rgb

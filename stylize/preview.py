@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from stylize.engine import Engine
 from stylize.errors import InputError
 from stylize.manifest import read_manifest
+from stylize.networks import MIN_SIDE
 from stylize.pictures import PictureError, decode_picture, list_pictures
 from stylize.shards import Sample, read_shard
 from stylize.styles import Style
@@ -52,6 +53,8 @@ def _shorten(label: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.Im
 
 def style_sheet(engine: Engine, styles: Sequence[Style], images: Sequence[Path], size: int) -> Image.Image:
     """Stylize every image with every style: one row an image, the styles themselves in the first row."""
+    if size < MIN_SIDE:
+        raise InputError(f"--size is {size}: give at least {MIN_SIDE} pixels.")
     files = [file for path in images for file in list_pictures(path)]
     pictures = [ImageOps.fit(style.picture, (size, size)) for style in styles]
     rows: list[Row] = [[Image.new("RGB", (size, size), "white"), *pictures]]
@@ -75,7 +78,7 @@ def shard_sheet(directory: Path, tile: int = 96) -> Image.Image:
     if not rows:
         raise InputError(f"{directory} has no training pairs to show.")
     names = [manifest.class_names[label] for label in pairs]
-    copies = manifest.spec["styles_per_image"]
+    copies = manifest.styles_per_image
     header = ["content", *(f"stylized {k + 1}" if copies > 1 else "stylized" for k in range(copies))]
     return contact_sheet(rows, names, header * PAIRS_PER_CLASS, tile)
 
@@ -92,4 +95,7 @@ def _first_pairs(paths: Sequence[Path], classes: int) -> dict[int, list[Sample]]
 
 
 def _pictures(sample: Sample) -> list[Image.Image]:
-    return [decode_picture(data) for data in (sample.content, *sample.styled)]
+    try:
+        return [decode_picture(data) for data in (sample.content, *sample.styled)]
+    except PictureError as error:
+        raise InputError(f"A picture of sample {sample.key} {error}: run `stylize verify` on the folder.") from None

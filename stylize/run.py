@@ -27,15 +27,25 @@ def make_shards(job: Job, out: Path, max_failures: int = 0, report: Report = lam
         InputError: `out` holds something else or cannot be written, another run is at work, or more than
             `max_failures` images could not be used (what was made is kept for a rerun with a higher limit).
     """
+    if max_failures < 0:
+        raise InputError(f"--max-failures is {max_failures}: give 0 or more.")
+    out = out.resolve()  # a link to a folder could not be renamed onto
     if (finished := _finished(out, job.spec)) is not None:
         return finished
-    staging = out.absolute().parent / ".staging" / job.spec.digest()[:16]
+    staging = out.parent / ".staging" / job.spec.digest()[:16]
     with _locked(staging):
-        receipts = [_make_or_reuse(job, plan, staging, report) for plan in plan_shards(job.spec, job.source)]
-        failures = [failure for receipt in receipts for failure in receipt.failures]
-        _check_failures(failures, staging, max_failures)
-        manifest = Manifest(_plain(job.spec), tuple(receipt.shard for receipt in receipts), len(failures))
-        _publish(manifest, staging, out)
+        try:
+            return _make_and_publish(job, staging, out, max_failures, report)
+        except OSError as error:
+            raise InputError(f"{out} cannot be written ({error.strerror}): mend it, run the same command.") from None
+
+
+def _make_and_publish(job: Job, staging: Path, out: Path, max_failures: int, report: Report) -> Manifest:
+    receipts = [_make_or_reuse(job, plan, staging, report) for plan in plan_shards(job.spec, job.source)]
+    failures = [failure for receipt in receipts for failure in receipt.failures]
+    _check_failures(failures, staging, max_failures)
+    manifest = Manifest(_plain(job.spec), tuple(receipt.shard for receipt in receipts), len(failures))
+    _publish(manifest, staging, out)
     return manifest
 
 
@@ -78,12 +88,11 @@ def _locked(staging: Path) -> Iterator[None]:
 
 def _make_or_reuse(job: Job, plan: ShardPlan, staging: Path, report: Report) -> Receipt:
     receipt_file = staging / "receipts" / f"{plan.name}.json"
-    if receipt_file.exists():
-        receipt = _read_receipt(receipt_file)
-        shard = staging / "shards" / plan.name
-        if shard.is_file() and shard.stat().st_size == receipt.shard.bytes:
-            report(len(plan.indices))
-            return receipt
+    shard = staging / "shards" / plan.name
+    known = _read_receipt(receipt_file)
+    if known and shard.is_file() and shard.stat().st_size == known.shard.bytes:
+        report(len(plan.indices))
+        return known
     receipt = make_shard(job, plan, staging / "shards", report)
     _write_receipt(receipt_file, receipt)
     return receipt
@@ -95,9 +104,13 @@ def _write_receipt(path: Path, receipt: Receipt) -> None:
     temporary.rename(path)
 
 
-def _read_receipt(path: Path) -> Receipt:
-    document = json.loads(path.read_text())
-    return Receipt(ShardEntry(**document["shard"]), tuple(Failure(**failure) for failure in document["failures"]))
+def _read_receipt(path: Path) -> Receipt | None:
+    """Return a shard's receipt, None where there is none or a crash of the machine left it unreadable."""
+    try:
+        document = json.loads(path.read_text())
+        return Receipt(ShardEntry(**document["shard"]), tuple(Failure(**failure) for failure in document["failures"]))
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _check_failures(failures: Sequence[Failure], staging: Path, max_failures: int) -> None:

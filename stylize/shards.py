@@ -19,7 +19,9 @@ from stylize.errors import InputError
 
 FORMAT_VERSION = 1
 CODECS = ("jpg", "png", "webp")
-_MEMBER = re.compile(rf"(?P<key>\d+)\.(?P<role>content|styled\d*|cls|json)(?:\.(?:{'|'.join(CODECS)}))?")
+_IMAGE = rf"(?:content|styled[0-9]*)(?=\.(?:{'|'.join(CODECS)})$)"
+_MEMBER = re.compile(rf"(?P<key>[0-9]+)\.(?P<role>{_IMAGE}|cls$|json$)(?:\.[a-z]+)?")
+_LABEL = re.compile(rb"[0-9]{1,9}")
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def _members(path: Path) -> Iterator[tuple[str, str, Span]]:
         with tarfile.open(path, mode="r:") as tar:
             for member in tar:
                 match = _MEMBER.fullmatch(member.name)
-                if match is None or not member.isreg() or member.issparse():
+                if match is None or not member.isreg() or member.issparse() or member.size < 0:
                     raise InputError(f"{path} holds the foreign member {member.name!r}: do not use this shard.")
                 yield match["key"], match["role"], Span(member.offset_data, member.size)
     except (tarfile.TarError, OSError, ValueError) as error:
@@ -126,8 +128,10 @@ def _locate(path: Path, key: str, members: list[tuple[str, Span]], file: io.Buff
         raise InputError(f"{path}: sample {key} has the members {roles}: it is incomplete, make the shard again.")
     spans = [span for _, span in members]
     label = read_span(file, spans[-2])
-    if not label.isdigit():
-        raise InputError(f"{path}: sample {key} has the label {label!r}, which is not a number: make the shard again.")
+    if not _LABEL.fullmatch(label):
+        raise InputError(
+            f"{path}: sample {key} has the label {label[:40]!r}, which is not a number: make the shard again."
+        )
     return SampleLocation(path, key, int(label), spans[0], tuple(spans[1:-2]), spans[-1])
 
 

@@ -133,11 +133,12 @@ class FolderSource:
     """A folder or zip of class folders, optionally below `train/` and `test/` or `val/`."""
 
     def __init__(self, root: Path, seed: int, test_fraction: float) -> None:
-        self.name = root.name
+        self.name = root.resolve().name
         files = list_pictures(root)
-        self._sizes = _sizes(root, files)
         depth = _common_depth([PurePosixPath(file.name) for file in files])
-        triples = [(*_split_and_class(file, depth, seed, test_fraction), file) for file in files]
+        divided = any(_in_split_folder(_folders(file, depth)) for file in files)
+        triples = [(*_split_and_class(file, depth, divided, seed, test_fraction), file) for file in files]
+        self._sizes = _sizes(root, files)
         self.class_names = tuple(sorted({name for split, name, _ in triples if split == "train"}))
         self._check(root, triples)
         labels = {name: label for label, name in enumerate(self.class_names)}
@@ -202,11 +203,19 @@ def _common_depth(names: Sequence[PurePosixPath]) -> int:
     return depth
 
 
-def _split_and_class(file: PictureFile, depth: int, seed: int, test_fraction: float) -> tuple[str, str]:
-    folders = PurePosixPath(file.name).parts[depth:-1]
-    if not folders:
+def _folders(file: PictureFile, depth: int) -> tuple[str, ...]:
+    return PurePosixPath(file.name).parts[depth:-1]
+
+
+def _in_split_folder(folders: tuple[str, ...]) -> bool:
+    return len(folders) > 1 and folders[0] in _SPLIT_FOLDERS
+
+
+def _split_and_class(file: PictureFile, depth: int, divided: bool, seed: int, test_fraction: float) -> tuple[str, str]:
+    folders = _folders(file, depth)
+    if not folders or (divided and not _in_split_folder(folders)):
         raise InputError(f"{file.root}: the picture {file.name} lies in no class folder: put it into one.")
-    if folders[0] in _SPLIT_FOLDERS and len(folders) > 1:
+    if divided:
         return _SPLIT_FOLDERS[folders[0]], folders[1]
     digest = hashlib.sha256(f"{seed}:{file.name}".encode()).digest()
     held_out = int.from_bytes(digest[:8], "big") < test_fraction * 2**64

@@ -9,7 +9,7 @@ from PIL import Image
 
 from stylize.errors import InputError
 from stylize.patterns import PATTERN_NAMES, draw_pattern
-from stylize.pictures import PictureError, decode_picture, list_pictures
+from stylize.pictures import PictureError, PictureFile, decode_picture, list_pictures
 
 STYLE_SIDE = 256  # short side at which style statistics are taken
 ALL_PATTERNS = "patterns"
@@ -49,7 +49,7 @@ def _load(name: str) -> list[Style]:
     if not path.exists():
         known = ", ".join(PATTERN_NAMES)
         raise InputError(f"There is no style {name!r}: give the path of a picture or folder, or one of {known}.")
-    return [_from_bytes(file.name, file.read()) for file in list_pictures(path)]
+    return [_from_file(file) for file in list_pictures(path)]
 
 
 def _pattern(name: str) -> Style:
@@ -57,14 +57,15 @@ def _pattern(name: str) -> Style:
     return Style(name, hashlib.sha256(picture.tobytes()).hexdigest(), picture)
 
 
-def _from_bytes(name: str, data: bytes) -> Style:
+def _from_file(file: PictureFile) -> Style:
     try:
+        data = file.read()
         picture = decode_picture(data)
     except PictureError as error:
-        raise InputError(f"The style picture {name} {error}: replace or remove it.") from None
+        raise InputError(f"The style picture {file.root / file.name} {error}: replace or remove it.") from None
     scale = STYLE_SIDE / min(picture.size)
     size = (max(STYLE_SIDE, round(picture.width * scale)), max(STYLE_SIDE, round(picture.height * scale)))
-    return Style(name, hashlib.sha256(data).hexdigest(), picture.resize(size, Image.Resampling.BICUBIC))
+    return Style(file.name, hashlib.sha256(data).hexdigest(), picture.resize(size, Image.Resampling.BICUBIC))
 
 
 def style_choice(seed: int, key: str, copies: int, styles: int) -> list[int]:

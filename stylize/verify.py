@@ -31,7 +31,7 @@ def _folder_defects(directory: Path, manifest: Manifest) -> Iterator[str]:
     for name in sorted(present - named - {MANIFEST_NAME, FAILURES_NAME, ".gitignore"}):
         yield f"{name}: not named in the manifest"
     failures = directory / FAILURES_NAME
-    recorded = len(failures.read_text(encoding="utf-8").splitlines()) if failures.is_file() else 0
+    recorded = len(failures.read_bytes().splitlines()) if failures.is_file() else 0
     if recorded != manifest.failures:
         yield f"{FAILURES_NAME}: {recorded} failures recorded, the manifest counts {manifest.failures}"
 
@@ -61,7 +61,7 @@ def _shard_defects(
 
 
 def _sample_defects(manifest: Manifest, split: str, sample: Sample) -> Iterator[str]:
-    copies = manifest.spec["styles_per_image"] if split == "train" else 0
+    copies = manifest.styles_per_image if split == "train" else 0
     if len(sample.styled) != copies:
         yield f"{len(sample.styled)} stylized copies instead of {copies}"
     if sample.label >= len(manifest.class_names):
@@ -74,3 +74,6 @@ def _sample_defects(manifest: Manifest, split: str, sample: Sample) -> Iterator[
             yield f"{name} {error}"
     if len(sizes) > 1:
         yield f"content and copies differ in size: {sorted(sizes)}"
+    side = manifest.spec.get("size")
+    if side is not None and sizes - {(side, side)}:
+        yield f"pictures of {sorted(sizes)} pixels, the manifest says {side} × {side}"

@@ -1,4 +1,4 @@
-"""The whole pipeline on a handful of images, by the real `dvc` in a fresh repository, and its shards through a remote."""
+"""The whole pipeline on a handful of images, by the real `dvc` in a fresh repository, and its shards by a remote."""
 
 import json
 import os

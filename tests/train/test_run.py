@@ -206,7 +206,7 @@ def test_two_processes(make_shard_folder: ShardFolderMaker, tmp_path: Path) -> N
         )
         for rank in "01"
     ]
-    errors = [process.communicate(timeout=120)[1] for process in processes]
+    errors = [process.communicate(timeout=600)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], errors
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == RESULTS
     assert "epoch 1/1" in errors[0]
