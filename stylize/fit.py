@@ -30,15 +30,15 @@ class FitSettings:
 
     reconstruction_steps: int = 400
     reconstruction_side: int = 64
-    style_steps: int = 4000
+    style_steps: int = 1800
     style_side: int = 96
     batch_size: int = 8
-    style_weight: float = 10.0
+    style_weight: float = 4.0
     learning_rate: float = 5e-4
     muon_factor: float = 1.5
     averaging: float = 0.998
     photo_share: float = 0.3
-    pattern_share: float = 0.5
+    pattern_share: float = 0.25
     seed: int = 0
 
     def __post_init__(self) -> None:
