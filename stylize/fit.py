@@ -30,8 +30,8 @@ class FitSettings:
 
     reconstruction_steps: int = 400
     reconstruction_side: int = 64
-    style_steps: int = 1800
-    style_side: int = 96
+    style_steps: int = 2300
+    style_side: int = 80
     batch_size: int = 8
     style_weight: float = 4.0
     learning_rate: float = 5e-4

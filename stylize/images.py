@@ -13,14 +13,19 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can say: equal in
 
 def export_images(source: Source, out: Path) -> int:
     """Write `train/CLASS/INDEX.SUFFIX` and `test/…` into the zip `out` and return the number of images."""
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
+        return _write_zip(source, out)
+    except OSError as error:
+        raise InputError(f"{out} cannot be written ({error.strerror}): give another --out or make room.") from None
+
+
+def _write_zip(source: Source, out: Path) -> int:
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.part")
+    try:
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
             count = sum(_write_image(archive, source, split, i) for split in SPLITS for i in range(source.count(split)))
         temporary.replace(out)
-    except OSError as error:
-        raise InputError(f"{out} cannot be written ({error.strerror}): give another --out or make room.") from None
     finally:
         temporary.unlink(missing_ok=True)
     return count

@@ -102,7 +102,7 @@ def class_folders(tmp_path: Path) -> Path:
 def make_job(engine: Engine, styles: list[Style]) -> JobMaker:
     """Return a function that makes a job of a data folder and options, with the random networks in float32."""
 
-    def make(data: Path, samples_per_shard: int = 1000, **options: object) -> Job:
+    def make(data: Path | str, samples_per_shard: int = 1000, **options: object) -> Job:
         settings = ShardOptions(data=str(data), **options)  # type: ignore[arg-type]
         source = open_source(settings.data, seed=settings.seed, test_fraction=settings.test_fraction)
         spec = make_spec(settings, source, styles, ("encoder", "decoder"), "float32", "cpu")

@@ -41,7 +41,8 @@ def numpy_convolution(image: Array, layer: nn.Conv2d) -> Array:
     weight = layer.weight.double().numpy()
     assert layer.bias is not None
     maps = [correlate(padded, filters, mode="valid")[0] for filters in weight]
-    return np.maximum(np.stack(maps) + layer.bias.double().numpy()[:, None, None], 0)
+    activations: Array = np.maximum(np.stack(maps) + layer.bias.double().numpy()[:, None, None], 0)
+    return activations
 
 
 def test_channel_statistics_are_biased_with_epsilon_under_the_root() -> None:

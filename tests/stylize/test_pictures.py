@@ -202,7 +202,7 @@ def test_a_damaged_zip_is_named(tmp_path: Path) -> None:
         archive.writestr("a.png", b"x")
     data = path.read_bytes()
     path.write_bytes(data.replace(b"PK\x01\x02", b"PK\xff\xff"))
-    with pytest.raises(InputError, match="The zip .* cannot be read"):
+    with pytest.raises(InputError, match=r"The zip .* cannot be read"):
         list_pictures(path)
 
 

@@ -95,6 +95,7 @@ def test_a_shard_without_samples_is_read_as_such(tmp_path: Path) -> None:
     assert list(read_shard(tmp_path / "a.tar")) == []
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")  # its own
 @pytest.mark.parametrize("copies", [1, 3])
 def test_webdataset_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copies: int) -> None:
     monkeypatch.setenv("WDS_SECURE", "1")
@@ -138,16 +139,16 @@ def test_foreign_members_are_refused(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE])
 def test_members_that_are_no_files_are_refused(tmp_path: Path, kind: bytes) -> None:
     path = write_tar(tmp_path / "a.tar", [(special("00000000.content.jpg", kind), b""), *entries()[1:]])
-    with pytest.raises(InputError, match="foreign member '00000000.content.jpg'"):
+    with pytest.raises(InputError, match=r"foreign member '00000000\.content\.jpg'"):
         list(read_shard(path))
 
 
-def test_a_negative_size_is_refused(tmp_path: Path) -> None:
-    header = tarfile.TarInfo("00000000.content.jpg")
-    header.size = -BLOCK
+def test_a_member_that_leads_back_to_itself_is_refused(tmp_path: Path) -> None:
+    first, second = tarfile.TarInfo("00000000.content.jpg"), tarfile.TarInfo("00000000.styled.jpg")
+    second.size = -BLOCK
     path = tmp_path / "a.tar"
-    path.write_bytes(header.tobuf(tarfile.GNU_FORMAT) + bytes(2 * BLOCK))
-    with pytest.raises(InputError):
+    path.write_bytes(first.tobuf() + second.tobuf(tarfile.GNU_FORMAT) + bytes(2 * BLOCK))
+    with pytest.raises(InputError, match=r"foreign member|cannot be read"):
         list(read_shard(path))
 
 

@@ -95,12 +95,6 @@ def test_decoder_round_trip_keeps_half_precision_and_the_recipe(decoder_file: Pa
     assert read_recipe(decoder_file) == {"steps": 3}
 
 
-def test_saved_decoder_does_not_depend_on_when_it_is_saved(decoder_file: Path, decoder: Decoder) -> None:
-    first = decoder_file.read_bytes()
-    save_decoder(decoder_file, decoder, ENCODER_SHA256, {"steps": 3})
-    assert decoder_file.read_bytes() == first
-
-
 def test_decoder_of_another_encoder_is_refused(decoder_file: Path) -> None:
     with pytest.raises(InputError, match="belongs to encoder abababababab, not to cdcdcdcdcdcd"):
         load_decoder(decoder_file, "cd" * 32)

@@ -1,0 +1,79 @@
+import copy
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from stylize.engine import Engine, Pixels
+from stylize.errors import InputError
+from stylize.networks import Decoder, Encoder, Stylizer
+from stylize.styles import Style
+
+Noise = Callable[..., Pixels]
+
+
+def difference(first: Pixels, second: Pixels) -> int:
+    return int(np.abs(first.astype(int) - second.astype(int)).max())
+
+
+def test_a_batch_is_its_pictures_one_by_one(engine: Engine, noise: Noise, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = np.stack([noise(seed, 16, 24) for seed in range(5)])
+    choice = [0, 2, 1, 1, 0]
+    single = [engine.stylize(pictures[i : i + 1], choice[i : i + 1], 0.7) for i in range(5)]
+    whole = engine.stylize(pictures, choice, 0.7)
+    monkeypatch.setattr("stylize.engine.BATCH_PIXELS", 2 * 16 * 24)
+    split = engine.stylize(pictures, choice, 0.7)
+    assert whole.shape == pictures.shape
+    assert max(difference(whole, np.concatenate(single)), difference(whole, split)) <= 1
+
+
+def test_it_is_the_networks_output_rounded(
+    engine: Engine, encoder: Encoder, decoder: Decoder, styles: list[Style], noise: Noise
+) -> None:
+    stylizer = Stylizer(encoder, decoder)
+    content = torch.from_numpy(noise(0, 17, 20).copy()).permute(2, 0, 1)[None] / 255
+    style = torch.from_numpy(np.array(styles[1].picture)).permute(2, 0, 1)[None] / 255
+    output = stylizer(content, *stylizer.style_statistics(style), 0.5)[0].permute(1, 2, 0).numpy()
+    found = engine.stylize(noise(0, 17, 20)[None], [1], 0.5)[0]
+    assert difference(found, np.round(output * 255).astype(np.uint8)) <= 1
+
+
+def test_styles_and_alpha_matter(engine: Engine, noise: Noise) -> None:
+    pictures = np.repeat(noise(0, 16, 16)[None], 3, axis=0)
+    first, second, third = engine.stylize(pictures, [0, 1, 2], 1.0)
+    assert min(difference(first, second), difference(second, third), difference(first, third)) > 5
+    plain = engine.stylize(pictures, [0, 1, 2], 0.0)
+    assert max(difference(plain[0], plain[1]), difference(plain[1], plain[2])) <= 1
+    assert difference(plain[0], first) > 5
+
+
+@pytest.mark.parametrize("work_size", [16, 40])
+def test_work_size_keeps_the_shape(engine: Engine, noise: Noise, work_size: int) -> None:
+    pictures = noise(0, 20, 31)[None]
+    found = engine.stylize(pictures, [0], 1.0, work_size)
+    assert found.shape == pictures.shape
+    assert difference(found, engine.stylize(pictures, [0], 1.0)) > 1
+
+
+def test_engines_do_not_change_the_networks_that_they_are_given(
+    encoder: Encoder, decoder: Decoder, styles: list[Style]
+) -> None:
+    engine = Engine(encoder, decoder, styles[:1], "bfloat16")
+    assert engine.dtype_name == "bfloat16"
+    kept = {parameter.dtype for network in (encoder, decoder) for parameter in network.parameters()}
+    assert kept == {torch.float32}
+
+
+def test_unknown_types_are_named(encoder: Encoder, decoder: Decoder, styles: list[Style]) -> None:
+    with pytest.raises(InputError, match="--dtype is 'int8': give auto or one of float32, bfloat16, float16"):
+        Engine(encoder, decoder, styles, "int8")
+
+
+def test_output_that_is_not_finite_is_an_error(
+    encoder: Encoder, decoder: Decoder, styles: list[Style], noise: Noise
+) -> None:
+    broken = copy.deepcopy(decoder)
+    broken.convolutions[4].weight.data[0, 0, 0, 0] = float("nan")
+    with pytest.raises(InputError, match="stylized pictures are not finite"):
+        Engine(encoder, broken, styles[:1], "float32").stylize(noise(0, 16, 16)[None], [0], 1.0)
