@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from stylize.fit import FitSettings, fit_decoder
-from stylize.fit_data import open_pool
+from stylize.fit import fit_decoder
+from stylize.fit_data import FitSettings, open_pool
 from stylize.weights import embedded_encoder
 
 LINE_STEPS = 25

@@ -3,9 +3,9 @@
 import copy
 import json
 import os
-import time
+import pickle
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,43 +15,13 @@ from torch.utils.data import DataLoader
 
 from stylize.devices import best_device, best_dtype
 from stylize.errors import InputError
-from stylize.fit_data import CropBatches, CropSettings, Pool
+from stylize.fit_data import CropBatches, FitSettings, Pool
 from stylize.fit_losses import initialise_from_encoder, reconstruction_loss, style_transfer_losses
 from stylize.networks import Decoder, Encoder
 from stylize.weights import LoadedEncoder, save_decoder
 
 CHECKPOINT_STEPS = 50
 Report = Callable[[str, int, int, dict[str, float]], None]
-
-
-@dataclass(frozen=True)
-class FitSettings:
-    """A recipe: steps and crop sides (pixels) of the two phases, loss weights, optimiser and shares of styles."""
-
-    reconstruction_steps: int = 400
-    reconstruction_side: int = 64
-    style_steps: int = 2300
-    style_side: int = 80
-    batch_size: int = 8
-    style_weight: float = 4.0
-    learning_rate: float = 5e-4
-    muon_factor: float = 1.5
-    averaging: float = 0.998
-    photo_share: float = 0.3
-    pattern_share: float = 0.25
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("reconstruction_side", "style_side"):
-            if getattr(self, name) % 8 or getattr(self, name) < 16:
-                raise InputError(f"{name} is {getattr(self, name)}: give a multiple of 8, at least 16.")
-        if min(self.style_steps, self.batch_size) < 1:
-            raise InputError("Steps and batch size of a decoder's training must be at least 1.")
-
-    def crops(self, phase: str) -> CropSettings:
-        """Return how a phase's batches are drawn."""
-        side = self.style_side if phase == "style" else self.reconstruction_side
-        return CropSettings(side, self.batch_size, self.photo_share, self.pattern_share, self.seed)
 
 
 class DecoderFit:
@@ -177,10 +147,22 @@ class DecoderFit:
 def _write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
         temporary.replace(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror}): give another --output or make room.") from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = torch.load(path, weights_only=True)
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"The unfinished training {path} is damaged ({reason}): delete it to start again.") from None
+    return state
 
 
 def fit_decoder(pool: Pool, output: Path, encoder: LoadedEncoder, settings: FitSettings, report: Report) -> None:
@@ -188,15 +170,13 @@ def fit_decoder(pool: Pool, output: Path, encoder: LoadedEncoder, settings: FitS
     fit = DecoderFit(settings, pool, encoder)
     state_file = output.with_name(output.name + ".state")
     if state_file.exists():
-        fit.restore(torch.load(state_file, weights_only=True))
-    started = time.monotonic()
+        fit.restore(_read_state(state_file))
     fit.run(lambda: _write_atomically(state_file, lambda path: torch.save(fit.state(), path)), report)
     recipe = asdict(settings) | {
         "contents": len(pool.content),
         "styles": [file.stem for file in pool.styles],
         "patterns": list(pool.patterns),
         "torch": torch.__version__,
-        "last_session_seconds": round(time.monotonic() - started),
     }
     _write_atomically(output, lambda path: save_decoder(path, fit.averaged, encoder.sha256, recipe))
     state_file.unlink(missing_ok=True)

@@ -64,6 +64,36 @@ class CropSettings:
     seed: int
 
 
+@dataclass(frozen=True)
+class FitSettings:
+    """A recipe: steps and crop sides (pixels) of the two phases, loss weights, optimiser and shares of styles."""
+
+    reconstruction_steps: int = 400
+    reconstruction_side: int = 64
+    style_steps: int = 2300
+    style_side: int = 80
+    batch_size: int = 8
+    style_weight: float = 4.0
+    learning_rate: float = 5e-4
+    muon_factor: float = 1.5
+    averaging: float = 0.998
+    photo_share: float = 0.3
+    pattern_share: float = 0.25
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("reconstruction_side", "style_side"):
+            if getattr(self, name) % 8 or getattr(self, name) < 16:
+                raise InputError(f"{name} is {getattr(self, name)}: give a multiple of 8, at least 16.")
+        if min(self.style_steps, self.batch_size) < 1:
+            raise InputError("Steps and batch size of a decoder's training must be at least 1.")
+
+    def crops(self, phase: str) -> CropSettings:
+        """Return how a phase's batches are drawn."""
+        side = self.style_side if phase == "style" else self.reconstruction_side
+        return CropSettings(side, self.batch_size, self.photo_share, self.pattern_share, self.seed)
+
+
 class CropBatches(Dataset[tuple[Tensor, Tensor]]):
     """Item i is step i's (content, style) crops, each uint8 (B, 3, side, side), the same in every run."""
 

@@ -5,8 +5,9 @@ import zipfile
 from pathlib import Path
 
 from stylize.errors import InputError
+from stylize.folder_source import SPLITS
 from stylize.pictures import PictureError
-from stylize.sources import SPLITS, Source
+from stylize.sources import Source
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can say: equal inputs give equal bytes
 

@@ -11,9 +11,10 @@ import torch
 
 from stylize.engine import BATCH_PIXELS
 from stylize.errors import InputError
+from stylize.folder_source import SPLITS
 from stylize.networks import MIN_SIDE
 from stylize.shards import CODECS
-from stylize.sources import SPLITS, Source
+from stylize.sources import Source
 from stylize.styles import Style
 
 SAMPLES_PER_SHARD = 1000

@@ -9,8 +9,8 @@ from PIL import Image
 
 from stylize.engine import Pixels
 from stylize.errors import InputError
-from stylize.fit import FitSettings, fit_decoder
-from stylize.fit_data import CropBatches, CropSettings, Pool, is_held_out, open_pool
+from stylize.fit import fit_decoder
+from stylize.fit_data import CropBatches, CropSettings, FitSettings, Pool, is_held_out, open_pool
 from stylize.fit_losses import initialise_from_encoder, reconstruction_loss, style_transfer_losses
 from stylize.networks import Decoder, Encoder
 from stylize.weights import LoadedEncoder, load_decoder, read_recipe
