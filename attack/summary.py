@@ -97,7 +97,7 @@ def group_results(results: Sequence[Result]) -> list[Group]:
     found: dict[tuple[str, str], list[Result]] = {}
     for result in results:
         alone = len(manifests[result.shards_name]) == 1  # else folders of one name hold different shards
-        shards = result.shards_name if alone else str(result.document["shards"]["path"])
+        shards = result.shards_name if alone else f"{result.shards_name} {result.shards_sha256[:8]}"
         found.setdefault((result.arch, shards), []).append(result)
     return [Group(arch, shards, _label(members)) for (arch, shards), members in sorted(found.items())]
 

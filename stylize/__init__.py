@@ -12,11 +12,12 @@ from stylize.sources import Source, open_source
 from stylize.spec import ShardOptions, Spec
 from stylize.styles import Style, load_styles
 from stylize.verify import verify_shards
-from stylize.weights import LoadedEncoder, embedded_encoder, load_decoder, save_decoder
+from stylize.weights import LoadedEncoder, default_decoder_file, embedded_encoder, load_decoder, save_decoder
 
 __all__ = [
     "Decoder", "Encoder", "Engine", "InputError", "Job", "LoadedEncoder", "Manifest", "Sample", "ShardEntry",
     "ShardOptions", "Source", "Spec", "Style", "Stylizer", "adain", "channel_statistics", "contact_sheet",
+    "default_decoder_file",
     "embedded_encoder", "load_decoder", "load_styles", "make_shards", "open_job", "open_source", "read_manifest",
     "read_shard", "save_decoder", "shard_sheet", "style_sheet", "verify_shards", "write_shard",
 ]  # fmt: skip

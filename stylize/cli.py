@@ -30,14 +30,14 @@ default = ShardOptions()
 
 STYLE_HELP = "Picture, folder, zip or built-in style; repeat for more; `patterns` for all built-in ones."
 DATA_HELP = "shapes, cifar10, cifar100, or a folder or zip of class folders."
-DEFAULT_OUT = Path("data/shards")
+SHARDS = Path("data/shards")
 
 
 @app.command()
 def shards(
     style: Annotated[list[str], typer.Option(help=STYLE_HELP)] = list(default.style),  # noqa: B006
     data: Annotated[str, typer.Option(help=DATA_HELP)] = default.data,
-    out: Annotated[Path, typer.Option(help="Folder to make.")] = DEFAULT_OUT,
+    out: Annotated[Path | None, typer.Option(help="Folder to make; data/shards/STYLE if not given.")] = None,
     size: Annotated[int | None, typer.Option(help="Scale and crop to N × N pixels; else the images' own size.")] = None,
     work_size: Annotated[int | None, typer.Option(help="Short side while stylizing, if not --size.")] = None,
     alpha: Annotated[float, typer.Option(help="0 keeps the content's style, 1 takes the style's.")] = default.alpha,
@@ -61,6 +61,7 @@ def shards(
             codec=codec, quality=quality, dtype=dtype, decoder=decoder,
         )
     )  # fmt: skip
+    out = out or SHARDS / "-".join(Path(name).stem for name in style)
     side = work_size or size or 0
     flops = stylization_flops(side, side) * styles_per_image
     with images_progress(console, "Stylizing", sum(job.spec.counts.values()), flops) as report:

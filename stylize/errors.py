@@ -2,14 +2,26 @@
 
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
+from typing import TypeVar
+
+T = TypeVar("T")
 
 INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended
 
 
 class InputError(Exception):
     """What was wrong, where, and what to do, in one sentence; command lines exit with code 2."""
+
+
+def plain_errors(batches: Iterable[T]) -> Iterator[T]:
+    """Yield a data loader's batches; a worker's `InputError` loses the traceback that the loader writes around it."""
+    try:
+        yield from batches
+    except InputError as error:
+        last_line = str(error).rstrip().splitlines()[-1]
+        raise InputError(last_line.removeprefix("stylize.errors.InputError: ")) from None
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from stylize.devices import best_device, best_dtype
-from stylize.errors import InputError
+from stylize.errors import InputError, plain_errors
 from stylize.fit_data import CropBatches, FitSettings, Pool
 from stylize.fit_losses import initialise_from_encoder, reconstruction_loss, style_transfer_losses
 from stylize.networks import Decoder, Encoder
@@ -22,6 +22,12 @@ from stylize.weights import LoadedEncoder, save_decoder
 
 CHECKPOINT_STEPS = 50
 Report = Callable[[str, int, int, dict[str, float]], None]
+
+
+def _identity(settings: FitSettings, pool: Pool, encoder: LoadedEncoder) -> str:
+    """Return what a training must agree in with the one that it goes on with: settings, pictures and encoder."""
+    pictures = [[file.name for file in files] for files in (pool.content, pool.styles)]
+    return json.dumps([asdict(settings), pictures, pool.patterns, encoder.sha256])
 
 
 class DecoderFit:
@@ -32,6 +38,7 @@ class DecoderFit:
         self.pool = pool
         self.device = best_device()
         self.dtype = best_dtype(self.device)
+        self.identity = _identity(settings, pool, encoder)
         self.encoder: Encoder = copy.deepcopy(encoder.network)
         self.encoder.to(self.device, self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.decoder = Decoder().to(self.device)
@@ -106,7 +113,8 @@ class DecoderFit:
         """Go on with the present phase to its end, saving regularly."""
         batches = CropBatches(self.pool, self.settings.crops(self.phase))
         todo: Any = range(self.step, self.steps)
-        for content, style in DataLoader(batches, batch_size=None, sampler=todo, num_workers=1):
+        loader = DataLoader(batches, batch_size=None, sampler=todo, num_workers=1)
+        for content, style in plain_errors(loader):
             losses = self.train_step(content, style)
             report(self.phase, self.step, self.steps, losses)
             if self.step % CHECKPOINT_STEPS == 0:
@@ -124,7 +132,7 @@ class DecoderFit:
     def state(self) -> dict[str, Any]:
         """Return everything that resuming needs."""
         return {
-            "settings": json.dumps(asdict(self.settings)),
+            "identity": self.identity,
             "phase": self.phase,
             "step": self.step,
             "decoder": self.decoder.state_dict(),
@@ -134,7 +142,7 @@ class DecoderFit:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from `state()`; raise `InputError` where it was made with other settings."""
-        if state["settings"] != json.dumps(asdict(self.settings)):
+        if state.get("identity") != self.identity:
             raise InputError("The unfinished training beside the output has other settings: repeat them or delete it.")
         self.phase, self.step = state["phase"], state["step"]
         self.decoder.load_state_dict(state["decoder"])

@@ -21,7 +21,8 @@ from stylize.spec import ShardOptions, ShardPlan, Spec, make_spec
 from stylize.styles import load_styles, style_choice
 from stylize.weights import default_decoder_file, embedded_encoder, load_decoder
 
-CHUNK = 256  # images in memory at a time
+CHUNK_IMAGES = 256  # at most so many images in memory at a time,
+CHUNK_VALUES = 128_000_000  # and about so many pixel values, copies included
 Report = Callable[[int], None]
 
 
@@ -92,13 +93,25 @@ class _Image:
 
 def shard_samples(job: Job, plan: ShardPlan, failures: list[Failure], report: Report) -> Iterator[Sample]:
     """Yield a shard's samples in their order; unusable images are appended to `failures` instead."""
-    for start in range(0, len(plan.indices), CHUNK):
-        indices = plan.indices[start : start + CHUNK]
-        images = list(_read_images(job, plan.split, indices, failures))
-        styled = _stylize(job, images) if plan.split == "train" else {}
-        for image in images:
+    images = _read_images(job, plan.split, plan.indices, failures)
+    finished = 0
+    while chunk := _take_chunk(images, job.spec.styles_per_image):
+        styled = _stylize(job, chunk) if plan.split == "train" else {}
+        for image in chunk:
             yield _sample(job, plan.split, image, styled.get(image.index, []))
-        report(len(indices))
+        report(len(chunk))
+        finished += len(chunk)
+    report(len(plan.indices) - finished)  # those that failed
+
+
+def _take_chunk(images: Iterator[_Image], copies: int) -> list[_Image]:
+    """Take the next images up to what memory should hold."""
+    chunk: list[_Image] = []
+    values = 0
+    while len(chunk) < CHUNK_IMAGES and values < CHUNK_VALUES and (image := next(images, None)) is not None:
+        chunk.append(image)
+        values += image.pixels.size * (1 + copies)
+    return chunk
 
 
 def _read_images(job: Job, split: str, indices: Iterable[int], failures: list[Failure]) -> Iterator[_Image]:

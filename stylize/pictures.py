@@ -63,6 +63,8 @@ def list_pictures(root: Path) -> list[PictureFile]:
         names = sorted(_walk(root))
     elif zipfile.is_zipfile(root):
         names = sorted(_zip_names(root))
+    elif root.suffix.lower() == ".zip":
+        raise InputError(f"{root} is not a whole zip: fetch or make it again.")
     else:
         return [PictureFile(root.parent, root.name)]
     pictures = [PictureFile(root, name) for name in names if _is_picture(PurePosixPath(name))]

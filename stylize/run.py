@@ -21,7 +21,8 @@ def make_shards(job: Job, out: Path, max_failures: int = 0, report: Report = lam
     """Make a job's shards in the folder `out` and return their manifest; a finished folder is left as it is.
 
     Work in progress lies in a hidden folder beside `out`, named by the specification's hash: the same call goes on
-    where an interrupted one stopped, and another job never mixes with it. `report` receives numbers of finished images.
+    where an interrupted one stopped, tries images that failed again, and never mixes with another job.
+    `report` receives numbers of finished images.
 
     Raises:
         InputError: `out` holds something else or cannot be written, another run is at work, or more than
@@ -31,6 +32,8 @@ def make_shards(job: Job, out: Path, max_failures: int = 0, report: Report = lam
         raise InputError(f"--max-failures is {max_failures}: give 0 or more.")
     out = out.resolve()  # a link to a folder could not be renamed onto
     if (finished := _finished(out, job.spec)) is not None:
+        if finished.failures > max_failures:
+            raise InputError(f"{out} lacks {finished.failures} images, see {FAILURES_NAME}: raise --max-failures.")
         return finished
     staging = out.parent / ".staging" / job.spec.digest()[:16]
     with _locked(staging):
@@ -90,7 +93,7 @@ def _make_or_reuse(job: Job, plan: ShardPlan, staging: Path, report: Report) -> 
     receipt_file = staging / "receipts" / f"{plan.name}.json"
     shard = staging / "shards" / plan.name
     known = _read_receipt(receipt_file)
-    if known and shard.is_file() and shard.stat().st_size == known.shard.bytes:
+    if known and not known.failures and shard.is_file() and shard.stat().st_size == known.shard.bytes:
         report(len(plan.indices))
         return known
     receipt = make_shard(job, plan, staging / "shards", report)

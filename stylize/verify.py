@@ -66,6 +66,8 @@ def _sample_defects(manifest: Manifest, split: str, sample: Sample) -> Iterator[
         yield f"{len(sample.styled)} stylized copies instead of {copies}"
     if sample.label >= len(manifest.class_names):
         yield f"label {sample.label}, but there are {len(manifest.class_names)} classes"
+    if split == "train":
+        yield from _style_defects(manifest, sample)
     sizes = set()
     for name, data in [("content", sample.content), *((f"copy {k}", data) for k, data in enumerate(sample.styled))]:
         try:
@@ -77,3 +79,12 @@ def _sample_defects(manifest: Manifest, split: str, sample: Sample) -> Iterator[
     side = manifest.spec.get("size")
     if side is not None and sizes - {(side, side)}:
         yield f"pictures of {sorted(sizes)} pixels, the manifest says {side} × {side}"
+
+
+def _style_defects(manifest: Manifest, sample: Sample) -> Iterator[str]:
+    alpha, styles = sample.metadata.get("alpha"), sample.metadata.get("styles")
+    if alpha != manifest.spec.get("alpha"):
+        yield f"alpha {alpha}, the manifest says {manifest.spec.get('alpha')}"
+    known = {style["name"] for style in manifest.spec.get("styles", [])}
+    if not isinstance(styles, list) or set(styles) - known:
+        yield f"the styles {styles}, not all of which the manifest names"

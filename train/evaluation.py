@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from stylize.errors import InputError
+from stylize.errors import InputError, plain_errors
 from train.augmentation import ImagePreset, image_preset
-from train.loading import EvaluationImages, evaluation_loader, plain_errors, to_pixels
+from train.loading import EvaluationImages, evaluation_loader, to_pixels
 from train.pairs import PairDataset
 
 

@@ -2,13 +2,12 @@
 
 import multiprocessing
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from stylize.errors import InputError
 from train.augmentation import ImagePreset
 from train.order import EpochBatches, hashed
 from train.pairs import PairDataset
@@ -67,7 +66,13 @@ def training_loader(pairs: TrainingPairs, batches: EpochBatches, workers: int, p
 
 def evaluation_loader(images: EvaluationImages, batch_size: int, workers: int) -> Iterable[Batch]:
     """Return a loader of uint8 (B, 3, size, size) and labels (B,) in the order of the samples."""
-    return DataLoader(images, batch_size, num_workers=workers, multiprocessing_context=_process_context(workers))
+    return DataLoader(
+        images,
+        batch_size,
+        num_workers=workers,
+        worker_init_fn=_leave_interrupts_to_parent,
+        multiprocessing_context=_process_context(workers),
+    )
 
 
 def _leave_interrupts_to_parent(worker: int) -> None:
@@ -84,15 +89,6 @@ def _process_context(workers: int) -> multiprocessing.context.BaseContext | None
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["train.loading"])  # imports torch once, not once per worker
     return context
-
-
-def plain_errors(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """Yield the batches; an `InputError` of a worker loses the traceback that the loader writes around it."""
-    try:
-        yield from batches
-    except InputError as error:
-        last_line = str(error).rstrip().splitlines()[-1]
-        raise InputError(last_line.removeprefix("stylize.errors.InputError: ")) from None
 
 
 def to_pixels(images: Tensor, device: torch.device) -> Tensor:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from stylize.errors import InputError
+from stylize.errors import InputError, plain_errors
 from train.config import TrainConfig
 from train.distributed import World
-from train.loading import Batch, plain_errors, to_pixels
+from train.loading import Batch, to_pixels
 from train.methods import METHODS
 from train.models import ARCHITECTURES
 from train.order import hashed

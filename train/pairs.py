@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from stylize.errors import InputError
 from stylize.manifest import Manifest, ShardEntry, read_manifest
-from stylize.shards import SampleLocation, Span, index_shard, open_shard, read_span
+from stylize.shards import SampleLocation, Span, file_sha256, index_shard, open_shard, read_span
 
 _FORMATS = ("JPEG", "PNG", "WEBP")
 
@@ -42,6 +42,8 @@ class PairDataset(Dataset[tuple[Tensor, int]]):
         self._shards = np.repeat(np.arange(len(indexed)), [len(shard) for shard in indexed])
 
     def _index(self, path: Path, entry: ShardEntry, manifest: Manifest) -> list[SampleLocation]:
+        if not path.is_file() or file_sha256(path) != entry.sha256:
+            raise InputError(f"Shard {path} is missing or differs from its manifest: fetch or make it again.")
         locations = list(index_shard(path))
         if len(locations) != entry.samples:
             raise InputError(

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from stylize.errors import InputError
+from stylize.errors import InputError, plain_errors
 from train import PairDataset, image_preset
-from train.loading import TrainingPairs, plain_errors, training_loader
+from train.loading import TrainingPairs, training_loader
 from train.order import EpochBatches
 
 ShardFolderMaker = Callable[..., Path]
