@@ -101,7 +101,8 @@ def shard_samples(job: Job, plan: ShardPlan, failures: list[Failure], report: Re
             yield _sample(job, plan.split, image, styled.get(image.index, []))
         report(len(chunk))
         finished += len(chunk)
-    report(len(plan.indices) - finished)  # those that failed
+    if failed := len(plan.indices) - finished:
+        report(failed)
 
 
 def _take_chunk(images: Iterator[_Image], copies: int) -> list[_Image]:

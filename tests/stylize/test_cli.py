@@ -59,7 +59,7 @@ def test_shards_verify_info_and_preview(run: Run, tmp_path: Path, class_folders:
 def test_shapes_are_the_default_data(run: Run) -> None:
     code, _, _ = run("shards", "--style", "dots", "--size", 16, "--limit", 1, "--dtype", "float32")
     assert code == 0
-    assert read_manifest(Path("data/shards")).class_names == list(CLASS_NAMES)
+    assert read_manifest(Path("data/shards/dots")).class_names == list(CLASS_NAMES)
 
 
 def test_images(run: Run, class_folders: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from PIL import Image
 from stylize.engine import Pixels
 from stylize.errors import InputError
 from stylize.job import Job, open_job
-from stylize.manifest import read_manifest
+from stylize.manifest import read_manifest, write_manifest
 from stylize.run import make_shards
 from stylize.shards import Sample, read_shard
 from stylize.spec import ShardOptions
@@ -288,3 +289,21 @@ def test_alpha_0_ignores_the_style(make_job: JobMaker, class_folders: Path, tmp_
         copies = [pixels(data).astype(int) for data in sample.styled]
         reconstructed = job.engine.stylize(pixels(sample.content)[None], [0], 0.0)[0].astype(int)
         assert max(np.abs(copy - reconstructed).max() for copy in copies) <= 1
+
+
+def test_a_mended_image_is_tried_again(make_job: JobMaker, class_folders: Path, tmp_path: Path) -> None:
+    picture = class_folders / "train/cat/000.png"
+    whole = picture.read_bytes()
+    picture.write_bytes(bytes(len(whole)))  # of the same size: the folder's fingerprint does not tell
+    with pytest.raises(InputError, match="1 images could not be used"):
+        make_shards(make_job(class_folders), tmp_path / "out")
+    picture.write_bytes(whole)
+    assert make_shards(make_job(class_folders), tmp_path / "out").failures == 0
+
+
+def test_a_finished_folder_with_failures_needs_to_be_accepted_again(finished_job: Job, copied: Path) -> None:
+    manifest = read_manifest(copied)
+    write_manifest(copied, replace(manifest, failures=2))
+    with pytest.raises(InputError, match="lacks 2 images"):
+        make_shards(finished_job, copied)
+    assert make_shards(finished_job, copied, max_failures=2).failures == 2

@@ -14,7 +14,9 @@ from stylize.networks import Decoder, Encoder
 from stylize.normalise import measure_mean_activations
 from stylize.weights import (
     CAFFE_MEAN_BGR,
+    SHIPPED_SHA256,
     caffe_convolutions,
+    default_decoder_file,
     embedded_encoder,
     fold_caffe_preprocessing,
     load_decoder,
@@ -134,3 +136,9 @@ def test_other_tensors_missing_file_and_folder_are_refused(tmp_path: Path) -> No
     for name in ("other.safetensors", "absent.safetensors", "."):
         with pytest.raises(InputError, match="is not a decoder"):
             load_decoder(tmp_path / name, ENCODER_SHA256)
+
+
+def test_a_damaged_shipped_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SHIPPED_SHA256, "decoder.safetensors", "0" * 64)
+    with pytest.raises(InputError, match="damaged: reinstall"):
+        default_decoder_file()

@@ -2,6 +2,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ import torch
 from PIL import Image
 
 from stylize.errors import InputError
-from stylize.manifest import MANIFEST_NAME, read_manifest
-from stylize.shards import Sample, read_shard, write_shard
+from stylize.manifest import MANIFEST_NAME, read_manifest, write_manifest
+from stylize.shards import Sample, file_sha256, read_shard, write_shard
 from train import PairDataset
 
 ShardFolderMaker = Callable[..., Path]
@@ -54,11 +55,25 @@ def test_other_colour_modes_become_rgb(make_shard_folder: ShardFolderMaker, mode
 
 
 def _rewrite(shards: Path, **changes: Any) -> None:
-    """Replace the first shard's samples by three copies with the given changes; the manifest stays as it was."""
+    """Replace the first shard's samples by three copies with the given changes, and its hash in the manifest."""
     path = shards / "train-000000.tar"
     first = next(iter(read_shard(path)))
     fields: dict[str, Any] = {"content": first.content, "styled": first.styled, "label": 0, **changes}
     write_shard(path, [Sample(f"{i:08d}", metadata={}, **fields) for i in range(3)], "png")
+    _renew_hash(shards)
+
+
+def _renew_hash(shards: Path) -> None:
+    manifest = read_manifest(shards)
+    first = replace(manifest.shards[0], sha256=file_sha256(shards / "train-000000.tar"))
+    write_manifest(shards, replace(manifest, shards=(first, *manifest.shards[1:])))
+
+
+def _flip_a_bit(shards: Path) -> None:
+    path = shards / "train-000000.tar"
+    payload = bytearray(path.read_bytes())
+    payload[700] ^= 1  # inside the first picture, after its 512-byte header
+    path.write_bytes(payload)
 
 
 def _missing(shards: Path) -> None:
@@ -72,6 +87,7 @@ def _no_folder(shards: Path) -> None:
 def _cut_at_member(shards: Path) -> None:
     path = shards / "train-000000.tar"
     write_shard(path, list(read_shard(path))[:2], "png")
+    _renew_hash(shards)
 
 
 def _changed_spec(**changes: object) -> Callable[[Path], None]:
@@ -88,7 +104,8 @@ def _changed_spec(**changes: object) -> Callable[[Path], None]:
     ("damage", "message"),
     [
         (_no_folder, "not a finished shard folder"),
-        (_missing, "cannot be opened"),
+        (_missing, "missing or differs from its manifest"),
+        (_flip_a_bit, "missing or differs from its manifest"),
         (_cut_at_member, "holds 2 samples, not the 3"),
         (_changed_spec(styles_per_image=2), "has 1 stylized copies, not the 2"),
         (_changed_spec(class_names=["one"]), "label 1, but the manifest names only 1"),
