@@ -1,37 +1,48 @@
 """The command `stylize fit-decoder`."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from stylize.errors import InputError
 from stylize.fit import fit_decoder
-from stylize.fit_data import FitSettings, open_pool
+from stylize.fit_data import PRESETS, FitSettings, Phase, open_pool
 from stylize.weights import embedded_encoder
 
 LINE_STEPS = 25
 
 
 class FitProgress:
-    """Prints the losses, the pace and the time left every 25 steps."""
+    """Prints the mean losses, the pace and the time left in the phase, every 25 steps."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.phase = ""
+        self.phase: Phase | None = None
         self.first_step = 0
         self.started = 0.0
+        self.losses: list[dict[str, float]] = []
 
-    def __call__(self, phase: str, step: int, total: int, losses: dict[str, float]) -> None:
+    def __call__(self, phase: Phase, step: int, losses: dict[str, float]) -> None:
         """Receive a step's losses."""
         if phase != self.phase:
             self.phase, self.first_step, self.started = phase, step, time.monotonic()
-        if step % LINE_STEPS == 0 or step == total:
-            pace = (time.monotonic() - self.started) / max(step - self.first_step, 1)
-            text = " ".join(f"{name} {value:.4f}" for name, value in losses.items())
-            left = pace * (total - step) / 60
-            self.console.print(f"{phase} {step}/{total}: {text}, {pace:.2f} s/step, {left:.0f} min left")
+            self.losses.clear()
+        self.losses.append(losses)
+        if step % LINE_STEPS == 0 or step == phase.steps:
+            self._print(phase, step)
+            self.losses.clear()
+
+    def _print(self, phase: Phase, step: int) -> None:
+        pace = (time.monotonic() - self.started) / max(step - self.first_step, 1)
+        means = {name: sum(losses[name] for losses in self.losses) / len(self.losses) for name in self.losses[0]}
+        text = " ".join(f"{name} {value:.4f}" for name, value in means.items())
+        left = pace * (phase.steps - step) / 60
+        name = f"{phase.loss} at {phase.side} px"
+        self.console.print(f"{name} {step}/{phase.steps}: {text}, {pace:.2f} s/step, {left:.0f} min left")
 
 
 def fit_decoder_command(
@@ -40,13 +51,14 @@ def fit_decoder_command(
     output: Annotated[Path, typer.Option("--output", "-o", help="The safetensors file to write.")],
     hold_out: Annotated[list[str], typer.Option(help="Name of a style kept for evaluation.")] = [],  # noqa: B006
     hold_out_fraction: Annotated[float, typer.Option(help="Fraction of photos kept for evaluation.")] = 0.1,
-    steps: Annotated[int, typer.Option(help="Steps of style training.")] = FitSettings.style_steps,
-    side: Annotated[int, typer.Option(help="Side of the style training's crops, in pixels.")] = FitSettings.style_side,
+    preset: Annotated[str, typer.Option(help=f"The recipe: {', '.join(PRESETS)}.")] = "shipped",
     seed: Annotated[int, typer.Option(help="Chooses the crops.")] = FitSettings.seed,
 ) -> None:
     """Train a decoder for the embedded encoder; run the same command again to go on after an interruption."""
     console = Console()
     pool = open_pool(content, style, hold_out, hold_out_fraction)
-    settings = FitSettings(style_steps=steps, style_side=side, seed=seed)
+    if preset not in PRESETS:
+        raise InputError(f"There is no preset {preset!r}: choose one of {', '.join(PRESETS)}.")
+    settings = replace(PRESETS[preset], seed=seed)
     fit_decoder(pool, output, embedded_encoder(), settings, FitProgress(console))
     console.print(f"Wrote {output}")

@@ -2,26 +2,29 @@
 
 import copy
 import json
+import math
 import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from stylize.devices import best_device, best_dtype
 from stylize.errors import InputError, plain_errors
-from stylize.fit_data import CropBatches, FitSettings, Pool
-from stylize.fit_losses import initialise_from_encoder, reconstruction_loss, style_transfer_losses
+from stylize.fit_data import CropBatches, FitSettings, Phase, Pool
+from stylize.fit_losses import initialise_from_encoder, statistics_of, style_targets, style_transfer_losses
 from stylize.networks import Decoder, Encoder
 from stylize.weights import LoadedEncoder, save_decoder
 
 CHECKPOINT_STEPS = 50
-Report = Callable[[str, int, int, dict[str, float]], None]
+WARM_UP_STEPS = 50
+Report = Callable[[Phase, int, dict[str, float]], None]
 
 
 def _identity(settings: FitSettings, pool: Pool, encoder: LoadedEncoder) -> str:
@@ -42,98 +45,102 @@ class DecoderFit:
         self.encoder: Encoder = copy.deepcopy(encoder.network)
         self.encoder.to(self.device, self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.decoder = Decoder().to(self.device)
-        self.phase, self.step = "reconstruction", 0
+        self.step = 0
         self._initialise()
         self.averaged = copy.deepcopy(self.decoder)
-        self._start_phase()
+        self._make_optimisers()
 
     def _initialise(self) -> None:
-        content, _ = CropBatches(self.pool, self.settings.crops("style"))[0]
+        content, _ = CropBatches(self.pool, self.settings.crops(self.settings.phases[0].side))[0]
         initialise_from_encoder(self.decoder, self.encoder.float(), self._pixels(content).float())
         self.encoder.to(self.dtype)
 
     def _pixels(self, batch: Tensor) -> Tensor:
         return batch.to(self.device, non_blocking=True).to(memory_format=torch.channels_last).float() / 255
 
-    def _start_phase(self) -> None:
+    def _make_optimisers(self) -> None:
         """Muon moves the 4-D weights, as matrices; Adam the biases and the last layer."""
         *hidden, last = self.decoder.convolutions
         self.matrices = [(layer.weight, nn.Parameter(layer.weight.data.flatten(1))) for layer in hidden]
         rest = [*(cast("Tensor", layer.bias) for layer in hidden), *last.parameters()]
-        rate = self.settings.learning_rate
-        muon = torch.optim.Muon(
-            [matrix for _, matrix in self.matrices],
-            lr=rate * self.settings.muon_factor,
-            weight_decay=0.0,
-            adjust_lr_fn="match_rms_adamw",
-        )
-        self.optimisers = [muon, torch.optim.Adam(rest, lr=rate)]
+        matrices = [matrix for _, matrix in self.matrices]
+        muon = torch.optim.Muon(matrices, lr=self.settings.muon_rate, weight_decay=0.0)
+        self.optimisers = [muon, torch.optim.Adam(rest, lr=self.settings.learning_rate, betas=(0.9, 0.99))]
         self.base_rates = [group["lr"] for optimiser in self.optimisers for group in optimiser.param_groups]
 
-    @property
-    def steps(self) -> int:
-        """Steps of the present phase."""
-        return self.settings.style_steps if self.phase == "style" else self.settings.reconstruction_steps
+    def train_step(self, loss: str, content: Tensor, style: Tensor) -> dict[str, float]:
+        """Update once per pairing of uint8 crops (B, 3, side, side); return the last losses."""
+        compute = self._reconstruction if loss == "reconstruction" else self._style_transfer
+        found: dict[str, float] = {}
+        for losses in compute(self._pixels(content), self._pixels(style)):
+            self._descend(losses)
+            found = {name: float(value.detach()) for name, value in losses.items()}
+        self.step += 1
+        return found
 
-    def losses(self, content: Tensor, style: Tensor) -> dict[str, Tensor]:
-        """Return the present phase's losses for crops in [0, 1]."""
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            if self.phase == "style":
-                return style_transfer_losses(self.encoder, self.decoder, content, style)
-            return reconstruction_loss(self.encoder, self.decoder, content)
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
-    def train_step(self, content: Tensor, style: Tensor) -> dict[str, float]:
-        """Take one step on uint8 crops (B, 3, side, side) and return the losses."""
-        losses = self.losses(self._pixels(content), self._pixels(style))
-        weights = {"style": self.settings.style_weight}
+    def _reconstruction(self, content: Tensor, _style: Tensor) -> Iterator[dict[str, Tensor]]:
+        with self._autocast():
+            with torch.no_grad():
+                features = self.encoder(content)
+            yield {"reconstruction": F.l1_loss(self.decoder(features).float(), content)}
+
+    def _style_transfer(self, content: Tensor, style: Tensor) -> Iterator[dict[str, Tensor]]:
+        """Pair every content with `pairings` styles in turn; the first is always its own style."""
+        with self._autocast(), torch.no_grad():
+            content_layers = self.encoder.style_features(content)
+            styles = statistics_of(self.encoder.style_features(torch.cat([content[:1], style[1:]])))
+        others = list(range(1, len(content)))
+        for turn in range(self.settings.pairings):
+            order = [0, *others[turn:], *others[:turn]]
+            targets = style_targets(content_layers, [(mean[order], deviation[order]) for mean, deviation in styles])
+            with self._autocast():
+                output = self.decoder(targets.features)
+                losses = style_transfer_losses(self.encoder, output, targets)
+            yield losses | {"identity": F.l1_loss(output[0].float(), content[0])}
+
+    def _descend(self, losses: dict[str, Tensor]) -> None:
+        weights = {"style": self.settings.style_weight, "identity": self.settings.identity_weight}
         total = torch.stack([weights.get(name, 1.0) * loss for name, loss in losses.items()]).sum()
         if not torch.isfinite(total):
-            raise InputError(f"The loss is not finite at {self.phase} step {self.step}: lower the learning rate.")
+            raise InputError(f"The loss is not finite at step {self.step}: lower the learning rate.")
         self.decoder.zero_grad()
         total.backward()  # type: ignore[no-untyped-call]
-        self._update()
-        return {name: float(loss.detach()) for name, loss in losses.items()}
+        self._update_weights()
 
-    def _update(self) -> None:
+    def _update_weights(self) -> None:
         for weight, matrix in self.matrices:
             matrix.grad = cast("Tensor", weight.grad).flatten(1)
-        warm_up = min(1.0, (self.step + 1) / 50)
-        cosine = 0.5 * (1 + torch.cos(torch.tensor(torch.pi * self.step / self.steps)).item())
+        warm_up = min(1.0, (self.step + 1) / WARM_UP_STEPS)
+        cosine = 0.5 * (1 + math.cos(math.pi * self.step / self.settings.steps))
         groups = [group for optimiser in self.optimisers for group in optimiser.param_groups]
         for group, rate in zip(groups, self.base_rates, strict=True):
             group["lr"] = rate * warm_up * cosine
         for optimiser in self.optimisers:
             optimiser.step()
-        self.step += 1
         keep = min(self.settings.averaging, self.step / (self.step + 10))
         for mean, parameter in zip(self.averaged.parameters(), self.decoder.parameters(), strict=True):
             mean.data.lerp_(parameter.data, 1 - keep)
 
-    def run_phase(self, save: Callable[[], None], report: Report) -> None:
-        """Go on with the present phase to its end, saving regularly."""
-        batches = CropBatches(self.pool, self.settings.crops(self.phase))
-        todo: Any = range(self.step, self.steps)
-        loader = DataLoader(batches, batch_size=None, sampler=todo, num_workers=1)
-        for content, style in plain_errors(loader):
-            losses = self.train_step(content, style)
-            report(self.phase, self.step, self.steps, losses)
-            if self.step % CHECKPOINT_STEPS == 0:
-                save()
-
     def run(self, save: Callable[[], None], report: Report) -> None:
-        """Run what is left of both phases."""
-        if self.phase == "reconstruction":
-            self.run_phase(save, report)
-            self.phase, self.step = "style", 0
-            self._start_phase()
-            save()
-        self.run_phase(save, report)
+        """Run what is left of every phase, saving regularly."""
+        first = 0
+        for phase in self.settings.phases:
+            todo: Any = range(max(self.step, first), first + phase.steps)
+            batches = CropBatches(self.pool, self.settings.crops(phase.side))
+            for content, style in plain_errors(DataLoader(batches, batch_size=None, sampler=todo, num_workers=1)):
+                losses = self.train_step(phase.loss, content, style)
+                report(phase, self.step - first, losses)
+                if self.step % CHECKPOINT_STEPS == 0:
+                    save()
+            first += phase.steps
 
     def state(self) -> dict[str, Any]:
         """Return everything that resuming needs."""
         return {
             "identity": self.identity,
-            "phase": self.phase,
             "step": self.step,
             "decoder": self.decoder.state_dict(),
             "averaged": self.averaged.state_dict(),
@@ -144,10 +151,10 @@ class DecoderFit:
         """Continue from `state()`; raise `InputError` where it was made with other settings."""
         if state.get("identity") != self.identity:
             raise InputError("The unfinished training beside the output has other settings: repeat them or delete it.")
-        self.phase, self.step = state["phase"], state["step"]
+        self.step = state["step"]
         self.decoder.load_state_dict(state["decoder"])
         self.averaged.load_state_dict(state["averaged"])
-        self._start_phase()
+        self._make_optimisers()
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
 

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,9 @@ from stylize.patterns import PATTERN_NAMES, draw_pattern
 from stylize.pictures import PictureError, PictureFile, decode_picture, list_pictures
 from stylize.styles import ALL_PATTERNS
 
+LOSSES = ("reconstruction", "style")
 PATTERN_VARIATIONS = 12  # arrangements and palettes per built-in pattern
+DECODED_PICTURES = 2000  # kept in memory: decoding a photo takes longer than cropping it
 
 
 @dataclass(frozen=True)
@@ -65,33 +67,53 @@ class CropSettings:
 
 
 @dataclass(frozen=True)
-class FitSettings:
-    """A recipe: steps and crop sides (pixels) of the two phases, loss weights, optimiser and shares of styles."""
+class Phase:
+    """A part of a training: its loss, "reconstruction" or "style", the side of its crops in pixels, and its steps."""
 
-    reconstruction_steps: int = 400
-    reconstruction_side: int = 64
-    style_steps: int = 2300
-    style_side: int = 80
+    loss: str
+    side: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """A recipe: phases, loss weights, optimiser, and shares of styles; every batch is used for `pairings` updates."""
+
+    phases: tuple[Phase, ...]
     batch_size: int = 8
-    style_weight: float = 4.0
-    learning_rate: float = 5e-4
-    muon_factor: float = 1.5
+    pairings: int = 2
+    style_weight: float = 5.0
+    identity_weight: float = 3.0
+    learning_rate: float = 1e-3
+    muon_rate: float = 5e-3
     averaging: float = 0.998
-    photo_share: float = 0.3
+    photo_share: float = 0.4
     pattern_share: float = 0.25
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("reconstruction_side", "style_side"):
-            if getattr(self, name) % 8 or getattr(self, name) < 16:
-                raise InputError(f"{name} is {getattr(self, name)}: give a multiple of 8, at least 16.")
-        if min(self.style_steps, self.batch_size) < 1:
-            raise InputError("Steps and batch size of a decoder's training must be at least 1.")
+        for phase in self.phases:
+            if phase.loss not in LOSSES:
+                raise InputError(f"There is no loss {phase.loss!r}: choose one of {', '.join(LOSSES)}.")
+            if phase.side % 8 or phase.side < 16:
+                raise InputError(f"A phase's crops have a side of {phase.side}: give a multiple of 8, at least 16.")
+        if self.steps < 1 or min(self.batch_size, self.pairings) < 1:
+            raise InputError("Steps, batch size and pairings of a decoder's training must be at least 1.")
 
-    def crops(self, phase: str) -> CropSettings:
-        """Return how a phase's batches are drawn."""
-        side = self.style_side if phase == "style" else self.reconstruction_side
+    @property
+    def steps(self) -> int:
+        """Steps of all phases; a step takes one batch."""
+        return sum(phase.steps for phase in self.phases)
+
+    def crops(self, side: int) -> CropSettings:
+        """Return how batches of crops of a side are drawn."""
         return CropSettings(side, self.batch_size, self.photo_share, self.pattern_share, self.seed)
+
+
+PRESETS = {
+    "shipped": FitSettings((Phase("reconstruction", 64, 500), Phase("style", 64, 2500), Phase("style", 96, 2000))),
+    "quick": FitSettings((Phase("reconstruction", 64, 100), Phase("style", 64, 200))),
+}
 
 
 class CropBatches(Dataset[tuple[Tensor, Tensor]]):
@@ -129,6 +151,7 @@ def _pattern(name: str, seed: int) -> Image.Image:
     return draw_pattern(name, 256, seed)
 
 
+@lru_cache(DECODED_PICTURES)
 def _decode(file: PictureFile) -> Image.Image:
     try:
         return decode_picture(file.read())
@@ -137,9 +160,12 @@ def _decode(file: PictureFile) -> Image.Image:
 
 
 def random_crop(picture: Image.Image, side: int, rng: np.random.Generator) -> Image.Image:
-    """Crop a random square, from `side` pixels up to the whole short side, to side × side, and flip half of them."""
+    """Crop a random square, from `side` pixels up to the whole short side, to side × side, and flip half of them.
+
+    Its side is log-uniform: most crops keep about their own scale, at which photos are stylized.
+    """
     short = min(picture.size)
-    span = rng.uniform(min(side, short), short)
+    span = min(side, short) ** (1 - (share := rng.random())) * short**share
     left, top = rng.uniform(0, picture.width - span), rng.uniform(0, picture.height - span)
     box = (left, top, left + span, top + span)
     crop = picture.resize((side, side), Image.Resampling.BICUBIC, box=box)
