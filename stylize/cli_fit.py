@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from stylize.cli_weights import ENCODER_HELP
 from stylize.errors import InputError
 from stylize.fit import fit_decoder
 from stylize.fit_data import PRESETS, FitSettings, Phase, open_pool
-from stylize.weights import embedded_encoder
+from stylize.pair import load_encoder
 
 LINE_STEPS = 25
 
@@ -53,12 +54,13 @@ def fit_decoder_command(
     hold_out_fraction: Annotated[float, typer.Option(help="Fraction of photos kept for evaluation.")] = 0.1,
     preset: Annotated[str, typer.Option(help=f"The recipe: {', '.join(PRESETS)}.")] = "shipped",
     seed: Annotated[int, typer.Option(help="Chooses the crops.")] = FitSettings.seed,
+    encoder: Annotated[str | None, typer.Option(help=ENCODER_HELP)] = None,
 ) -> None:
-    """Train a decoder for the embedded encoder; run the same command again to go on after an interruption."""
+    """Train a decoder for an encoder; run the same command again to go on after an interruption."""
     console = Console()
     pool = open_pool(content, style, hold_out, hold_out_fraction)
     if preset not in PRESETS:
         raise InputError(f"There is no preset {preset!r}: choose one of {', '.join(PRESETS)}.")
     settings = replace(PRESETS[preset], seed=seed)
-    fit_decoder(pool, output, embedded_encoder(), settings, FitProgress(console))
+    fit_decoder(pool, output, load_encoder(encoder), settings, FitProgress(console))
     console.print(f"Wrote {output}")
