@@ -1,6 +1,7 @@
 """Read other projects' PyTorch state dicts: never run what a file holds, and take only tensors that fit."""
 
 import pickle
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ Convolutions = list[tuple[Tensor, Tensor]]
 def read_state_dict(path: Path) -> Mapping[str, Any]:
     """Read a `.pth` file with `torch.load(weights_only=True)`; raise `InputError` for anything but a state dict."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # about pickles that are refused anyway
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise InputError(f"{path} cannot be opened ({error.strerror}): give the path of a .pth file.") from None
     except pickle.UnpicklingError:  # its message tells how to run the file after all
