@@ -165,7 +165,7 @@ def random_crop(picture: Image.Image, side: int, rng: np.random.Generator) -> Im
     Its side is log-uniform: most crops keep about their own scale, at which photos are stylized.
     """
     short = min(picture.size)
-    span = min(side, short) ** (1 - (share := rng.random())) * short**share
+    span = min(short, min(side, short) * (short / min(side, short)) ** rng.random())
     left, top = rng.uniform(0, picture.width - span), rng.uniform(0, picture.height - span)
     box = (left, top, left + span, top + span)
     crop = picture.resize((side, side), Image.Resampling.BICUBIC, box=box)
