@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from stylize.cli_fit import fit_decoder_command
+from stylize.cli_fit import evaluate_decoder_command, fit_decoder_command
 from stylize.engine import Engine
 from stylize.errors import InputError, run_command_line
 from stylize.images import export_images
@@ -25,6 +25,7 @@ from stylize.weights import default_decoder_file, embedded_encoder, load_decoder
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 app.command("fit-decoder")(fit_decoder_command)
+app.command("evaluate-decoder")(evaluate_decoder_command)
 console = Console(markup=False, soft_wrap=True)  # paths may hold brackets; a pipe wants whole lines
 default = ShardOptions()
 

@@ -15,6 +15,7 @@ from stylize.engine import Engine, Pixels
 from stylize.errors import InputError
 from stylize.manifest import ShardEntry
 from stylize.pictures import PictureError
+from stylize.selftest import self_test
 from stylize.shards import Sample, file_sha256, write_shard
 from stylize.sources import Source, open_source
 from stylize.spec import ShardOptions, ShardPlan, Spec, make_spec
@@ -63,7 +64,9 @@ def open_job(options: ShardOptions) -> Job:
     styles = load_styles(options.style)
     encoder = embedded_encoder()
     decoder_file = options.decoder or default_decoder_file()
-    engine = Engine(encoder.network, load_decoder(decoder_file, encoder.sha256), styles, options.dtype)
+    decoder = load_decoder(decoder_file, encoder.sha256)
+    self_test(encoder.network, decoder, options.dtype, shipped=options.decoder is None)
+    engine = Engine(encoder.network, decoder, styles, options.dtype)
     hashes = (encoder.sha256, file_sha256(decoder_file))
     return Job(make_spec(options, source, styles, hashes, engine.dtype_name, engine.device.type), source, engine)
 
