@@ -38,6 +38,11 @@ class Engine:
         """Return the type's name, as the manifest records it."""
         return str(self.dtype).removeprefix("torch.")
 
+    @staticmethod
+    def batch_size(height: int, width: int) -> int:
+        """Return how many pictures of a size are one batch of the network."""
+        return max(1, BATCH_PIXELS // (height * width))
+
     @torch.inference_mode()
     def _style_statistics(self, styles: Sequence[Style]) -> tuple[Tensor, Tensor]:
         pictures = (np.asarray(style.picture)[None] for style in styles)
@@ -54,8 +59,7 @@ class Engine:
         With `work_size` they are stylized with that short side and reduced again.
         Raises `InputError` where the output is not finite.
         """
-        height, width = _working_shape(pictures.shape[1:3], work_size)
-        batch = max(1, BATCH_PIXELS // (height * width))
+        batch = self.batch_size(*_working_shape(pictures.shape[1:3], work_size))
         outputs = [
             self._stylize_batch(pictures[start : start + batch], choice[start : start + batch], alpha, work_size)
             for start in range(0, len(pictures), batch)

@@ -154,14 +154,16 @@ def _by_adam(objective: Callable[[Tensor], Tensor], photo: Tensor) -> tuple[Tens
 
 
 def _by_lbfgs(objective: Callable[[Tensor], Tensor], photo: Tensor) -> tuple[Tensor, float]:
-    pixels = photo.clone().requires_grad_()
-    optimiser = torch.optim.LBFGS([pixels], max_iter=OPTIMISER_STEPS, max_eval=OPTIMISER_STEPS, history_size=20)
+    pixels = photo.clone(memory_format=torch.contiguous_format).requires_grad_()  # what LBFGS demands
+    optimiser = torch.optim.LBFGS(
+        [pixels], max_iter=OPTIMISER_STEPS, max_eval=OPTIMISER_STEPS, line_search_fn="strong_wolfe"
+    )
 
     def closure() -> float:
         optimiser.zero_grad()
         loss = objective(pixels)
         loss.backward()  # type: ignore[no-untyped-call]
-        return float(loss)
+        return loss.item()
 
     optimiser.step(closure)  # type: ignore[no-untyped-call]
     return _result(objective, pixels)
@@ -169,5 +171,5 @@ def _by_lbfgs(objective: Callable[[Tensor], Tensor], photo: Tensor) -> tuple[Ten
 
 @torch.no_grad()
 def _result(objective: Callable[[Tensor], Tensor], pixels: Tensor) -> tuple[Tensor, float]:
-    loss = float(objective(pixels))
+    loss = objective(pixels).item()
     return pixels.clamp(0, 1), loss if np.isfinite(loss) else np.inf
