@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from stylize.cli_fit import fit_decoder_command
+from stylize.cli_fit import evaluate_decoder_command, fit_decoder_command
 from stylize.cli_weights import ENCODER_HELP, weights_app
 from stylize.engine import Engine
 from stylize.errors import InputError, run_command_line
@@ -26,6 +26,7 @@ from stylize.verify import verify_shards
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 app.command("fit-decoder")(fit_decoder_command)
+app.command("evaluate-decoder")(evaluate_decoder_command)
 app.add_typer(weights_app, name="weights")
 console = Console(markup=False, soft_wrap=True)  # paths may hold brackets; a pipe wants whole lines
 default = ShardOptions()

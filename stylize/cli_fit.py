@@ -1,5 +1,6 @@
-"""The command `stylize fit-decoder`."""
+"""The commands `stylize fit-decoder` and `stylize evaluate-decoder`."""
 
+import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -8,10 +9,12 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from stylize.atomic import write_atomically
 from stylize.cli_weights import ENCODER_HELP
 from stylize.errors import InputError
+from stylize.evaluation import evaluate_decoder, evaluation_table
 from stylize.fit import fit_decoder
-from stylize.fit_data import PRESETS, FitSettings, Phase, open_pool
+from stylize.fit_data import HOLD_OUT_FRACTION, PRESETS, FitSettings, Phase, open_pool
 from stylize.pair import load_encoder
 
 LINE_STEPS = 25
@@ -51,7 +54,9 @@ def fit_decoder_command(
     style: Annotated[list[str], typer.Option(help="Picture, folder, zip or built-in style; repeat for more.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The safetensors file to write.")],
     hold_out: Annotated[list[str], typer.Option(help="Name of a style kept for evaluation.")] = [],  # noqa: B006
-    hold_out_fraction: Annotated[float, typer.Option(help="Fraction of photos kept for evaluation.")] = 0.1,
+    hold_out_fraction: Annotated[
+        float, typer.Option(help="Fraction of photos kept for evaluation.")
+    ] = HOLD_OUT_FRACTION,
     preset: Annotated[str, typer.Option(help=f"The recipe: {', '.join(PRESETS)}.")] = "shipped",
     seed: Annotated[int, typer.Option(help="Chooses the crops.")] = FitSettings.seed,
     encoder: Annotated[str | None, typer.Option(help=ENCODER_HELP)] = None,
@@ -64,3 +69,30 @@ def fit_decoder_command(
     settings = replace(PRESETS[preset], seed=seed)
     fit_decoder(pool, output, load_encoder(encoder), settings, FitProgress(console))
     console.print(f"Wrote {output}")
+
+
+def evaluate_decoder_command(
+    content: Annotated[Path, typer.Option(help="Folder or zip of photos.")],
+    style: Annotated[list[str], typer.Option(help="Picture, folder, zip or built-in style; repeat for more.")],
+    decoder: Annotated[Path | None, typer.Option(help="A decoder from fit-decoder; else the shipped one.")] = None,
+    held_out_fraction: Annotated[
+        float, typer.Option(help="Fraction of photos, by hash, that training held out; 1 for all.")
+    ] = HOLD_OUT_FRACTION,
+    photos: Annotated[int, typer.Option(help="At most so many photos.")] = 50,
+    size: Annotated[int, typer.Option(help="Side of the photos, in pixels.")] = 224,
+    lower_bound: Annotated[int, typer.Option(help="Photos per style whose pixels are optimised; minutes each.")] = 0,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file to write.")] = None,
+    encoder: Annotated[str | None, typer.Option(help=ENCODER_HELP)] = None,
+) -> None:
+    """Measure a decoder on photos and styles that its training did not see; 0 is perfect, 1 is the unstylized photo."""
+    console = Console()
+    with console.status("Loading") as status:
+        document = evaluate_decoder(
+            content, style, decoder, held_out_fraction, photos, size, lower_bound,
+            lambda task, done, total: status.update(f"{task}: {done}/{total} styles"), encoder,
+        )  # fmt: skip
+    console.print(evaluation_table(document))
+    if output:
+        text = json.dumps(document, indent=2, sort_keys=True)
+        write_atomically(output, f"{text}\n".encode())
+        console.print(f"Wrote {output}")

@@ -31,12 +31,18 @@ class Engine:
         # A copy: the conversion below works in place, and the caller's networks may serve other engines.
         network = copy.deepcopy(Stylizer(encoder, decoder)).eval()
         self.network = network.to(self.device, self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.largest_batch = BATCH_PIXELS  # of any size of picture; less once a GPU ran out of memory
         self.means, self.deviations = self._style_statistics(styles)
 
     @property
     def dtype_name(self) -> str:
         """Return the type's name, as the manifest records it."""
         return str(self.dtype).removeprefix("torch.")
+
+    @staticmethod
+    def batch_size(height: int, width: int) -> int:
+        """Return how many pictures of a size are one batch of the network."""
+        return max(1, BATCH_PIXELS // (height * width))
 
     @torch.inference_mode()
     def _style_statistics(self, styles: Sequence[Style]) -> tuple[Tensor, Tensor]:
@@ -45,22 +51,35 @@ class Engine:
         return torch.cat([mean for mean, _ in pairs]), torch.cat([deviation for _, deviation in pairs])
 
     def _to_device(self, pictures: Pixels) -> Tensor:
-        pixels = torch.from_numpy(np.array(pictures)).to(self.device).permute(0, 3, 1, 2)
-        return pixels.to(self.dtype, memory_format=torch.channels_last).div_(255)
+        pixels = torch.from_numpy(np.array(pictures))
+        if self.device.type == "cuda":  # only pinned memory is copied while the GPU works
+            pixels = pixels.pin_memory()
+        on_device = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+        return on_device.to(self.dtype, memory_format=torch.channels_last).div_(255)
 
     def stylize(self, pictures: Pixels, choice: Sequence[int], alpha: float, work_size: int | None = None) -> Pixels:
         """Stylize pictures (B, H, W, 3) of one size, each with its chosen style; returns the same shape.
 
         With `work_size` they are stylized with that short side and reduced again.
-        Raises `InputError` where the output is not finite.
+        Raises `InputError` where the output is not finite, or a single
+        picture is too large for the GPU's memory.
         """
-        height, width = _working_shape(pictures.shape[1:3], work_size)
-        batch = max(1, BATCH_PIXELS // (height * width))
-        outputs = [
-            self._stylize_batch(pictures[start : start + batch], choice[start : start + batch], alpha, work_size)
-            for start in range(0, len(pictures), batch)
-        ]
+        batch = min(self.largest_batch, self.batch_size(*_working_shape(pictures.shape[1:3], work_size)))
+        outputs: list[Pixels] = []
+        while (done := sum(map(len, outputs))) < len(pictures):
+            part = slice(done, done + batch)
+            try:
+                outputs.append(self._stylize_batch(pictures[part], choice[part], alpha, work_size))
+            except torch.OutOfMemoryError:
+                batch = self.largest_batch = self._halved(batch)
         return np.concatenate(outputs)
+
+    def _halved(self, batch: int) -> int:
+        """Return half of a batch for which a GPU had too little memory; raise `InputError` for a single picture."""
+        if batch == 1:
+            raise InputError(f"A single picture does not fit into the memory of {self.device}: give a smaller --size.")
+        torch.cuda.empty_cache()
+        return batch // 2
 
     @torch.inference_mode()
     def _stylize_batch(self, pictures: Pixels, choice: Sequence[int], alpha: float, work_size: int | None) -> Pixels:

@@ -1,9 +1,9 @@
 """`stylize fit-decoder`: train a decoder for the encoder; resumable, and a function of its settings and pictures."""
 
 import copy
+import io
 import json
 import math
-import os
 import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from stylize.atomic import write_atomically
 from stylize.devices import best_device, best_dtype
 from stylize.errors import InputError, plain_errors
 from stylize.fit_data import CropBatches, FitSettings, Phase, Pool
@@ -159,16 +160,10 @@ class DecoderFit:
             optimiser.load_state_dict(saved)
 
 
-def _write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        temporary.replace(path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror}): give another --output or make room.") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+def _bytes(state: dict[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
 
 
 def _read_state(path: Path) -> dict[str, Any]:
@@ -186,12 +181,12 @@ def fit_decoder(pool: Pool, output: Path, encoder: LoadedEncoder, settings: FitS
     state_file = output.with_name(output.name + ".state")
     if state_file.exists():
         fit.restore(_read_state(state_file))
-    fit.run(lambda: _write_atomically(state_file, lambda path: torch.save(fit.state(), path)), report)
+    fit.run(lambda: write_atomically(state_file, _bytes(fit.state())), report)
     recipe = asdict(settings) | {
         "contents": len(pool.content),
         "styles": [file.stem for file in pool.styles],
         "patterns": list(pool.patterns),
         "torch": torch.__version__,
     }
-    _write_atomically(output, lambda path: save_decoder(path, fit.averaged, encoder.sha256, recipe))
+    save_decoder(output, fit.averaged, encoder.sha256, recipe)
     state_file.unlink(missing_ok=True)

@@ -17,6 +17,7 @@ from stylize.patterns import PATTERN_NAMES, draw_pattern
 from stylize.pictures import PictureError, PictureFile, decode_picture, list_pictures
 from stylize.styles import ALL_PATTERNS
 
+HOLD_OUT_FRACTION = 0.1  # of the photos, by hash
 LOSSES = ("reconstruction", "style")
 PATTERN_VARIATIONS = 12  # arrangements and palettes per built-in pattern
 DECODED_PICTURES = 2000  # kept in memory: decoding a photo takes longer than cropping it
@@ -84,8 +85,8 @@ class FitSettings:
     pairings: int = 2
     style_weight: float = 5.0
     identity_weight: float = 3.0
-    learning_rate: float = 1e-3
-    muon_rate: float = 5e-3
+    learning_rate: float = 5e-4
+    muon_rate: float = 1.5e-3
     averaging: float = 0.998
     photo_share: float = 0.4
     pattern_share: float = 0.25
@@ -111,7 +112,7 @@ class FitSettings:
 
 
 PRESETS = {
-    "shipped": FitSettings((Phase("reconstruction", 64, 500), Phase("style", 64, 2500), Phase("style", 96, 2000))),
+    "shipped": FitSettings((Phase("reconstruction", 64, 400), Phase("style", 64, 2400), Phase("style", 96, 1600))),
     "quick": FitSettings((Phase("reconstruction", 64, 100), Phase("style", 64, 200))),
 }
 
@@ -165,7 +166,7 @@ def random_crop(picture: Image.Image, side: int, rng: np.random.Generator) -> Im
     Its side is log-uniform: most crops keep about their own scale, at which photos are stylized.
     """
     short = min(picture.size)
-    span = min(side, short) ** (1 - (share := rng.random())) * short**share
+    span = min(short, min(side, short) * (short / min(side, short)) ** rng.random())
     left, top = rng.uniform(0, picture.width - span), rng.uniform(0, picture.height - span)
     box = (left, top, left + span, top + span)
     crop = picture.resize((side, side), Image.Resampling.BICUBIC, box=box)

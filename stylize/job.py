@@ -2,8 +2,9 @@
 
 import hashlib
 import os
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from stylize.errors import InputError
 from stylize.manifest import ShardEntry
 from stylize.pair import load_pair
 from stylize.pictures import PictureError
+from stylize.selftest import self_test
 from stylize.shards import Sample, file_sha256, write_shard
 from stylize.sources import Source, open_source
 from stylize.spec import ShardOptions, ShardPlan, Spec, make_spec
@@ -23,6 +25,7 @@ from stylize.styles import load_styles, style_choice
 
 CHUNK_IMAGES = 256  # at most so many images in memory at a time,
 CHUNK_VALUES = 128_000_000  # and about so many pixel values, copies included
+GUESSED_SIDE = 1000  # of images that keep their own size, to bound how many are read ahead
 Report = Callable[[int], None]
 
 
@@ -62,6 +65,7 @@ def open_job(options: ShardOptions) -> Job:
     pair = load_pair(options.encoder, options.decoder)
     source = open_source(options.data, seed=options.seed, test_fraction=options.test_fraction)
     styles = load_styles(options.style)
+    self_test(pair.encoder.network, pair.decoder, options.dtype, shipped=options.decoder is None)
     engine = Engine(pair.encoder.network, pair.decoder, styles, options.dtype)
     hashes = (pair.encoder.sha256, pair.decoder_sha256)
     return Job(make_spec(options, source, styles, hashes, engine.dtype_name, engine.device.type), source, engine)
@@ -91,17 +95,29 @@ class _Image:
 
 
 def shard_samples(job: Job, plan: ShardPlan, failures: list[Failure], report: Report) -> Iterator[Sample]:
-    """Yield a shard's samples in their order; unusable images are appended to `failures` instead."""
-    images = _read_images(job, plan.split, plan.indices, failures)
+    """Yield a shard's samples in their order; unusable images are appended to `failures` instead.
+
+    Threads decode the next images and encode the last copies while the network works on those in between.
+    """
     finished = 0
-    while chunk := _take_chunk(images, job.spec.styles_per_image):
-        styled = _stylize(job, chunk) if plan.split == "train" else {}
-        for image in chunk:
-            yield _sample(job, plan.split, image, styled.get(image.index, []))
-        report(len(chunk))
-        finished += len(chunk)
+    with ThreadPoolExecutor(_codec_threads()) as pool:
+        encoding: list[Future[Sample]] = []
+        images = _read_images(job, plan, failures, pool)
+        while chunk := _take_chunk(images, job.spec.styles_per_image):
+            styled = _stylize(job, chunk) if plan.split == "train" else {}
+            for sample in encoding:
+                yield sample.result()
+            encoding = [pool.submit(_sample, job, plan.split, image, styled.get(image.index, [])) for image in chunk]
+            report(len(chunk))
+            finished += len(chunk)
+        for sample in encoding:
+            yield sample.result()
     if failed := len(plan.indices) - finished:
         report(failed)
+
+
+def _codec_threads() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _take_chunk(images: Iterator[_Image], copies: int) -> list[_Image]:
@@ -114,15 +130,33 @@ def _take_chunk(images: Iterator[_Image], copies: int) -> list[_Image]:
     return chunk
 
 
-def _read_images(job: Job, split: str, indices: Iterable[int], failures: list[Failure]) -> Iterator[_Image]:
-    for index in indices:
-        try:
-            source = job.source.read(split, index)
-            content, pixels = job.codec.read_content(source, job.spec.size)
-        except PictureError as error:
-            failures.append(Failure(split, job.source.path(split, index), str(error)))
-        else:
-            yield _Image(index, source, content, pixels)
+def _read_images(job: Job, plan: ShardPlan, failures: list[Failure], pool: Executor) -> Iterator[_Image]:
+    """Yield a shard's usable images in their order, with the next ones already being read."""
+    waiting: deque[Future[_Image | Failure]] = deque()
+    side = job.spec.size or GUESSED_SIDE
+    ahead = max(1, min(CHUNK_IMAGES, CHUNK_VALUES // (3 * side * side)))
+    for index in plan.indices:
+        waiting.append(pool.submit(_read_image, job, plan.split, index))
+        if len(waiting) > ahead:
+            yield from _usable(waiting.popleft().result(), failures)
+    for future in waiting:
+        yield from _usable(future.result(), failures)
+
+
+def _usable(image: _Image | Failure, failures: list[Failure]) -> Iterator[_Image]:
+    if isinstance(image, Failure):
+        failures.append(image)
+    else:
+        yield image
+
+
+def _read_image(job: Job, split: str, index: int) -> _Image | Failure:
+    try:
+        source = job.source.read(split, index)
+        content, pixels = job.codec.read_content(source, job.spec.size)
+    except PictureError as error:
+        return Failure(split, job.source.path(split, index), str(error))
+    return _Image(index, source, content, pixels)
 
 
 def _key(index: int) -> str:

@@ -2,6 +2,7 @@
 
 import io
 import os
+import threading
 import warnings
 import zipfile
 import zlib
@@ -18,6 +19,7 @@ from stylize.errors import InputError
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 MAX_PIXELS = 64_000_000
 MAX_ASPECT_RATIO = 16
+_FILTERS = threading.Lock()  # warning filters are the process's, and pictures are decoded in threads
 
 
 class PictureError(Exception):
@@ -110,7 +112,7 @@ def decode_picture(data: bytes) -> Image.Image:
     A JPEG whose scan is corrupt but complete is decoded as far as Pillow can, as every other tool does.
     """
     try:
-        with warnings.catch_warnings():
+        with _FILTERS, warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             picture = Image.open(io.BytesIO(data))
         _check_size(*picture.size)

@@ -13,9 +13,10 @@ from typing import Any, TypeVar, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from stylize.atomic import write_atomically
 from stylize.errors import InputError
 from stylize.networks import ENCODER_CHANNELS, Decoder, Encoder
 from stylize.shards import file_sha256
@@ -126,10 +127,10 @@ def default_decoder_file() -> Path:
 
 
 def save_decoder(path: Path, decoder: Decoder, encoder_sha256: str, recipe: dict[str, Any]) -> None:
-    """Write a decoder as fp16 safetensors that names its encoder and its recipe."""
+    """Write a decoder atomically as fp16 safetensors that name its encoder and its recipe."""
     tensors = {name: tensor.detach().half().contiguous() for name, tensor in decoder.state_dict().items()}
     metadata = {"encoder_sha256": encoder_sha256, "recipe": json.dumps(recipe, sort_keys=True)}
-    save_file(tensors, path, metadata)
+    write_atomically(path, save(tensors, metadata))
 
 
 def read_recipe(path: Path) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from stylize.atomic import write_atomically
 from stylize.errors import InputError
 from stylize.pair import load_pair
 from stylize.published_layout import (
@@ -72,29 +72,21 @@ def _torch_bytes(state: dict[str, Tensor]) -> bytes:
 
 
 def _write_all(out: Path, files: Mapping[str, bytes]) -> list[Path]:
-    """Write every file under a temporary name, then rename all; other weights of these names are never replaced."""
+    """Write files whole, unless one would replace other weights of its name."""
     paths = {out / name: data for name, data in files.items()}
-    temporary = {path: path.with_name(f".{path.name}.{os.getpid()}") for path in paths}
-    try:
-        _refuse_others(paths)
-        out.mkdir(parents=True, exist_ok=True)
-        for path, data in paths.items():
-            temporary[path].write_bytes(data)
-        for path in paths:
-            temporary[path].rename(path)
-    except OSError as error:
-        raise InputError(f"{out} cannot be written ({error.strerror}): give another --out or make room.") from None
-    finally:
-        for path in temporary.values():
-            if path.exists():
-                path.unlink()
+    for path, data in paths.items():
+        if path.exists() and not _holds(path, data):
+            raise InputError(f"{path} holds other weights, on which results may depend: give another --out.")
+    for path, data in paths.items():
+        write_atomically(path, data)
     return list(paths)
 
 
-def _refuse_others(paths: Mapping[Path, bytes]) -> None:
-    for path, data in paths.items():
-        if path.exists() and (not path.is_file() or path.read_bytes() != data):
-            raise InputError(f"{path} holds other weights, on which results may depend: give another --out.")
+def _holds(path: Path, data: bytes) -> bool:
+    try:
+        return path.read_bytes() == data
+    except OSError:  # a folder, or not for us to read
+        return False
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from stylize.atomic import write_atomically
 from stylize.errors import InputError
 from train.models import build_model
 
@@ -50,23 +50,6 @@ def save_model(path: Path, model: nn.Module, card: ModelCard) -> None:
     # One metadata entry only: safetensors does not promise an order of several.
     payload = save(tensors, metadata={"model": json.dumps(document, sort_keys=True)})
     write_atomically(path, payload)
-
-
-def write_atomically(path: Path, payload: bytes) -> None:
-    """Write a file under a temporary name, flush it to disk and rename it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(temporary, "wb") as file:
-                file.write(payload)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror}): check the folder and the disk.") from None
 
 
 def read_card(path: Path) -> ModelCard:

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stylize.atomic import write_atomically
 from stylize.errors import InputError
-from train.checkpoint import read_card, write_atomically
+from train.checkpoint import read_card
 
 MODEL_NAME, STATE_NAME = "model.safetensors", "state.pt"
 METRICS_NAME, EPOCHS_NAME = "metrics.json", "metrics.csv"

@@ -8,7 +8,10 @@ import torch
 from stylize.engine import Engine, Pixels
 from stylize.errors import InputError
 from stylize.networks import Decoder, Encoder, Stylizer
-from stylize.styles import Style
+from stylize.selftest import psnr
+from stylize.shapes import draw_shape
+from stylize.styles import Style, load_styles
+from stylize.weights import default_decoder_file, embedded_encoder, load_decoder
 
 Noise = Callable[..., Pixels]
 
@@ -77,3 +80,51 @@ def test_output_that_is_not_finite_is_an_error(
     broken.convolutions[4].weight.data[0, 0, 0, 0] = float("nan")
     with pytest.raises(InputError, match="stylized pictures are not finite"):
         Engine(encoder, broken, styles[:1], "float32").stylize(noise(0, 16, 16)[None], [0], 1.0)
+
+
+def test_batches_are_halved_until_they_fit(engine: Engine, noise: Noise, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = np.stack([noise(seed, 16, 16) for seed in range(7)])
+    wanted = engine.stylize(pictures, [0] * 7, 1.0)
+    small, sizes = copy.copy(engine), []
+    whole = Engine._stylize_batch
+
+    def with_room_for(room: int) -> Callable[..., Pixels]:
+        def stylize_batch(engine: Engine, pictures: Pixels, *rest: object) -> Pixels:
+            sizes.append(len(pictures))
+            if len(pictures) > room:
+                raise torch.OutOfMemoryError
+            return whole(engine, pictures, *rest)  # type: ignore[arg-type]
+
+        return stylize_batch
+
+    small.largest_batch = 7
+    monkeypatch.setattr(Engine, "_stylize_batch", with_room_for(3))
+    assert difference(small.stylize(pictures, [0] * 7, 1.0), wanted) <= 1
+    assert sizes == [7, 3, 3, 1]
+    assert small.largest_batch == 3
+    monkeypatch.setattr(Engine, "_stylize_batch", with_room_for(0))
+    with pytest.raises(InputError, match="A single picture does not fit into the memory of cpu"):
+        small.stylize(pictures, [0] * 7, 1.0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_agrees_with_the_cpu(encoder: Encoder, decoder: Decoder, styles: list[Style], noise: Noise) -> None:
+    engine = Engine(encoder, decoder, styles, "float32")
+    assert engine.device.type == "cuda"
+    stylizer = Stylizer(encoder, decoder)
+    content, style = (torch.from_numpy(np.array(p)).permute(2, 0, 1)[None] / 255 for p in (noise(0), styles[0].picture))
+    output = stylizer(content, *stylizer.style_statistics(style))[0].permute(1, 2, 0).numpy()
+    assert difference(engine.stylize(noise(0)[None], [0], 1.0)[0], np.round(output * 255).astype(np.uint8)) <= 2
+
+
+def test_bfloat16_differs_from_float32_by_no_more_than_40_decibels() -> None:
+    encoder = embedded_encoder()
+    decoder = load_decoder(default_decoder_file(), encoder.sha256)
+    style = load_styles(["waves"])
+    pictures = np.stack([np.asarray(draw_shape(index, size=64, split="test").picture) for index in range(6)])
+    single, half = (
+        Engine(encoder.network, decoder, style, dtype).stylize(pictures, [0] * 6, 1.0)
+        for dtype in ("float32", "bfloat16")
+    )
+    for first, second in zip(single, half, strict=True):
+        assert psnr(first, second) >= 40

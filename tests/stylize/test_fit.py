@@ -9,17 +9,25 @@ from PIL import Image
 
 from stylize.engine import Pixels
 from stylize.errors import InputError
-from stylize.fit import fit_decoder
-from stylize.fit_data import CropBatches, CropSettings, FitSettings, Pool, is_held_out, open_pool
-from stylize.fit_losses import initialise_from_encoder, reconstruction_loss, style_transfer_losses
+from stylize.fit import DecoderFit, fit_decoder
+from stylize.fit_data import CropBatches, CropSettings, FitSettings, Phase, Pool, is_held_out, open_pool
+from stylize.fit_losses import (
+    CONTENT_FLOOR,
+    STYLE_FLOOR,
+    Statistics,
+    Targets,
+    initialise_from_encoder,
+    statistics_of,
+    style_targets,
+    style_transfer_losses,
+)
 from stylize.networks import Decoder, Encoder
 from stylize.weights import LoadedEncoder, load_decoder, read_recipe
 
 Array = NDArray[np.float64]
 SHA256 = "ab" * 32
-SETTINGS = FitSettings(
-    reconstruction_steps=2, reconstruction_side=16, style_steps=2, style_side=16, batch_size=2, pattern_share=0.0
-)
+RECONSTRUCTION, STYLE = Phase("reconstruction", 16, 2), Phase("style", 24, 2)
+SETTINGS = FitSettings((RECONSTRUCTION, STYLE), batch_size=2, pattern_share=0.0)
 
 
 @pytest.fixture
@@ -35,26 +43,61 @@ def statistics(features: Array) -> tuple[Array, Array]:
     return features.mean((2, 3)), np.sqrt(features.var((2, 3)) + 1e-5)
 
 
-def test_losses_are_the_papers(encoder: Encoder, decoder: Decoder) -> None:
+def test_losses_are_the_papers_over_those_of_the_photo(encoder: Encoder, decoder: Decoder) -> None:
     generator = torch.Generator().manual_seed(0)
-    content, style = (torch.rand(2, 3, 16, 16, generator=generator) for _ in range(2))
-    found = style_transfer_losses(encoder, decoder, content, style)
-    wanted = [layer.double().numpy() for layer in encoder.style_features(style)]
-    x = encoder(content).double().numpy()
-    (mean, deviation), (style_mean, style_deviation) = statistics(x), statistics(wanted[-1])
-    target = (x - mean[..., None, None]) / deviation[..., None, None]
+    content, style, output = (torch.rand(2, 3, 16, 16, generator=generator) for _ in range(3))
+    targets = style_targets(encoder.style_features(content), statistics_of(encoder.style_features(style)))
+    found = style_transfer_losses(encoder, output, targets)
+
+    layers = {
+        name: [layer.double().numpy() for layer in encoder.style_features(pixels)]
+        for name, pixels in (("content", content), ("style", style), ("output", output))
+    }
+    (mean, deviation), (style_mean, style_deviation) = (statistics(layers[name][-1]) for name in ("content", "style"))
+    target = (layers["content"][-1] - mean[..., None, None]) / deviation[..., None, None]
     target = target * style_deviation[..., None, None] + style_mean[..., None, None]
-    output = decoder(torch.from_numpy(target).float())
-    layers = [layer.double().numpy() for layer in encoder.style_features(output)]
-    style_loss = 0.0
-    for layer, reference in zip(layers, wanted, strict=True):
-        for one, other in zip(statistics(layer), statistics(reference), strict=True):
-            style_loss += float(((one - other) ** 2).mean())
-    assert float(found["content"]) == pytest.approx(((layers[-1] - target) ** 2).mean(), rel=1e-3)
-    assert float(found["style"]) == pytest.approx(style_loss, rel=1e-3)
-    reconstruction = decoder(encoder(content)).double().numpy() - content.double().numpy()
-    loss = reconstruction_loss(encoder, decoder, content)["reconstruction"]
-    assert float(loss) == pytest.approx(np.abs(reconstruction).mean(), rel=1e-4)
+    np.testing.assert_allclose(targets.features.numpy(), target, rtol=1e-3, atol=1e-4)
+
+    def content_loss(name: str, sample: int) -> float:
+        return float(((layers[name][-1][sample] - target[sample]) ** 2).mean())
+
+    def style_loss(name: str, sample: int) -> float:
+        total = 0.0
+        for layer, reference in zip(layers[name], layers["style"], strict=True):
+            for one, other in zip(statistics(layer), statistics(reference), strict=True):
+                total += float(((one[sample] - other[sample]) ** 2).mean())
+        return total
+
+    for name, loss, floor in (("content", content_loss, CONTENT_FLOOR), ("style", style_loss, STYLE_FLOOR)):
+        wanted = np.mean([loss("output", sample) / (loss("content", sample) + floor) for sample in range(2)])
+        assert float(found[name]) == pytest.approx(wanted, rel=1e-3)
+
+
+def test_every_content_meets_other_styles_and_the_first_its_own(
+    pool: Pool, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Targets] = []
+
+    def record(content_layers: list[torch.Tensor], style: list[Statistics]) -> Targets:
+        seen.append(style_targets(content_layers, style))
+        return seen[-1]
+
+    monkeypatch.setattr("stylize.fit.style_targets", record)
+    fit = DecoderFit(FitSettings((STYLE,), batch_size=4, pairings=2), pool, LoadedEncoder(encoder, SHA256))
+    content, style = (torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8) for _ in range(2))
+    losses = fit.train_step("style", content, style)
+    assert set(losses) == {"content", "style", "identity"}
+    dtype = next(fit.encoder.parameters()).dtype
+    own, *others = (
+        statistics_of(fit.encoder.style_features((pixels[None] / 255).to(dtype))) for pixels in (content[0], *style[1:])
+    )
+    assert len(seen) == 2
+    for targets, order in zip(seen, ([0, 1, 2], [1, 2, 0]), strict=True):
+        wanted = [own, *(others[index] for index in order)]
+        for layer, (mean, deviation) in enumerate(targets.statistics):
+            for sample, picture in enumerate(wanted):
+                torch.testing.assert_close(mean[sample], picture[layer][0][0], rtol=0.05, atol=0.05)
+                torch.testing.assert_close(deviation[sample], picture[layer][1][0], rtol=0.05, atol=0.05)
 
 
 def _without_bias(layer: torch.nn.Module, output: torch.Tensor) -> torch.Tensor:
@@ -81,13 +124,13 @@ def test_an_interrupted_training_goes_on_to_the_same_decoder(
 ) -> None:
     monkeypatch.setattr("stylize.fit.CHECKPOINT_STEPS", 1)
     loaded = LoadedEncoder(encoder, SHA256)
-    steps: list[tuple[str, int]] = []
-    fit_decoder(pool, tmp_path / "whole", loaded, SETTINGS, lambda phase, step, *_: steps.append((phase, step)))
-    assert steps == [("reconstruction", 1), ("reconstruction", 2), ("style", 1), ("style", 2)]
+    steps: list[tuple[Phase, int]] = []
+    fit_decoder(pool, tmp_path / "whole", loaded, SETTINGS, lambda phase, step, _: steps.append((phase, step)))
+    assert steps == [(RECONSTRUCTION, 1), (RECONSTRUCTION, 2), (STYLE, 1), (STYLE, 2)]
 
-    for stop in (("reconstruction", 2), ("style", 2)):
+    for stop in ((RECONSTRUCTION, 2), (STYLE, 2)):
 
-        def report(phase: str, step: int, _total: int, losses: dict[str, float], stop: tuple[str, int] = stop) -> None:
+        def report(phase: Phase, step: int, losses: dict[str, float], stop: tuple[Phase, int] = stop) -> None:
             assert all(np.isfinite(list(losses.values())))
             if (phase, step) == stop:
                 raise KeyboardInterrupt
@@ -96,7 +139,7 @@ def test_an_interrupted_training_goes_on_to_the_same_decoder(
             fit_decoder(pool, tmp_path / "cut", loaded, SETTINGS, report)
         assert (tmp_path / "cut.state").exists()
         assert not (tmp_path / "cut").exists()
-    other = FitSettings(style_steps=3, style_side=16, batch_size=2)
+    other = FitSettings((Phase("style", 16, 3),), batch_size=2)
     with pytest.raises(InputError, match="has other settings"):
         fit_decoder(pool, tmp_path / "cut", loaded, other, lambda *_: None)
     fit_decoder(pool, tmp_path / "cut", loaded, SETTINGS, lambda *_: None)
@@ -142,6 +185,8 @@ def test_nothing_left_unknown_names_and_bad_settings_are_refused(pool: Pool, tmp
         open_pool(photos, ["dots"], ["dots"], 0.0)
     with pytest.raises(InputError, match="Held-out styles not among the styles: 99"):
         open_pool(photos, [paintings], ["99"], 0.0)
-    for settings in ({"style_side": 20}, {"reconstruction_side": 8}, {"style_steps": 0}, {"batch_size": 0}):
+    for wrong in (Phase("style", 20, 1), Phase("reconstruction", 8, 1), Phase("style", 16, 0), Phase("other", 16, 1)):
         with pytest.raises(InputError):
-            FitSettings(**settings)
+            FitSettings((wrong,))
+    with pytest.raises(InputError):
+        FitSettings((STYLE,), batch_size=0)

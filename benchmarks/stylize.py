@@ -1,0 +1,175 @@
+"""How fast `stylize shards` is here: end to end, the network alone, the machine, and the usual per-image loop.
+
+    python -m benchmarks.stylize [--data FOLDER_OR_ZIP] [--side 224 --side 32] [--seconds 20] [-o RESULT.json]
+
+Everything is measured in one run; run it while nothing else does. Without --data, pictures of the embedded data set are
+drawn once and stored as JPEG files of the side in question.
+"""
+
+import json
+import platform
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from PIL import Image, ImageOps
+from rich.console import Console
+from rich.table import Table
+
+from stylize.codec import Codec
+from stylize.engine import DTYPES, Engine
+from stylize.job import open_job
+from stylize.networks import Stylizer, stylization_flops
+from stylize.pictures import decode_picture
+from stylize.run import make_shards
+from stylize.shapes import draw_shape
+from stylize.sources import Source, open_source
+from stylize.spec import ShardOptions
+from stylize.styles import load_styles
+from stylize.weights import default_decoder_file, embedded_encoder, load_decoder
+
+LOOP_STYLE_SIDE = 512  # of the published tools
+MATRIX = 2048
+
+
+def rate(work: Callable[[], int], seconds: float) -> float:
+    """Return units per second of `work`, which returns the units that it did; the first call is not counted."""
+    work()
+    units, started = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - started) < seconds:
+        units += work()
+    return units / elapsed
+
+
+def matrix_rate(dtype: torch.dtype, device: torch.device, seconds: float) -> float:
+    """Return FLOP/s of square matrix multiplications."""
+    matrix = torch.randn(MATRIX, MATRIX, device=device).to(dtype)
+
+    def multiply() -> int:
+        torch.mm(matrix, matrix)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return 2 * MATRIX**3
+
+    return rate(multiply, seconds)
+
+
+def published_loop(source: Source, side: int, style: Image.Image, seconds: float) -> float:
+    """Return images/s of one image at a time in float32, its style encoded again for each (as the published tools)."""
+    encoder = embedded_encoder()
+    network = Stylizer(encoder.network, load_decoder(default_decoder_file(), encoder.sha256))
+    style_pixels = _tensor(ImageOps.fit(style, (LOOP_STYLE_SIDE, LOOP_STYLE_SIDE)))
+    codec, count = Codec("jpg", 95), source.count("train")
+    index = 0
+
+    @torch.inference_mode()
+    def stylize_one() -> int:
+        nonlocal index
+        content = ImageOps.fit(decode_picture(source.read("train", index % count)), (side, side))
+        output = network(_tensor(content), *network.style_statistics(style_pixels))
+        codec.encode(Image.fromarray(output[0].permute(1, 2, 0).mul(255).round().byte().numpy()))
+        index += 1
+        return 1
+
+    return rate(stylize_one, seconds)
+
+
+def _tensor(picture: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 255
+
+
+def network_rate(engine: Engine, source: Source, side: int, seconds: float) -> float:
+    """Return images/s of the network alone, on decoded pictures in memory, one batch at a time."""
+    count = min(source.count("train"), engine.batch_size(side, side))
+    pictures = [ImageOps.fit(decode_picture(source.read("train", index)), (side, side)) for index in range(count)]
+    pixels = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])).permute(0, 3, 1, 2)
+    on_device = pixels.to(engine.device, engine.dtype, memory_format=torch.channels_last) / 255
+
+    @torch.inference_mode()
+    def stylize_batch() -> int:
+        engine.network(on_device, engine.means, engine.deviations)
+        if engine.device.type == "cuda":
+            torch.cuda.synchronize()
+        return count
+
+    return rate(stylize_batch, seconds)
+
+
+def end_to_end_rate(data: Path, side: int, images: int) -> float:
+    """Return images/s of `stylize shards` after its start: read, decode, stylize, encode, tar on disk, flushed."""
+    job = open_job(ShardOptions(data=str(data), size=side, limit=images, test_fraction=0.1))
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        started = time.perf_counter()
+        manifest = make_shards(job, Path(folder) / "shards")
+        return manifest.samples("train") / (time.perf_counter() - started)
+
+
+def draw_data(folder: Path, side: int, count: int) -> Path:
+    """Write pictures of the embedded data set as JPEG class folders and return the folder."""
+    for index in range(count):
+        scene = draw_shape(index, size=side, split="train")
+        path = folder / str(scene.shape) / f"{index:06d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scene.picture.save(path, quality=95)
+    return folder
+
+
+def measure(data: Path | None, side: int, seconds: float, images: int) -> dict[str, float]:
+    """Measure one image side; rates in images/s."""
+    with tempfile.TemporaryDirectory() as folder:
+        source_path = data or draw_data(Path(folder), side, images)
+        source = open_source(str(source_path), test_fraction=0.1)
+        style = load_styles(["swirls"])
+        encoder = embedded_encoder()
+        engine = Engine(encoder.network, load_decoder(default_decoder_file(), encoder.sha256), style)
+        return {
+            "side": side,
+            "network": network_rate(engine, source, side, seconds),
+            "end_to_end": end_to_end_rate(source_path, side, images),
+            "published_loop": published_loop(source, side, style[0].picture, seconds),
+        }
+
+
+def main(
+    side: Annotated[list[int], typer.Option(help="Sides of the pictures, in pixels.")] = [224, 32],  # noqa: B006
+    data: Annotated[Path | None, typer.Option(help="Folder or zip of class folders.")] = None,
+    seconds: Annotated[float, typer.Option(help="How long every rate is measured.")] = 20.0,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file to write.")] = None,
+) -> None:
+    """Measure and print the rates and their ratios."""
+    console, device = Console(), torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    machine = {name: matrix_rate(dtype, device, 3.0) for name, dtype in DTYPES.items() if name != "float16"}
+    best = max(machine.values())
+    rows = []
+    for one in side:
+        flops = stylization_flops(one, one)
+        images = max(64, min(20_000, round(0.6 * best / flops * seconds)))
+        row = measure(data, one, seconds, images)
+        row["network_share_of_machine"] = row["network"] * flops / best
+        row["end_to_end_share_of_network"] = row["end_to_end"] / row["network"]
+        row["times_published_loop"] = row["end_to_end"] / row["published_loop"]
+        rows.append(row | {"images": images, "network_gflops": row["network"] * flops / 1e9})
+    document = {
+        "matrix_multiply_gflops": {name: value / 1e9 for name, value in machine.items()},
+        "threads": torch.get_num_threads(),
+        "machine": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        "torch": torch.__version__,
+        "rates": rows,
+    }
+    table = Table(title=f"Matrix multiply, GFLOP/s: {document['matrix_multiply_gflops']}")
+    for name in rows[0]:
+        table.add_column(name.replace("_", " "))
+    for row in rows:
+        table.add_row(*(f"{value:.3g}" for value in row.values()))
+    console.print(table)
+    if output:
+        output.write_text(json.dumps(document, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    typer.run(main)

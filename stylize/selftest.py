@@ -1,0 +1,70 @@
+"""A tiny stylization before every run, so that wrong weights or a faulty kernel stop it before it writes garbage."""
+
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from stylize.engine import Engine, Pixels
+from stylize.errors import InputError
+from stylize.networks import Decoder, Encoder
+from stylize.patterns import draw_pattern
+from stylize.pictures import decode_picture
+from stylize.shapes import draw_shape
+from stylize.styles import Style
+from stylize.weights import default_decoder_file, embedded_encoder, load_decoder
+
+SIDE = 64
+MIN_CORRELATION = 0.25  # of a picture and its reconstruction; a decoder of another encoder stays near 0
+MIN_PSNR = 30.0  # of the shipped pair's golden picture, in decibels; bfloat16 on any device reaches 35
+
+
+def golden_pictures() -> tuple[Pixels, Pixels, Pixels]:
+    """Return content, style and the content as the shipped pair stylizes it in float32, each (64, 64, 3)."""
+    strip = np.asarray(decode_picture(Path(str(files("stylize") / "shipped" / "golden.png")).read_bytes()))
+    content, style, stylized = (strip[:, SIDE * k : SIDE * (k + 1)] for k in range(3))
+    return content, style, stylized
+
+
+def draw_golden() -> Image.Image:
+    """Return the strip of content, style and stylized content that ships; drawn anew when the shipped pair changes."""
+    encoder = embedded_encoder()
+    scene, pattern = draw_shape(0, size=SIDE, split="test").picture, draw_pattern("swirls", SIDE)
+    content, style = np.asarray(scene), np.asarray(pattern)
+    decoder = load_decoder(default_decoder_file(), encoder.sha256)
+    engine = Engine(encoder.network, decoder, [Style("golden", "", Image.fromarray(style))], "float32")
+    return Image.fromarray(np.concatenate([content, style, engine.stylize(content[None], [0], alpha=1.0)[0]], axis=1))
+
+
+def self_test(encoder: Encoder, decoder: Decoder, dtype: str, shipped: bool) -> None:
+    """Raise `InputError` where the pair cannot reconstruct a picture or, being the shipped one, misses the golden one.
+
+    Args:
+        encoder: The encoder.
+        decoder: Its decoder.
+        dtype: As `Engine` takes it.
+        shipped: Whether the pair is the embedded one, whose output is known.
+    """
+    content, style, golden = golden_pictures()
+    engine = Engine(encoder, decoder, [Style("golden", "", Image.fromarray(style))], dtype)
+    reconstruction = engine.stylize(content[None], [0], alpha=0.0)[0]
+    if correlation(content, reconstruction) < MIN_CORRELATION:
+        raise InputError("The decoder does not reconstruct the self-test's picture: give a trained --decoder.")
+    if shipped and psnr(golden, engine.stylize(content[None], [0], alpha=1.0)[0]) < MIN_PSNR:
+        raise InputError(
+            f"The self-test's picture comes out wrong in {engine.dtype_name} on {engine.device}: try --dtype float32."
+        )
+
+
+def correlation(first: Pixels, second: Pixels) -> float:
+    """Return the correlation of two pictures' values; 0 where one of them is constant."""
+    one, other = (pixels.astype(np.float64) - pixels.mean() for pixels in (first, second))
+    scale = np.sqrt(np.square(one).sum() * np.square(other).sum())
+    return float((one * other).sum() / scale) if scale else 0.0
+
+
+def psnr(first: Pixels, second: Pixels) -> float:
+    """Return the peak signal-to-noise ratio in decibels; infinite for equal pictures."""
+    error = float(np.square(first.astype(np.float64) - second).mean())
+    return float(10 * np.log10(255**2 / error)) if error else float("inf")
