@@ -8,12 +8,14 @@ from rich.console import Console
 from rich.table import Table
 
 from stylize.cli_fit import evaluate_decoder_command, fit_decoder_command
+from stylize.cli_weights import ENCODER_HELP, weights_app
 from stylize.engine import Engine
 from stylize.errors import InputError, run_command_line
 from stylize.images import export_images
 from stylize.job import open_job
 from stylize.manifest import Manifest, read_manifest
 from stylize.networks import stylization_flops
+from stylize.pair import load_pair
 from stylize.preview import shard_sheet, style_sheet
 from stylize.progress import images_progress
 from stylize.run import make_shards
@@ -21,16 +23,17 @@ from stylize.sources import open_source
 from stylize.spec import ShardOptions
 from stylize.styles import load_styles
 from stylize.verify import verify_shards
-from stylize.weights import default_decoder_file, embedded_encoder, load_decoder
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 app.command("fit-decoder")(fit_decoder_command)
 app.command("evaluate-decoder")(evaluate_decoder_command)
+app.add_typer(weights_app, name="weights")
 console = Console(markup=False, soft_wrap=True)  # paths may hold brackets; a pipe wants whole lines
 default = ShardOptions()
 
 STYLE_HELP = "Picture, folder, zip or built-in style; repeat for more; `patterns` for all built-in ones."
 DATA_HELP = "shapes, cifar10, cifar100, or a folder or zip of class folders."
+DECODER_HELP = "Decoder file that belongs to the encoder; else the shipped one."
 SHARDS = Path("data/shards")
 
 
@@ -51,7 +54,8 @@ def shards(
     codec: Annotated[str, typer.Option(help="jpg, png or webp.")] = default.codec,
     quality: Annotated[int, typer.Option(help="1 to 100.")] = default.quality,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = default.dtype,
-    decoder: Annotated[Path | None, typer.Option(help="A decoder from fit-decoder; else the shipped one.")] = None,
+    encoder: Annotated[str | None, typer.Option(help=ENCODER_HELP)] = None,
+    decoder: Annotated[Path | None, typer.Option(help=DECODER_HELP)] = None,
     max_failures: Annotated[int, typer.Option(help="Unusable images to accept; they are recorded.")] = 0,
 ) -> None:
     """Make shards of originals and stylized copies; run the same command again to go on after an interruption."""
@@ -59,7 +63,7 @@ def shards(
         ShardOptions(
             style=tuple(style), data=data, size=size, work_size=work_size, alpha=alpha,
             styles_per_image=styles_per_image, seed=seed, limit=limit, test_fraction=test_fraction,
-            codec=codec, quality=quality, dtype=dtype, decoder=decoder,
+            codec=codec, quality=quality, dtype=dtype, encoder=encoder, decoder=decoder,
         )
     )  # fmt: skip
     out = out or SHARDS / "-".join(Path(name).stem for name in style)
@@ -129,16 +133,16 @@ def preview(
     style: Annotated[list[str], typer.Option(help=STYLE_HELP)] = list(default.style),  # noqa: B006
     shards: Annotated[Path | None, typer.Option(help="Show this shard folder's pairs by class instead.")] = None,
     size: Annotated[int, typer.Option(help="Side of the stylized pictures, in pixels.")] = 224,
-    decoder: Annotated[Path | None, typer.Option(help="A decoder from fit-decoder; else the shipped one.")] = None,
+    encoder: Annotated[str | None, typer.Option(help=ENCODER_HELP)] = None,
+    decoder: Annotated[Path | None, typer.Option(help=DECODER_HELP)] = None,
 ) -> None:
     """Write a contact sheet of pictures × styles, or of a shard folder's pairs."""
     if bool(image) == bool(shards):
         raise InputError("Give either pictures to stylize or --shards with a shard folder.")
     sheet = shard_sheet(shards) if shards else None
     if sheet is None:
-        styles, encoder = load_styles(style), embedded_encoder()
-        network = load_decoder(decoder or default_decoder_file(), encoder.sha256)
-        sheet = style_sheet(Engine(encoder.network, network, styles), styles, image or [], size)
+        pair, styles = load_pair(encoder, decoder), load_styles(style)
+        sheet = style_sheet(Engine(pair.encoder.network, pair.decoder, styles), styles, image or [], size)
     try:
         sheet.save(output)
     except (OSError, ValueError) as error:

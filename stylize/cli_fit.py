@@ -10,11 +10,12 @@ import typer
 from rich.console import Console
 
 from stylize.atomic import write_atomically
+from stylize.cli_weights import ENCODER_HELP
 from stylize.errors import InputError
 from stylize.evaluation import evaluate_decoder, evaluation_table
 from stylize.fit import fit_decoder
 from stylize.fit_data import HOLD_OUT_FRACTION, PRESETS, FitSettings, Phase, open_pool
-from stylize.weights import embedded_encoder
+from stylize.pair import load_encoder
 
 LINE_STEPS = 25
 
@@ -58,14 +59,15 @@ def fit_decoder_command(
     ] = HOLD_OUT_FRACTION,
     preset: Annotated[str, typer.Option(help=f"The recipe: {', '.join(PRESETS)}.")] = "shipped",
     seed: Annotated[int, typer.Option(help="Chooses the crops.")] = FitSettings.seed,
+    encoder: Annotated[str | None, typer.Option(help=ENCODER_HELP)] = None,
 ) -> None:
-    """Train a decoder for the embedded encoder; run the same command again to go on after an interruption."""
+    """Train a decoder for an encoder; run the same command again to go on after an interruption."""
     console = Console()
     pool = open_pool(content, style, hold_out, hold_out_fraction)
     if preset not in PRESETS:
         raise InputError(f"There is no preset {preset!r}: choose one of {', '.join(PRESETS)}.")
     settings = replace(PRESETS[preset], seed=seed)
-    fit_decoder(pool, output, embedded_encoder(), settings, FitProgress(console))
+    fit_decoder(pool, output, load_encoder(encoder), settings, FitProgress(console))
     console.print(f"Wrote {output}")
 
 
@@ -80,13 +82,14 @@ def evaluate_decoder_command(
     size: Annotated[int, typer.Option(help="Side of the photos, in pixels.")] = 224,
     lower_bound: Annotated[int, typer.Option(help="Photos per style whose pixels are optimised; minutes each.")] = 0,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file to write.")] = None,
+    encoder: Annotated[str | None, typer.Option(help=ENCODER_HELP)] = None,
 ) -> None:
     """Measure a decoder on photos and styles that its training did not see; 0 is perfect, 1 is the unstylized photo."""
     console = Console()
     with console.status("Loading") as status:
         document = evaluate_decoder(
             content, style, decoder, held_out_fraction, photos, size, lower_bound,
-            lambda task, done, total: status.update(f"{task}: {done}/{total} styles"),
+            lambda task, done, total: status.update(f"{task}: {done}/{total} styles"), encoder,
         )  # fmt: skip
     console.print(evaluation_table(document))
     if output:

@@ -13,10 +13,9 @@ from stylize.errors import InputError
 from stylize.fit_data import HOLD_OUT_FRACTION, is_held_out
 from stylize.judge import Judge, Scores, Summary, summarise, summarise_scores
 from stylize.networks import MIN_SIDE
+from stylize.pair import load_pair
 from stylize.pictures import PictureError, PictureFile, decode_picture, list_pictures
-from stylize.shards import file_sha256
 from stylize.styles import load_styles
-from stylize.weights import default_decoder_file, embedded_encoder, load_decoder
 
 Report = Callable[[str, int, int], None]
 
@@ -42,8 +41,9 @@ def evaluate_decoder(
     size: int = 224,
     lower_bound: int = 0,
     report: Report = lambda task, done, total: None,
+    encoder: str | None = None,
 ) -> dict[str, Any]:
-    """Judge a decoder (the shipped one if None) on held-out photos × styles at size × size pixels.
+    """Judge a decoder (the shipped one if None) and its encoder on held-out photos × styles at size × size pixels.
 
     With `lower_bound` the pixels of so many photos per style are optimised for the same objective, for comparison.
     `report` receives the task, its finished pictures and their number.
@@ -52,10 +52,9 @@ def evaluate_decoder(
     """
     if size < MIN_SIDE:
         raise InputError(f"--size is {size}: give at least {MIN_SIDE} pixels.")
-    encoder, decoder_file = embedded_encoder(), decoder or default_decoder_file()
-    network = load_decoder(decoder_file, encoder.sha256)
+    pair = load_pair(encoder, decoder)
     files, styles = held_out_photos(content, held_out_fraction, photos), load_styles(style)
-    judge = Judge(encoder.network, network, [_decode(file) for file in files], size)
+    judge = Judge(pair.encoder.network, pair.decoder, [_decode(file) for file in files], size)
     scores = {}
     for number, one in enumerate(styles):
         report("Judging", number, len(styles))
@@ -65,8 +64,8 @@ def evaluate_decoder(
         report("Optimising pixels", number, len(styles))
         bounds[one.name] = judge.lower_bound(one, lower_bound)
     return {
-        "decoder_sha256": file_sha256(decoder_file),
-        "encoder_sha256": encoder.sha256,
+        "decoder_sha256": pair.decoder_sha256,
+        "encoder_sha256": pair.encoder.sha256,
         "size": size,
         "photos": [file.name for file in files],
         "dtype": str(judge.dtype).removeprefix("torch."),

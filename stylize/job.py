@@ -15,13 +15,13 @@ from stylize.codec import Codec
 from stylize.engine import Engine, Pixels
 from stylize.errors import InputError
 from stylize.manifest import ShardEntry
+from stylize.pair import load_pair
 from stylize.pictures import PictureError
 from stylize.selftest import self_test
 from stylize.shards import Sample, file_sha256, write_shard
 from stylize.sources import Source, open_source
 from stylize.spec import ShardOptions, ShardPlan, Spec, make_spec
 from stylize.styles import load_styles, style_choice
-from stylize.weights import default_decoder_file, embedded_encoder, load_decoder
 
 CHUNK_IMAGES = 256  # at most so many images in memory at a time,
 CHUNK_VALUES = 128_000_000  # and about so many pixel values, copies included
@@ -62,14 +62,12 @@ class Job:
 
 def open_job(options: ShardOptions) -> Job:
     """Load source, styles and networks; raise `InputError` for anything that does not exist or does not fit."""
+    pair = load_pair(options.encoder, options.decoder)
     source = open_source(options.data, seed=options.seed, test_fraction=options.test_fraction)
     styles = load_styles(options.style)
-    encoder = embedded_encoder()
-    decoder_file = options.decoder or default_decoder_file()
-    decoder = load_decoder(decoder_file, encoder.sha256)
-    self_test(encoder.network, decoder, options.dtype, shipped=options.decoder is None)
-    engine = Engine(encoder.network, decoder, styles, options.dtype)
-    hashes = (encoder.sha256, file_sha256(decoder_file))
+    self_test(pair.encoder.network, pair.decoder, options.dtype, shipped=options.decoder is None)
+    engine = Engine(pair.encoder.network, pair.decoder, styles, options.dtype)
+    hashes = (pair.encoder.sha256, pair.decoder_sha256)
     return Job(make_spec(options, source, styles, hashes, engine.dtype_name, engine.device.type), source, engine)
 
 

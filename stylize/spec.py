@@ -37,6 +37,7 @@ class ShardOptions:
     codec: str = "jpg"
     quality: int = 95
     dtype: str = "auto"
+    encoder: str | None = None
     decoder: Path | None = None
 
     def __post_init__(self) -> None:

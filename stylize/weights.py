@@ -4,16 +4,17 @@ import hashlib
 import importlib.util
 import json
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from stylize.atomic import write_atomically
 from stylize.errors import InputError
@@ -27,6 +28,7 @@ SHIPPED_SHA256 = {
     "vgg19_mean_activations.safetensors": "3427f2d50c02c9d5b1fe4e8208dce9da7d34676d6dc6f440e9680bd60c4a0c84",
 }
 CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
+Network = TypeVar("Network", bound=nn.Module)
 CONVOLUTION_NAMES = (
     "block1_conv1", "block1_conv2", "block2_conv1", "block2_conv2",
     "block3_conv1", "block3_conv2", "block3_conv3", "block3_conv4", "block4_conv1",
@@ -66,22 +68,34 @@ def caffe_convolutions() -> list[tuple[Tensor, Tensor]]:
     return [(state[f"{n}_W_table"][state[f"{n}_W_q"].long()], state[f"{n}_b"]) for n in CONVOLUTION_NAMES]
 
 
-def fold_caffe_preprocessing(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Fold (RGB in [0, 1] → BGR · 255 − mean) into the first convolution; exact under reflection padding."""
-    mean = torch.tensor(CAFFE_MEAN_BGR, dtype=torch.float64)
-    folded_bias = bias.double() - torch.einsum("oihw,i->o", weight.double(), mean)
-    folded_weight = weight.double().flip(1) * 255.0
+def fold_preprocessing(weight: Tensor, bias: Tensor, matrix: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
+    """Fold pixels → matrix · pixels + offset, float64 (3, 3) and (3,), into the convolution (O, 3, 3, 3) that follows.
+
+    Exact under reflection padding, which commutes with a map of single pixels.
+    """
+    folded_weight = torch.einsum("oihw,ij->ojhw", weight.double(), matrix)
+    folded_bias = bias.double() + torch.einsum("oihw,i->o", weight.double(), offset)
     return folded_weight.to(weight.dtype), folded_bias.to(bias.dtype)
+
+
+def fold_caffe_preprocessing(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Fold (RGB in [0, 1] → BGR · 255 − mean) into the first convolution."""
+    matrix = 255.0 * torch.eye(3, dtype=torch.float64).flip(0)
+    return fold_preprocessing(weight, bias, matrix, -torch.tensor(CAFFE_MEAN_BGR, dtype=torch.float64))
+
+
+def fill(network: Network, convolutions: Sequence[tuple[Tensor, Tensor]]) -> Network:
+    """Give a network its convolutions' (weight, bias) in order; return it ready for inference."""
+    tensors = [tensor for pair in convolutions for tensor in pair]
+    network.load_state_dict(dict(zip(network.state_dict(), tensors, strict=True)))
+    return network.eval().requires_grad_(False)
 
 
 def unnormalised_encoder() -> Encoder:
     """Return the original VGG-19 encoder for RGB input in [0, 1]."""
     convolutions = caffe_convolutions()
     convolutions[0] = fold_caffe_preprocessing(*convolutions[0])
-    encoder = Encoder()
-    names = [f"convolutions.{index}.{part}" for index in range(len(convolutions)) for part in ("weight", "bias")]
-    encoder.load_state_dict(dict(zip(names, [tensor for pair in convolutions for tensor in pair], strict=True)))
-    return encoder.eval().requires_grad_(False)
+    return fill(Encoder(), convolutions)
 
 
 def rescale(encoder: Encoder, mean_activations: list[Tensor]) -> None:
@@ -120,24 +134,47 @@ def save_decoder(path: Path, decoder: Decoder, encoder_sha256: str, recipe: dict
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    """Return how a decoder was made."""
+    """Return how a decoder was made, nothing where it does not say."""
     with safe_open(path, framework="pt") as file:
-        recipe: dict[str, Any] = json.loads((file.metadata() or {})["recipe"])
+        recipe: dict[str, Any] = json.loads((file.metadata() or {}).get("recipe", "{}"))
         return recipe
 
 
 def load_decoder(path: Path, encoder_sha256: str) -> Decoder:
     """Load a decoder; raise `InputError` where the file is damaged or belongs to another encoder."""
+    decoder, metadata = _load(Decoder(), path, "a decoder", "stylize fit-decoder")
+    if metadata.get("encoder_sha256") != encoder_sha256:
+        found = metadata.get("encoder_sha256", "none")[:12]
+        raise InputError(f"{path} belongs to encoder {found}, not to {encoder_sha256[:12]}: give its own --encoder.")
+    return decoder
+
+
+def load_encoder_file(path: Path) -> LoadedEncoder:
+    """Load an encoder that `stylize weights import` wrote; raise `InputError` where the file is damaged."""
+    encoder, _ = _load(Encoder(), path, "an encoder", "stylize weights import")
+    return LoadedEncoder(encoder, file_sha256(path))
+
+
+def encoder_bytes(encoder: Encoder) -> bytes:
+    """Return an encoder's safetensors file: the weights and nothing else, so that its SHA-256 is theirs."""
+    return save({name: tensor.contiguous() for name, tensor in encoder.state_dict().items()})
+
+
+def decoder_bytes(decoder: Decoder, encoder_sha256: str) -> bytes:
+    """Return the safetensors file of a decoder whose recipe is not known, in float32."""
+    tensors = {name: tensor.contiguous() for name, tensor in decoder.state_dict().items()}
+    return save(tensors, {"encoder_sha256": encoder_sha256})
+
+
+def _load(network: Network, path: Path, role: str, maker: str) -> tuple[Network, dict[str, str]]:
+    """Fill a network from a safetensors file, checked; return it ready for inference, and the file's metadata."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-        state = {name: tensor.float() for name, tensor in load_file(path).items()}
-        decoder = Decoder()
-        decoder.load_state_dict(state)
+        network.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
     except (OSError, SafetensorError, struct.error, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path} is not a decoder ({reason}): give a file made by `stylize fit-decoder`.") from None
-    if metadata.get("encoder_sha256") != encoder_sha256:
-        found = metadata.get("encoder_sha256", "none")[:12]
-        raise InputError(f"{path} belongs to encoder {found}, not to {encoder_sha256[:12]}: use the matching pair.")
-    return decoder.eval().requires_grad_(False)
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise InputError(f"{path} is not {role} ({reason}): give a file made by `{maker}`.") from None
+    if not all(torch.isfinite(tensor).all() for tensor in network.state_dict().values()):
+        raise InputError(f"{path} cannot be used as {role}, it holds NaN or infinity: fetch or make it again.")
+    return network.eval().requires_grad_(False), metadata

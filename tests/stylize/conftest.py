@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from stylize.cli import main
 from stylize.engine import Engine, Pixels
 from stylize.job import Job
 from stylize.networks import Decoder, Encoder
@@ -21,6 +22,7 @@ from stylize.spec import ShardOptions, make_spec
 from stylize.styles import Style
 
 JobMaker = Callable[..., Job]
+Run = Callable[..., tuple[int, str, str]]
 
 
 NETWORK = TypeVar("NETWORK", bound=torch.nn.Module)
@@ -128,3 +130,18 @@ def finished(finished_job: Job, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def copied(finished: Path, tmp_path: Path) -> Path:
     """Return a copy of the finished folder, to damage."""
     return Path(shutil.copytree(finished, tmp_path / "copied"))
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Return a function that runs `stylize` in `tmp_path` and gives exit code, standard output and standard error."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["stylize", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        output = capsys.readouterr()
+        return int(caught.value.code or 0), output.out, output.err
+
+    return call

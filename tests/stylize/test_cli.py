@@ -6,29 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stylize.cli import main
 from stylize.manifest import read_manifest
 from stylize.shapes import CLASS_NAMES
 
 Run = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Return a function that runs `stylize` in `tmp_path` and gives exit code, standard output and standard error."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["stylize", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        output = capsys.readouterr()
-        return int(caught.value.code or 0), output.out, output.err
-
-    return call
-
-
-@pytest.mark.parametrize("command", ["", "shards", "images", "verify", "info", "preview", "fit-decoder"])
+@pytest.mark.parametrize("command", ["", "shards", "images", "verify", "info", "preview", "fit-decoder", "weights"])
 def test_help(run: Run, command: str) -> None:
     code, text, _ = run(*filter(None, [command]), "--help")
     assert code == 0

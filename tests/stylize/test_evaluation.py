@@ -90,7 +90,7 @@ def test_summaries_are_numpys() -> None:
 def test_a_document_holds_every_style_and_only_held_out_photos(
     tmp_path: Path, encoder: Encoder, decoder: Decoder, photos: list[Image.Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stylize.evaluation.embedded_encoder", lambda: LoadedEncoder(encoder, "ab"))
+    monkeypatch.setattr("stylize.pair.embedded_encoder", lambda: LoadedEncoder(encoder, "ab"))
     monkeypatch.setattr("stylize.judge.OPTIMISER_STEPS", 2)
     save_decoder(tmp_path / "decoder", decoder, "ab", {})
     (tmp_path / "photos").mkdir()
