@@ -11,10 +11,9 @@ from typing import Any
 
 from stylize.errors import InputError
 from stylize.job import Failure, Job, Receipt, Report, make_shard
-from stylize.manifest import MANIFEST_NAME, Manifest, ShardEntry, read_manifest, write_manifest
+from stylize.manifest import FAILURES_NAME, MANIFEST_NAME, Manifest, ShardEntry, read_manifest, write_manifest
+from stylize.shards import file_sha256
 from stylize.spec import ShardPlan, Spec, plan_shards
-
-FAILURES_NAME = "failures.jsonl"
 
 
 def make_shards(job: Job, out: Path, max_failures: int = 0, report: Report = lambda images: None) -> Manifest:
@@ -46,8 +45,9 @@ def make_shards(job: Job, out: Path, max_failures: int = 0, report: Report = lam
 def _make_and_publish(job: Job, staging: Path, out: Path, max_failures: int, report: Report) -> Manifest:
     receipts = [_make_or_reuse(job, plan, staging, report) for plan in plan_shards(job.spec, job.source)]
     failures = [failure for receipt in receipts for failure in receipt.failures]
-    _check_failures(failures, staging, max_failures)
-    manifest = Manifest(_plain(job.spec), tuple(receipt.shard for receipt in receipts), len(failures))
+    record = _check_failures(failures, staging, max_failures)
+    shards = tuple(receipt.shard for receipt in receipts)
+    manifest = Manifest(_plain(job.spec), shards, len(failures), file_sha256(record) if failures else None)
     _publish(manifest, staging, out)
     return manifest
 
@@ -116,20 +116,24 @@ def _read_receipt(path: Path) -> Receipt | None:
         return None
 
 
-def _check_failures(failures: Sequence[Failure], staging: Path, max_failures: int) -> None:
+def _check_failures(failures: Sequence[Failure], staging: Path, max_failures: int) -> Path:
+    """Write `failures.jsonl` into the staging folder and return its path, if its lines are not too many."""
+    record = staging / FAILURES_NAME
     lines = "".join(json.dumps(asdict(failure), ensure_ascii=False) + "\n" for failure in failures)
-    (staging / FAILURES_NAME).write_text(lines, encoding="utf-8")
+    record.write_text(lines, encoding="utf-8")
     if len(failures) > max_failures:
         first = f"{failures[0].path} {failures[0].reason}"
         raise InputError(
-            f"{len(failures)} images could not be used (first: {first}; all: {staging / FAILURES_NAME}): "
+            f"{len(failures)} images could not be used (first: {first}; all: {record}): "
             f"mend them, or accept them with --max-failures {len(failures)}; finished shards are kept."
         )
+    return record
 
 
 def _publish(manifest: Manifest, staging: Path, out: Path) -> None:
     """Write the manifest last and move the whole folder into place with one rename."""
     shards = staging / "shards"
+    (shards / FAILURES_NAME).unlink(missing_ok=True)  # of a run that was killed while it published
     if manifest.failures:
         (staging / FAILURES_NAME).replace(shards / FAILURES_NAME)
     write_manifest(shards, manifest)

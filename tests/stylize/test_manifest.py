@@ -1,3 +1,4 @@
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,13 @@ import pytest
 from stylize.errors import InputError
 from stylize.manifest import Manifest, ShardEntry, read_manifest, write_manifest
 
-SPEC = {"class_names": ["cat", "dög"], "styles_per_image": 1, "alpha": 0.5}
+SPEC = {
+    "class_names": ["cat", "dög"],
+    "styles_per_image": 1,
+    "alpha": 0.5,
+    "styles": [{"name": "dots", "sha256": "dd"}],
+    "counts": {"train": 8, "test": 4},
+}
 SHARDS = (
     ShardEntry("train-000000.tar", "train", 5, 100, "aa"),
     ShardEntry("train-000001.tar", "train", 2, 50, "bb"),
@@ -18,13 +25,13 @@ SHARDS = (
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    write_manifest(tmp_path, Manifest(SPEC, SHARDS, failures=2))
+    write_manifest(tmp_path, Manifest(SPEC, SHARDS, 2, "ff"))
     return tmp_path
 
 
 def test_round_trip(folder: Path) -> None:
     manifest = read_manifest(folder)
-    assert manifest == Manifest(SPEC, SHARDS, failures=2)
+    assert manifest == Manifest(SPEC, SHARDS, 2, "ff")
     assert manifest.class_names == ["cat", "dög"]
     assert (manifest.samples("train"), manifest.samples("test")) == (7, 3)
     assert manifest.paths(folder, "train") == [folder / "train-000000.tar", folder / "train-000001.tar"]
@@ -35,6 +42,9 @@ def test_text_is_canonical(folder: Path) -> None:
     document = json.loads(text)
     assert text == json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     assert document["format_version"] == 1
+    checksum = document.pop("checksum")
+    rest = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    assert checksum == hashlib.sha256(rest.encode()).hexdigest()
 
 
 def test_a_folder_without_manifest_is_refused(tmp_path: Path) -> None:
@@ -43,7 +53,7 @@ def test_a_folder_without_manifest_is_refused(tmp_path: Path) -> None:
             read_manifest(folder)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", "3", "\x00", '{"format_version": 1}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "3", "\x00", "[" * 100_000, '{"format_version": 1}'])
 def test_damaged_text_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(InputError, match="is damaged"):
@@ -67,6 +77,9 @@ def rename(name: str, split: str = "train") -> Callable[[dict[str, Any]], None]:
         lambda document: document.pop("failures"),
         lambda document: document["spec"].pop("class_names"),
         lambda document: document["spec"].pop("styles_per_image"),
+        lambda document: document["spec"].update(styles_per_image=10**12),
+        lambda document: document["spec"].update(styles="dots"),
+        lambda document: document["spec"].update(counts=[8, 4]),
         lambda document: document.update(spec=None),
         lambda document: document["shards"][0].pop("sha256"),
         lambda document: document["shards"][0].update(unknown=1),
