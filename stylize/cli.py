@@ -20,6 +20,7 @@ from stylize.run import make_shards
 from stylize.sources import open_source
 from stylize.spec import ShardOptions
 from stylize.styles import load_styles
+from stylize.summary import counts_line, warning_lines
 from stylize.verify import verify_shards
 from stylize.weights import default_decoder_file, embedded_encoder, load_decoder
 
@@ -66,14 +67,13 @@ def shards(
     flops = stylization_flops(side, side) * styles_per_image
     with images_progress(console, "Stylizing", sum(job.spec.counts.values()), flops) as report:
         manifest = make_shards(job, out, max_failures, report)
-    console.print(f"{out}: {_summary(manifest)}")
+    _print_summary(out, manifest)
 
 
-def _summary(manifest: Manifest) -> str:
-    megabytes = sum(shard.bytes for shard in manifest.shards) / 1e6
-    pairs, tests = manifest.samples("train"), manifest.samples("test")
-    text = f"{pairs} training pairs and {tests} test images in {len(manifest.shards)} shards, {megabytes:.1f} MB"
-    return text + (f"; {manifest.failures} images failed, see failures.jsonl" if manifest.failures else "")
+def _print_summary(directory: Path, manifest: Manifest, remark: str = "") -> None:
+    console.print(f"{directory}: {counts_line(manifest)}{remark}")
+    for line in warning_lines(manifest):
+        console.print(line, style="yellow", highlight=False)
 
 
 @app.command()
@@ -99,17 +99,19 @@ def verify(directory: Path) -> None:
     if defects:
         console.print(f"{directory}: {len(defects)} defects", style="bold red")
         raise typer.Exit(1)
-    console.print(f"{directory}: {_summary(read_manifest(directory))}; no defects")
+    _print_summary(directory, read_manifest(directory), "; no defects")
 
 
 @app.command()
 def info(directory: Path) -> None:
     """Print a shard folder's manifest for people."""
     manifest = read_manifest(directory)
-    table = Table("", "", show_header=False, title=f"{directory}: {_summary(manifest)}")
+    table = Table("", "", show_header=False, title=f"{directory}: {counts_line(manifest)}")
     for name, value in manifest.spec.items():
         table.add_row(name, _plain(value))
     console.print(table)
+    for line in warning_lines(manifest):
+        console.print(line, style="yellow", highlight=False)
 
 
 def _plain(value: object) -> str:

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +13,9 @@ from PIL import Image
 from stylize.codec import Codec
 from stylize.engine import Engine, Pixels
 from stylize.errors import InputError
-from stylize.manifest import ShardEntry
+from stylize.manifest import Flag, ShardEntry
 from stylize.pictures import PictureError
+from stylize.quality import flag_copies
 from stylize.shards import Sample, file_sha256, write_shard
 from stylize.sources import Source, open_source
 from stylize.spec import ShardOptions, ShardPlan, Spec, make_spec
@@ -41,6 +42,8 @@ class Receipt:
 
     shard: ShardEntry
     failures: tuple[Failure, ...]
+    flags: tuple[Flag, ...]
+    sources: Mapping[str, str]  # every sample's key and the SHA-256 of its source
 
 
 @dataclass(frozen=True)
@@ -71,16 +74,25 @@ def open_job(options: ShardOptions) -> Job:
 def make_shard(job: Job, plan: ShardPlan, folder: Path, report: Report) -> Receipt:
     """Make one shard under a temporary name, flush and rename it, and return its receipt."""
     failures: list[Failure] = []
+    flags: list[Flag] = []
+    sources: dict[str, str] = {}
     temporary, final = folder / f"{plan.name}.{os.getpid()}.part", folder / plan.name
     try:
-        count = write_shard(temporary, shard_samples(job, plan, failures, report), job.spec.codec)
+        samples = shard_samples(job, plan, failures, flags, report)
+        count = write_shard(temporary, _note_sources(samples, sources), job.spec.codec)
         entry = ShardEntry(plan.name, plan.split, count, temporary.stat().st_size, file_sha256(temporary))
         temporary.rename(final)
     except OSError as error:
         raise InputError(f"{final} cannot be written ({error.strerror}): make room and run the same command.") from None
     finally:
         temporary.unlink(missing_ok=True)
-    return Receipt(entry, tuple(failures))
+    return Receipt(entry, tuple(failures), tuple(flags), sources)
+
+
+def _note_sources(samples: Iterable[Sample], sources: dict[str, str]) -> Iterator[Sample]:
+    for sample in samples:
+        sources[sample.key] = str(sample.metadata["source_sha256"])
+        yield sample
 
 
 @dataclass(frozen=True)
@@ -91,14 +103,18 @@ class _Image:
     pixels: Pixels
 
 
-def shard_samples(job: Job, plan: ShardPlan, failures: list[Failure], report: Report) -> Iterator[Sample]:
-    """Yield a shard's samples in their order; unusable images are appended to `failures` instead."""
+def shard_samples(
+    job: Job, plan: ShardPlan, failures: list[Failure], flags: list[Flag], report: Report
+) -> Iterator[Sample]:
+    """Yield a shard's samples in their order; unusable images go to `failures` instead, remarks on odd ones to `flags`."""
     images = _read_images(job, plan.split, plan.indices, failures)
     finished = 0
     while chunk := _take_chunk(images, job.spec.styles_per_image):
         styled = _stylize(job, chunk) if plan.split == "train" else {}
         for image in chunk:
-            yield _sample(job, plan.split, image, styled.get(image.index, []))
+            copies = styled.get(image.index, [])
+            flags += flag_copies(_key(image.index), image.pixels, copies)
+            yield _sample(job, plan.split, image, copies)
         report(len(chunk))
         finished += len(chunk)
     if failed := len(plan.indices) - finished:

@@ -28,16 +28,27 @@ class ShardEntry:
 
 
 @dataclass(frozen=True)
+class Flag:
+    """A sample that looks wrong but was written, and why."""
+
+    split: str
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The full specification of a run (see `docs/shard-format.md`), its shards, and what went wrong.
 
     `failures` counts the images that could not be used; `failures.jsonl` names them and has the hash `failures_sha256`.
+    `flagged` names samples that look wrong.
     """
 
     spec: Mapping[str, Any]
     shards: tuple[ShardEntry, ...]
     failures: int = 0
     failures_sha256: str | None = None
+    flagged: tuple[Flag, ...] = ()
 
     @property
     def class_names(self) -> list[str]:
@@ -114,7 +125,9 @@ def read_manifest(directory: Path) -> Manifest:
         if version != FORMAT_VERSION:
             raise InputError(f"{path} has format version {version}; this program reads version {FORMAT_VERSION}.")
         shards = tuple(_shard_entry(shard) for shard in document["shards"])
-        manifest = Manifest(document["spec"], shards, int(document["failures"]), document.get("failures_sha256"))
+        flagged = tuple(Flag(**flag) for flag in document.get("flagged", ()))
+        failures = int(document["failures"]), document.get("failures_sha256")
+        manifest = Manifest(document["spec"], shards, *failures, flagged)
         _check(manifest)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path} is damaged ({error!r}): fetch or make the shards again.") from None

@@ -11,7 +11,8 @@ from typing import Any
 
 from stylize.errors import InputError
 from stylize.job import Failure, Job, Receipt, Report, make_shard
-from stylize.manifest import FAILURES_NAME, MANIFEST_NAME, Manifest, ShardEntry, read_manifest, write_manifest
+from stylize.manifest import FAILURES_NAME, MANIFEST_NAME, Flag, Manifest, ShardEntry, read_manifest, write_manifest
+from stylize.quality import flag_repeated
 from stylize.shards import file_sha256
 from stylize.spec import ShardPlan, Spec, plan_shards
 
@@ -46,10 +47,17 @@ def _make_and_publish(job: Job, staging: Path, out: Path, max_failures: int, rep
     receipts = [_make_or_reuse(job, plan, staging, report) for plan in plan_shards(job.spec, job.source)]
     failures = [failure for receipt in receipts for failure in receipt.failures]
     record = _check_failures(failures, staging, max_failures)
-    shards = tuple(receipt.shard for receipt in receipts)
-    manifest = Manifest(_plain(job.spec), shards, len(failures), file_sha256(record) if failures else None)
+    failed = len(failures), file_sha256(record) if failures else None
+    manifest = Manifest(_plain(job.spec), tuple(receipt.shard for receipt in receipts), *failed, _flags(receipts))
     _publish(manifest, staging, out)
     return manifest
+
+
+def _flags(receipts: Sequence[Receipt]) -> tuple[Flag, ...]:
+    """Return the shards' flags and those that only all shards together show."""
+    train = (sha256 for receipt in receipts if receipt.shard.split == "train" for sha256 in receipt.sources.values())
+    test = (source for receipt in receipts if receipt.shard.split == "test" for source in receipt.sources.items())
+    return (*(flag for receipt in receipts for flag in receipt.flags), *flag_repeated(train, test))
 
 
 def _plain(spec: Spec) -> dict[str, Any]:
@@ -111,7 +119,9 @@ def _read_receipt(path: Path) -> Receipt | None:
     """Return a shard's receipt, None where there is none or a crash of the machine left it unreadable."""
     try:
         document = json.loads(path.read_text())
-        return Receipt(ShardEntry(**document["shard"]), tuple(Failure(**failure) for failure in document["failures"]))
+        failures = tuple(Failure(**failure) for failure in document["failures"])
+        flags = tuple(Flag(**flag) for flag in document["flags"])
+        return Receipt(ShardEntry(**document["shard"]), failures, flags, dict(document["sources"]))
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
 

@@ -42,7 +42,9 @@ def test_shards_verify_info_and_preview(run: Run, tmp_path: Path, class_folders:
     code, text, _ = run("shards", *arguments, "--out", out)
     assert code == 0
     assert f"{out}: 3 training pairs and 3 test images in 2 shards" in text
+    assert "Warning" not in text
     manifest = read_manifest(out)
+    assert manifest.flagged == ()
     assert (manifest.spec["styles"][0]["name"], manifest.spec["size"], manifest.spec["alpha"]) == ("dots", 16, 1.0)
     code, text, _ = run("verify", out)
     assert (code, "no defects" in text) == (0, True)
@@ -60,6 +62,15 @@ def test_shapes_are_the_default_data(run: Run) -> None:
     code, _, _ = run("shards", "--style", "dots", "--size", 16, "--limit", 1, "--dtype", "float32")
     assert code == 0
     assert read_manifest(Path("data/shards/dots")).class_names == list(CLASS_NAMES)
+
+
+def test_pairs_that_look_wrong_are_named(run: Run, class_folders: Path) -> None:
+    for path in sorted(class_folders.glob("test/*/*.png")):
+        path.write_bytes((class_folders / "train/cat/000.png").read_bytes())
+    code, text, _ = run("shards", "--data", class_folders, "--style", "dots", "--size", 16, "--out", "out")
+    assert code == 0
+    assert text.count("the same file is in train") == 4
+    assert run("info", "out")[1].count("the same file is in train") == 4
 
 
 def test_images(run: Run, class_folders: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from stylize.errors import InputError
-from stylize.manifest import Manifest, ShardEntry, read_manifest, write_manifest
+from stylize.manifest import Flag, Manifest, ShardEntry, read_manifest, write_manifest
 
 SPEC = {
     "class_names": ["cat", "dög"],
@@ -21,17 +21,18 @@ SHARDS = (
     ShardEntry("train-000001.tar", "train", 2, 50, "bb"),
     ShardEntry("test-000000.tar", "test", 3, 70, "cc"),
 )
+FLAGGED = (Flag("train", "00000003", "copy 0 is nearly constant"),)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    write_manifest(tmp_path, Manifest(SPEC, SHARDS, 2, "ff"))
+    write_manifest(tmp_path, Manifest(SPEC, SHARDS, 2, "ff", FLAGGED))
     return tmp_path
 
 
 def test_round_trip(folder: Path) -> None:
     manifest = read_manifest(folder)
-    assert manifest == Manifest(SPEC, SHARDS, 2, "ff")
+    assert manifest == Manifest(SPEC, SHARDS, 2, "ff", FLAGGED)
     assert manifest.class_names == ["cat", "dög"]
     assert (manifest.samples("train"), manifest.samples("test")) == (7, 3)
     assert manifest.paths(folder, "train") == [folder / "train-000000.tar", folder / "train-000001.tar"]
@@ -86,6 +87,8 @@ def rename(name: str, split: str = "train") -> Callable[[dict[str, Any]], None]:
         lambda document: document["shards"][0].update(samples=-1),
         lambda document: document["shards"][0].update(bytes="many"),
         lambda document: document["shards"].append("train-000009.tar"),
+        lambda document: document.update(flagged=[{"key": "1"}]),
+        lambda document: document.update(flagged=3),
         rename("../train-000000.tar"),
         rename("/etc/passwd"),
         rename("train-000000.tar", "test"),
