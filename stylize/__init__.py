@@ -2,6 +2,7 @@
 
 from stylize.engine import Engine
 from stylize.errors import InputError
+from stylize.estimate import Estimate, estimate_run
 from stylize.job import Job, open_job
 from stylize.manifest import Manifest, ShardEntry, read_manifest
 from stylize.networks import Decoder, Encoder, Stylizer, adain, channel_statistics
@@ -15,9 +16,9 @@ from stylize.verify import verify_shards
 from stylize.weights import LoadedEncoder, default_decoder_file, embedded_encoder, load_decoder, save_decoder
 
 __all__ = [
-    "Decoder", "Encoder", "Engine", "InputError", "Job", "LoadedEncoder", "Manifest", "Sample", "ShardEntry",
-    "ShardOptions", "Source", "Spec", "Style", "Stylizer", "adain", "channel_statistics", "contact_sheet",
-    "default_decoder_file",
-    "embedded_encoder", "load_decoder", "load_styles", "make_shards", "open_job", "open_source", "read_manifest",
-    "read_shard", "save_decoder", "shard_sheet", "style_sheet", "verify_shards", "write_shard",
+    "Decoder", "Encoder", "Engine", "Estimate", "InputError", "Job", "LoadedEncoder", "Manifest", "Sample",
+    "ShardEntry", "ShardOptions", "Source", "Spec", "Style", "Stylizer", "adain", "channel_statistics",
+    "contact_sheet", "default_decoder_file", "embedded_encoder", "estimate_run", "load_decoder", "load_styles",
+    "make_shards", "open_job", "open_source", "read_manifest", "read_shard", "save_decoder", "shard_sheet",
+    "style_sheet", "verify_shards", "write_shard",
 ]  # fmt: skip

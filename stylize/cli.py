@@ -10,17 +10,18 @@ from rich.table import Table
 from stylize.cli_fit import fit_decoder_command
 from stylize.engine import Engine
 from stylize.errors import InputError, run_command_line
+from stylize.estimate import estimate_run
 from stylize.images import export_images
-from stylize.job import open_job
+from stylize.job import Job, open_job
 from stylize.manifest import Manifest, read_manifest
 from stylize.networks import stylization_flops
 from stylize.preview import shard_sheet, style_sheet
 from stylize.progress import images_progress
-from stylize.run import make_shards
+from stylize.run import find_finished, make_shards
 from stylize.sources import open_source
 from stylize.spec import ShardOptions
 from stylize.styles import load_styles
-from stylize.summary import counts_line, warning_lines
+from stylize.summary import counts_line, plan_line, warning_lines
 from stylize.verify import verify_shards
 from stylize.weights import default_decoder_file, embedded_encoder, load_decoder
 
@@ -53,6 +54,7 @@ def shards(
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = default.dtype,
     decoder: Annotated[Path | None, typer.Option(help="A decoder from fit-decoder; else the shipped one.")] = None,
     max_failures: Annotated[int, typer.Option(help="Unusable images to accept; they are recorded.")] = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would make and take, from a probe.")] = False,
 ) -> None:
     """Make shards of originals and stylized copies; run the same command again to go on after an interruption."""
     job = open_job(
@@ -63,11 +65,24 @@ def shards(
         )
     )  # fmt: skip
     out = out or SHARDS / "-".join(Path(name).stem for name in style)
+    if dry_run:
+        _print_plan(job, out)
+        return
     side = work_size or size or 0
     flops = stylization_flops(side, side) * styles_per_image
     with images_progress(console, "Stylizing", sum(job.spec.counts.values()), flops) as report:
         manifest = make_shards(job, out, max_failures, report)
     _print_summary(out, manifest)
+
+
+def _print_plan(job: Job, out: Path) -> None:
+    if find_finished(out, job.spec):
+        console.print(f"{out}: finished, nothing to do")
+        return
+    estimate = estimate_run(job, out)
+    console.print(f"{out}: {plan_line(estimate)}; nothing was written")
+    if estimate.bytes > estimate.free:
+        console.print("Warning: the disk is too small for this", style="yellow")
 
 
 def _print_summary(directory: Path, manifest: Manifest, remark: str = "") -> None:

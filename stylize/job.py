@@ -106,7 +106,7 @@ class _Image:
 def shard_samples(
     job: Job, plan: ShardPlan, failures: list[Failure], flags: list[Flag], report: Report
 ) -> Iterator[Sample]:
-    """Yield a shard's samples in their order; unusable images go to `failures` instead, remarks on odd ones to `flags`."""
+    """Yield a shard's samples in their order; unusable images go to `failures` instead, what looks wrong to `flags`."""
     images = _read_images(job, plan.split, plan.indices, failures)
     finished = 0
     while chunk := _take_chunk(images, job.spec.styles_per_image):

@@ -31,7 +31,7 @@ def make_shards(job: Job, out: Path, max_failures: int = 0, report: Report = lam
     if max_failures < 0:
         raise InputError(f"--max-failures is {max_failures}: give 0 or more.")
     out = out.resolve()  # a link to a folder could not be renamed onto
-    if (finished := _finished(out, job.spec)) is not None:
+    if (finished := find_finished(out, job.spec)) is not None:
         if finished.failures > max_failures:
             raise InputError(f"{out} lacks {finished.failures} images, see {FAILURES_NAME}: raise --max-failures.")
         return finished
@@ -66,7 +66,11 @@ def _plain(spec: Spec) -> dict[str, Any]:
     return document
 
 
-def _finished(out: Path, spec: Spec) -> Manifest | None:
+def find_finished(out: Path, spec: Spec) -> Manifest | None:
+    """Return the manifest of a folder that holds the specification's shards, None where there is nothing yet.
+
+    Raises `InputError` where the folder holds something else.
+    """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
     if not (out / MANIFEST_NAME).is_file():

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from stylize.estimate import Estimate
 from stylize.manifest import FAILURES_NAME, MANIFEST_NAME, Manifest
 
 NAMED_FLAGS = 5
@@ -13,6 +14,15 @@ def counts_line(manifest: Manifest) -> str:
     pairs, tests = manifest.samples("train"), manifest.samples("test")
     text = f"{pairs} training pairs and {tests} test images in {len(manifest.shards)} shards, {megabytes:.1f} MB"
     return text + (f"; {manifest.failures} images failed, see {FAILURES_NAME}" if manifest.failures else "")
+
+
+def plan_line(estimate: Estimate) -> str:
+    """Return what a run would make and take."""
+    minutes, pace = estimate.seconds / 60, estimate.images / max(estimate.seconds, 1e-9)
+    disk = f"about {estimate.bytes / 1e6:.1f} MB of {estimate.free / 1e6:.0f} MB free"
+    return (
+        f"{estimate.images} images in {estimate.shards} shards, {disk}, about {minutes:.1f} min at {pace:.1f} images/s"
+    )
 
 
 def warning_lines(manifest: Manifest) -> Iterator[str]:

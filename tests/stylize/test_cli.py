@@ -1,6 +1,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -62,6 +63,23 @@ def test_shapes_are_the_default_data(run: Run) -> None:
     code, _, _ = run("shards", "--style", "dots", "--size", 16, "--limit", 1, "--dtype", "float32")
     assert code == 0
     assert read_manifest(Path("data/shards/dots")).class_names == list(CLASS_NAMES)
+
+
+def test_a_dry_run_writes_nothing(
+    run: Run, tmp_path: Path, class_folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["shards", "--data", class_folders, "--style", "dots", "--size", 16, "--limit", 3, "--out", "out"]
+    before = sorted(tmp_path.rglob("*"))
+    code, text, _ = run(*arguments, "--dry-run")
+    assert (code, sorted(tmp_path.rglob("*"))) == (0, before)
+    assert text.startswith("out: 6 images in 2 shards, about 0.0 MB of ")
+    assert ("images/s; nothing was written" in text, "Warning" in text) == (True, False)
+    monkeypatch.setattr("shutil.disk_usage", lambda _path: SimpleNamespace(free=1000))
+    assert "Warning: the disk is too small" in run(*arguments, "--dry-run")[1]
+    run(*arguments)
+    assert run(*arguments, "--dry-run")[1] == "out: finished, nothing to do\n"
+    code, _, error = run(*arguments, "--alpha", 0.5, "--dry-run")
+    assert (code, "holds shards made with other options" in error) == (2, True)
 
 
 def test_pairs_that_look_wrong_are_named(run: Run, class_folders: Path) -> None:
