@@ -32,6 +32,7 @@ default = ShardOptions()
 
 STYLE_HELP = "Picture, folder, zip or built-in style; repeat for more; `patterns` for all built-in ones."
 DATA_HELP = "shapes, cifar10, cifar100, or a folder or zip of class folders."
+RETRY_HELP = "Make the shards of a finished folder again that lack images or whose images changed."
 SHARDS = Path("data/shards")
 
 
@@ -54,6 +55,7 @@ def shards(
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = default.dtype,
     decoder: Annotated[Path | None, typer.Option(help="A decoder from fit-decoder; else the shipped one.")] = None,
     max_failures: Annotated[int, typer.Option(help="Unusable images to accept; they are recorded.")] = 0,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help=RETRY_HELP)] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would make and take, from a probe.")] = False,
 ) -> None:
     """Make shards of originals and stylized copies; run the same command again to go on after an interruption."""
@@ -71,7 +73,7 @@ def shards(
     side = work_size or size or 0
     flops = stylization_flops(side, side) * styles_per_image
     with images_progress(console, "Stylizing", sum(job.spec.counts.values()), flops) as report:
-        manifest = make_shards(job, out, max_failures, report)
+        manifest = make_shards(job, out, max_failures, report, retry_failed=retry_failed)
     _print_summary(out, manifest)
 
 

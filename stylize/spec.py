@@ -69,7 +69,7 @@ class StyleRecord:
 
 @dataclass(frozen=True)
 class Spec:
-    """Everything that the bytes depend on; the manifest holds it, and its hash names the work in progress."""
+    """Everything that the bytes depend on; the manifest holds it, and its digest names the work in progress."""
 
     source: str
     source_fingerprint: str
@@ -93,8 +93,9 @@ class Spec:
     versions: dict[str, str]
 
     def digest(self) -> str:
-        """Return the SHA-256 of the canonical JSON."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        """Return the SHA-256 of the canonical JSON without the source's fingerprint: staged shards may outlive it."""
+        document = {**asdict(self), "source_fingerprint": None}
+        return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
 def make_spec(
