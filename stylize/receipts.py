@@ -27,8 +27,11 @@ def write_receipt(staging: Path, receipt: Receipt) -> None:
     """Write a receipt into the staging folder, whole or not at all."""
     path = receipt_file(staging, receipt.shard.name)
     temporary = path.with_suffix(".part")
-    temporary.write_text(json.dumps(asdict(receipt)), encoding="utf-8")
-    temporary.rename(path)
+    try:
+        temporary.write_text(json.dumps(asdict(receipt)), encoding="utf-8")
+        temporary.rename(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_receipt(staging: Path, name: str) -> Receipt | None:
