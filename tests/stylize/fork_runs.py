@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 import stylize.spec
+import stylize.styles
 from stylize import ShardOptions, make_shards, open_job
 from stylize.cli import main
 from stylize.sources import ShapesSource
@@ -103,6 +104,7 @@ def stop_and_rerun(
 def run_all(folder: Path, seed: int, signals: list[signal.Signals]) -> None:
     torch.set_num_threads(1)  # a pool of threads would not outlive the fork
     stylize.spec.SAMPLES_PER_SHARD = SAMPLES_PER_SHARD
+    stylize.styles.STYLE_SIDE = 64
     read = cache(ShapesSource().read)
     ShapesSource.read = lambda _self, split, index: read(split, index)  # type: ignore[method-assign]
     options = ShardOptions(style=(STYLE,), **OPTIONS)  # type: ignore[arg-type]
