@@ -2,6 +2,7 @@
 
 from stylize.engine import Engine
 from stylize.errors import InputError
+from stylize.estimate import Estimate, estimate_run
 from stylize.job import Job, open_job
 from stylize.manifest import Manifest, ShardEntry, read_manifest
 from stylize.networks import Decoder, Encoder, Stylizer, adain, channel_statistics
@@ -17,9 +18,10 @@ from stylize.weights import LoadedEncoder, default_decoder_file, embedded_encode
 from stylize.weights_exchange import export_weights, import_weights
 
 __all__ = [
-    "Decoder", "Encoder", "Engine", "InputError", "Job", "LoadedEncoder", "Manifest", "Pair", "Sample",
-    "ShardEntry", "ShardOptions", "Source", "Spec", "Style", "Stylizer", "adain", "channel_statistics",
-    "contact_sheet", "default_decoder_file", "embedded_encoder", "export_weights", "import_weights",
-    "load_decoder", "load_encoder", "load_pair", "load_styles", "make_shards", "open_job", "open_source",
-    "read_manifest", "read_shard", "save_decoder", "shard_sheet", "style_sheet", "verify_shards", "write_shard",
+    "Decoder", "Encoder", "Engine", "Estimate", "InputError", "Job", "LoadedEncoder", "Manifest", "Pair",
+    "Sample", "ShardEntry", "ShardOptions", "Source", "Spec", "Style", "Stylizer", "adain",
+    "channel_statistics", "contact_sheet", "default_decoder_file", "embedded_encoder", "estimate_run",
+    "export_weights", "import_weights", "load_decoder", "load_encoder", "load_pair", "load_styles",
+    "make_shards", "open_job", "open_source", "read_manifest", "read_shard", "save_decoder", "shard_sheet",
+    "style_sheet", "verify_shards", "write_shard",
 ]  # fmt: skip

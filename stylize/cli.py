@@ -11,17 +11,19 @@ from stylize.cli_fit import evaluate_decoder_command, fit_decoder_command
 from stylize.cli_weights import ENCODER_HELP, weights_app
 from stylize.engine import Engine
 from stylize.errors import InputError, run_command_line
+from stylize.estimate import estimate_run
 from stylize.images import export_images
-from stylize.job import open_job
+from stylize.job import Job, open_job
 from stylize.manifest import Manifest, read_manifest
 from stylize.networks import stylization_flops
 from stylize.pair import load_pair
 from stylize.preview import shard_sheet, style_sheet
 from stylize.progress import images_progress
-from stylize.run import make_shards
+from stylize.run import find_finished, make_shards
 from stylize.sources import open_source
 from stylize.spec import ShardOptions
 from stylize.styles import load_styles
+from stylize.summary import counts_line, plan_line, warning_lines
 from stylize.verify import verify_shards
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
@@ -34,6 +36,7 @@ default = ShardOptions()
 STYLE_HELP = "Picture, folder, zip or built-in style; repeat for more; `patterns` for all built-in ones."
 DATA_HELP = "shapes, cifar10, cifar100, or a folder or zip of class folders."
 DECODER_HELP = "Decoder file that belongs to the encoder; else the shipped one."
+RETRY_HELP = "Make the shards of a finished folder again that lack images or whose images changed."
 SHARDS = Path("data/shards")
 
 
@@ -57,6 +60,8 @@ def shards(
     encoder: Annotated[str | None, typer.Option(help=ENCODER_HELP)] = None,
     decoder: Annotated[Path | None, typer.Option(help=DECODER_HELP)] = None,
     max_failures: Annotated[int, typer.Option(help="Unusable images to accept; they are recorded.")] = 0,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help=RETRY_HELP)] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would make and take, from a probe.")] = False,
 ) -> None:
     """Make shards of originals and stylized copies; run the same command again to go on after an interruption."""
     job = open_job(
@@ -67,18 +72,30 @@ def shards(
         )
     )  # fmt: skip
     out = out or SHARDS / "-".join(Path(name).stem for name in style)
+    if dry_run:
+        _print_plan(job, out)
+        return
     side = work_size or size or 0
     flops = stylization_flops(side, side) * styles_per_image
     with images_progress(console, "Stylizing", sum(job.spec.counts.values()), flops) as report:
-        manifest = make_shards(job, out, max_failures, report)
-    console.print(f"{out}: {_summary(manifest)}")
+        manifest = make_shards(job, out, max_failures, report, retry_failed=retry_failed)
+    _print_summary(out, manifest)
 
 
-def _summary(manifest: Manifest) -> str:
-    megabytes = sum(shard.bytes for shard in manifest.shards) / 1e6
-    pairs, tests = manifest.samples("train"), manifest.samples("test")
-    text = f"{pairs} training pairs and {tests} test images in {len(manifest.shards)} shards, {megabytes:.1f} MB"
-    return text + (f"; {manifest.failures} images failed, see failures.jsonl" if manifest.failures else "")
+def _print_plan(job: Job, out: Path) -> None:
+    if find_finished(out, job.spec):
+        console.print(f"{out}: finished, nothing to do")
+        return
+    estimate = estimate_run(job, out)
+    console.print(f"{out}: {plan_line(estimate)}; nothing was written")
+    if estimate.bytes > estimate.free:
+        console.print("Warning: the disk is too small for this", style="yellow")
+
+
+def _print_summary(directory: Path, manifest: Manifest, remark: str = "") -> None:
+    console.print(f"{directory}: {counts_line(manifest)}{remark}")
+    for line in warning_lines(manifest):
+        console.print(line, style="yellow", highlight=False)
 
 
 @app.command()
@@ -104,17 +121,19 @@ def verify(directory: Path) -> None:
     if defects:
         console.print(f"{directory}: {len(defects)} defects", style="bold red")
         raise typer.Exit(1)
-    console.print(f"{directory}: {_summary(read_manifest(directory))}; no defects")
+    _print_summary(directory, read_manifest(directory), "; no defects")
 
 
 @app.command()
 def info(directory: Path) -> None:
     """Print a shard folder's manifest for people."""
     manifest = read_manifest(directory)
-    table = Table("", "", show_header=False, title=f"{directory}: {_summary(manifest)}")
+    table = Table("", "", show_header=False, title=f"{directory}: {counts_line(manifest)}")
     for name, value in manifest.spec.items():
         table.add_row(name, _plain(value))
     console.print(table)
+    for line in warning_lines(manifest):
+        console.print(line, style="yellow", highlight=False)
 
 
 def _plain(value: object) -> str:

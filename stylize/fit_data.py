@@ -112,7 +112,7 @@ class FitSettings:
 
 
 PRESETS = {
-    "shipped": FitSettings((Phase("reconstruction", 64, 400), Phase("style", 64, 2400), Phase("style", 96, 1600))),
+    "shipped": FitSettings((Phase("reconstruction", 64, 400), Phase("style", 64, 2400), Phase("style", 96, 1200))),
     "quick": FitSettings((Phase("reconstruction", 64, 100), Phase("style", 64, 200))),
 }
 

@@ -27,6 +27,7 @@ class FolderSource:
         files = list_pictures(root)
         depth = _common_depth([PurePosixPath(file.name) for file in files])
         divided = any(_in_split_folder(_folders(file, depth)) for file in files)
+        _check_class_folders(root, files, depth + divided)
         triples = [(*_split_and_class(file, depth, divided, seed, test_fraction), file) for file in files]
         self._sizes = _sizes(root, files)
         self.class_names = tuple(sorted({name for split, name, _ in triples if split == "train"}))
@@ -64,6 +65,19 @@ class FolderSource:
     def fingerprint(self) -> str:
         """Return the SHA-256 over names and sizes, in a zip also checksums; a sample records its own bytes' hash."""
         return hashlib.sha256(repr(self._sizes).encode()).hexdigest()
+
+
+def _check_class_folders(root: Path, files: Sequence[PictureFile], depth: int) -> None:
+    """Refuse a folder with an empty class folder, or with one that is a link: its class would be lost silently."""
+    if not root.is_dir():
+        return
+    classes = {PurePosixPath(file.name).parts[: depth + 1] for file in files}
+    for parent in sorted({folders[:-1] for folders in classes}):
+        for folder in sorted(root.joinpath(*parent).iterdir()):
+            visible = not folder.name.startswith((".", "__MACOSX"))
+            if visible and folder.is_dir() and (*parent, folder.name) not in classes:
+                name = folder.relative_to(root)
+                raise InputError(f"{root}: the folder {name} has no pictures, or is a link: fill or remove it.")
 
 
 def _sizes(root: Path, files: Sequence[PictureFile]) -> list[tuple[str, int, int]]:

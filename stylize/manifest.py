@@ -1,5 +1,6 @@
 """`manifest.json`: what a folder of shards holds and how it was made; written last, its presence means complete."""
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -8,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from stylize.errors import InputError
-from stylize.shards import FORMAT_VERSION
+from stylize.shards import FORMAT_VERSION, MAX_COPIES
 
 MANIFEST_NAME = "manifest.json"
+FAILURES_NAME = "failures.jsonl"
 _SHARD_NAME = re.compile(r"(?:train|test)-[0-9]+\.tar")
 
 
@@ -26,12 +28,27 @@ class ShardEntry:
 
 
 @dataclass(frozen=True)
+class Flag:
+    """A sample that looks wrong but was written, and why."""
+
+    split: str
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Manifest:
-    """The full specification of a run (see `docs/shard-format.md`), its shards, and how many images failed."""
+    """The full specification of a run (see `docs/shard-format.md`), its shards, and what went wrong.
+
+    `failures` counts the images that could not be used; `failures.jsonl` names them and has the hash `failures_sha256`.
+    `flagged` names samples that look wrong.
+    """
 
     spec: Mapping[str, Any]
     shards: tuple[ShardEntry, ...]
     failures: int = 0
+    failures_sha256: str | None = None
+    flagged: tuple[Flag, ...] = ()
 
     @property
     def class_names(self) -> list[str]:
@@ -43,6 +60,16 @@ class Manifest:
         """Stylized copies of every training image."""
         return int(self.spec["styles_per_image"])
 
+    @property
+    def style_names(self) -> list[str]:
+        """Names of the styles that copies may have."""
+        return [str(style["name"]) for style in self.spec["styles"]]
+
+    @property
+    def images(self) -> int:
+        """Number of images that the run was to use."""
+        return sum(self.spec["counts"].values())
+
     def samples(self, split: str) -> int:
         """Return the number of samples in a split."""
         return sum(shard.samples for shard in self.shards if shard.split == split)
@@ -53,10 +80,20 @@ class Manifest:
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
-    """Write the manifest into a folder as canonical JSON (sorted keys, two spaces)."""
-    document = {"format_version": FORMAT_VERSION, **asdict(manifest)}
-    text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False)
-    (directory / MANIFEST_NAME).write_text(text + "\n", encoding="utf-8")
+    """Write the manifest into a folder."""
+    (directory / MANIFEST_NAME).write_text(render_manifest(manifest), encoding="utf-8")
+
+
+def render_manifest(manifest: Manifest) -> str:
+    """Return canonical JSON (sorted keys, two spaces) with `checksum`, the SHA-256 of the same JSON without it."""
+    document: dict[str, Any] = {"format_version": FORMAT_VERSION, **asdict(manifest)}
+    text = _canonical(document).encode("utf-8", "surrogatepass")  # what a reader may be given can hold anything
+    document["checksum"] = hashlib.sha256(text).hexdigest()
+    return _canonical(document)
+
+
+def _canonical(document: Mapping[str, Any]) -> str:
+    return json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def _shard_entry(fields: Mapping[str, Any]) -> ShardEntry:
@@ -66,6 +103,13 @@ def _shard_entry(fields: Mapping[str, Any]) -> ShardEntry:
     if min(int(entry.samples), int(entry.bytes)) < 0:
         raise ValueError(f"{entry.name} with {entry.samples} samples and {entry.bytes} bytes")
     return entry
+
+
+def _check(manifest: Manifest) -> None:
+    """Raise an error of some kind where a part of the specification that readers use is not what it should be."""
+    _ = manifest.class_names, manifest.style_names, manifest.images
+    if not 1 <= manifest.styles_per_image <= MAX_COPIES:
+        raise ValueError(f"{manifest.styles_per_image} styles per image")
 
 
 def read_manifest(directory: Path) -> Manifest:
@@ -81,8 +125,10 @@ def read_manifest(directory: Path) -> Manifest:
         if version != FORMAT_VERSION:
             raise InputError(f"{path} has format version {version}; this program reads version {FORMAT_VERSION}.")
         shards = tuple(_shard_entry(shard) for shard in document["shards"])
-        manifest = Manifest(document["spec"], shards, document["failures"])
-        _ = manifest.class_names, manifest.styles_per_image  # a manifest without them is damaged
-    except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+        flagged = tuple(Flag(**flag) for flag in document.get("flagged", ()))
+        failures = int(document["failures"]), document.get("failures_sha256")
+        manifest = Manifest(document["spec"], shards, *failures, flagged)
+        _check(manifest)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path} is damaged ({error!r}): fetch or make the shards again.") from None
     return manifest

@@ -2,6 +2,7 @@
 
 import io
 import os
+import stat
 import threading
 import warnings
 import zipfile
@@ -19,6 +20,7 @@ from stylize.errors import InputError
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 MAX_PIXELS = 64_000_000
 MAX_ASPECT_RATIO = 16
+MAX_BYTES = 600_000_000  # more than the pixels of any accepted picture take
 _FILTERS = threading.Lock()  # warning filters are the process's, and pictures are decoded in threads
 
 
@@ -39,13 +41,32 @@ class PictureFile:
         return PurePosixPath(self.name).stem
 
     def read(self) -> bytes:
-        """Return the file's bytes; raise `PictureError` where it cannot be read."""
+        """Return the file's bytes; raise `PictureError` where it cannot be read or is too large."""
         try:
-            if self.root.is_dir():
-                return (self.root / self.name).read_bytes()
-            return _open_zip(self.root, os.getpid()).read(self.name)
-        except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+            return _read_file(self.root / self.name) if self.root.is_dir() else _read_member(self.root, self.name)
+        except OSError as error:  # without the path, which differs between machines
+            raise PictureError(f"cannot be read: {error.strerror or error}") from None
+        except (EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
             raise PictureError(f"cannot be read: {error}") from None
+
+
+def _read_file(path: Path) -> bytes:
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for, a device be read for ever
+        raise PictureError("cannot be read: it is not a regular file")
+    _check_bytes(status.st_size)
+    return path.read_bytes()
+
+
+def _read_member(root: Path, name: str) -> bytes:
+    archive = _open_zip(root, os.getpid())
+    _check_bytes(archive.getinfo(name).file_size)
+    return archive.read(name)
+
+
+def _check_bytes(size: int) -> None:
+    if size > MAX_BYTES:
+        raise PictureError(f"has {size} bytes, more than the limit of {MAX_BYTES}")
 
 
 @lru_cache(maxsize=8)
@@ -108,7 +129,8 @@ def _is_picture(name: PurePosixPath) -> bool:
 def decode_picture(data: bytes) -> Image.Image:
     """Decode to an upright 8-bit RGB picture; raise `PictureError` with the reason where there is no right answer.
 
-    First frame of an animation; EXIF orientation applied; transparency composited on white; 16-bit grey scaled to 8.
+    First frame of an animation; EXIF orientation applied; transparency composited on white; 16-bit grey scaled to 8;
+    floating-point pixels refused.
     A JPEG whose scan is corrupt but complete is decoded as far as Pillow can, as every other tool does.
     """
     try:
@@ -136,6 +158,8 @@ def _check_size(width: int, height: int) -> None:
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode == "F":
+        raise PictureError("has floating-point pixels, whose range is not known")
     if picture.mode.startswith("I"):  # 16-bit grey: a plain conversion to RGB would clip it to white
         grey = np.clip(np.asarray(picture, dtype=np.float64) / 257.0, 0, 255).round().astype(np.uint8)
         picture = Image.fromarray(grey)

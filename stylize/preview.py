@@ -16,6 +16,7 @@ from stylize.styles import Style
 
 MARGIN = 6
 LABEL_HEIGHT = 18
+LABEL_LETTERS = 24
 SHEET_CLASSES = 20
 PAIRS_PER_CLASS = 4
 Row = Sequence[Image.Image]
@@ -67,17 +68,20 @@ def style_sheet(engine: Engine, styles: Sequence[Style], images: Sequence[Path],
         styled = engine.stylize(pixels, range(len(styles)), alpha=1.0)
         rows.append([content, *(Image.fromarray(picture) for picture in styled)])
     names = ["", *(style.name for style in styles)]
-    return contact_sheet(rows, ["", *(file.stem[:24] for file in files)], names, size)
+    return contact_sheet(rows, ["", *(file.stem[:LABEL_LETTERS] for file in files)], names, size)
 
 
 def shard_sheet(directory: Path, tile: int = 96) -> Image.Image:
-    """Lay out the first pairs of every class of a finished shard folder, content beside its stylized copies."""
+    """Lay out the first pairs of every class (of the first 20) of a finished shard folder, a row a class.
+
+    A content picture stands beside its stylized copies; a class without pairs has no row.
+    """
     manifest = read_manifest(directory)
     pairs = _first_pairs(manifest.paths(directory, "train"), min(SHEET_CLASSES, len(manifest.class_names)))
     rows = [[picture for sample in samples for picture in _pictures(sample)] for samples in pairs.values()]
     if not rows:
         raise InputError(f"{directory} has no training pairs to show.")
-    names = [manifest.class_names[label] for label in pairs]
+    names = [manifest.class_names[label][:LABEL_LETTERS] for label in pairs]
     copies = manifest.styles_per_image
     header = ["content", *(f"stylized {k + 1}" if copies > 1 else "stylized" for k in range(copies))]
     return contact_sheet(rows, names, header * PAIRS_PER_CLASS, tile)

@@ -2,26 +2,33 @@
 
 import fcntl
 import json
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from stylize.errors import InputError
-from stylize.job import Failure, Job, Receipt, Report, make_shard
-from stylize.manifest import MANIFEST_NAME, Manifest, ShardEntry, read_manifest, write_manifest
+from stylize.job import Failure, Job, Receipt, Report
+from stylize.make import make_shard
+from stylize.manifest import FAILURES_NAME, MANIFEST_NAME, Flag, Manifest, read_manifest, write_manifest
+from stylize.quality import flag_repeated
+from stylize.receipts import adopt_shards, drop_outdated, read_receipt, write_receipt
+from stylize.shards import file_sha256
 from stylize.spec import ShardPlan, Spec, plan_shards
 
-FAILURES_NAME = "failures.jsonl"
 
-
-def make_shards(job: Job, out: Path, max_failures: int = 0, report: Report = lambda images: None) -> Manifest:
+def make_shards(
+    job: Job, out: Path, max_failures: int = 0, report: Report = lambda images: None, *, retry_failed: bool = False
+) -> Manifest:
     """Make a job's shards in the folder `out` and return their manifest; a finished folder is left as it is.
 
     Work in progress lies in a hidden folder beside `out`, named by the specification's hash: the same call goes on
     where an interrupted one stopped, tries images that failed again, and never mixes with another job.
+    With `retry_failed` a finished folder that lacks images, or whose images have changed since, is made anew from its
+    shards that are whole and agree with the source; only the others are made again.
     `report` receives numbers of finished images.
 
     Raises:
@@ -31,25 +38,53 @@ def make_shards(job: Job, out: Path, max_failures: int = 0, report: Report = lam
     if max_failures < 0:
         raise InputError(f"--max-failures is {max_failures}: give 0 or more.")
     out = out.resolve()  # a link to a folder could not be renamed onto
-    if (finished := _finished(out, job.spec)) is not None:
-        if finished.failures > max_failures:
-            raise InputError(f"{out} lacks {finished.failures} images, see {FAILURES_NAME}: raise --max-failures.")
-        return finished
+    finished = find_finished(out, job.spec, other_images=retry_failed)
     staging = out.parent / ".staging" / job.spec.digest()[:16]
+    if finished and not _needs_retry(finished, job, retry_failed) and not staging.exists():
+        return _accepted(finished, out, max_failures)
     with _locked(staging):
         try:
-            return _make_and_publish(job, staging, out, max_failures, report)
+            return _make_and_publish(job, staging, out, max_failures, report, retry_failed)
         except OSError as error:
             raise InputError(f"{out} cannot be written ({error.strerror}): mend it, run the same command.") from None
 
 
-def _make_and_publish(job: Job, staging: Path, out: Path, max_failures: int, report: Report) -> Manifest:
+def _needs_retry(finished: Manifest, job: Job, retry_failed: bool) -> bool:
+    return retry_failed and (finished.failures > 0 or finished.spec != _plain(job.spec))
+
+
+def _accepted(finished: Manifest, out: Path, max_failures: int) -> Manifest:
+    if finished.failures > max_failures:
+        raise InputError(
+            f"{out} lacks {finished.failures} images, see {FAILURES_NAME}: mend them and give --retry-failed, "
+            f"or raise --max-failures."
+        )
+    return finished
+
+
+def _make_and_publish(
+    job: Job, staging: Path, out: Path, max_failures: int, report: Report, retry_failed: bool
+) -> Manifest:
+    if finished := find_finished(out, job.spec, other_images=retry_failed):  # maybe by another run, until just now
+        if not _needs_retry(finished, job, retry_failed):
+            shutil.rmtree(staging)
+            return _accepted(finished, out, max_failures)
+        adopt_shards(job, finished, out, staging)
+    drop_outdated(job, staging)
     receipts = [_make_or_reuse(job, plan, staging, report) for plan in plan_shards(job.spec, job.source)]
     failures = [failure for receipt in receipts for failure in receipt.failures]
-    _check_failures(failures, staging, max_failures)
-    manifest = Manifest(_plain(job.spec), tuple(receipt.shard for receipt in receipts), len(failures))
+    record = _check_failures(failures, staging, max_failures)
+    failed = len(failures), file_sha256(record) if failures else None
+    manifest = Manifest(_plain(job.spec), tuple(receipt.shard for receipt in receipts), *failed, _flags(receipts))
     _publish(manifest, staging, out)
     return manifest
+
+
+def _flags(receipts: Sequence[Receipt]) -> tuple[Flag, ...]:
+    """Return the shards' flags and those that only all shards together show."""
+    train = (sha256 for receipt in receipts if receipt.shard.split == "train" for sha256 in receipt.sources.values())
+    test = (source for receipt in receipts if receipt.shard.split == "test" for source in receipt.sources.items())
+    return (*(flag for receipt in receipts for flag in receipt.flags), *flag_repeated(train, test))
 
 
 def _plain(spec: Spec) -> dict[str, Any]:
@@ -58,14 +93,22 @@ def _plain(spec: Spec) -> dict[str, Any]:
     return document
 
 
-def _finished(out: Path, spec: Spec) -> Manifest | None:
+def find_finished(out: Path, spec: Spec, *, other_images: bool = False) -> Manifest | None:
+    """Return the manifest of a folder that holds the specification's shards, None where there is nothing yet.
+
+    With `other_images` the source's fingerprint may differ.
+    Raises `InputError` where the folder holds something else.
+    """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
     if not (out / MANIFEST_NAME).is_file():
         raise InputError(f"{out} exists and is not a shard folder: give another --out, or remove it.")
     manifest = read_manifest(out)
-    if manifest.spec != _plain(spec):
+    wanted = _plain(spec)
+    if {**manifest.spec, "source_fingerprint": None} != {**wanted, "source_fingerprint": None}:
         raise InputError(f"{out} holds shards made with other options: give another --out, or remove it.")
+    if manifest.spec != wanted and not other_images:
+        raise InputError(f"{out} was made before some images changed: give --retry-failed, or another --out.")
     return manifest
 
 
@@ -84,54 +127,56 @@ def _locked(staging: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(f"Another run is making the same shards in {staging}: wait for it to end.") from None
+        if not _is_in_place(lock):
+            raise InputError(f"Another run has just ended in {staging}: run the same command again.")
         for leftover in staging.glob("*/*.part"):
             leftover.unlink()
         yield
 
 
+def _is_in_place(lock: TextIO) -> bool:
+    """Return whether an open lock is still the file of that name: the run that held it may have removed it."""
+    try:
+        return os.path.samestat(os.fstat(lock.fileno()), os.stat(lock.name))  # noqa: PTH116
+    except FileNotFoundError:
+        return False
+
+
 def _make_or_reuse(job: Job, plan: ShardPlan, staging: Path, report: Report) -> Receipt:
-    receipt_file = staging / "receipts" / f"{plan.name}.json"
-    shard = staging / "shards" / plan.name
-    known = _read_receipt(receipt_file)
-    if known and not known.failures and shard.is_file() and shard.stat().st_size == known.shard.bytes:
+    known = read_receipt(staging, plan.name)
+    if known and not known.failures:
         report(len(plan.indices))
         return known
     receipt = make_shard(job, plan, staging / "shards", report)
-    _write_receipt(receipt_file, receipt)
+    write_receipt(staging, receipt)
     return receipt
 
 
-def _write_receipt(path: Path, receipt: Receipt) -> None:
-    temporary = path.with_suffix(".part")
-    temporary.write_text(json.dumps(asdict(receipt)))
-    temporary.rename(path)
-
-
-def _read_receipt(path: Path) -> Receipt | None:
-    """Return a shard's receipt, None where there is none or a crash of the machine left it unreadable."""
-    try:
-        document = json.loads(path.read_text())
-        return Receipt(ShardEntry(**document["shard"]), tuple(Failure(**failure) for failure in document["failures"]))
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _check_failures(failures: Sequence[Failure], staging: Path, max_failures: int) -> None:
+def _check_failures(failures: Sequence[Failure], staging: Path, max_failures: int) -> Path:
+    """Write `failures.jsonl` into the staging folder and return its path, if its lines are not too many."""
+    record = staging / FAILURES_NAME
     lines = "".join(json.dumps(asdict(failure), ensure_ascii=False) + "\n" for failure in failures)
-    (staging / FAILURES_NAME).write_text(lines, encoding="utf-8")
+    record.write_text(lines, encoding="utf-8")
     if len(failures) > max_failures:
         first = f"{failures[0].path} {failures[0].reason}"
         raise InputError(
-            f"{len(failures)} images could not be used (first: {first}; all: {staging / FAILURES_NAME}): "
+            f"{len(failures)} images could not be used (first: {first}; all: {record}): "
             f"mend them, or accept them with --max-failures {len(failures)}; finished shards are kept."
         )
+    return record
 
 
 def _publish(manifest: Manifest, staging: Path, out: Path) -> None:
-    """Write the manifest last and move the whole folder into place with one rename."""
+    """Write the manifest last and move the whole folder into place with one rename.
+
+    An older folder in that place is first moved into the staging folder; after a kill in between, the next run goes on.
+    """
     shards = staging / "shards"
+    (shards / FAILURES_NAME).unlink(missing_ok=True)  # of a run that was killed while it published
     if manifest.failures:
         (staging / FAILURES_NAME).replace(shards / FAILURES_NAME)
     write_manifest(shards, manifest)
+    if (out / MANIFEST_NAME).is_file():
+        out.rename(staging / "replaced")
     shards.rename(out)
     shutil.rmtree(staging)

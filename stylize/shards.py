@@ -18,10 +18,11 @@ from typing import Any
 from stylize.errors import InputError
 
 FORMAT_VERSION = 1
+MAX_COPIES = 100
 CODECS = ("jpg", "png", "webp")
 _IMAGE = rf"(?:content|styled[0-9]*)(?=\.(?:{'|'.join(CODECS)})$)"
-_MEMBER = re.compile(rf"(?P<key>[0-9]+)\.(?P<role>{_IMAGE}|cls$|json$)(?:\.[a-z]+)?")
-_LABEL = re.compile(rb"[0-9]{1,9}")
+MEMBER_NAME = re.compile(rf"(?P<key>[0-9]+)\.(?P<role>{_IMAGE}|cls$|json$)(?:\.[a-z]+)?")
+LABEL = re.compile(rb"[0-9]{1,9}")
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def _members(path: Path) -> Iterator[tuple[str, str, Span]]:
     try:
         with tarfile.open(path, mode="r:") as tar:
             for member in tar:
-                match = _MEMBER.fullmatch(member.name)
+                match = MEMBER_NAME.fullmatch(member.name)
                 if match is None or not member.isreg() or member.issparse() or member.size < 0:
                     raise InputError(f"{path} holds the foreign member {member.name!r}: do not use this shard.")
                 yield match["key"], match["role"], Span(member.offset_data, member.size)
@@ -128,7 +129,7 @@ def _locate(path: Path, key: str, members: list[tuple[str, Span]], file: io.Buff
         raise InputError(f"{path}: sample {key} has the members {roles}: it is incomplete, make the shard again.")
     spans = [span for _, span in members]
     label = read_span(file, spans[-2])
-    if not _LABEL.fullmatch(label):
+    if not LABEL.fullmatch(label):
         raise InputError(
             f"{path}: sample {key} has the label {label[:40]!r}, which is not a number: make the shard again."
         )
@@ -154,12 +155,23 @@ def read_shard(path: Path) -> Iterator[Sample]:
 def read_sample(file: io.BufferedReader, location: SampleLocation) -> Sample:
     """Read one located sample from its open shard."""
     try:
-        metadata = json.loads(read_span(file, location.metadata))
-    except ValueError:
-        raise InputError(f"{location.shard}: the metadata of sample {location.key} are not JSON.") from None
+        metadata = parse_metadata(read_span(file, location.metadata))
+    except ValueError as error:
+        raise InputError(f"{location.shard}: sample {location.key}: metadata {error}: make the shard again.") from None
     content = read_span(file, location.content)
     styled = tuple(read_span(file, span) for span in location.styled)
     return Sample(location.key, content, styled, location.label, metadata)
+
+
+def parse_metadata(payload: bytes) -> dict[str, Any]:
+    """Return a sample's metadata; raise `ValueError` where the payload is not a JSON object."""
+    try:
+        metadata = json.loads(payload)
+    except (ValueError, RecursionError):
+        raise ValueError("that are not JSON") from None
+    if not isinstance(metadata, dict):
+        raise ValueError("that are not a JSON object")
+    return metadata
 
 
 def file_sha256(path: Path) -> str:

@@ -13,7 +13,7 @@ from stylize.engine import BATCH_PIXELS
 from stylize.errors import InputError
 from stylize.folder_source import SPLITS
 from stylize.networks import MIN_SIDE
-from stylize.shards import CODECS
+from stylize.shards import CODECS, MAX_COPIES
 from stylize.sources import Source
 from stylize.styles import Style
 
@@ -48,8 +48,8 @@ class ShardOptions:
             raise InputError(f"--limit is {self.limit}: give at least 1.")
         if not 0 <= self.alpha <= 1:
             raise InputError(f"--alpha is {self.alpha}: give a number from 0 (content) to 1 (style).")
-        if not 1 <= self.styles_per_image <= 100:
-            raise InputError(f"--styles-per-image is {self.styles_per_image}: give 1 to 100.")
+        if not 1 <= self.styles_per_image <= MAX_COPIES:
+            raise InputError(f"--styles-per-image is {self.styles_per_image}: give 1 to {MAX_COPIES}.")
         if not 0 < self.test_fraction < 1:
             raise InputError(f"--test-fraction is {self.test_fraction}: give a number between 0 and 1.")
         if self.codec not in CODECS or not 1 <= self.quality <= 100:
@@ -70,7 +70,7 @@ class StyleRecord:
 
 @dataclass(frozen=True)
 class Spec:
-    """Everything that the bytes depend on; the manifest holds it, and its hash names the work in progress."""
+    """Everything that the bytes depend on; the manifest holds it, and its digest names the work in progress."""
 
     source: str
     source_fingerprint: str
@@ -94,8 +94,9 @@ class Spec:
     versions: dict[str, str]
 
     def digest(self) -> str:
-        """Return the SHA-256 of the canonical JSON."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        """Return the SHA-256 of the canonical JSON without the source's fingerprint: staged shards may outlive it."""
+        document = {**asdict(self), "source_fingerprint": None}
+        return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
 def make_spec(

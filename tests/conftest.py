@@ -82,6 +82,8 @@ def make_shard_folder(tmp_path: Path) -> ShardFolderMaker:
             "size": size,
             "styles_per_image": styles_per_image,
             "codec": codec,
+            "styles": [{"name": "negative", "sha256": "0" * 64}],
+            "counts": {"train": train, "test": test},
         }
         write_manifest(directory, Manifest(spec, tuple(shards())))
         return directory

@@ -1,9 +1,14 @@
 """What the documents promise: links lead somewhere, and the Python examples run."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from stylize.manifest import read_manifest
+from stylize.shards import read_shard, sample_members
 
 PROJECT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*PROJECT.glob("*.md"), *PROJECT.glob("docs/*.md")])
@@ -29,3 +34,15 @@ def test_the_pipeline_example_imports_and_defines_main() -> None:
     names: dict[str, object] = {"__name__": "example"}
     exec(first, names)
     assert callable(names["main"])
+
+
+def test_the_reader_in_the_format_reads_what_ours_reads(make_shard_folder: Callable[..., Path]) -> None:
+    *_, example = PYTHON.findall((PROJECT / "docs" / "shard-format.md").read_text())
+    names: dict[str, Any] = {}
+    exec(example, names)
+    folder = make_shard_folder(styles_per_image=2)
+    for split in ("train", "test"):
+        ours = [sample for path in read_manifest(folder).paths(folder, split) for sample in read_shard(path)]
+        for sample, found in zip(ours, names["read_samples"](folder, split), strict=True):
+            expected = {name.split(".", 1)[1]: payload for name, payload in sample_members(sample, "png")}
+            assert found == expected

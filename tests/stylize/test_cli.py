@@ -1,6 +1,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,7 +27,9 @@ def test_shards_verify_info_and_preview(run: Run, tmp_path: Path, class_folders:
     code, text, _ = run("shards", *arguments, "--out", out)
     assert code == 0
     assert f"{out}: 3 training pairs and 3 test images in 2 shards" in text
+    assert "Warning" not in text
     manifest = read_manifest(out)
+    assert manifest.flagged == ()
     assert (manifest.spec["styles"][0]["name"], manifest.spec["size"], manifest.spec["alpha"]) == ("dots", 16, 1.0)
     code, text, _ = run("verify", out)
     assert (code, "no defects" in text) == (0, True)
@@ -44,6 +47,32 @@ def test_shapes_are_the_default_data(run: Run) -> None:
     code, _, _ = run("shards", "--style", "dots", "--size", 16, "--limit", 1, "--dtype", "float32")
     assert code == 0
     assert read_manifest(Path("data/shards/dots")).class_names == list(CLASS_NAMES)
+
+
+def test_a_dry_run_writes_nothing(
+    run: Run, tmp_path: Path, class_folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["shards", "--data", class_folders, "--style", "dots", "--size", 16, "--limit", 3, "--out", "out"]
+    before = sorted(tmp_path.rglob("*"))
+    code, text, _ = run(*arguments, "--dry-run")
+    assert (code, sorted(tmp_path.rglob("*"))) == (0, before)
+    assert text.startswith("out: 6 images in 2 shards, about 0.0 MB of ")
+    assert ("images/s; nothing was written" in text, "Warning" in text) == (True, False)
+    monkeypatch.setattr("shutil.disk_usage", lambda _path: SimpleNamespace(free=1000))
+    assert "Warning: the disk is too small" in run(*arguments, "--dry-run")[1]
+    run(*arguments)
+    assert run(*arguments, "--dry-run")[1] == "out: finished, nothing to do\n"
+    code, _, error = run(*arguments, "--alpha", 0.5, "--dry-run")
+    assert (code, "holds shards made with other options" in error) == (2, True)
+
+
+def test_pairs_that_look_wrong_are_named(run: Run, class_folders: Path) -> None:
+    for path in sorted(class_folders.glob("test/*/*.png")):
+        path.write_bytes((class_folders / "train/cat/000.png").read_bytes())
+    code, text, _ = run("shards", "--data", class_folders, "--style", "dots", "--size", 16, "--out", "out")
+    assert code == 0
+    assert text.count("the same file is in train") == 4
+    assert run("info", "out")[1].count("the same file is in train") == 4
 
 
 def test_images(run: Run, class_folders: Path, tmp_path: Path) -> None:
@@ -129,3 +158,6 @@ def test_an_unusable_image_ends_the_run_and_is_named(run: Run, class_folders: Pa
     assert not (tmp_path / "out").exists()
     code, text, _ = run(*arguments, "--max-failures", 1)
     assert (code, "1 images failed, see failures.jsonl" in text) == (0, True)
+    (class_folders / "train/cat/999.png").write_bytes((class_folders / "train/cat/000.png").read_bytes())
+    code, text, _ = run(*arguments, "--retry-failed")
+    assert (code, "out: 13 training pairs" in text, "failed" in text) == (0, True, False)

@@ -1,3 +1,4 @@
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -6,25 +7,32 @@ from typing import Any
 import pytest
 
 from stylize.errors import InputError
-from stylize.manifest import Manifest, ShardEntry, read_manifest, write_manifest
+from stylize.manifest import Flag, Manifest, ShardEntry, read_manifest, write_manifest
 
-SPEC = {"class_names": ["cat", "dög"], "styles_per_image": 1, "alpha": 0.5}
+SPEC = {
+    "class_names": ["cat", "dög"],
+    "styles_per_image": 1,
+    "alpha": 0.5,
+    "styles": [{"name": "dots", "sha256": "dd"}],
+    "counts": {"train": 8, "test": 4},
+}
 SHARDS = (
     ShardEntry("train-000000.tar", "train", 5, 100, "aa"),
     ShardEntry("train-000001.tar", "train", 2, 50, "bb"),
     ShardEntry("test-000000.tar", "test", 3, 70, "cc"),
 )
+FLAGGED = (Flag("train", "00000003", "copy 0 is nearly constant"),)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    write_manifest(tmp_path, Manifest(SPEC, SHARDS, failures=2))
+    write_manifest(tmp_path, Manifest(SPEC, SHARDS, 2, "ff", FLAGGED))
     return tmp_path
 
 
 def test_round_trip(folder: Path) -> None:
     manifest = read_manifest(folder)
-    assert manifest == Manifest(SPEC, SHARDS, failures=2)
+    assert manifest == Manifest(SPEC, SHARDS, 2, "ff", FLAGGED)
     assert manifest.class_names == ["cat", "dög"]
     assert (manifest.samples("train"), manifest.samples("test")) == (7, 3)
     assert manifest.paths(folder, "train") == [folder / "train-000000.tar", folder / "train-000001.tar"]
@@ -35,6 +43,9 @@ def test_text_is_canonical(folder: Path) -> None:
     document = json.loads(text)
     assert text == json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     assert document["format_version"] == 1
+    checksum = document.pop("checksum")
+    rest = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    assert checksum == hashlib.sha256(rest.encode()).hexdigest()
 
 
 def test_a_folder_without_manifest_is_refused(tmp_path: Path) -> None:
@@ -43,7 +54,7 @@ def test_a_folder_without_manifest_is_refused(tmp_path: Path) -> None:
             read_manifest(folder)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", "3", "\x00", '{"format_version": 1}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "3", "\x00", "[" * 100_000, '{"format_version": 1}'])
 def test_damaged_text_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(InputError, match="is damaged"):
@@ -67,12 +78,17 @@ def rename(name: str, split: str = "train") -> Callable[[dict[str, Any]], None]:
         lambda document: document.pop("failures"),
         lambda document: document["spec"].pop("class_names"),
         lambda document: document["spec"].pop("styles_per_image"),
+        lambda document: document["spec"].update(styles_per_image=10**12),
+        lambda document: document["spec"].update(styles="dots"),
+        lambda document: document["spec"].update(counts=[8, 4]),
         lambda document: document.update(spec=None),
         lambda document: document["shards"][0].pop("sha256"),
         lambda document: document["shards"][0].update(unknown=1),
         lambda document: document["shards"][0].update(samples=-1),
         lambda document: document["shards"][0].update(bytes="many"),
         lambda document: document["shards"].append("train-000009.tar"),
+        lambda document: document.update(flagged=[{"key": "1"}]),
+        lambda document: document.update(flagged=3),
         rename("../train-000000.tar"),
         rename("/etc/passwd"),
         rename("train-000000.tar", "test"),

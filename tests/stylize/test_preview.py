@@ -8,10 +8,10 @@ from PIL import Image
 
 from stylize.engine import Engine, Pixels
 from stylize.errors import InputError
-from stylize.manifest import read_manifest, write_manifest
+from stylize.manifest import Manifest, ShardEntry, read_manifest, write_manifest
 from stylize.pictures import decode_picture
 from stylize.preview import LABEL_HEIGHT, MARGIN, contact_sheet, shard_sheet, style_sheet
-from stylize.shards import read_shard, write_shard
+from stylize.shards import Sample, read_shard, write_shard
 from stylize.styles import Style
 
 Noise = Callable[..., Pixels]
@@ -70,6 +70,27 @@ def test_shard_sheet_shows_the_first_pairs_of_every_class(finished: Path) -> Non
         first, *_ = (sample for sample in samples if sample.label == label)
         for column, data in enumerate((first.content, *first.styled)):
             np.testing.assert_array_equal(tile(sheet, label, column, 32, 8), np.asarray(decode_picture(data)))
+
+
+def test_a_row_is_a_class_and_its_pairs_stand_side_by_side(tmp_path: Path, encode: Encode) -> None:
+    """Thirty classes of three pairs, each of its own grey: the first twenty are shown, but for one without pairs."""
+    grey = [np.full((16, 16, 3), 8 * label, np.uint8) for label in range(30)]
+    samples = [
+        Sample(f"{3 * label + copy:08d}", encode(grey[label]), (encode(grey[label] + np.uint8(copy + 1)),), label, {})
+        for copy in range(3)
+        for label in range(30)
+        if label != 7
+    ]
+    write_shard(tmp_path / "train-000000.tar", samples, "png")
+    spec = {"class_names": ["long name " * 9] * 30, "styles_per_image": 1, "styles": [], "counts": {"train": 87}}
+    write_manifest(tmp_path, Manifest(spec, (ShardEntry("train-000000.tar", "train", 87, 1, ""),)))
+    sheet = shard_sheet(tmp_path, tile=16)
+    assert sheet.height == LABEL_HEIGHT + MARGIN + 19 * (16 + MARGIN)
+    assert sheet.width < 6 * (16 + MARGIN) + 250
+    for row, label in enumerate(label for label in range(20) if label != 7):
+        for pair in range(3):
+            assert (tile(sheet, row, 2 * pair, 16, 6) == 8 * label).all()
+            assert (tile(sheet, row, 2 * pair + 1, 16, 6) == 8 * label + pair + 1).all()
 
 
 def test_shards_that_cannot_be_shown_are_named(copied: Path) -> None:

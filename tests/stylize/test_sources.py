@@ -117,6 +117,21 @@ def test_folders_that_are_no_data_set_are_refused(tmp_path: Path, names: tuple[s
         open_source(str(fill(tmp_path, *names)))
 
 
+@pytest.mark.parametrize("name", ["train/cow", "test/cow"])
+@pytest.mark.parametrize("kind", ["empty", "text", "link"])
+def test_a_class_folder_without_pictures_is_named(tmp_path: Path, name: str, kind: str) -> None:
+    root = fill(tmp_path / "pets", *DIVIDED, "train/.cache/x", "train/__MACOSX/x", "notes/x")
+    assert open_source(str(root)).class_names == ("cat", "dog")
+    if kind == "link":
+        (root / name).symlink_to(root / "train/cat")
+    else:
+        (root / name).mkdir()
+    if kind == "text":
+        (root / name / "notes.txt").write_text("no picture")
+    with pytest.raises(InputError, match=f"the folder {name} has no pictures, or is a link"):
+        open_source(str(root))
+
+
 def test_a_missing_path_and_a_single_picture_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="There is no data set"):
         open_source(str(tmp_path / "absent"))

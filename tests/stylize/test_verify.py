@@ -1,5 +1,6 @@
 import json
 import shutil
+import tarfile
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -33,36 +34,63 @@ def first(**changes: Any) -> Callable[[list[Sample]], list[Sample]]:
     return lambda samples: [replace(samples[0], **changes), *samples[1:]]
 
 
+def defects_or_error(folder: Path) -> list[str]:
+    try:
+        return verify_shards(folder)
+    except InputError as error:
+        return [str(error).removeprefix(f"{folder}/")]
+
+
 def test_a_fresh_folder_has_no_defects(finished: Path) -> None:
     assert verify_shards(finished) == []
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_one_flipped_bit_anywhere_is_seen(copied: Path, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    path = sorted(copied.glob("*.tar"))[seed]
-    data = bytearray(path.read_bytes())
-    data[rng.integers(len(data))] ^= 1 << int(rng.integers(8))
-    path.write_bytes(data)
-    assert f"{path.name}: SHA-256 differs from the manifest's" in verify_shards(copied)
+@pytest.mark.parametrize("name", ["train-000000.tar", "test-000000.tar", "manifest.json", "failures.jsonl"])
+def test_one_flipped_bit_anywhere_is_seen(copied: Path, name: str) -> None:
+    (copied / "failures.jsonl").write_text('{"split": "test", "path": "a.png", "reason": "is odd"}\n')
+    write_manifest(copied, replace(read_manifest(copied), failures_sha256=file_sha256(copied / "failures.jsonl")))
+    assert verify_shards(copied) == []
+    path, rng = copied / name, np.random.default_rng(len(name))
+    whole = path.read_bytes()
+    for position in rng.integers(len(whole), size=12):
+        damaged = bytearray(whole)
+        damaged[position] ^= 1 << int(rng.integers(8))
+        path.write_bytes(damaged)
+        assert any(defect.startswith(name) for defect in defects_or_error(copied)), position
 
 
-def test_a_cut_between_samples_is_seen(copied: Path) -> None:
-    samples = list(read_shard(copied / SHARD))
-    write_shard(copied / SHARD, samples[:3])
-    defects = verify_shards(copied)
-    assert f"{SHARD}: 3 readable samples, the manifest says 5" in defects
+def test_a_cut_at_and_inside_member_boundaries_is_seen(copied: Path) -> None:
+    path = copied / SHARD
+    whole = path.read_bytes()
+    with tarfile.open(path) as tar:
+        offsets = [member.offset for member in tar]
+    samples = {0: 0, 3: 1, 4: 1, 7: 2, 16: 4}  # of which something is left after so many members
+    for members, left in samples.items():
+        for extra in (0, 100, 512, 515):
+            path.write_bytes(whole[: offsets[members] + extra])
+            defects = verify_shards(copied)
+            assert f"{SHARD}: ends without the mark that ends a tar" in defects
+            assert any(f"{SHARD}: {left} samples, the manifest says 5" in defect for defect in defects)
+            assert any(f"{SHARD}: SHA-256 differs" in defect for defect in defects)
+        cut_payloads = [defect for defect in defects if "claims" in defect]
+        assert len(cut_payloads) == 1
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (first(label=7), "label 7, but there are 2 classes"),
-        (first(styled=()), "0 stylized copies instead of 1"),
-        (first(content=b"<html>"), "content is not a picture"),
-        (first(styled=(b"",)), "copy 0 is not a picture"),
-        (lambda samples: samples[1:], "4 readable samples, the manifest says 5"),
-        (lambda samples: [*samples[1:], samples[1]], "holds key"),
+        (first(styled=()), "has the members content.jpg, cls, json instead of content.jpg, styled.jpg, cls, json"),
+        (first(content=b"<html>"), "content.jpg is not a picture"),
+        (first(styled=(b"",)), "styled.jpg is not a picture"),
+        (first(metadata=[]), "metadata that are not a JSON object"),
+        (first(metadata={"alpha": 1.0, "styles": ["style0"]}), "metadata do not name the source and its SHA-256"),
+        (first(metadata={"alpha": 0.5}), "alpha 0.5, the manifest says 1.0"),
+        (first(metadata={"styles": [["style0"]]}), "styles [['style0']], not 1 of those"),
+        (first(metadata={"styles": ["plaid"]}), "styles ['plaid'], not 1 of those"),
+        (lambda samples: samples[1:], "4 samples, the manifest says 5"),
+        (lambda samples: [*samples[1:], samples[1]], f"stands in {SHARD} already"),
+        (lambda samples: [samples[1], *samples[1:]], f"stands in {SHARD} already"),
         (first(key="99999999"), None),
     ],
 )
@@ -80,16 +108,16 @@ def test_defects_that_the_hash_does_not_tell(
 def test_sizes_are_compared(copied: Path, noise: Callable[..., Pixels], encode: Callable[..., bytes]) -> None:
     rewrite(copied, first(styled=(encode(noise(0, 16, 32), "JPEG"),)))
     (defect,) = verify_shards(copied)
-    assert "content and copies differ in size" in defect
+    assert "pictures differ in size: content.jpg 32×32, styled.jpg 32×16" in defect
     manifest = read_manifest(copied)
     write_manifest(copied, replace(manifest, spec={**manifest.spec, "size": 16}))
-    assert sum("the manifest says 16 × 16" in defect for defect in verify_shards(copied)) == 16
+    assert sum("the manifest says 16×16" in defect for defect in verify_shards(copied)) == 28
 
 
 def test_a_sample_in_two_shards_is_seen(copied: Path) -> None:
     other = next(read_shard(copied / "train-000000.tar"))
     rewrite(copied, lambda samples: [other, *samples[1:]])
-    assert verify_shards(copied) == [f"sample train {other.key} stands in more than one shard"]
+    assert verify_shards(copied) == [f"{SHARD}: sample {other.key}: stands in train-000000.tar already"]
 
 
 def test_swapped_shards_are_seen(copied: Path) -> None:
@@ -111,10 +139,11 @@ def test_every_defect_is_named_not_only_the_first(copied: Path) -> None:
     found = "\n".join(verify_shards(copied))
     for message in (
         "notes.txt: not named in the manifest",
-        "failures.jsonl: 2 failures recorded, the manifest counts 0",
+        "failures.jsonl: differs from what the manifest records",
         "train-000000.tar: missing",
         f"{SHARD}: 7 bytes, the manifest says",
-        "cannot be read",
+        f"{SHARD}: ends without the mark",
+        f"{SHARD}: 0 samples, the manifest says 5",
         "test-000000.tar: SHA-256 differs",
     ):
         assert message in found
@@ -127,11 +156,21 @@ def test_counts_of_the_manifest_are_checked(copied: Path) -> None:
     shards[0]["samples"] += 1
     shards[1]["bytes"] += 1
     (copied / "manifest.json").write_text(json.dumps({**document, "shards": shards, "failures": 3}))
-    found = verify_shards(copied)
-    assert len(found) == 3
+    assert verify_shards(copied) == [
+        "manifest.json: changed since it was written",
+        "manifest.json: 20 samples and failures of 16 images",
+        "train-000000.tar: 5 samples, the manifest says 6",
+        f"{SHARD}: {shards[1]['bytes'] - 1} bytes, the manifest says {shards[1]['bytes']}",
+    ]
 
 
 def test_a_folder_without_manifest_is_refused(copied: Path) -> None:
     (copied / "manifest.json").unlink()
     with pytest.raises(InputError, match="not a finished shard folder"):
         verify_shards(copied)
+
+
+def test_a_shard_that_cannot_be_read_is_a_defect(copied: Path) -> None:
+    (copied / SHARD).unlink()
+    (copied / SHARD).symlink_to("/proc/self/mem")  # opens, and fails to be read
+    assert any(defect.startswith(f"{SHARD}: cannot be read") for defect in verify_shards(copied))

@@ -1,0 +1,173 @@
+"""Make one shard: read and decode its images, stylize them, encode the copies, write the tar."""
+
+import hashlib
+import os
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from stylize.engine import Pixels
+from stylize.errors import InputError
+from stylize.job import Failure, Job, Receipt, Report
+from stylize.manifest import Flag, ShardEntry
+from stylize.pictures import PictureError
+from stylize.quality import flag_copies
+from stylize.shards import Sample, file_sha256, write_shard
+from stylize.spec import ShardPlan, Spec
+from stylize.styles import style_choice
+
+CHUNK_IMAGES = 256  # at most so many images in memory at a time,
+CHUNK_VALUES = 128_000_000  # and about so many pixel values, copies included
+GUESSED_SIDE = 1000  # of images that keep their own size, to bound how many are read ahead
+
+
+def make_shard(job: Job, plan: ShardPlan, folder: Path, report: Report) -> Receipt:
+    """Make one shard under a temporary name, flush and rename it, and return its receipt."""
+    failures: list[Failure] = []
+    flags: list[Flag] = []
+    sources: dict[str, str] = {}
+    temporary, final = folder / f"{plan.name}.{os.getpid()}.part", folder / plan.name
+    try:
+        samples = shard_samples(job, plan, failures, flags, report)
+        count = write_shard(temporary, _note_sources(samples, sources), job.spec.codec)
+        entry = ShardEntry(plan.name, plan.split, count, temporary.stat().st_size, file_sha256(temporary))
+        temporary.rename(final)
+    except OSError as error:
+        raise InputError(f"{final} cannot be written ({error.strerror}): make room and run the same command.") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+    return Receipt(entry, tuple(failures), tuple(flags), sources)
+
+
+def _note_sources(samples: Iterable[Sample], sources: dict[str, str]) -> Iterator[Sample]:
+    for sample in samples:
+        sources[sample.key] = str(sample.metadata["source_sha256"])
+        yield sample
+
+
+@dataclass(frozen=True)
+class _Image:
+    index: int
+    source: bytes
+    content: bytes
+    pixels: Pixels
+
+
+def shard_samples(
+    job: Job, plan: ShardPlan, failures: list[Failure], flags: list[Flag], report: Report
+) -> Iterator[Sample]:
+    """Yield a shard's samples in their order; unusable images go to `failures` instead, what looks wrong to `flags`.
+
+    Threads decode the next images and encode the last copies while the network works on those in between.
+    """
+    finished = 0
+    encoding: list[Future[tuple[Sample, list[Flag]]]] = []
+    pool = ThreadPoolExecutor(_codec_threads())
+    try:
+        images = _read_images(job, plan, failures, pool)
+        while chunk := _take_chunk(images, job.spec.styles_per_image):
+            styled = _stylize(job, chunk) if plan.split == "train" else {}
+            yield from _encoded(encoding, flags)
+            encoding = [pool.submit(_encode, job, plan.split, image, styled.get(image.index, [])) for image in chunk]
+            report(len(chunk))
+            finished += len(chunk)
+        yield from _encoded(encoding, flags)
+    finally:
+        pool.shutdown(cancel_futures=True)  # an interruption does not wait for what was read ahead
+    if failed := len(plan.indices) - finished:
+        report(failed)
+
+
+def _encoded(encoding: Sequence[Future[tuple[Sample, list[Flag]]]], flags: list[Flag]) -> Iterator[Sample]:
+    for future in encoding:
+        sample, found = future.result()
+        flags += found
+        yield sample
+
+
+def _encode(job: Job, split: str, image: _Image, copies: Sequence[Pixels]) -> tuple[Sample, list[Flag]]:
+    return _sample(job, split, image, copies), list(flag_copies(_key(image.index), image.pixels, copies))
+
+
+def _codec_threads() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _take_chunk(images: Iterator[_Image], copies: int) -> list[_Image]:
+    """Take the next images up to what memory should hold."""
+    chunk: list[_Image] = []
+    values = 0
+    while len(chunk) < CHUNK_IMAGES and values < CHUNK_VALUES and (image := next(images, None)) is not None:
+        chunk.append(image)
+        values += image.pixels.size * (1 + copies)
+    return chunk
+
+
+def _read_images(job: Job, plan: ShardPlan, failures: list[Failure], pool: Executor) -> Iterator[_Image]:
+    """Yield a shard's usable images in their order, with the next ones already being read."""
+    waiting: deque[Future[_Image | Failure]] = deque()
+    side = job.spec.size or GUESSED_SIDE
+    ahead = max(1, min(CHUNK_IMAGES, CHUNK_VALUES // (3 * side * side)))
+    for index in plan.indices:
+        waiting.append(pool.submit(_read_image, job, plan.split, index))
+        if len(waiting) > ahead:
+            yield from _usable(waiting.popleft().result(), failures)
+    for future in waiting:
+        yield from _usable(future.result(), failures)
+
+
+def _usable(image: _Image | Failure, failures: list[Failure]) -> Iterator[_Image]:
+    if isinstance(image, Failure):
+        failures.append(image)
+    else:
+        yield image
+
+
+def _read_image(job: Job, split: str, index: int) -> _Image | Failure:
+    try:
+        source = job.source.read(split, index)
+        content, pixels = job.codec.read_content(source, job.spec.size)
+    except PictureError as error:
+        return Failure(split, job.source.path(split, index), str(error))
+    return _Image(index, source, content, pixels)
+
+
+def _key(index: int) -> str:
+    return f"{index:08d}"
+
+
+def _choice(spec: Spec, index: int) -> list[int]:
+    return style_choice(spec.seed, _key(index), spec.styles_per_image, len(spec.styles))
+
+
+def _stylize(job: Job, images: Sequence[_Image]) -> dict[int, list[Pixels]]:
+    """Stylize images in batches of one shape and return every image's copies by its index."""
+    spec, by_shape = job.spec, defaultdict(list)
+    for image in images:
+        by_shape[image.pixels.shape].append(image)
+    copies: dict[int, list[Pixels]] = defaultdict(list)
+    for group in by_shape.values():
+        pixels = np.stack([image.pixels for image in group for _ in range(spec.styles_per_image)])
+        choice = [style for image in group for style in _choice(spec, image.index)]
+        styled = job.engine.stylize(pixels, choice, spec.alpha, spec.work_size)
+        owners = [image.index for image in group for _ in range(spec.styles_per_image)]
+        for owner, copy in zip(owners, styled, strict=True):
+            copies[owner].append(copy)
+    return copies
+
+
+def _sample(job: Job, split: str, image: _Image, styled: Sequence[Pixels]) -> Sample:
+    spec = job.spec
+    metadata: dict[str, object] = {
+        "source": job.source.path(split, image.index),
+        "source_sha256": hashlib.sha256(image.source).hexdigest(),
+    }
+    if styled:
+        metadata |= {"alpha": spec.alpha, "styles": [spec.styles[style].name for style in _choice(spec, image.index)]}
+    encoded = tuple(job.codec.encode(Image.fromarray(pixels)) for pixels in styled)
+    return Sample(_key(image.index), image.content, encoded, job.source.label(split, image.index), metadata)

@@ -1,0 +1,82 @@
+"""A disk that is full or read-only: a small file system in memory, where the machine lets us mount one."""
+
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from stylize.errors import InputError
+from stylize.job import Job
+from stylize.manifest import read_manifest
+from stylize.run import make_shards
+from stylize.verify import verify_shards
+
+Remount = Callable[[str], None]
+
+
+def mount(*arguments: str) -> bool:
+    try:
+        return subprocess.run(["mount", *arguments], stderr=subprocess.DEVNULL, check=False).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if not mount("-t", "tmpfs", "-o", "size=4k", "tmpfs", str(folder)):
+        pytest.skip("mounting is not allowed here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture
+def remount(disk: Path) -> Remount:
+    """Return a function that gives the disk other mount options."""
+
+    def change(options: str) -> None:
+        assert mount("-o", f"remount,{options}", str(disk))
+
+    return change
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_a_disk_that_fills_up_anywhere_costs_no_finished_shard(
+    disk: Path, remount: Remount, finished_job: Job, finished: Path
+) -> None:
+    whole, out = contents(finished), disk / "out"
+    refusals: list[str] = []
+    kilobytes, most_staged = 4, 0
+    while not out.exists():
+        remount(f"size={kilobytes}k")
+        kilobytes += 4
+        try:
+            make_shards(finished_job, out)
+        except InputError as error:
+            refusals.append(str(error))
+        assert not list(disk.rglob("*.part"))
+        staged = {path.name: path.read_bytes() for path in disk.glob(".staging/*/shards/*.tar")}
+        assert staged.items() <= whole.items()
+        assert len(staged) >= most_staged or out.exists()
+        most_staged = len(staged)
+    assert len(refusals) > 4
+    assert all("cannot be written (No space left on device)" in refusal for refusal in refusals)
+    assert contents(out) == whole
+
+
+def test_a_read_only_disk_is_named_and_its_shards_can_be_used(
+    disk: Path, remount: Remount, finished_job: Job, make_job: Callable[..., Job], class_folders: Path
+) -> None:
+    remount("size=1m")
+    manifest = make_shards(finished_job, disk / "out")
+    remount("ro")
+    with pytest.raises(InputError, match=r"cannot be written \(Read-only file system\): give another --out"):
+        make_shards(make_job(class_folders), disk / "other")
+    assert make_shards(finished_job, disk / "out") == manifest == read_manifest(disk / "out")
+    assert verify_shards(disk / "out") == []
+    assert sorted(path.name for path in disk.iterdir()) == [".staging", "out"]
