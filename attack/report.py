@@ -9,10 +9,10 @@ from attack.figures import figure_bytes, group_figure
 from attack.page import render_page
 from attack.results import Result, check_output, read_result
 from attack.summary import curves_csv, group_results, metrics_json
+from stylize.atomic import write_atomically
 from stylize.errors import InputError
 from stylize.manifest import MANIFEST_NAME
 from stylize.shards import file_sha256
-from train.checkpoint import write_atomically
 
 
 def write_report(results: Sequence[Path], out: Path, *, shards: Sequence[Path] = ()) -> Path:

@@ -17,11 +17,11 @@ from attack.interpolation import INTERPOLATORS, all_curves
 from attack.measure import ProgressReport, attack_images, classify_images, collect_images
 from attack.protocol import Protocol
 from attack.results import FORMAT_VERSION, check_output, encode_result, image_records, record_arrays
+from stylize.atomic import write_atomically
 from stylize.errors import InputError
 from stylize.manifest import MANIFEST_NAME, Manifest, read_manifest
 from stylize.shards import file_sha256
 from train import ModelCard, load_model, load_test_images
-from train.checkpoint import write_atomically
 
 
 def _silent(stage: str, done: int, total: int) -> None:
