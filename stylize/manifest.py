@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -80,8 +81,11 @@ class Manifest:
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
-    """Write the manifest into a folder."""
-    (directory / MANIFEST_NAME).write_text(render_manifest(manifest), encoding="utf-8")
+    """Write the manifest into a folder and flush it to disk."""
+    with open(directory / MANIFEST_NAME, "w", encoding="utf-8") as file:
+        file.write(render_manifest(manifest))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def render_manifest(manifest: Manifest) -> str:

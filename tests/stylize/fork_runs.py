@@ -106,7 +106,7 @@ def run_all(folder: Path, seed: int, signals: list[signal.Signals]) -> None:
     stylize.spec.SAMPLES_PER_SHARD = SAMPLES_PER_SHARD
     stylize.styles.STYLE_SIDE = 64
     read = cache(ShapesSource().read)
-    ShapesSource.read = lambda _self, split, index: read(split, index)  # type: ignore[method-assign]
+    ShapesSource.read = lambda _self, split, index: read(split, index)  # type: ignore[method-assign, assignment]
     options = ShardOptions(style=(STYLE,), **OPTIONS)  # type: ignore[arg-type]
     make_shards(open_job(options), folder / "warm" / "out")
     whole = contents(folder / "warm" / "out")

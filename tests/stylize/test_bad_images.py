@@ -35,7 +35,7 @@ def flat(*colour: int) -> Pixels:
     return np.broadcast_to(np.array(colour, np.uint8), (HEIGHT, WIDTH, 3))
 
 
-def saved(picture: Image.Image | Pixels, kind: str = "PNG", **options: object) -> bytes:
+def saved(picture: Image.Image | Pixels, kind: str = "PNG", /, **options: object) -> bytes:
     buffer = io.BytesIO()
     picture = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
     picture.save(buffer, kind, **options)
@@ -155,7 +155,8 @@ REASONS = {name: reason for name, _, reason in REJECTED} | UNREADABLE
 
 
 def fill(folder: Path) -> None:
-    for name, data, *_ in [*RIGHT, *REJECTED]:
+    files = {name: data for name, data, _ in REJECTED} | {name: data for name, data, _, _ in RIGHT}
+    for name, data in files.items():
         (folder / name).write_bytes(data)
     (folder / "dangling.png").symlink_to("absent")
     (folder / "loop.png").symlink_to("loop.png")
