@@ -112,7 +112,7 @@ def _shard_entry(fields: Mapping[str, Any]) -> ShardEntry:
 def _check(manifest: Manifest) -> None:
     """Raise an error of some kind where a part of the specification that readers use is not what it should be."""
     _ = manifest.class_names, manifest.style_names, manifest.images
-    if not 1 <= manifest.styles_per_image <= MAX_COPIES:
+    if not 0 <= manifest.styles_per_image <= MAX_COPIES:
         raise ValueError(f"{manifest.styles_per_image} styles per image")
 
 
