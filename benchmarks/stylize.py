@@ -1,6 +1,7 @@
 """How fast `stylize shards` is here: end to end, the network alone, the machine, and the usual per-image loop.
 
-    python -m benchmarks.stylize [--data FOLDER_OR_ZIP] [--side 224 --side 32] [--backend torch] [--seconds 20] [-o RESULT.json]
+    python -m benchmarks.stylize [--data FOLDER_OR_ZIP] [--side 224 --side 32] [--backend torch]
+                                [--seconds 20] [-o RESULT.json]
 
 Everything is measured in one run; run it while nothing else does. Without --data, pictures of the embedded data set are
 drawn once and stored as JPEG files of the side in question.

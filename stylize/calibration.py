@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stylize.networks import ENCODER_CHANNELS, POOLED, UPSAMPLED, Decoder, Encoder, adain
 from stylize.patterns import PATTERN_NAMES, draw_pattern
-from stylize.quantisation import QuantisedConvolution, quantise_chain
+from stylize.quantisation import SMALLEST_PEAK, QuantisedConvolution, quantise_chain
 from stylize.shapes import draw_shape
 
 PICTURES = 24  # half shapes, half patterns
@@ -42,8 +42,9 @@ def quantise_pair(encoder: Encoder, decoder: Decoder, means: Tensor, deviations:
     channels = torch.ones(1, ENCODER_CHANNELS[0][0], 1, 1)
     encoder_chain = quantise_chain(encoder.convolutions, pixels, _pool, (0 * channels, channels))
     targets = _targets(encoder(pixels), means, deviations)
-    ends = targets.amin((0, 2, 3), keepdim=True), targets.amax((0, 2, 3), keepdim=True)
-    return encoder_chain, quantise_chain(decoder.convolutions, targets, _upsample, ends)
+    low, high = targets.amin((0, 2, 3), keepdim=True), targets.amax((0, 2, 3), keepdim=True)
+    high = torch.maximum(high, low + SMALLEST_PEAK)  # a channel may be silent
+    return encoder_chain, quantise_chain(decoder.convolutions, targets, _upsample, (low, high))
 
 
 def _targets(features: Tensor, means: Tensor, deviations: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """Int8 convolutions: ranges, rounded weights and corrected biases, found in float32 on calibration activations."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 LEVELS = 255  # steps of an 8-bit activation
 WEIGHT_LEVEL = 127  # the largest 8-bit weight; symmetric
-SEARCHED_VALUES = 1_000_000  # of a layer's activations, to find its range
+SEARCHED_VALUES = 250_000  # of a layer's activations, to find its range
 # Candidate upper ends of a range, a fixed grid of powers of two, so that a last bit of an activation moves none.
 RANGE_STEPS = torch.arange(-64, 97) / 8
 SMALLEST_PEAK = 2.0**-8  # the first of the grid, for layers that are silent
@@ -58,22 +59,22 @@ def quantise_chain(
         low, high = best_range(exact) if index else first
         wanted = convolution(exact)
         quantised = _quantise(convolution, low, high)
-        error = (wanted - quantised(rounded)).mean((0, 2, 3))
-        quantised.bias.add_(error)  # what rounding shifts a channel's mean by, the layers before included
-        chain.append(quantised)
-        exact, rounded = (resample(index, F.relu(output)) for output in (wanted, quantised(rounded)))
+        found = quantised(rounded)
+        shift = (wanted - found).mean((0, 2, 3))  # of a channel's mean by rounding, in the layers before too
+        chain.append(replace(quantised, bias=quantised.bias + shift))
+        outputs = wanted, found + shift[:, None, None]
+        exact, rounded = (resample(index, F.relu(output)) for output in outputs)
     return chain
 
 
 def _quantise(convolution: nn.Conv2d, low: Tensor, high: Tensor) -> QuantisedConvolution:
     """Round a convolution's weights, into which the ranges of its input's channels are folded."""
-    weight, bias = convolution.weight.detach(), convolution.bias
+    weight, bias = convolution.weight.detach(), cast("Tensor", convolution.bias).detach()
     gain, offset = high - low, torch.einsum("oihw,i->o", weight, low.flatten().expand(weight.shape[1]))
     weight = weight * gain
     scale = weight.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-12) / WEIGHT_LEVEL
     levels = (weight / scale).round().to(torch.int8)
-    assert bias is not None
-    return QuantisedConvolution(low, high, levels, scale, bias.detach() + offset)
+    return QuantisedConvolution(low, high, levels, scale, bias + offset)
 
 
 def best_range(activations: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,7 +89,7 @@ def best_range(activations: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def best_upper_end(activations: Tensor) -> Tensor:
-    """Return the end (1, 1, 1, 1) of a range from 0 that rounds non-negative activations with the least square error."""
+    """Return the end (1, 1, 1, 1) of the range from 0 that rounds non-negative activations with the least error."""
     values = activations.flatten()
     values = values[:: max(1, len(values) // SEARCHED_VALUES) | 1]
     peak = values.max().clamp_min(SMALLEST_PEAK)
