@@ -95,7 +95,8 @@ def best_upper_end(activations: Tensor) -> Tensor:
     peak = values.max().clamp_min(SMALLEST_PEAK)
     ends = [end for end in 2**RANGE_STEPS if 0.1 * peak <= end <= 1.2 * peak]
     errors = [_rounding_error(values, end) for end in ends]
-    return ends[min(range(len(ends)), key=errors.__getitem__)].reshape(1, 1, 1, 1)
+    best: Tensor = ends[errors.index(min(errors))]
+    return best.reshape(1, 1, 1, 1)
 
 
 def _rounding_error(values: Tensor, end: Tensor) -> float:
