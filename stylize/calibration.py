@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stylize.networks import ENCODER_CHANNELS, POOLED, UPSAMPLED, Decoder, Encoder, adain
 from stylize.patterns import PATTERN_NAMES, draw_pattern
-from stylize.quantisation import SMALLEST_PEAK, QuantisedConvolution, quantise_chain
+from stylize.quantisation import QuantisedConvolution, best_range, quantise_chain
 from stylize.shapes import draw_shape
 
 PICTURES = 24  # half shapes, half patterns
@@ -37,14 +37,20 @@ def calibration_sha256() -> str:
 
 @torch.inference_mode()
 def quantise_pair(encoder: Encoder, decoder: Decoder, means: Tensor, deviations: Tensor) -> tuple[Chain, Chain]:
-    """Quantise a float32 encoder and decoder apart, the decoder for style statistics (S, 512, 1, 1)."""
+    """Quantise a float32 encoder and decoder apart, the decoder for style statistics (S, 512, 1, 1).
+
+    The decoder's first convolution is left out: aligned features have peaks far beyond their deviation, and 256 levels
+    either clip those or are too coarse for the rest.
+    """
     pixels = torch.from_numpy(calibration_pictures()).permute(0, 3, 1, 2).float() / 255
     channels = torch.ones(1, ENCODER_CHANNELS[0][0], 1, 1)
     encoder_chain = quantise_chain(encoder.convolutions, pixels, _pool, (0 * channels, channels))
     targets = _targets(encoder(pixels), means, deviations)
-    low, high = targets.amin((0, 2, 3), keepdim=True), targets.amax((0, 2, 3), keepdim=True)
-    high = torch.maximum(high, low + SMALLEST_PEAK)  # a channel may be silent
-    return encoder_chain, quantise_chain(decoder.convolutions, targets, _upsample, (low, high))
+    entered = _upsample(0, F.relu(decoder.convolutions[0](targets)))
+    following = quantise_chain(
+        decoder.convolutions[1:], entered, lambda index, output: _upsample(index + 1, output), best_range(entered)
+    )
+    return encoder_chain, following
 
 
 def _targets(features: Tensor, means: Tensor, deviations: Tensor) -> Tensor:

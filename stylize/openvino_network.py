@@ -3,15 +3,18 @@
 One graph for both destroys the picture: the alignment divides by deviations that int8 does not resolve.
 """
 
+import copy
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stylize.calibration import quantise_pair
+from stylize.devices import best_dtype
 from stylize.errors import InputError
 from stylize.networks import POOLED, UPSAMPLED, Decoder, Encoder, Stylizer
 from stylize.quantisation import LEVELS, QuantisedConvolution
@@ -43,8 +46,27 @@ def openvino_stylizer(encoder: Encoder, decoder: Decoder, means: Tensor, deviati
     encoder_chain, decoder_chain = quantise_pair(encoder, decoder, means, deviations)
     return Stylizer(
         CompiledChain(core, encoder_chain, POOLED, frozenset(), relu_last=True),
-        CompiledChain(core, decoder_chain, frozenset(), UPSAMPLED, relu_last=False),
+        MixedDecoder(
+            decoder.convolutions[0],
+            CompiledChain(core, decoder_chain, frozenset(), frozenset(n - 1 for n in UPSAMPLED), relu_last=False),
+        ),
     )
+
+
+class MixedDecoder(nn.Module):
+    """A decoder whose first convolution torch runs in floating point, and OpenVINO those that follow in int8."""
+
+    def __init__(self, first: nn.Conv2d, following: nn.Module) -> None:
+        super().__init__()
+        self._dtype = best_dtype(torch.device("cpu"))
+        self._first = copy.deepcopy(first).to(self._dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._following = following
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Decode relu4_1 features (B, 512, h, w) to pixels (B, 3, 8h, 8w), not clipped."""
+        entry = features.to(self._dtype, memory_format=torch.channels_last)
+        pixels: Tensor = self._following(F.relu(self._first(entry)).float())
+        return pixels
 
 
 class CompiledChain(nn.Module):
@@ -85,7 +107,7 @@ def _rounded(ops: Any, node: Any, layer: QuantisedConvolution) -> Any:
 
 
 def _resampled(ops: Any, node: Any, index: int, pooled: frozenset[int], upsampled: frozenset[int]) -> Any:
-    """Resample after the layer of an index; after the rounding, so that it moves bytes."""
+    """Resample after the layer of an index, -1 for what enters; after the rounding, so that it moves bytes."""
     if index in pooled:
         return ops.max_pool(node, [2, 2], [1, 1], [0, 0], [0, 0], [2, 2]).output(0)
     if index in upsampled:
