@@ -17,6 +17,8 @@ from stylize.shapes import draw_shape
 PICTURES = 24  # half shapes, half patterns
 SIDE = 64
 PATTERN_SEED = 1000  # other arrangements and palettes than those of the built-in styles
+# Of the decoder's ranges: unseen pictures have higher peaks. In the encoder wider ranges do harm: see `docs/int8.md`.
+HEADROOM = 2**0.5
 Chain = list[QuantisedConvolution]
 
 
@@ -48,7 +50,7 @@ def quantise_pair(encoder: Encoder, decoder: Decoder, means: Tensor, deviations:
     targets = _targets(encoder(pixels), means, deviations)
     entered = _upsample(0, F.relu(decoder.convolutions[0](targets)))
     following = quantise_chain(
-        decoder.convolutions[1:], entered, lambda index, output: _upsample(index + 1, output), best_range(entered)
+        decoder.convolutions[1:], entered, _upsample_following, best_range(entered, HEADROOM), HEADROOM
     )
     return encoder_chain, following
 
@@ -66,3 +68,8 @@ def _pool(index: int, activations: Tensor) -> Tensor:
 
 def _upsample(index: int, activations: Tensor) -> Tensor:
     return F.interpolate(activations, scale_factor=2, mode="nearest") if index in UPSAMPLED else activations
+
+
+def _upsample_following(index: int, activations: Tensor) -> Tensor:
+    """Count from the decoder's second convolution."""
+    return _upsample(index + 1, activations)

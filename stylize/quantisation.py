@@ -43,7 +43,11 @@ class QuantisedConvolution:
 
 
 def quantise_chain(
-    convolutions: Sequence[nn.Conv2d], activations: Tensor, resample: Resample, first: tuple[Tensor, Tensor]
+    convolutions: Sequence[nn.Conv2d],
+    activations: Tensor,
+    resample: Resample,
+    first: tuple[Tensor, Tensor],
+    headroom: float = 1.0,
 ) -> list[QuantisedConvolution]:
     """Quantise convolutions with ReLU between them, one after the other, each on what the ones before it now give.
 
@@ -52,11 +56,12 @@ def quantise_chain(
         activations: Calibration input (N, C, H, W).
         resample: Pooling or up-sampling after the convolution of an index.
         first: Lower and upper end of the first convolution's input, each (1, C, 1, 1).
+        headroom: Factor of the other ranges, for inputs with higher peaks than the calibration's.
     """
     chain: list[QuantisedConvolution] = []
     exact = rounded = activations
     for index, convolution in enumerate(convolutions):
-        low, high = best_range(exact) if index else first
+        low, high = best_range(exact, headroom) if index else first
         wanted = convolution(exact)
         quantised = _quantise(convolution, low, high)
         found = quantised(rounded)
@@ -77,14 +82,14 @@ def _quantise(convolution: nn.Conv2d, low: Tensor, high: Tensor) -> QuantisedCon
     return QuantisedConvolution(low, high, levels, scale, bias + offset)
 
 
-def best_range(activations: Tensor) -> tuple[Tensor, Tensor]:
+def best_range(activations: Tensor, headroom: float = 1.0) -> tuple[Tensor, Tensor]:
     """Return a range from 0 for every channel of non-negative activations (N, C, H, W), each end (1, C, 1, 1).
 
     Half of the channels' differences (in powers) goes to the next weights, half stays (SmoothQuant, equation 4).
     """
     peaks = activations.amax((0, 2, 3), keepdim=True)
     share = (peaks / peaks.max().clamp_min(SMALLEST_PEAK)).clamp_min(SMALLEST_SHARE).sqrt()
-    high = best_upper_end(activations / share) * share
+    high = best_upper_end(activations / share) * share * headroom
     return torch.zeros_like(high), high
 
 

@@ -67,6 +67,7 @@ def test_loud_channels_get_wider_ranges_and_silent_ones_none_that_is_empty() -> 
     assert low.abs().max() == 0
     assert float(high[0, 0] / high[0, 1]) == pytest.approx(4, rel=0.05)  # the square root of 16
     assert high.min() > 0
+    torch.testing.assert_close(best_range(activations, 2.0)[1], 2 * high)
     _, silent = best_range(torch.zeros(1, 3, 4, 4))
     assert silent.min() > 0
 
