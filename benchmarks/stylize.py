@@ -1,6 +1,7 @@
 """How fast `stylize shards` is here: end to end, the network alone, the machine, and the usual per-image loop.
 
-    python -m benchmarks.stylize [--data FOLDER_OR_ZIP] [--side 224 --side 32] [--seconds 20] [-o RESULT.json]
+    python -m benchmarks.stylize [--data FOLDER_OR_ZIP] [--side 224 --side 32] [--backend torch]
+                                [--seconds 20] [-o RESULT.json]
 
 Everything is measured in one run; run it while nothing else does. Without --data, pictures of the embedded data set are
 drawn once and stored as JPEG files of the side in question.
@@ -100,9 +101,9 @@ def network_rate(engine: Engine, source: Source, side: int, seconds: float) -> f
     return rate(stylize_batch, seconds)
 
 
-def end_to_end_rate(data: Path, side: int, images: int) -> float:
+def end_to_end_rate(data: Path, side: int, images: int, backend: str) -> float:
     """Return images/s of `stylize shards` after its start: read, decode, stylize, encode, tar on disk, flushed."""
-    job = open_job(ShardOptions(data=str(data), size=side, limit=images, test_fraction=0.1))
+    job = open_job(ShardOptions(data=str(data), size=side, limit=images, test_fraction=0.1, backend=backend))
     with tempfile.TemporaryDirectory(dir=".") as folder:
         started = time.perf_counter()
         manifest = make_shards(job, Path(folder) / "shards")
@@ -119,18 +120,18 @@ def draw_data(folder: Path, side: int, count: int) -> Path:
     return folder
 
 
-def measure(data: Path | None, side: int, seconds: float, images: int) -> dict[str, float]:
+def measure(data: Path | None, side: int, seconds: float, images: int, backend: str) -> dict[str, float]:
     """Measure one image side; rates in images/s."""
     with tempfile.TemporaryDirectory() as folder:
         source_path = data or draw_data(Path(folder), side, images)
         source = open_source(str(source_path), test_fraction=0.1)
         style = load_styles(["swirls"])
         encoder = embedded_encoder()
-        engine = Engine(encoder.network, load_decoder(default_decoder_file(), encoder.sha256), style)
+        engine = Engine(encoder.network, load_decoder(default_decoder_file(), encoder.sha256), style, backend=backend)
         return {
             "side": side,
             "network": network_rate(engine, source, side, seconds),
-            "end_to_end": end_to_end_rate(source_path, side, images),
+            "end_to_end": end_to_end_rate(source_path, side, images, backend),
             "published_loop": published_loop(source, side, style[0].picture, seconds),
         }
 
@@ -138,6 +139,7 @@ def measure(data: Path | None, side: int, seconds: float, images: int) -> dict[s
 def main(
     side: Annotated[list[int], typer.Option(help="Sides of the pictures, in pixels.")] = [224, 32],  # noqa: B006
     data: Annotated[Path | None, typer.Option(help="Folder or zip of class folders.")] = None,
+    backend: Annotated[str, typer.Option(help="As for `stylize shards`.")] = "auto",
     seconds: Annotated[float, typer.Option(help="How long every rate is measured.")] = 20.0,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file to write.")] = None,
 ) -> None:
@@ -149,13 +151,14 @@ def main(
     for one in side:
         flops = stylization_flops(one, one)
         images = max(64, min(20_000, round(0.6 * best / flops * seconds)))
-        row = measure(data, one, seconds, images)
+        row = measure(data, one, seconds, images, backend)
         row["network_share_of_machine"] = row["network"] * flops / best
         row["end_to_end_share_of_network"] = row["end_to_end"] / row["network"]
         row["times_published_loop"] = row["end_to_end"] / row["published_loop"]
         rows.append(row | {"images": images, "network_gflops": row["network"] * flops / 1e9})
     document = {
         "matrix_multiply_gflops": {name: value / 1e9 for name, value in machine.items()},
+        "backend": backend,
         "threads": torch.get_num_threads(),
         "machine": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
         "torch": torch.__version__,

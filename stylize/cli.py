@@ -34,6 +34,8 @@ console = Console(markup=False, soft_wrap=True)  # paths may hold brackets; a pi
 default = ShardOptions()
 
 STYLE_HELP = "Picture, folder, zip or built-in style; repeat for more; `patterns` for all built-in ones."
+BACKEND_HELP = "auto (torch), torch, or openvino: int8 on CPUs, faster, and not the same pixels."
+DTYPE_HELP = "auto, float32, bfloat16 or float16 for torch; int8 for openvino."
 DATA_HELP = "shapes, cifar10, cifar100, or a folder or zip of class folders."
 DECODER_HELP = "Decoder file that belongs to the encoder; else the shipped one."
 RETRY_HELP = "Make the shards of a finished folder again that lack images or whose images changed."
@@ -56,7 +58,8 @@ def shards(
     ] = default.test_fraction,
     codec: Annotated[str, typer.Option(help="jpg, png or webp.")] = default.codec,
     quality: Annotated[int, typer.Option(help="1 to 100.")] = default.quality,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = default.dtype,
+    backend: Annotated[str, typer.Option(help=BACKEND_HELP)] = default.backend,
+    dtype: Annotated[str, typer.Option(help=DTYPE_HELP)] = default.dtype,
     encoder: Annotated[str | None, typer.Option(help=ENCODER_HELP)] = None,
     decoder: Annotated[Path | None, typer.Option(help=DECODER_HELP)] = None,
     max_failures: Annotated[int, typer.Option(help="Unusable images to accept; they are recorded.")] = 0,
@@ -68,7 +71,7 @@ def shards(
         ShardOptions(
             style=tuple(style), data=data, size=size, work_size=work_size, alpha=alpha,
             styles_per_image=styles_per_image, seed=seed, limit=limit, test_fraction=test_fraction,
-            codec=codec, quality=quality, dtype=dtype, encoder=encoder, decoder=decoder,
+            codec=codec, quality=quality, backend=backend, dtype=dtype, encoder=encoder, decoder=decoder,
         )
     )  # fmt: skip
     out = out or SHARDS / "-".join(Path(name).stem for name in style)

@@ -12,32 +12,47 @@ from torch import Tensor
 from stylize.devices import best_device, best_dtype
 from stylize.errors import InputError
 from stylize.networks import Decoder, Encoder, Stylizer
+from stylize.openvino_network import openvino_stylizer
 from stylize.styles import Style
 
 Pixels = NDArray[np.uint8]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+INT8 = "int8"
+BACKENDS = ("torch", "openvino")
 # Pixels per network batch; fixed, because a kernel's rounding may depend on the batch.
 BATCH_PIXELS = 8 * 224 * 224
 
 
 class Engine:
-    """A stylizer with its styles, in one floating-point type on one device."""
+    """A stylizer with its styles, in one type on one device, run by one backend.
 
-    def __init__(self, encoder: Encoder, decoder: Decoder, styles: Sequence[Style], dtype: str = "auto") -> None:
-        if dtype not in ("auto", *DTYPES):
-            raise InputError(f"--dtype is {dtype!r}: give auto or one of {', '.join(DTYPES)}.")
-        self.device = best_device()
-        self.dtype = best_dtype(self.device) if dtype == "auto" else DTYPES[dtype]
+    The backend `auto` is torch, whatever is installed: int8 pictures differ, so they are made only when asked for.
+    Style statistics are computed by torch in any case.
+    """
+
+    def __init__(
+        self, encoder: Encoder, decoder: Decoder, styles: Sequence[Style], dtype: str = "auto", backend: str = "auto"
+    ) -> None:
+        _check(dtype, backend)
+        self.backend = "torch" if backend == "auto" else backend
+        quantised = self.backend == "openvino"
+        self.device = torch.device("cpu") if quantised else best_device()
+        if quantised:
+            self.dtype = torch.float32  # of what goes in and out
+        else:
+            self.dtype = best_dtype(self.device) if dtype == "auto" else DTYPES[dtype]
         # A copy: the conversion below works in place, and the caller's networks may serve other engines.
         network = copy.deepcopy(Stylizer(encoder, decoder)).eval()
         self.network = network.to(self.device, self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.largest_batch = BATCH_PIXELS  # of any size of picture; less once a GPU ran out of memory
         self.means, self.deviations = self._style_statistics(styles)
+        if quantised:
+            self.network = openvino_stylizer(encoder, decoder, self.means, self.deviations)
 
     @property
     def dtype_name(self) -> str:
         """Return the type's name, as the manifest records it."""
-        return str(self.dtype).removeprefix("torch.")
+        return INT8 if self.backend == "openvino" else str(self.dtype).removeprefix("torch.")
 
     @staticmethod
     def batch_size(height: int, width: int) -> int:
@@ -97,6 +112,16 @@ class Engine:
         rounded = output.float().mul(255).round().to(torch.uint8)
         stylized: Pixels = rounded.permute(0, 2, 3, 1).contiguous().cpu().numpy()
         return stylized
+
+
+def _check(dtype: str, backend: str) -> None:
+    if backend not in ("auto", *BACKENDS):
+        raise InputError(f"--backend is {backend!r}: give auto or one of {', '.join(BACKENDS)}.")
+    if backend == "openvino" and dtype not in ("auto", INT8):
+        raise InputError(f"--dtype is {dtype!r}: --backend openvino runs {INT8} only; give it, or --backend torch.")
+    if backend != "openvino" and dtype not in ("auto", *DTYPES):
+        names = ", ".join(DTYPES)
+        raise InputError(f"--dtype is {dtype!r}: give auto or one of {names}, or int8 with --backend openvino.")
 
 
 def _working_shape(shape: Sequence[int], work_size: int | None) -> tuple[int, int]:

@@ -13,6 +13,7 @@ ENCODER_CHANNELS = (
     (128, 256), (256, 256), (256, 256), (256, 256), (256, 512),
 )  # fmt: skip
 POOLED = frozenset({1, 3, 7})
+UPSAMPLED = frozenset({0, 4, 6})  # the decoder's layers, counted from its input, that up-sampling follows
 STYLE_LAYERS = (0, 2, 4, 8)  # relu1_1, relu2_1, relu3_1, relu4_1
 STRIDE = 8  # relu4_1 has one position per 8×8 pixels
 MIN_SIDE = 16  # below it, reflection padding has nothing to reflect at relu4_1
@@ -69,7 +70,7 @@ class Decoder(nn.Module):
             if index == last:
                 break
             features = F.relu(features)
-            if last - 1 - index in POOLED:
+            if index in UPSAMPLED:
                 features = F.interpolate(features, scale_factor=2, mode="nearest")
         return features
 
@@ -104,7 +105,7 @@ def pad_to_stride(pixels: Tensor) -> Tensor:
 class Stylizer(nn.Module):
     """Encoder, AdaIN and decoder for inference: pixels in [0, 1] of any size ≥ 16 in, the same size out."""
 
-    def __init__(self, encoder: Encoder, decoder: Decoder) -> None:
+    def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder

@@ -37,7 +37,7 @@ def draw_golden() -> Image.Image:
     return Image.fromarray(np.concatenate([content, style, engine.stylize(content[None], [0], alpha=1.0)[0]], axis=1))
 
 
-def self_test(encoder: Encoder, decoder: Decoder, dtype: str, shipped: bool) -> None:
+def self_test(encoder: Encoder, decoder: Decoder, dtype: str, shipped: bool, backend: str = "auto") -> None:
     """Raise `InputError` where the pair cannot reconstruct a picture or, being the shipped one, misses the golden one.
 
     Args:
@@ -45,15 +45,17 @@ def self_test(encoder: Encoder, decoder: Decoder, dtype: str, shipped: bool) -> 
         decoder: Its decoder.
         dtype: As `Engine` takes it.
         shipped: Whether the pair is the embedded one, whose output is known.
+        backend: As `Engine` takes it.
     """
     content, style, golden = golden_pictures()
-    engine = Engine(encoder, decoder, [Style("golden", "", Image.fromarray(style))], dtype)
+    engine = Engine(encoder, decoder, [Style("golden", "", Image.fromarray(style))], dtype, backend)
     reconstruction = engine.stylize(content[None], [0], alpha=0.0)[0]
     if correlation(content, reconstruction) < MIN_CORRELATION:
         raise InputError("The decoder does not reconstruct the self-test's picture: give a trained --decoder.")
     if shipped and psnr(golden, engine.stylize(content[None], [0], alpha=1.0)[0]) < MIN_PSNR:
         raise InputError(
-            f"The self-test's picture comes out wrong in {engine.dtype_name} on {engine.device}: try --dtype float32."
+            f"The self-test's picture comes out wrong in {engine.dtype_name} on {engine.device}: "
+            "try --backend torch --dtype float32."
         )
 
 

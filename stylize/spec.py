@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from stylize.engine import BATCH_PIXELS
+from stylize.calibration import calibration_sha256
+from stylize.engine import BATCH_PIXELS, Engine
 from stylize.errors import InputError
 from stylize.folder_source import SPLITS
 from stylize.networks import MIN_SIDE
@@ -19,6 +20,7 @@ from stylize.styles import Style
 
 SAMPLES_PER_SHARD = 1000
 VERSIONED = ("stylized-pairing", "torch", "pillow", "numpy")
+BACKEND_PACKAGES = {"torch": (), "openvino": ("openvino",)}  # beside torch, which every backend needs
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class ShardOptions:
     test_fraction: float = 0.1
     codec: str = "jpg"
     quality: int = 95
+    backend: str = "auto"
     dtype: str = "auto"
     encoder: str | None = None
     decoder: Path | None = None
@@ -87,6 +90,8 @@ class Spec:
     quality: int
     encoder_sha256: str
     decoder_sha256: str
+    backend: str
+    calibration_sha256: str | None
     dtype: str
     device: str
     batch_pixels: int
@@ -100,10 +105,10 @@ class Spec:
 
 
 def make_spec(
-    options: ShardOptions, source: Source, styles: list[Style], hashes: tuple[str, str], dtype: str, device: str
+    options: ShardOptions, source: Source, styles: list[Style], hashes: tuple[str, str], engine: Engine
 ) -> Spec:
     """Resolve the options; `hashes` are the encoder's and the decoder's SHA-256."""
-    limit = options.limit
+    limit, device = options.limit, engine.device.type
     counts = {split: source.count(split) if limit is None else min(limit, source.count(split)) for split in SPLITS}
     for split, count in counts.items():
         if not count:
@@ -124,11 +129,13 @@ def make_spec(
         quality=options.quality,
         encoder_sha256=hashes[0],
         decoder_sha256=hashes[1],
-        dtype=dtype,
+        backend=engine.backend,
+        calibration_sha256=calibration_sha256() if engine.backend == "openvino" else None,
+        dtype=engine.dtype_name,
         device=f"{device} {torch.backends.cpu.get_cpu_capability()}" if device == "cpu" else device,
         batch_pixels=BATCH_PIXELS,
         samples_per_shard=SAMPLES_PER_SHARD,
-        versions={name: version(name) for name in VERSIONED},
+        versions={name: version(name) for name in (*VERSIONED, *BACKEND_PACKAGES[engine.backend])},
     )
 
 

@@ -107,7 +107,7 @@ def make_job(engine: Engine, styles: list[Style]) -> JobMaker:
     def make(data: Path | str, samples_per_shard: int = 1000, **options: object) -> Job:
         settings = ShardOptions(data=str(data), **options)  # type: ignore[arg-type]
         source = open_source(settings.data, seed=settings.seed, test_fraction=settings.test_fraction)
-        spec = make_spec(settings, source, styles, ("encoder", "decoder"), "float32", "cpu")
+        spec = make_spec(settings, source, styles, ("encoder", "decoder"), engine)
         return Job(replace(spec, samples_per_shard=samples_per_shard), source, engine)
 
     return make
