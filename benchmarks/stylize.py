@@ -26,13 +26,13 @@ from stylize.codec import Codec
 from stylize.engine import DTYPES, Engine
 from stylize.job import open_job
 from stylize.networks import Stylizer, stylization_flops
+from stylize.pair import load_pair
 from stylize.pictures import decode_picture
 from stylize.run import make_shards
 from stylize.shapes import draw_shape
 from stylize.sources import Source, open_source
 from stylize.spec import ShardOptions
 from stylize.styles import load_styles
-from stylize.weights import default_decoder_file, embedded_encoder, load_decoder
 
 LOOP_STYLE_SIDE = 512  # of the published tools
 MATRIX = 2048
@@ -62,8 +62,8 @@ def matrix_rate(dtype: torch.dtype, device: torch.device, seconds: float) -> flo
 
 def published_loop(source: Source, side: int, style: Image.Image, seconds: float) -> float:
     """Return images/s of one image at a time in float32, its style encoded again for each (as the published tools)."""
-    encoder = embedded_encoder()
-    network = Stylizer(encoder.network, load_decoder(default_decoder_file(), encoder.sha256))
+    pair = load_pair()
+    network = Stylizer(pair.encoder.network, pair.decoder)
     style_pixels = _tensor(ImageOps.fit(style, (LOOP_STYLE_SIDE, LOOP_STYLE_SIDE)))
     codec, count = Codec("jpg", 95), source.count("train")
     index = 0
@@ -126,8 +126,8 @@ def measure(data: Path | None, side: int, seconds: float, images: int, backend: 
         source_path = data or draw_data(Path(folder), side, images)
         source = open_source(str(source_path), test_fraction=0.1)
         style = load_styles(["swirls"])
-        encoder = embedded_encoder()
-        engine = Engine(encoder.network, load_decoder(default_decoder_file(), encoder.sha256), style, backend=backend)
+        pair = load_pair()
+        engine = Engine(pair.encoder.network, pair.decoder, style, backend=backend)
         return {
             "side": side,
             "network": network_rate(engine, source, side, seconds),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from rich.table import Table
 
 from stylize.errors import InputError
@@ -46,7 +47,7 @@ def evaluate_decoder(
     """Judge a decoder (the shipped one if None) and its encoder on held-out photos × styles at size × size pixels.
 
     With `lower_bound` the pixels of so many photos per style are optimised for the same objective, for comparison.
-    `report` receives the task, its finished pictures and their number.
+    `report` receives the task, its finished styles and their number.
     Returns a document for JSON: per style and overall a `Summary` of every one of `Scores`, the reconstruction's PSNR,
     and what it was measured with. Raises `InputError` for pictures, styles or decoders that cannot be used.
     """
@@ -86,7 +87,7 @@ def _plain(scores: Sequence[Scores]) -> dict[str, Any]:
     return {name: asdict(summary) for name, summary in summarise_scores(scores).items()}
 
 
-def _decode(file: PictureFile) -> Any:
+def _decode(file: PictureFile) -> Image.Image:
     try:
         return decode_picture(file.read())
     except PictureError as error:

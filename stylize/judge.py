@@ -25,7 +25,6 @@ from stylize.styles import Style
 
 BATCH = 4
 OPTIMISER_STEPS = 300
-Report = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -81,8 +80,8 @@ class Judge:
         return self.encoder.style_features(pixels.to(self.dtype))
 
     @torch.no_grad()
-    def judge_style(self, style: Style, report: Report = lambda photos: None) -> list[Scores]:
-        """Stylize every photo and score the results; `report` receives numbers of finished photos."""
+    def judge_style(self, style: Style) -> list[Scores]:
+        """Stylize every photo and score the results."""
         style_pixels = self._pixels(style.picture)
         statistics = statistics_of(self._layers(pad_to_stride(style_pixels)))
         scores: list[Scores] = []
@@ -90,7 +89,6 @@ class Judge:
             targets = style_targets(self._layers(photos), statistics)
             output = self.decoder(targets.features.to(self.dtype)).clamp(0, 1)
             scores += self._score(output, targets, style_pixels)
-            report(len(photos))
         return scores
 
     def _score(self, output: Tensor, targets: Targets, style_pixels: Tensor) -> list[Scores]:
@@ -109,7 +107,7 @@ class Judge:
             values += (-10 * (output - photos).square().mean(dim=(1, 2, 3)).log10()).tolist()
         return values
 
-    def lower_bound(self, style: Style, photos: int, report: Report = lambda photos: None) -> list[Scores]:
+    def lower_bound(self, style: Style, photos: int) -> list[Scores]:
         """Score pixels optimised directly for the decoder's objective, from the photo: the better of two optimisers.
 
         It does not always converge, and says what the objective allows, not what a decoder can reach.
@@ -125,7 +123,6 @@ class Judge:
             best, _ = min(candidates, key=lambda candidate: candidate[1])
             with torch.no_grad():
                 scores += self._score(best, targets, style_pixels)
-            report(1)
         return scores
 
     def _objective(self, targets: Targets) -> Callable[[Tensor], Tensor]:

@@ -9,11 +9,11 @@ from PIL import Image
 from stylize.engine import Engine, Pixels
 from stylize.errors import InputError
 from stylize.networks import Decoder, Encoder
+from stylize.pair import load_pair
 from stylize.patterns import draw_pattern
 from stylize.pictures import decode_picture
 from stylize.shapes import draw_shape
 from stylize.styles import Style
-from stylize.weights import default_decoder_file, embedded_encoder, load_decoder
 
 SIDE = 64
 MIN_CORRELATION = 0.6  # of a picture and its reconstruction; a decoder of another encoder stays near 0
@@ -29,11 +29,10 @@ def golden_pictures() -> tuple[Pixels, Pixels, Pixels]:
 
 def draw_golden() -> Image.Image:
     """Return the strip of content, style and stylized content that ships; drawn anew when the shipped pair changes."""
-    encoder = embedded_encoder()
     scene, pattern = draw_shape(0, size=SIDE, split="test").picture, draw_pattern("swirls", SIDE)
     content, style = np.asarray(scene), np.asarray(pattern)
-    decoder = load_decoder(default_decoder_file(), encoder.sha256)
-    engine = Engine(encoder.network, decoder, [Style("golden", "", Image.fromarray(style))], "float32")
+    pair = load_pair()
+    engine = Engine(pair.encoder.network, pair.decoder, [Style("golden", "", Image.fromarray(style))], "float32")
     return Image.fromarray(np.concatenate([content, style, engine.stylize(content[None], [0], alpha=1.0)[0]], axis=1))
 
 
