@@ -14,7 +14,8 @@ from stylize.cli_weights import ENCODER_HELP
 from stylize.errors import InputError
 from stylize.evaluation import evaluate_decoder, evaluation_table
 from stylize.fit import fit_decoder
-from stylize.fit_data import HOLD_OUT_FRACTION, PRESETS, FitSettings, Phase, open_pool
+from stylize.fit_data import HOLD_OUT_FRACTION, open_pool
+from stylize.fit_settings import PRESETS, FitSettings, Phase
 from stylize.pair import load_encoder
 
 LINE_STEPS = 25

@@ -18,8 +18,9 @@ from torch.utils.data import DataLoader
 from stylize.atomic import write_atomically
 from stylize.devices import best_device, best_dtype
 from stylize.errors import InputError, plain_errors
-from stylize.fit_data import CropBatches, FitSettings, Phase, Pool
+from stylize.fit_data import CropBatches, Pool
 from stylize.fit_losses import initialise_from_encoder, statistics_of, style_targets, style_transfer_losses
+from stylize.fit_settings import FitSettings, Phase
 from stylize.networks import Decoder, Encoder
 from stylize.weights import LoadedEncoder, save_decoder
 
@@ -114,8 +115,9 @@ class DecoderFit:
     def _update_weights(self) -> None:
         for weight, matrix in self.matrices:
             matrix.grad = cast("Tensor", weight.grad).flatten(1)
-        warm_up = min(1.0, (self.step + 1) / WARM_UP_STEPS)
-        cosine = 0.5 * (1 + math.cos(math.pi * self.step / self.settings.steps))
+        position, steps = self.settings.position(self.step)
+        warm_up = min(1.0, (position + 1) / WARM_UP_STEPS)
+        cosine = 0.5 * (1 + math.cos(math.pi * position / steps))
         groups = [group for optimiser in self.optimisers for group in optimiser.param_groups]
         for group, rate in zip(groups, self.base_rates, strict=True):
             group["lr"] = rate * warm_up * cosine

@@ -13,13 +13,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from stylize.errors import InputError
+from stylize.fit_settings import CropSettings
+from stylize.fit_styles import COMBINED, combine, paint, recolour
 from stylize.patterns import PATTERN_NAMES, draw_pattern
 from stylize.pictures import PictureError, PictureFile, decode_picture, list_pictures
 from stylize.styles import ALL_PATTERNS
 
 HOLD_OUT_FRACTION = 0.1  # of the photos, by hash
-LOSSES = ("reconstruction", "style")
-PATTERN_VARIATIONS = 12  # arrangements and palettes per built-in pattern
+PATTERN_VARIATIONS = 60  # arrangements and palettes per built-in pattern
 DECODED_PICTURES = 2000  # kept in memory: decoding a photo takes longer than cropping it
 
 
@@ -56,67 +57,6 @@ def open_pool(content: Path, styles: Sequence[str], hold_out: Sequence[str], fra
     return Pool(tuple(contents), kept_files, kept_patterns)
 
 
-@dataclass(frozen=True)
-class CropSettings:
-    """How batches are drawn: crop side in pixels, images per batch, share of photos among the styles, and so on."""
-
-    side: int
-    batch_size: int
-    photo_share: float
-    pattern_share: float
-    seed: int
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A part of a training: its loss, "reconstruction" or "style", the side of its crops in pixels, and its steps."""
-
-    loss: str
-    side: int
-    steps: int
-
-
-@dataclass(frozen=True)
-class FitSettings:
-    """A recipe: phases, loss weights, optimiser, and shares of styles; every batch is used for `pairings` updates."""
-
-    phases: tuple[Phase, ...]
-    batch_size: int = 8
-    pairings: int = 2
-    style_weight: float = 5.0
-    identity_weight: float = 3.0
-    learning_rate: float = 5e-4
-    muon_rate: float = 1.5e-3
-    averaging: float = 0.998
-    photo_share: float = 0.4
-    pattern_share: float = 0.25
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for phase in self.phases:
-            if phase.loss not in LOSSES:
-                raise InputError(f"There is no loss {phase.loss!r}: choose one of {', '.join(LOSSES)}.")
-            if phase.side % 8 or phase.side < 16:
-                raise InputError(f"A phase's crops have a side of {phase.side}: give a multiple of 8, at least 16.")
-        if self.steps < 1 or min(self.batch_size, self.pairings) < 1:
-            raise InputError("Steps, batch size and pairings of a decoder's training must be at least 1.")
-
-    @property
-    def steps(self) -> int:
-        """Steps of all phases; a step takes one batch."""
-        return sum(phase.steps for phase in self.phases)
-
-    def crops(self, side: int) -> CropSettings:
-        """Return how batches of crops of a side are drawn."""
-        return CropSettings(side, self.batch_size, self.photo_share, self.pattern_share, self.seed)
-
-
-PRESETS = {
-    "shipped": FitSettings((Phase("reconstruction", 64, 400), Phase("style", 64, 2400), Phase("style", 96, 1200))),
-    "quick": FitSettings((Phase("reconstruction", 64, 100), Phase("style", 64, 200))),
-}
-
-
 class CropBatches(Dataset[tuple[Tensor, Tensor]]):
     """Item i is step i's (content, style) crops, each uint8 (B, 3, side, side), the same in every run."""
 
@@ -134,16 +74,22 @@ class CropBatches(Dataset[tuple[Tensor, Tensor]]):
         return random_crop(_decode(file), self.settings.side, rng)
 
     def _style(self, rng: np.random.Generator) -> Image.Image:
-        draw = rng.random()
-        if draw < self.settings.photo_share:
-            return self._content(rng)
-        draw = (draw - self.settings.photo_share) / (1 - self.settings.photo_share)
-        if self.pool.patterns and (draw < self.settings.pattern_share or not self.pool.styles):
+        crop = self._one_style(rng)
+        return combine(crop, self._one_style(rng), rng) if rng.random() < COMBINED else crop
+
+    def _one_style(self, rng: np.random.Generator) -> Image.Image:
+        if rng.random() < self.settings.photo_share:
+            crop = self._content(rng)
+            return crop if rng.random() < 0.5 else recolour(paint(crop, rng), rng)
+        if self.pool.patterns and (rng.random() < self.settings.pattern_share or not self.pool.styles):
             name = self.pool.patterns[rng.integers(len(self.pool.patterns))]
             picture = _pattern(name, int(rng.integers(PATTERN_VARIATIONS)))
         else:
             picture = _decode(self.pool.styles[rng.integers(len(self.pool.styles))])
-        return vary_colours(random_crop(picture, self.settings.side, rng), rng)
+        crop = random_crop(picture, self.settings.side, rng)
+        if rng.random() < 0.5:
+            crop = crop.transpose(Image.Transpose.ROTATE_90)
+        return recolour(crop, rng)
 
 
 @cache
@@ -171,14 +117,6 @@ def random_crop(picture: Image.Image, side: int, rng: np.random.Generator) -> Im
     box = (left, top, left + span, top + span)
     crop = picture.resize((side, side), Image.Resampling.BICUBIC, box=box)
     return crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else crop
-
-
-def vary_colours(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Permute the colour channels of half of the pictures: few paintings have all the palettes that users bring."""
-    if rng.random() < 0.5:
-        return picture
-    channels = picture.split()
-    return Image.merge("RGB", [channels[index] for index in rng.permutation(3)])
 
 
 def _stack(pictures: list[Image.Image]) -> Tensor:

@@ -11,7 +11,6 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from stylize.devices import best_device, best_dtype
-from stylize.fit_data import FitSettings
 from stylize.fit_losses import (
     Targets,
     content_distance,
@@ -20,6 +19,7 @@ from stylize.fit_losses import (
     style_targets,
     style_transfer_losses,
 )
+from stylize.fit_settings import FitSettings
 from stylize.networks import Decoder, Encoder, pad_to_stride
 from stylize.styles import Style
 

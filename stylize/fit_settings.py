@@ -1,0 +1,95 @@
+"""The recipe of a decoder's training, and the presets of `fit-decoder`."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from stylize.errors import InputError
+
+LOSSES = ("reconstruction", "style")
+
+
+@dataclass(frozen=True)
+class CropSettings:
+    """How batches are drawn: crop side in pixels, images per batch, share of photos among the styles, and so on."""
+
+    side: int
+    batch_size: int
+    photo_share: float
+    pattern_share: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a training: its loss, "reconstruction" or "style", the side of its crops in pixels, and its steps.
+
+    With `restart` the learning rates start again at their height (warm restart, Loshchilov & Hutter 2017).
+    """
+
+    loss: str
+    side: int
+    steps: int
+    restart: bool = False
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """A recipe: phases, loss weights, optimiser, and shares of styles; every batch is used for `pairings` updates."""
+
+    phases: tuple[Phase, ...]
+    batch_size: int = 8
+    pairings: int = 2
+    style_weight: float = 5.0
+    identity_weight: float = 3.0
+    learning_rate: float = 5e-4
+    muon_rate: float = 1.5e-3
+    averaging: float = 0.998
+    photo_share: float = 0.4
+    pattern_share: float = 0.35
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for phase in self.phases:
+            if phase.loss not in LOSSES:
+                raise InputError(f"There is no loss {phase.loss!r}: choose one of {', '.join(LOSSES)}.")
+            if phase.side % 8 or phase.side < 16:
+                raise InputError(f"A phase's crops have a side of {phase.side}: give a multiple of 8, at least 16.")
+        if self.steps < 1 or min(self.batch_size, self.pairings) < 1:
+            raise InputError("Steps, batch size and pairings of a decoder's training must be at least 1.")
+
+    @property
+    def steps(self) -> int:
+        """Steps of all phases; a step takes one batch."""
+        return sum(phase.steps for phase in self.phases)
+
+    def _cycles(self) -> Iterator[tuple[int, int]]:
+        """Yield the first step and the number of steps of every cycle of the learning rate."""
+        first = steps = 0
+        for phase in self.phases:
+            if phase.restart and steps:
+                yield first, steps
+                first, steps = first + steps, 0
+            steps += phase.steps
+        yield first, steps
+
+    def position(self, step: int) -> tuple[int, int]:
+        """Return how many steps into its cycle of the learning rate a step is, and the cycle's length."""
+        return next((step - first, steps) for first, steps in self._cycles() if step < first + steps)
+
+    def crops(self, side: int) -> CropSettings:
+        """Return how batches of crops of a side are drawn."""
+        return CropSettings(side, self.batch_size, self.photo_share, self.pattern_share, self.seed)
+
+
+PRESETS = {
+    "shipped": FitSettings(
+        (
+            Phase("reconstruction", 64, 400),
+            Phase("style", 64, 2400),
+            Phase("style", 96, 1200),
+            Phase("style", 64, 1800, restart=True),
+            Phase("style", 96, 1800),
+        )
+    ),
+    "quick": FitSettings((Phase("reconstruction", 64, 100), Phase("style", 64, 200))),
+}

@@ -1,0 +1,85 @@
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.spatial.distance import pdist
+
+from stylize import fit_styles
+from stylize.engine import Pixels
+from stylize.fit_styles import combine, paint, recolour
+
+Vary = Callable[[Image.Image, np.random.Generator], Image.Image]
+
+
+@pytest.fixture
+def crop(noise: Callable[..., Pixels]) -> Image.Image:
+    return Image.fromarray(noise(0, 24, 24)).resize((32, 32), Image.Resampling.BICUBIC)
+
+
+def arrays(vary: Vary, crop: Image.Image, draws: int = 12) -> list[Pixels]:
+    made = [vary(crop, np.random.default_rng(seed)) for seed in range(draws)]
+    again = [vary(crop, np.random.default_rng(seed)) for seed in range(draws)]
+    assert [picture.tobytes() for picture in made] == [picture.tobytes() for picture in again]
+    assert {(picture.mode, picture.size) for picture in made} == {("RGB", crop.size)}
+    return [np.asarray(picture) for picture in made]
+
+
+def test_recolouring_keeps_some_crops_and_varies_the_others(crop: Image.Image) -> None:
+    made = [pixels.tobytes() for pixels in arrays(recolour, crop, 40)]
+    kept = made.count(crop.tobytes())
+    assert 5 < kept < 25
+    assert len(set(made)) > 15
+
+
+def test_permuted_channels_have_the_same_values(crop: Image.Image) -> None:
+    for pixels in arrays(fit_styles._permute_channels, crop):
+        np.testing.assert_array_equal(np.sort(pixels, axis=2), np.sort(np.asarray(crop), axis=2))
+
+
+def test_turned_colours_keep_the_ratios_of_their_distances() -> None:
+    generator = np.random.default_rng(0)
+    narrow = Image.fromarray(generator.integers(120, 136, (8, 8, 3), dtype=np.uint8))  # too narrow to be clipped
+    before = pdist(np.asarray(narrow, np.float64).reshape(-1, 3))
+    for pixels in arrays(fit_styles._turn_colours, narrow):
+        after = pdist(pixels.reshape(-1, 3).astype(np.float64))
+        gain = np.median(after[before > 5] / before[before > 5])
+        assert 0.65 < gain < 1.85
+        np.testing.assert_allclose(after, gain * before, atol=2.5)  # both are rounded to 8 bits
+
+
+def test_a_palette_depends_on_luminance_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    black, white = [0.0, 0.2, 0.4], [1.0, 0.6, 0.2]
+    monkeypatch.setattr(fit_styles, "_random_palette", lambda *_: np.array([black, white]))
+    grey = Image.fromarray(np.linspace(0, 255, 256).astype(np.uint8).reshape(16, 16)).convert("RGB")
+    for pixels in arrays(fit_styles._map_luminance, grey):
+        share = (float(pixels[0, 0, 2]) - 0) / (255 * 0.4)  # of the palette; the rest is the crop itself
+        assert 0.48 < share <= 1.01
+        wanted = np.interp(np.arange(256)[:, None], [0, 255], [0, 1]) * (np.array(white) - black) + black
+        mixed = share * wanted * 255 + (1 - share) * np.arange(256)[:, None]
+        np.testing.assert_allclose(pixels.reshape(256, 3), mixed, atol=3)
+
+
+def test_palettes_are_colours_and_half_of_them_are_ordered() -> None:
+    drawn = [fit_styles._random_palette(4, np.random.default_rng(seed)) for seed in range(60)]
+    assert all(palette.shape == (4, 3) and palette.min() >= 0 and palette.max() <= 1 for palette in drawn)
+    assert 20 < sum(bool(np.all(np.diff(palette.sum(1)) >= 0)) for palette in drawn) < 45
+
+
+def test_painting_has_fewer_colours_than_the_photo(crop: Image.Image) -> None:
+    colours = [len(np.unique(pixels.reshape(-1, 3), axis=0)) for pixels in arrays(paint, crop)]
+    assert np.median(colours) < 0.9 * len(np.unique(np.asarray(crop).reshape(-1, 3), axis=0))
+
+
+def test_two_styles_stand_side_by_side_or_shine_through_each_other() -> None:
+    red, blue = Image.new("RGB", (20, 20), (200, 0, 0)), Image.new("RGB", (20, 20), (0, 0, 200))
+    made = arrays(lambda crop, rng: combine(crop, blue, rng), red, 20)
+    blends = [pixels for pixels in made if len(np.unique(pixels.reshape(-1, 3), axis=0)) == 1]
+    assert 4 < len(blends) < 16
+    for pixels in made:
+        colours = {tuple(colour) for colour in pixels.reshape(-1, 3).tolist()}
+        if len(colours) == 1:
+            assert all(35 < colour[0] < 165 and abs(colour[0] + colour[2] - 200) <= 1 for colour in colours)
+        else:
+            assert colours == {(200, 0, 0), (0, 0, 200)}
+            assert 6 <= (pixels[0, :, 2] == 200).sum() <= 14
