@@ -3,7 +3,6 @@
 import copy
 import io
 import json
-import math
 import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -20,12 +19,12 @@ from stylize.devices import best_device, best_dtype
 from stylize.errors import InputError, plain_errors
 from stylize.fit_data import CropBatches, Pool
 from stylize.fit_losses import initialise_from_encoder, statistics_of, style_targets, style_transfer_losses
+from stylize.fit_samples import sample_sheet
 from stylize.fit_settings import FitSettings, Phase
 from stylize.networks import Decoder, Encoder
 from stylize.weights import LoadedEncoder, save_decoder
 
-CHECKPOINT_STEPS = 50
-WARM_UP_STEPS = 50
+CHECKPOINT_STEPS = 100
 Report = Callable[[Phase, int, dict[str, float]], None]
 
 
@@ -115,12 +114,10 @@ class DecoderFit:
     def _update_weights(self) -> None:
         for weight, matrix in self.matrices:
             matrix.grad = cast("Tensor", weight.grad).flatten(1)
-        position, steps = self.settings.position(self.step)
-        warm_up = min(1.0, (position + 1) / WARM_UP_STEPS)
-        cosine = 0.5 * (1 + math.cos(math.pi * position / steps))
+        factor = self.settings.rate_factor(self.step)
         groups = [group for optimiser in self.optimisers for group in optimiser.param_groups]
         for group, rate in zip(groups, self.base_rates, strict=True):
-            group["lr"] = rate * warm_up * cosine
+            group["lr"] = rate * factor
         for optimiser in self.optimisers:
             optimiser.step()
         keep = min(self.settings.averaging, self.step / (self.step + 10))
@@ -128,7 +125,7 @@ class DecoderFit:
             mean.data.lerp_(parameter.data, 1 - keep)
 
     def run(self, save: Callable[[], None], report: Report) -> None:
-        """Run what is left of every phase, saving regularly."""
+        """Run what is left of every phase, saving regularly and at the end."""
         first = 0
         for phase in self.settings.phases:
             todo: Any = range(max(self.step, first), first + phase.steps)
@@ -139,6 +136,7 @@ class DecoderFit:
                 if self.step % CHECKPOINT_STEPS == 0:
                     save()
             first += phase.steps
+        save()
 
     def state(self) -> dict[str, Any]:
         """Return everything that resuming needs."""
@@ -178,12 +176,20 @@ def _read_state(path: Path) -> dict[str, Any]:
 
 
 def fit_decoder(pool: Pool, output: Path, encoder: LoadedEncoder, settings: FitSettings, report: Report) -> None:
-    """Train a decoder and write it to `output`; an interrupted training goes on from `<output>.state` beside it."""
+    """Train a decoder and write it to `output`; an interrupted training goes on from `<output>.state` beside it.
+
+    `<output>.samples.png` shows how far it is, and stays.
+    """
     fit = DecoderFit(settings, pool, encoder)
-    state_file = output.with_name(output.name + ".state")
+    state_file, samples = (output.with_name(output.name + ending) for ending in (".state", ".samples.png"))
     if state_file.exists():
         fit.restore(_read_state(state_file))
-    fit.run(lambda: write_atomically(state_file, _bytes(fit.state())), report)
+
+    def save() -> None:
+        write_atomically(state_file, _bytes(fit.state()))
+        write_atomically(samples, sample_sheet(fit.averaged, fit.encoder, pool, settings))
+
+    fit.run(save, report)
     recipe = asdict(settings) | {
         "contents": len(pool.content),
         "styles": [file.stem for file in pool.styles],

@@ -1,10 +1,12 @@
 """The recipe of a decoder's training, and the presets of `fit-decoder`."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from stylize.errors import InputError
 
+WARM_UP_STEPS = 50
 LOSSES = ("reconstruction", "style")
 
 
@@ -75,6 +77,11 @@ class FitSettings:
     def position(self, step: int) -> tuple[int, int]:
         """Return how many steps into its cycle of the learning rate a step is, and the cycle's length."""
         return next((step - first, steps) for first, steps in self._cycles() if step < first + steps)
+
+    def rate_factor(self, step: int) -> float:
+        """Return what a step multiplies the learning rates with: a short warm-up, then a cosine down to 0."""
+        position, steps = self.position(step)
+        return min(1.0, (position + 1) / WARM_UP_STEPS) * 0.5 * (1 + math.cos(math.pi * position / steps))
 
     def crops(self, side: int) -> CropSettings:
         """Return how batches of crops of a side are drawn."""

@@ -148,7 +148,11 @@ def test_an_interrupted_training_goes_on_to_the_same_decoder(
     for name, tensor in whole.items():
         assert torch.equal(tensor, resumed[name])
     assert read_recipe(tmp_path / "cut")["contents"] == 6
-    assert {path.name for path in tmp_path.iterdir()} == {"whole", "cut", "photos", "paintings"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("whole", "cut", "photos", "paintings"),
+        *("whole.samples.png", "cut.samples.png"),
+    }
+    assert (tmp_path / "cut.samples.png").read_bytes() == (tmp_path / "whole.samples.png").read_bytes()
 
 
 def test_held_out_pictures_are_never_drawn(
@@ -190,6 +194,9 @@ def test_learning_rates_restart_where_a_phase_says_so() -> None:
         *((step, 4) for step in range(4)),
     ]
     assert FitSettings((Phase("style", 16, 3, restart=True),)).position(2) == (2, 3)
+    long = FitSettings((Phase("style", 16, 100), Phase("style", 16, 200, restart=True)))
+    factors = [long.rate_factor(step) for step in (0, 49, 75, 99, 100, 149, 200)]
+    assert factors == pytest.approx([0.02, 0.5157, 0.1464, 0.0002, 0.02, 0.8591, 0.5], abs=1e-4)
 
 
 def test_nothing_left_unknown_names_and_bad_settings_are_refused(pool: Pool, tmp_path: Path) -> None:
