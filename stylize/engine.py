@@ -19,8 +19,9 @@ Pixels = NDArray[np.uint8]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 INT8 = "int8"
 BACKENDS = ("torch", "openvino")
-# Pixels per network batch; fixed, because a kernel's rounding may depend on the batch.
-BATCH_PIXELS = 8 * 224 * 224
+# Pixels per network batch, by device; fixed, because a kernel's rounding may depend on the batch. More do not fit a
+# CPU's cache; a GPU needs many to be busy.
+BATCH_PIXELS = {"cpu": 4 * 224 * 224, "cuda": 8 * 224 * 224}
 
 
 class Engine:
@@ -44,7 +45,8 @@ class Engine:
         # A copy: the conversion below works in place, and the caller's networks may serve other engines.
         network = copy.deepcopy(Stylizer(encoder, decoder)).eval()
         self.network = network.to(self.device, self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.largest_batch = BATCH_PIXELS  # of any size of picture; less once a GPU ran out of memory
+        self.batch_pixels = BATCH_PIXELS[self.device.type]
+        self.largest_batch = self.batch_pixels  # of any size of picture; less once a GPU ran out of memory
         self.means, self.deviations = self._style_statistics(styles)
         if quantised:
             self.network = openvino_stylizer(encoder, decoder, self.means, self.deviations)
@@ -54,10 +56,9 @@ class Engine:
         """Return the type's name, as the manifest records it."""
         return INT8 if self.backend == "openvino" else str(self.dtype).removeprefix("torch.")
 
-    @staticmethod
-    def batch_size(height: int, width: int) -> int:
+    def batch_size(self, height: int, width: int) -> int:
         """Return how many pictures of a size are one batch of the network."""
-        return max(1, BATCH_PIXELS // (height * width))
+        return max(1, self.batch_pixels // (height * width))
 
     @torch.inference_mode()
     def _style_statistics(self, styles: Sequence[Style]) -> tuple[Tensor, Tensor]:

@@ -33,7 +33,7 @@ def initialise_from_encoder(decoder: Decoder, encoder: Encoder, pixels: Tensor) 
 
 def _layer_output(decoder: Decoder, features: Tensor, layer: nn.Module) -> Tensor:
     outputs: list[Tensor] = []
-    handle = layer.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
+    handle = layer.register_forward_hook(lambda _module, _inputs, output: outputs.append(output.clone()))
     decoder(features)
     handle.remove()
     return outputs[0]

@@ -38,7 +38,7 @@ class Encoder(nn.Module):
         """Yield the activations after every ReLU, relu1_1 … relu4_1."""
         activations = pixels
         for index, convolution in enumerate(self.convolutions):
-            activations = F.relu(convolution(activations))
+            activations = F.relu(convolution(activations), inplace=True)
             yield activations
             if index in POOLED:
                 activations = F.max_pool2d(activations, 2)
@@ -69,7 +69,7 @@ class Decoder(nn.Module):
             features = convolution(features)
             if index == last:
                 break
-            features = F.relu(features)
+            features = F.relu(features, inplace=True)
             if index in UPSAMPLED:
                 features = F.interpolate(features, scale_factor=2, mode="nearest")
         return features

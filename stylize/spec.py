@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from stylize.calibration import calibration_sha256
-from stylize.engine import BATCH_PIXELS, Engine
+from stylize.engine import Engine
 from stylize.errors import InputError
 from stylize.folder_source import SPLITS
 from stylize.networks import MIN_SIDE
@@ -133,7 +133,7 @@ def make_spec(
         calibration_sha256=calibration_sha256() if engine.backend == "openvino" else None,
         dtype=engine.dtype_name,
         device=f"{device} {torch.backends.cpu.get_cpu_capability()}" if device == "cpu" else device,
-        batch_pixels=BATCH_PIXELS,
+        batch_pixels=engine.batch_pixels,
         samples_per_shard=SAMPLES_PER_SHARD,
         versions={name: version(name) for name in (*VERSIONED, *BACKEND_PACKAGES[engine.backend])},
     )

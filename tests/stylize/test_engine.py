@@ -25,7 +25,7 @@ def test_a_batch_is_its_pictures_one_by_one(engine: Engine, noise: Noise, monkey
     choice = [0, 2, 1, 1, 0]
     single = [engine.stylize(pictures[i : i + 1], choice[i : i + 1], 0.7) for i in range(5)]
     whole = engine.stylize(pictures, choice, 0.7)
-    monkeypatch.setattr("stylize.engine.BATCH_PIXELS", 2 * 16 * 24)
+    monkeypatch.setattr(engine, "batch_pixels", 2 * 16 * 24)
     split = engine.stylize(pictures, choice, 0.7)
     assert whole.shape == pictures.shape
     assert max(difference(whole, np.concatenate(single)), difference(whole, split)) <= 1

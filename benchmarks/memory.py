@@ -1,0 +1,49 @@
+"""How much memory `stylize shards` takes, for few and for many images: it must not depend on their number.
+
+    python -m benchmarks.memory [--count 1000 --count 20000] [--side 32] [-o RESULT.json]
+
+Every run is a process of its own; its peak is what the system reports when it ends.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmarks.stylize import draw_data
+
+COMMAND = "from stylize.cli import main; main()"
+
+
+def peak(side: int, images: int) -> float:
+    """Return the peak resident memory, in MiB, of stylizing so many images."""
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        data = draw_data(Path(folder) / "pictures", side, images)
+        options = ["--data", str(data), "--size", str(side), "--out", f"{folder}/shards"]
+        process = subprocess.Popen([sys.executable, "-c", COMMAND, "shards", *options])  # noqa: S603: our own command
+        _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"stylize shards ended with status {status}.")
+    return usage.ru_maxrss / 1024
+
+
+def main(
+    count: Annotated[list[int], typer.Option(help="Numbers of images.")] = [1000, 20_000],  # noqa: B006
+    side: Annotated[int, typer.Option(help="Side of the pictures, in pixels.")] = 32,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file to write.")] = None,
+) -> None:
+    """Measure and print the peaks."""
+    peaks = {images: peak(side, images) for images in count}
+    for images, mebibytes in peaks.items():
+        print(f"{images} images: {mebibytes:.0f} MiB, {mebibytes / peaks[count[0]]:.3f} of the first")
+    if output:
+        output.write_text(json.dumps({"side": side, "peak_mebibytes": peaks}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    typer.run(main)
