@@ -25,7 +25,7 @@ def peak(side: int, images: int) -> float:
     with tempfile.TemporaryDirectory(dir=".") as folder:
         data = draw_data(Path(folder) / "pictures", side, images)
         options = ["--data", str(data), "--size", str(side), "--out", f"{folder}/shards"]
-        process = subprocess.Popen([sys.executable, "-c", COMMAND, "shards", *options])  # noqa: S603: our own command
+        process = subprocess.Popen([sys.executable, "-c", COMMAND, "shards", *options])  # noqa: S603
         _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"stylize shards ended with status {status}.")
