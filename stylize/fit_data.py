@@ -67,7 +67,10 @@ class CropBatches(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
         rng = np.random.default_rng([self.settings.seed, self.settings.side, step])
         batch = range(self.settings.batch_size)
-        return _stack([self._content(rng) for _ in batch]), _stack([self._style(rng) for _ in batch])
+        contents, styles = [self._content(rng) for _ in batch], [self._style(rng) for _ in batch]
+        if step % 2:  # the first content is paired with itself: the decoder must know the colours of styles too
+            contents[0] = self._one_style(rng)
+        return _stack(contents), _stack(styles)
 
     def _content(self, rng: np.random.Generator) -> Image.Image:
         file = self.pool.content[rng.integers(len(self.pool.content))]

@@ -95,7 +95,7 @@ PRESETS = {
             Phase("style", 64, 2400),
             Phase("style", 96, 1200),
             Phase("style", 64, 1800, restart=True),
-            Phase("style", 96, 1800),
+            Phase("style", 96, 1400),
         )
     ),
     "quick": FitSettings((Phase("reconstruction", 64, 100), Phase("style", 64, 200))),
