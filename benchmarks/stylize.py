@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from stylize.codec import Codec
+from stylize.devices import matrix_rate
 from stylize.engine import DTYPES, Engine
 from stylize.job import open_job
 from stylize.networks import Stylizer, stylization_flops
@@ -35,7 +36,6 @@ from stylize.spec import ShardOptions
 from stylize.styles import load_styles
 
 LOOP_STYLE_SIDE = 512  # of the published tools
-MATRIX = 2048
 
 
 def rate(work: Callable[[], int], seconds: float) -> float:
@@ -45,19 +45,6 @@ def rate(work: Callable[[], int], seconds: float) -> float:
     while (elapsed := time.perf_counter() - started) < seconds:
         units += work()
     return units / elapsed
-
-
-def matrix_rate(dtype: torch.dtype, device: torch.device, seconds: float) -> float:
-    """Return FLOP/s of square matrix multiplications."""
-    matrix = torch.randn(MATRIX, MATRIX, device=device).to(dtype)
-
-    def multiply() -> int:
-        torch.mm(matrix, matrix)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return 2 * MATRIX**3
-
-    return rate(multiply, seconds)
 
 
 def published_loop(source: Source, side: int, style: Image.Image, seconds: float) -> float:
@@ -145,7 +132,7 @@ def main(
 ) -> None:
     """Measure and print the rates and their ratios."""
     console, device = Console(), torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    machine = {name: matrix_rate(dtype, device, 3.0) for name, dtype in DTYPES.items() if name != "float16"}
+    machine = {name: matrix_rate(device, dtype, 3.0) for name, dtype in DTYPES.items() if name != "float16"}
     best = max(machine.values())
     rows = []
     for one in side:

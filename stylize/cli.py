@@ -9,6 +9,7 @@ from rich.table import Table
 
 from stylize.cli_fit import evaluate_decoder_command, fit_decoder_command
 from stylize.cli_weights import ENCODER_HELP, weights_app
+from stylize.devices import best_dtype, matrix_rate
 from stylize.engine import Engine
 from stylize.errors import InputError, run_command_line
 from stylize.estimate import estimate_run
@@ -40,6 +41,7 @@ DATA_HELP = "shapes, cifar10, cifar100, or a folder or zip of class folders."
 DECODER_HELP = "Decoder file that belongs to the encoder; else the shipped one."
 RETRY_HELP = "Make the shards of a finished folder again that lack images or whose images changed."
 SHARDS = Path("data/shards")
+MACHINE_SECONDS = 0.2  # in which the machine's rate is measured
 
 
 @app.command()
@@ -80,7 +82,8 @@ def shards(
         return
     side = work_size or size or 0
     flops = stylization_flops(side, side) * styles_per_image
-    with images_progress(console, "Stylizing", sum(job.spec.counts.values()), flops) as report:
+    machine = matrix_rate(job.engine.device, best_dtype(job.engine.device), MACHINE_SECONDS) if flops else 0.0
+    with images_progress(console, "Stylizing", sum(job.spec.counts.values()), flops, machine) as report:
         manifest = make_shards(job, out, max_failures, report, retry_failed=retry_failed)
     _print_summary(out, manifest)
 

@@ -1,6 +1,10 @@
-"""Which device and which floating-point type are fast here."""
+"""Which device and which floating-point type are fast here, and how fast."""
+
+import time
 
 import torch
+
+MATRIX = 2048
 
 
 def best_device() -> torch.device:
@@ -14,3 +18,16 @@ def best_dtype(device: torch.device) -> torch.dtype:
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if has_bf16 else torch.float32
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype, seconds: float) -> float:
+    """Return FLOP/s of square matrix multiplications, measured for so many seconds after one to warm up."""
+    matrix = torch.randn(MATRIX, MATRIX, device=device).to(dtype)
+    torch.mm(matrix, matrix)
+    products, started = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - started) < seconds:
+        torch.mm(matrix, matrix)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        products += 1
+    return 2 * MATRIX**3 * products / elapsed
