@@ -1,0 +1,102 @@
+"""What int8 shards cost: pictures beside float32's, and classifiers trained on both.
+
+    python -m benchmarks.int8 pictures --photos FOLDER_OR_ZIP --style STYLE [--style …] -o SHEET.jpg
+    python -m benchmarks.int8 classifiers [--seeds 3] [--epochs 4] [-o RESULT.json]
+
+Both need the extra `openvino`. `classifiers` uses the embedded data set, one style and one architecture.
+"""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from scipy import stats
+
+from stylize.engine import Engine, Pixels
+from stylize.fit_data import HOLD_OUT_FRACTION, is_held_out
+from stylize.job import open_job
+from stylize.pair import load_pair
+from stylize.pictures import decode_picture, list_pictures
+from stylize.preview import contact_sheet
+from stylize.run import make_shards
+from stylize.selftest import psnr
+from stylize.spec import ShardOptions
+from stylize.styles import load_styles
+from train.config import TrainConfig
+from train.run import train_model
+
+BACKENDS = {"float32": "torch", "int8": "openvino"}  # by dtype
+SHOWN_PHOTOS = 4
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+
+
+@app.command()
+def pictures(
+    photos: Annotated[Path, typer.Option(help="Folder or zip; the tenth held out of the decoder's training is used.")],
+    style: Annotated[list[str], typer.Option(help="As for `stylize shards`; repeat for more.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The side by side pictures.")],
+    count: Annotated[int, typer.Option(help="Photos.")] = 8,
+    size: Annotated[int, typer.Option(help="Side of the pictures, in pixels.")] = 224,
+) -> None:
+    """Print int8's PSNR against float32 and write both side by side."""
+    contents, styles, pair = _read_photos(photos, count, size), load_styles(style), load_pair()
+    engines = [Engine(pair.encoder.network, pair.decoder, styles, *choice) for choice in BACKENDS.items()]
+    rows, values = [], []
+    for index, one in enumerate(styles):
+        exact, rounded = (engine.stylize(contents, [index] * len(contents), 1.0) for engine in engines)
+        found = [psnr(first, second) for first, second in zip(exact, rounded, strict=True)]
+        print(f"{one.name}: mean {np.mean(found):.1f} dB, worst {min(found):.1f} dB")
+        values += found
+        sides = np.stack([exact, rounded], axis=1)[:SHOWN_PHOTOS].reshape(-1, *exact.shape[1:])
+        rows.append([Image.fromarray(side) for side in sides])
+    print(f"all {len(values)}: mean {np.mean(values):.1f} dB, worst {min(values):.1f} dB")
+    contact_sheet(rows, [one.name for one in styles], list(BACKENDS) * SHOWN_PHOTOS, size).save(output)
+
+
+def _read_photos(photos: Path, count: int, size: int) -> Pixels:
+    files = [file for file in list_pictures(photos) if is_held_out(file.name, HOLD_OUT_FRACTION)]
+    chosen = files[:: max(1, len(files) // count)][:count]
+    return np.stack([np.asarray(ImageOps.fit(decode_picture(file.read()), (size, size))) for file in chosen])
+
+
+@app.command()
+def classifiers(
+    seeds: Annotated[int, typer.Option(help="Trainings on either kind of shards.")] = 3,
+    epochs: Annotated[int, typer.Option(help="Of every training.")] = 4,
+    method: Annotated[str, typer.Option(help="As for `train run`.")] = "pairing",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file to write.")] = None,
+) -> None:
+    """Print test accuracies and the 95 % interval of their difference, paired by seed."""
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        accuracy = {name: _accuracies(Path(folder) / name, name, seeds, epochs, method) for name in BACKENDS}
+    difference = accuracy["int8"] - accuracy["float32"]
+    half = stats.t.ppf(0.975, seeds - 1) * difference.std(ddof=1) / seeds**0.5
+    document: dict[str, Any] = {name: values.tolist() for name, values in accuracy.items()}
+    document |= {"method": method, "epochs": epochs, "difference": difference.mean(), "half_interval": half}
+    print(json.dumps(document, indent=2))
+    if output:
+        output.write_text(json.dumps(document, indent=2) + "\n")
+
+
+def _accuracies(folder: Path, name: str, seeds: int, epochs: int, method: str) -> NDArray[np.float64]:
+    """Make shards by a backend, train on them once a seed, and return the test accuracies."""
+    make_shards(open_job(ShardOptions(size=64, dtype=name, backend=BACKENDS[name])), folder / "shards")
+    found = []
+    for seed in range(seeds):
+        config = TrainConfig(
+            shards=folder / "shards", arch="mobilenet_v3_small", method=method, out=folder / str(seed),
+            epochs=epochs, seed=seed,
+        )  # fmt: skip
+        found.append(train_model(config)["test_accuracy"])
+        print(f"{name}, seed {seed}: {found[-1]}")
+    return np.array(found)
+
+
+if __name__ == "__main__":
+    app()
