@@ -9,7 +9,7 @@ from rich.table import Table
 
 from stylize.cli_fit import evaluate_decoder_command, fit_decoder_command
 from stylize.cli_weights import ENCODER_HELP, weights_app
-from stylize.devices import best_dtype, matrix_rate
+from stylize.devices import matrix_rate
 from stylize.engine import Engine
 from stylize.errors import InputError, run_command_line
 from stylize.estimate import estimate_run
@@ -19,7 +19,7 @@ from stylize.manifest import Manifest, read_manifest
 from stylize.networks import stylization_flops
 from stylize.pair import load_pair
 from stylize.preview import shard_sheet, style_sheet
-from stylize.progress import images_progress
+from stylize.progress import Effort, images_progress
 from stylize.run import find_finished, make_shards
 from stylize.sources import open_source
 from stylize.spec import ShardOptions
@@ -80,12 +80,19 @@ def shards(
     if dry_run:
         _print_plan(job, out)
         return
-    side = work_size or size or 0
-    flops = stylization_flops(side, side) * styles_per_image
-    machine = matrix_rate(job.engine.device, best_dtype(job.engine.device), MACHINE_SECONDS) if flops else 0.0
-    with images_progress(console, "Stylizing", sum(job.spec.counts.values()), flops, machine) as report:
+    with images_progress(console, "Stylizing", sum(job.spec.counts.values()), _effort(job)) as report:
         manifest = make_shards(job, out, max_failures, report, retry_failed=retry_failed)
     _print_summary(out, manifest)
+
+
+def _effort(job: Job) -> Effort | None:
+    """Return what a training image costs, where all have one size, and what torch reaches here in the job's type."""
+    spec, engine = job.spec, job.engine
+    if spec.size is None:
+        return None
+    side = spec.work_size or spec.size
+    rate = matrix_rate(engine.device, engine.dtype, MACHINE_SECONDS) if engine.backend == "torch" else 0.0
+    return Effort(stylization_flops(side, side) * spec.styles_per_image, spec.counts["train"], rate)
 
 
 def _print_plan(job: Job, out: Path) -> None:

@@ -22,12 +22,16 @@ def best_dtype(device: torch.device) -> torch.dtype:
 
 def matrix_rate(device: torch.device, dtype: torch.dtype, seconds: float) -> float:
     """Return FLOP/s of square matrix multiplications, measured for so many seconds after one to warm up."""
-    matrix = torch.randn(MATRIX, MATRIX, device=device).to(dtype)
-    torch.mm(matrix, matrix)
-    products, started = 0, time.perf_counter()
-    while (elapsed := time.perf_counter() - started) < seconds:
+    matrix = torch.ones(MATRIX, MATRIX, device=device, dtype=dtype)
+
+    def multiply() -> None:
         torch.mm(matrix, matrix)
         if device.type == "cuda":
             torch.cuda.synchronize()
+
+    multiply()
+    products, started = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - started) < seconds:
+        multiply()
         products += 1
     return 2 * MATRIX**3 * products / elapsed

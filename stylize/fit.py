@@ -52,7 +52,7 @@ class DecoderFit:
         self._make_optimisers()
 
     def _initialise(self) -> None:
-        content, _ = CropBatches(self.pool, self.settings.crops(self.settings.phases[0].side))[0]
+        content, _ = CropBatches(self.pool, self.settings, self.settings.phases[0].side)[0]
         initialise_from_encoder(self.decoder, self.encoder.float(), self._pixels(content).float())
         self.encoder.to(self.dtype)
 
@@ -129,14 +129,15 @@ class DecoderFit:
         first = 0
         for phase in self.settings.phases:
             todo: Any = range(max(self.step, first), first + phase.steps)
-            batches = CropBatches(self.pool, self.settings.crops(phase.side))
+            batches = CropBatches(self.pool, self.settings, phase.side)
             for content, style in plain_errors(DataLoader(batches, batch_size=None, sampler=todo, num_workers=1)):
                 losses = self.train_step(phase.loss, content, style)
                 report(phase, self.step - first, losses)
                 if self.step % CHECKPOINT_STEPS == 0:
                     save()
             first += phase.steps
-        save()
+        if self.step % CHECKPOINT_STEPS:
+            save()
 
     def state(self) -> dict[str, Any]:
         """Return everything that resuming needs."""

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from stylize.errors import InputError
-from stylize.fit_settings import CropSettings
-from stylize.fit_styles import COMBINED, combine, paint, recolour
+from stylize.fit_settings import FitSettings
+from stylize.fit_styles import combine, paint, recolour
 from stylize.patterns import PATTERN_NAMES, draw_pattern
 from stylize.pictures import PictureError, PictureFile, decode_picture, list_pictures
 from stylize.styles import ALL_PATTERNS
@@ -58,41 +58,48 @@ def open_pool(content: Path, styles: Sequence[str], hold_out: Sequence[str], fra
 
 
 class CropBatches(Dataset[tuple[Tensor, Tensor]]):
-    """Item i is step i's (content, style) crops, each uint8 (B, 3, side, side), the same in every run."""
+    """Item i is step i's (content, style) crops, each uint8 (B, 3, side, side), the same in every run.
 
-    def __init__(self, pool: Pool, settings: CropSettings) -> None:
+    On odd steps the first content, which is paired with itself, is a style: the decoder must know their colours too.
+    """
+
+    def __init__(self, pool: Pool, settings: FitSettings, side: int) -> None:
         self.pool = pool
         self.settings = settings
+        self.side = side
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
-        rng = np.random.default_rng([self.settings.seed, self.settings.side, step])
+        rng = np.random.default_rng([self.settings.seed, self.side, step])
         batch = range(self.settings.batch_size)
         contents, styles = [self._content(rng) for _ in batch], [self._style(rng) for _ in batch]
-        if step % 2:  # the first content is paired with itself: the decoder must know the colours of styles too
+        if step % 2:
             contents[0] = self._one_style(rng)
         return _stack(contents), _stack(styles)
 
     def _content(self, rng: np.random.Generator) -> Image.Image:
         file = self.pool.content[rng.integers(len(self.pool.content))]
-        return random_crop(_decode(file), self.settings.side, rng)
+        return random_crop(_decode(file), self.side, rng)
 
     def _style(self, rng: np.random.Generator) -> Image.Image:
         crop = self._one_style(rng)
-        return combine(crop, self._one_style(rng), rng) if rng.random() < COMBINED else crop
+        return combine(crop, self._one_style(rng), rng) if rng.random() < self.settings.combined_share else crop
 
     def _one_style(self, rng: np.random.Generator) -> Image.Image:
         if rng.random() < self.settings.photo_share:
             crop = self._content(rng)
-            return crop if rng.random() < 0.5 else recolour(paint(crop, rng), rng)
+            return self._recolour(paint(crop, rng), rng) if rng.random() < self.settings.painted_share else crop
         if self.pool.patterns and (rng.random() < self.settings.pattern_share or not self.pool.styles):
             name = self.pool.patterns[rng.integers(len(self.pool.patterns))]
             picture = _pattern(name, int(rng.integers(PATTERN_VARIATIONS)))
         else:
             picture = _decode(self.pool.styles[rng.integers(len(self.pool.styles))])
-        crop = random_crop(picture, self.settings.side, rng)
+        crop = random_crop(picture, self.side, rng)
         if rng.random() < 0.5:
             crop = crop.transpose(Image.Transpose.ROTATE_90)
-        return recolour(crop, rng)
+        return self._recolour(crop, rng)
+
+    def _recolour(self, crop: Image.Image, rng: np.random.Generator) -> Image.Image:
+        return recolour(crop, rng) if rng.random() < self.settings.recoloured_share else crop
 
 
 @cache

@@ -19,7 +19,7 @@ def sample_sheet(decoder: Decoder, encoder: Encoder, pool: Pool, settings: FitSe
 
     The crops are of training pictures, so that held-out ones stay unseen until the decoder is judged.
     """
-    content, style = CropBatches(pool, settings.crops(SAMPLE_SIDE))[0]
+    content, style = CropBatches(pool, settings, SAMPLE_SIDE)[0]
     weight = next(decoder.parameters())
     device, dtype = weight.device, next(encoder.parameters()).dtype
     stylizer = Stylizer(encoder, decoder)

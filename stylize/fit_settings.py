@@ -11,21 +11,10 @@ LOSSES = ("reconstruction", "style")
 
 
 @dataclass(frozen=True)
-class CropSettings:
-    """How batches are drawn: crop side in pixels, images per batch, share of photos among the styles, and so on."""
-
-    side: int
-    batch_size: int
-    photo_share: float
-    pattern_share: float
-    seed: int
-
-
-@dataclass(frozen=True)
 class Phase:
     """A part of a training: its loss, "reconstruction" or "style", the side of its crops in pixels, and its steps.
 
-    With `restart` the learning rates start again at their height (warm restart, Loshchilov & Hutter 2017).
+    With `restart` the learning rates warm up and fall again (warm restart, Loshchilov & Hutter 2017).
     """
 
     loss: str
@@ -36,7 +25,11 @@ class Phase:
 
 @dataclass(frozen=True)
 class FitSettings:
-    """A recipe: phases, loss weights, optimiser, and shares of styles; every batch is used for `pairings` updates."""
+    """A recipe: phases, loss weights, optimiser, and shares of styles; every batch is used for `pairings` updates.
+
+    `photo_share` of the styles are photos, `painted_share` of these painted; `pattern_share` of the others are built-in
+    patterns. `recoloured_share` of all but plain photos get other colours, `combined_share` of all are made of two.
+    """
 
     phases: tuple[Phase, ...]
     batch_size: int = 8
@@ -47,7 +40,10 @@ class FitSettings:
     muon_rate: float = 1.5e-3
     averaging: float = 0.998
     photo_share: float = 0.4
+    painted_share: float = 0.5
     pattern_share: float = 0.35
+    recoloured_share: float = 0.65
+    combined_share: float = 0.25
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -82,10 +78,6 @@ class FitSettings:
         """Return what a step multiplies the learning rates with: a short warm-up, then a cosine down to 0."""
         position, steps = self.position(step)
         return min(1.0, (position + 1) / WARM_UP_STEPS) * 0.5 * (1 + math.cos(math.pi * position / steps))
-
-    def crops(self, side: int) -> CropSettings:
-        """Return how batches of crops of a side are drawn."""
-        return CropSettings(side, self.batch_size, self.photo_share, self.pattern_share, self.seed)
 
 
 PRESETS = {

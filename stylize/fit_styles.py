@@ -6,15 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageFilter, ImageOps
 
-RECOLOURED = 0.65  # share of paintings, patterns and painted photos with other colours
-COMBINED = 0.25  # share of styles that are made of two
 LUMINANCES = np.linspace(0, 1, 256)
 
 
 def recolour(crop: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Give most crops other colours: permuted channels, a turned colour space, or a random palette over luminance."""
-    if rng.random() >= RECOLOURED:
-        return crop
+    """Give a crop other colours: permuted channels, a turned colour space, or a random palette over luminance."""
     way = (_permute_channels, _turn_colours, _map_luminance)[rng.integers(3)]
     return way(crop, rng)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from stylize.engine import BATCH_PIXELS
+from stylize.engine import Engine
 from stylize.job import Job
 from stylize.make import make_shard
 from stylize.manifest import read_manifest
@@ -28,12 +28,13 @@ def test_the_order_of_shards_does_not_matter(finished_job: Job, finished: Path, 
 
 
 def test_bytes_of_another_machine_pass_and_say_what_made_them(
-    make_job: JobMaker, class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_job: JobMaker, class_folders: Path, tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another CPU or type of numbers gives other bytes: the manifest names it, and `verify` looks at the files only."""
-    monkeypatch.setitem(BATCH_PIXELS, "cpu", 7)
+    monkeypatch.setattr(engine, "batch_pixels", 7)
     monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "another CPU")
     make_shards(make_job(class_folders), tmp_path / "out")
-    assert read_manifest(tmp_path / "out").spec["device"] == "cpu another CPU"
+    spec = read_manifest(tmp_path / "out").spec
+    assert (spec["device"], spec["batch_pixels"]) == ("cpu another CPU", 7)
     monkeypatch.undo()
     assert verify_shards(tmp_path / "out") == []

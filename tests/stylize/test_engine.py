@@ -25,8 +25,17 @@ def test_a_batch_is_its_pictures_one_by_one(engine: Engine, noise: Noise, monkey
     choice = [0, 2, 1, 1, 0]
     single = [engine.stylize(pictures[i : i + 1], choice[i : i + 1], 0.7) for i in range(5)]
     whole = engine.stylize(pictures, choice, 0.7)
-    monkeypatch.setattr(engine, "batch_pixels", 2 * 16 * 24)
-    split = engine.stylize(pictures, choice, 0.7)
+    small, sizes = copy.copy(engine), []
+    small.batch_pixels = small.largest_batch = 2 * 16 * 24
+    whole_batch = Engine._stylize_batch
+
+    def record(engine: Engine, pictures: Pixels, *rest: object) -> Pixels:
+        sizes.append(len(pictures))
+        return whole_batch(engine, pictures, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Engine, "_stylize_batch", record)
+    split = small.stylize(pictures, choice, 0.7)
+    assert sizes == [2, 2, 1]
     assert whole.shape == pictures.shape
     assert max(difference(whole, np.concatenate(single)), difference(whole, split)) <= 1
 

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +22,14 @@ from stylize.fit_losses import (
     style_targets,
     style_transfer_losses,
 )
-from stylize.fit_settings import CropSettings, FitSettings, Phase
+from stylize.fit_settings import FitSettings, Phase
 from stylize.networks import Decoder, Encoder
 from stylize.weights import LoadedEncoder, load_decoder, read_recipe
 
 Array = NDArray[np.float64]
 SHA256 = "ab" * 32
-RECONSTRUCTION, STYLE = Phase("reconstruction", 16, 2), Phase("style", 24, 2)
+RECONSTRUCTION, STYLE = Phase("reconstruction", 16, 2), Phase("style", 24, 2, restart=True)
+PLAIN = FitSettings((STYLE,), batch_size=4, recoloured_share=0.0, combined_share=0.0)
 SETTINGS = FitSettings((RECONSTRUCTION, STYLE), batch_size=2, pattern_share=0.0)
 
 
@@ -139,6 +141,7 @@ def test_an_interrupted_training_goes_on_to_the_same_decoder(
         with pytest.raises(KeyboardInterrupt):
             fit_decoder(pool, tmp_path / "cut", loaded, SETTINGS, report)
         assert (tmp_path / "cut.state").exists()
+        assert (tmp_path / "cut.samples.png").exists()
         assert not (tmp_path / "cut").exists()
     other = FitSettings((Phase("style", 16, 3),), batch_size=2)
     with pytest.raises(InputError, match="has other settings"):
@@ -155,37 +158,59 @@ def test_an_interrupted_training_goes_on_to_the_same_decoder(
     assert (tmp_path / "cut.samples.png").read_bytes() == (tmp_path / "whole.samples.png").read_bytes()
 
 
-def test_held_out_pictures_are_never_drawn(
-    tmp_path: Path, encode: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+def _drawn(batches: CropBatches) -> tuple[set[tuple[int, ...]], set[tuple[int, ...]]]:
+    """Return the colours of the contents, and of the styles and the contents that are styles."""
+    contents: set[tuple[int, ...]] = set()
+    styles: set[tuple[int, ...]] = set()
+    for step in range(40):
+        content, style = batches[step]
+        own = step % 2
+        contents |= {tuple(crop[:, 0, 0].tolist()) for crop in content[own:]}
+        styles |= {tuple(crop[:, 0, 0].tolist()) for crop in [*content[:own], *style]}
+    return contents, styles
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("paint", replace(PLAIN, photo_share=1.0, painted_share=1.0)),
+        ("recolour", replace(PLAIN, photo_share=0.0, pattern_share=0.0, recoloured_share=1.0)),
+        ("combine", replace(PLAIN, pattern_share=0.0, combined_share=1.0)),
+    ],
+)
+def test_styles_are_varied_as_often_as_the_recipe_says(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch, name: str, settings: FitSettings
 ) -> None:
-    monkeypatch.setattr("stylize.fit_styles.RECOLOURED", 0)
-    monkeypatch.setattr("stylize.fit_data.COMBINED", 0)
+    grey = Image.new("RGB", (16, 16), (1, 2, 3))
+    monkeypatch.setattr(f"stylize.fit_data.{name}", lambda *_: grey)
+    plain = replace(PLAIN, pattern_share=0.0, painted_share=0.0)
+    varied, untouched = (CropBatches(pool, recipe, 16)[0][1][:, :, 0, 0] for recipe in (settings, plain))
+    assert (varied == torch.tensor([1, 2, 3])).all()
+    assert not (untouched == torch.tensor([1, 2, 3])).all(dim=1).any()
+
+
+def test_held_out_pictures_are_never_drawn(tmp_path: Path, encode: Callable[..., bytes]) -> None:
     colours = {f"{index}.png": (10 * index, 200 - 10 * index, 77) for index in range(12)}
     for kind in ("photos", "paintings"):
         (tmp_path / kind).mkdir()
         for name, colour in colours.items():
             (tmp_path / kind / name).write_bytes(encode(np.asarray(Image.new("RGB", (20, 20), colour))))
     pool = open_pool(tmp_path / "photos", [str(tmp_path / "paintings"), "dots"], ["dots", "3", "4"], 0.4)
-    batches = CropBatches(pool, CropSettings(side=16, batch_size=4, photo_share=0.0, pattern_share=0.5, seed=0))
-    contents, styles = set(), set()
-    for step in range(40):
-        content, style = batches[step]
-        photos, identity = (content[1:], content[:1]) if step % 2 else (content, content[:0])
-        contents |= {tuple(crop[:, 0, 0].tolist()) for crop in photos}
-        styles |= {tuple(crop[:, 0, 0].tolist()) for crop in identity}
-        styles |= {tuple(crop[:, 0, 0].tolist()) for crop in style}
+    contents, styles = _drawn(CropBatches(pool, replace(PLAIN, photo_share=0.0), 16))
     kept = {colour for name, colour in colours.items() if not is_held_out(name, 0.4)}
     assert 2 < len(kept) < 12
     assert contents == kept
+    photos_as_styles = replace(PLAIN, photo_share=1.0, painted_share=0.0)
+    assert _drawn(CropBatches(pool, photos_as_styles, 16)) == (kept, kept)
     assert styles == {colour for name, colour in colours.items() if name not in ("3.png", "4.png")}
 
 
 def test_a_steps_crops_depend_on_nothing_else(pool: Pool) -> None:
-    settings = CropSettings(side=16, batch_size=3, photo_share=0.3, pattern_share=0.0, seed=0)
-    for first, second in zip(CropBatches(pool, settings)[7], CropBatches(pool, settings)[7], strict=True):
+    batches, again = (CropBatches(pool, FitSettings((STYLE,), batch_size=3), 16) for _ in range(2))
+    for first, second in zip(batches[7], again[7], strict=True):
         assert first.shape == (3, 3, 16, 16)
         assert torch.equal(first, second)
-    assert not torch.equal(CropBatches(pool, settings)[7][0], CropBatches(pool, settings)[8][0])
+    assert not torch.equal(batches[7][0], batches[8][0])
 
 
 def test_learning_rates_restart_where_a_phase_says_so() -> None:

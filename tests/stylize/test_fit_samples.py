@@ -23,7 +23,7 @@ def test_the_sheet_shows_photos_styles_and_both(
     sheet = np.asarray(Image.open(io.BytesIO(sample_sheet(decoder, encoder, pool, settings))))
     assert sheet.shape == (3 * SAMPLE_SIDE, 3 * SAMPLE_SIDE, 3)
 
-    content, style = CropBatches(pool, settings.crops(SAMPLE_SIDE))[0]
+    content, style = CropBatches(pool, settings, SAMPLE_SIDE)[0]
     stylizer = Stylizer(encoder, decoder)
     for column in range(3):
         pair = [(pixels[column : column + 1] / 255).float() for pixels in (content, style)]
