@@ -3,7 +3,7 @@
     python -m benchmarks.int8 pictures --photos FOLDER_OR_ZIP --style STYLE [--style …] -o SHEET.jpg
     python -m benchmarks.int8 classifiers [--seeds 3] [--epochs 4] [-o RESULT.json]
 
-Both need the extra `openvino`. `classifiers` uses the embedded data set, one style and one architecture.
+Both need the extras `openvino` and `dev`. `classifiers` uses the embedded data set, one style and one architecture.
 """
 
 import json
@@ -67,7 +67,7 @@ def _read_photos(photos: Path, count: int, size: int) -> Pixels:
 
 @app.command()
 def classifiers(
-    seeds: Annotated[int, typer.Option(help="Trainings on either kind of shards.")] = 3,
+    seeds: Annotated[int, typer.Option(min=2, help="Trainings on either kind of shards.")] = 3,
     epochs: Annotated[int, typer.Option(help="Of every training.")] = 4,
     method: Annotated[str, typer.Option(help="As for `train run`.")] = "pairing",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file to write.")] = None,

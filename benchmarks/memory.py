@@ -15,21 +15,27 @@ from typing import Annotated
 
 import typer
 
+# In processes of their own: a process starts with the peak of the one that starts it.
+DRAW = """
+import sys
+from pathlib import Path
 from benchmarks.stylize import draw_data
-
+draw_data(Path(sys.argv[1]) / "pictures", int(sys.argv[2]), int(sys.argv[3]))
+"""
 COMMAND = "from stylize.cli import main; main()"
 
 
 def peak(side: int, images: int) -> float:
     """Return the peak resident memory, in MiB, of stylizing so many images."""
     with tempfile.TemporaryDirectory(dir=".") as folder:
-        data = draw_data(Path(folder) / "pictures", side, images)
-        options = ["--data", str(data), "--size", str(side), "--out", f"{folder}/shards"]
-        process = subprocess.Popen([sys.executable, "-c", COMMAND, "shards", *options])  # noqa: S603
-        _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"stylize shards ended with status {status}.")
-    return usage.ru_maxrss / 1024
+        subprocess.run([sys.executable, "-c", DRAW, folder, str(side), str(images)], check=True)  # noqa: S603
+        options = ["--data", f"{folder}/pictures", "--size", str(side), "--out", f"{folder}/shards"]
+        with subprocess.Popen([sys.executable, "-c", COMMAND, "shards", *options]) as process:  # noqa: S603
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"stylize shards ended with status {process.returncode}.")
+    return usage.ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)
 
 
 def main(

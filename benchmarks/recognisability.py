@@ -3,6 +3,8 @@
     python -m benchmarks.recognisability --model MODEL --data CIFAR_OR_FOLDER --style STYLE
                                          [--size 32 --size 64] [--work-size 64 …] [--images 1000] [-o RESULT.json]
 
+Images are stored at `--size` and stylized at every `--work-size` that is not smaller.
+
 The judge is a classifier that was trained on originals only (`train run --method normal`). *Agreement* is the share of
 test images whose stylized copy it gives the same class as the original; images of another size are resized for it.
 """
@@ -10,7 +12,7 @@ test images whose stylized copy it gives the same class as the original; images 
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -20,6 +22,7 @@ from torch import Tensor, nn
 from stylize.codec import Codec
 from stylize.engine import Engine, Pixels
 from stylize.pair import load_pair
+from stylize.shards import file_sha256
 from stylize.sources import Source, open_source
 from stylize.styles import load_styles
 from train.augmentation import resize_square
@@ -43,27 +46,29 @@ class Row:
 
 @torch.inference_mode()
 def classes(model: nn.Module, side: int, pictures: Pixels) -> Tensor:
-    """Return the predicted classes of pictures (B, H, W, 3)."""
-    pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous()
-    found: Tensor = model(resize_square(pixels, side).float() / 255).argmax(1)
-    return found
+    """Return the predicted classes of pictures (N, H, W, 3), resized for the classifier."""
+    batches = torch.split(torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous(), BATCH)
+    return torch.cat([model(resize_square(batch, side).float() / 255).argmax(1) for batch in batches])
 
 
 def read_pictures(source: Source, size: int, images: int) -> tuple[Pixels, Tensor]:
-    """Return the first test images, spread over the data set, at a size, and their labels."""
-    indices = np.linspace(0, source.count("test") - 1, images).round().astype(int).tolist()
+    """Return test images spread over the data set, at a size, and their labels; at most as many as there are."""
+    count = source.count("test")
+    indices = np.linspace(0, count - 1, min(images, count)).round().astype(int).tolist()
     codec = Codec("png", 95)
     pictures = [codec.read_content(source.read("test", index), size)[1] for index in indices]
     return np.stack(pictures), torch.tensor([source.label("test", index) for index in indices])
 
 
-def judge(engine: Engine, model: nn.Module, side: int, pictures: Pixels, labels: Tensor, work_size: int) -> Row:
+def judge(
+    engine: Engine, model: nn.Module, classifier_side: int, pictures: Pixels, labels: Tensor, work_size: int
+) -> Row:
     """Stylize pictures at a working size, store them at their own, and classify both."""
     stylized = [
         engine.stylize(part, [0] * len(part), 1.0, work_size)
         for part in np.split(pictures, range(BATCH, len(pictures), BATCH))
     ]
-    original, copy = classes(model, side, pictures), classes(model, side, np.concatenate(stylized))
+    original, copy = (classes(model, classifier_side, images) for images in (pictures, np.concatenate(stylized)))
     agreement = (original == copy).float().mean().item()
     return Row(
         size=pictures.shape[1],
@@ -88,8 +93,11 @@ def main(
     """Measure and print every setting."""
     classifier, card = load_model(model)
     pair = load_pair()
-    engine = Engine(pair.encoder.network, pair.decoder, load_styles([style]))
+    (chosen,) = load_styles([style])
+    engine = Engine(pair.encoder.network, pair.decoder, [chosen])
     source = open_source(data, test_fraction=0.1)
+    if list(source.class_names) != card.class_names:
+        raise SystemExit(f"{model} was trained on other classes than those of {data}.")
     rows = []
     for stored in size:
         pictures, labels = read_pictures(source, stored, images)
@@ -97,7 +105,8 @@ def main(
             rows.append(judge(engine, classifier, card.image_size, pictures, labels, side))
             print(rows[-1])
     if output:
-        document = {"style": style, "decoder_sha256": pair.decoder_sha256, "rows": [vars(row) for row in rows]}
+        document: dict[str, Any] = {"style": chosen.name, "dtype": engine.dtype_name, "model": file_sha256(model)}
+        document |= {"decoder": pair.decoder_sha256, "rows": [vars(row) for row in rows]}
         output.write_text(json.dumps(document, indent=2) + "\n")
 
 

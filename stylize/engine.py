@@ -19,8 +19,8 @@ Pixels = NDArray[np.uint8]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 INT8 = "int8"
 BACKENDS = ("torch", "openvino")
-# Pixels per network batch, by device; fixed, because a kernel's rounding may depend on the batch. More do not fit a
-# CPU's cache; a GPU needs many to be busy.
+# Pixels per network batch, by device; fixed, because a kernel's rounding may depend on the batch. Twice as many were
+# 10 % slower on 2 CPU cores, for their caches presumably; GPUs need many to be busy.
 BATCH_PIXELS = {"cpu": 4 * 224 * 224, "cuda": 8 * 224 * 224}
 
 
