@@ -3,8 +3,9 @@
     python -m benchmarks.stylize [--data FOLDER_OR_ZIP] [--side 224 --side 32] [--backend torch]
                                 [--seconds 20] [-o RESULT.json]
 
-Everything is measured in one run; run it while nothing else does. Without --data, pictures of the embedded data set are
-drawn once and stored as JPEG files of the side in question.
+Everything is measured in turns of one run, five times; ratios are those within a turn, and medians are printed, because
+other guests of a machine slow it at times. Run it while nothing else does. Without --data, pictures of the embedded
+data set are drawn once and stored as JPEG files of the side in question.
 """
 
 import json
@@ -13,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Annotated
 
 import numpy as np
@@ -23,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from stylize.codec import Codec
-from stylize.devices import matrix_rate
+from stylize.devices import best_dtype, matrix_rate
 from stylize.engine import DTYPES, Engine
 from stylize.job import open_job
 from stylize.networks import Stylizer, stylization_flops
@@ -36,6 +38,8 @@ from stylize.spec import ShardOptions
 from stylize.styles import load_styles
 
 LOOP_STYLE_SIDE = 512  # of the published tools
+TURNS = 5
+Row = dict[str, float]
 
 
 def rate(work: Callable[[], int], seconds: float) -> float:
@@ -71,8 +75,8 @@ def _tensor(picture: Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 255
 
 
-def network_rate(engine: Engine, source: Source, side: int, seconds: float) -> float:
-    """Return images/s of the network alone, on decoded pictures in memory, one batch at a time."""
+def network_alone(engine: Engine, source: Source, side: int) -> Callable[[], int]:
+    """Return what stylizes one batch of decoded pictures in memory, by the network alone."""
     count = min(source.count("train"), engine.batch_size(side, side))
     pictures = [ImageOps.fit(decode_picture(source.read("train", index)), (side, side)) for index in range(count)]
     pixels = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])).permute(0, 3, 1, 2)
@@ -85,7 +89,7 @@ def network_rate(engine: Engine, source: Source, side: int, seconds: float) -> f
             torch.cuda.synchronize()
         return count
 
-    return rate(stylize_batch, seconds)
+    return stylize_batch
 
 
 def end_to_end_rate(data: Path, side: int, images: int, backend: str) -> float:
@@ -107,27 +111,40 @@ def draw_data(folder: Path, side: int, count: int) -> Path:
     return folder
 
 
-def measure(data: Path | None, side: int, seconds: float, images: int, backend: str) -> dict[str, float]:
-    """Measure one image side; rates in images/s."""
+def measure(data: Path | None, side: int, seconds: float, images: int, backend: str) -> Row:
+    """Measure one image side in turns; rates in images/s, the machine's in FLOP/s of its fastest type."""
     with tempfile.TemporaryDirectory() as folder:
         source_path = data or draw_data(Path(folder), side, images)
         source = open_source(str(source_path), test_fraction=0.1)
         style = load_styles(["swirls"])
         pair = load_pair()
         engine = Engine(pair.encoder.network, pair.decoder, style, backend=backend)
-        return {
-            "side": side,
-            "network": network_rate(engine, source, side, seconds),
-            "end_to_end": end_to_end_rate(source_path, side, images, backend),
-            "published_loop": published_loop(source, side, style[0].picture, seconds),
-        }
+        stylize_batch, turns = network_alone(engine, source, side), []
+        for _ in range(TURNS):
+            turn = {
+                "machine": matrix_rate(engine.device, best_dtype(engine.device), seconds / TURNS),
+                "network": rate(stylize_batch, seconds / TURNS),
+                "end_to_end": end_to_end_rate(source_path, side, images, backend),
+                "published_loop": published_loop(source, side, style[0].picture, seconds / TURNS),
+            }
+            turns.append(turn | ratios(turn, side))
+        return {name: median(turn[name] for turn in turns) for name in turns[0]}
+
+
+def ratios(turn: Row, side: int) -> Row:
+    """Return the ratios within a turn."""
+    return {
+        "network_share_of_machine": turn["network"] * stylization_flops(side, side) / turn["machine"],
+        "end_to_end_share_of_network": turn["end_to_end"] / turn["network"],
+        "times_published_loop": turn["end_to_end"] / turn["published_loop"],
+    }
 
 
 def main(
     side: Annotated[list[int], typer.Option(help="Sides of the pictures, in pixels.")] = [224, 32],  # noqa: B006
     data: Annotated[Path | None, typer.Option(help="Folder or zip of class folders.")] = None,
     backend: Annotated[str, typer.Option(help="As for `stylize shards`.")] = "auto",
-    seconds: Annotated[float, typer.Option(help="How long every rate is measured.")] = 20.0,
+    seconds: Annotated[float, typer.Option(help="How long every rate is measured, over all turns.")] = 20.0,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file to write.")] = None,
 ) -> None:
     """Measure and print the rates and their ratios."""
@@ -136,16 +153,12 @@ def main(
     best = max(machine.values())
     rows = []
     for one in side:
-        flops = stylization_flops(one, one)
-        images = max(64, min(20_000, round(0.6 * best / flops * seconds)))
-        row = measure(data, one, seconds, images, backend)
-        row["network_share_of_machine"] = row["network"] * flops / best
-        row["end_to_end_share_of_network"] = row["end_to_end"] / row["network"]
-        row["times_published_loop"] = row["end_to_end"] / row["published_loop"]
-        rows.append(row | {"images": images, "network_gflops": row["network"] * flops / 1e9})
+        images = max(64, min(20_000, round(0.6 * best / stylization_flops(one, one) * seconds / TURNS)))
+        rows.append({"side": one, "images": images} | measure(data, one, seconds, images, backend))
     document = {
         "matrix_multiply_gflops": {name: value / 1e9 for name, value in machine.items()},
         "backend": backend,
+        "turns": TURNS,
         "threads": torch.get_num_threads(),
         "machine": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
         "torch": torch.__version__,
