@@ -104,15 +104,21 @@ class Engine:
         size = pixels.shape[-2:]
         work = _working_shape(size, work_size)
         if work != size:
-            pixels = F.interpolate(pixels, work, mode="bicubic", antialias=True).clamp(0, 1)
+            pixels = _resize(pixels, work)
         output = self.network(pixels, self.means[styles], self.deviations[styles], alpha)
         if work != size:
-            output = F.interpolate(output, size, mode="bicubic", antialias=True).clamp(0, 1)
+            output = _resize(output, size)
         if not torch.isfinite(output).all():
             raise InputError("The stylized pictures are not finite: give --dtype float32, or another --decoder.")
         rounded = output.float().mul(255).round().to(torch.uint8)
         stylized: Pixels = rounded.permute(0, 2, 3, 1).contiguous().cpu().numpy()
         return stylized
+
+
+def _resize(pixels: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Scale (B, 3, H, W) in [0, 1]; in float32, because torch does not scale bfloat16 on CPUs."""
+    scaled = F.interpolate(pixels.float(), shape, mode="bicubic", antialias=True)
+    return scaled.clamp(0, 1).to(pixels.dtype, memory_format=torch.channels_last)
 
 
 def _check(dtype: str, backend: str) -> None:

@@ -68,6 +68,15 @@ def test_work_size_keeps_the_shape(engine: Engine, noise: Noise, work_size: int)
     assert difference(found, engine.stylize(pictures, [0], 1.0)) > 1
 
 
+@pytest.mark.parametrize("work_size", [16, 40])
+def test_work_size_works_in_bfloat16(
+    encoder: Encoder, decoder: Decoder, styles: list[Style], engine: Engine, noise: Noise, work_size: int
+) -> None:
+    pictures = noise(0, 20, 31)[None]
+    found = Engine(encoder, decoder, styles, "bfloat16").stylize(pictures, [0], 1.0, work_size)
+    assert difference(found, engine.stylize(pictures, [0], 1.0, work_size)) < 20
+
+
 def test_engines_do_not_change_the_networks_that_they_are_given(
     encoder: Encoder, decoder: Decoder, styles: list[Style]
 ) -> None:
