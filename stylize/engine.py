@@ -115,9 +115,9 @@ class Engine:
         return stylized
 
 
-def _resize(pixels: Tensor, shape: tuple[int, int]) -> Tensor:
+def _resize(pixels: Tensor, shape: Sequence[int]) -> Tensor:
     """Scale (B, 3, H, W) in [0, 1]; in float32, because torch does not scale bfloat16 on CPUs."""
-    scaled = F.interpolate(pixels.float(), shape, mode="bicubic", antialias=True)
+    scaled = F.interpolate(pixels.float(), list(shape), mode="bicubic", antialias=True)
     return scaled.clamp(0, 1).to(pixels.dtype, memory_format=torch.channels_last)
 
 
