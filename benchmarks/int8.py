@@ -38,14 +38,15 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__d
 
 @app.command()
 def pictures(
-    photos: Annotated[Path, typer.Option(help="Folder or zip; the tenth held out of the decoder's training is used.")],
+    photos: Annotated[Path, typer.Option(help="Folder or zip.")],
     style: Annotated[list[str], typer.Option(help="As for `stylize shards`; repeat for more.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The side by side pictures.")],
+    held_out_fraction: Annotated[float, typer.Option(help="As for `stylize evaluate-decoder`.")] = HOLD_OUT_FRACTION,
     count: Annotated[int, typer.Option(help="Photos.")] = 8,
     size: Annotated[int, typer.Option(help="Side of the pictures, in pixels.")] = 224,
 ) -> None:
     """Print int8's PSNR against float32 and write both side by side."""
-    contents, styles, pair = _read_photos(photos, count, size), load_styles(style), load_pair()
+    contents, styles, pair = _read_photos(photos, held_out_fraction, count, size), load_styles(style), load_pair()
     engines = [Engine(pair.encoder.network, pair.decoder, styles, *choice) for choice in BACKENDS.items()]
     rows, values = [], []
     for index, one in enumerate(styles):
@@ -59,8 +60,8 @@ def pictures(
     contact_sheet(rows, [one.name for one in styles], list(BACKENDS) * SHOWN_PHOTOS, size).save(output)
 
 
-def _read_photos(photos: Path, count: int, size: int) -> Pixels:
-    files = [file for file in list_pictures(photos) if is_held_out(file.name, HOLD_OUT_FRACTION)]
+def _read_photos(photos: Path, fraction: float, count: int, size: int) -> Pixels:
+    files = [file for file in list_pictures(photos) if is_held_out(file.name, fraction)]
     chosen = files[:: max(1, len(files) // count)][:count]
     return np.stack([np.asarray(ImageOps.fit(decode_picture(file.read()), (size, size))) for file in chosen])
 
