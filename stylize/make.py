@@ -22,8 +22,10 @@ from stylize.spec import ShardPlan, Spec
 from stylize.styles import style_choice
 
 CHUNK_IMAGES = 256  # at most so many images in memory at a time,
-CHUNK_VALUES = 128_000_000  # and about so many pixel values, copies included
+CHUNK_VALUES = 5_000_000  # and about so many pixel values, copies included: seconds of work, so that Ctrl-C is quick
+READ_AHEAD_VALUES = 128_000_000
 GUESSED_SIDE = 1000  # of images that keep their own size, to bound how many are read ahead
+_Encoding = Future[tuple[Sample, list[Flag]]]
 
 
 def make_shard(job: Job, plan: ShardPlan, folder: Path, report: Report) -> Receipt:
@@ -63,31 +65,39 @@ def shard_samples(
 ) -> Iterator[Sample]:
     """Yield a shard's samples in their order; unusable images go to `failures` instead, what looks wrong to `flags`.
 
-    Threads decode the next images and encode the last copies while the network works on those in between.
+    One thread runs the network; others decode the next images and encode the last copies, while the caller writes those
+    before.
     """
     finished = 0
-    encoding: list[Future[tuple[Sample, list[Flag]]]] = []
-    pool = ThreadPoolExecutor(_codec_threads())
+    working: deque[Future[list[_Encoding]]] = deque()
+    pool, network = ThreadPoolExecutor(_codec_threads()), ThreadPoolExecutor(1)
     try:
         images = _read_images(job, plan, failures, pool)
         while chunk := _take_chunk(images, job.spec.styles_per_image):
-            styled = _stylize(job, chunk) if plan.split == "train" else {}
-            yield from _encoded(encoding, flags)
-            encoding = [pool.submit(_encode, job, plan.split, image, styled.get(image.index, [])) for image in chunk]
-            report(len(chunk))
+            working.append(network.submit(_stylize_chunk, job, plan.split, chunk, pool))
+            if len(working) > 1:
+                yield from _encoded(working.popleft().result(), flags, report)
             finished += len(chunk)
-        yield from _encoded(encoding, flags)
+        for stylized in working:
+            yield from _encoded(stylized.result(), flags, report)
     finally:
+        network.shutdown(cancel_futures=True)  # first, because it submits to the pool
         pool.shutdown(cancel_futures=True)  # an interruption does not wait for what was read ahead
     if failed := len(plan.indices) - finished:
         report(failed)
 
 
-def _encoded(encoding: Sequence[Future[tuple[Sample, list[Flag]]]], flags: list[Flag]) -> Iterator[Sample]:
+def _stylize_chunk(job: Job, split: str, chunk: Sequence[_Image], pool: Executor) -> list[_Encoding]:
+    styled = _stylize(job, chunk) if split == "train" else {}
+    return [pool.submit(_encode, job, split, image, styled.get(image.index, [])) for image in chunk]
+
+
+def _encoded(encoding: Sequence[_Encoding], flags: list[Flag], report: Report) -> Iterator[Sample]:
     for future in encoding:
         sample, found = future.result()
         flags += found
         yield sample
+    report(len(encoding))
 
 
 def _encode(job: Job, split: str, image: _Image, copies: Sequence[Pixels]) -> tuple[Sample, list[Flag]]:
@@ -112,7 +122,7 @@ def _read_images(job: Job, plan: ShardPlan, failures: list[Failure], pool: Execu
     """Yield a shard's usable images in their order, with the next ones already being read."""
     waiting: deque[Future[_Image | Failure]] = deque()
     side = job.spec.size or GUESSED_SIDE
-    ahead = max(1, min(CHUNK_IMAGES, CHUNK_VALUES // (3 * side * side)))
+    ahead = max(1, min(CHUNK_IMAGES, READ_AHEAD_VALUES // (3 * side * side)))
     for index in plan.indices:
         waiting.append(pool.submit(_read_image, job, plan.split, index))
         if len(waiting) > ahead:
