@@ -153,7 +153,7 @@ def main(
     best = max(machine.values())
     rows = []
     for one in side:
-        images = max(64, min(20_000, round(0.6 * best / stylization_flops(one, one) * seconds / TURNS)))
+        images = max(64, min(20_000, round(2 * best / stylization_flops(one, one) * seconds / TURNS)))
         rows.append({"side": one, "images": images} | measure(data, one, seconds, images, backend))
     document = {
         "matrix_multiply_gflops": {name: value / 1e9 for name, value in machine.items()},

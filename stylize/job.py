@@ -7,7 +7,7 @@ from stylize.codec import Codec
 from stylize.engine import Engine
 from stylize.manifest import Flag, ShardEntry
 from stylize.pair import load_pair
-from stylize.selftest import self_test
+from stylize.selftest import golden_style, self_test
 from stylize.sources import Source, open_source
 from stylize.spec import ShardOptions, Spec, make_spec
 from stylize.styles import load_styles
@@ -53,7 +53,8 @@ def open_job(options: ShardOptions) -> Job:
     pair = load_pair(options.encoder, options.decoder)
     source = open_source(options.data, seed=options.seed, test_fraction=options.test_fraction)
     styles = load_styles(options.style)
-    self_test(pair.encoder.network, pair.decoder, options.dtype, options.decoder is None, options.backend)
-    engine = Engine(pair.encoder.network, pair.decoder, styles, options.dtype, options.backend)
+    networks = pair.encoder.network, pair.decoder
+    engine = Engine(*networks, [*styles, golden_style()], options.dtype, options.backend)
+    self_test(engine, shipped=options.decoder is None)
     hashes = (pair.encoder.sha256, pair.decoder_sha256)
     return Job(make_spec(options, source, styles, hashes, engine), source, engine)

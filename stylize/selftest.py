@@ -8,7 +8,6 @@ from PIL import Image
 
 from stylize.engine import Engine, Pixels
 from stylize.errors import InputError
-from stylize.networks import Decoder, Encoder
 from stylize.pair import load_pair
 from stylize.patterns import draw_pattern
 from stylize.pictures import decode_picture
@@ -27,6 +26,11 @@ def golden_pictures() -> tuple[Pixels, Pixels, Pixels]:
     return content, style, stylized
 
 
+def golden_style() -> Style:
+    """Return the self-test's style."""
+    return Style("golden", "", Image.fromarray(golden_pictures()[1]))
+
+
 def draw_golden() -> Image.Image:
     """Return the strip of content, style and stylized content that ships; drawn anew when the shipped pair changes."""
     scene, pattern = draw_shape(0, size=SIDE, split="test").picture, draw_pattern("swirls", SIDE)
@@ -36,22 +40,16 @@ def draw_golden() -> Image.Image:
     return Image.fromarray(np.concatenate([content, style, engine.stylize(content[None], [0], alpha=1.0)[0]], axis=1))
 
 
-def self_test(encoder: Encoder, decoder: Decoder, dtype: str, shipped: bool, backend: str = "auto") -> None:
-    """Raise `InputError` where the pair cannot reconstruct a picture or, being the shipped one, misses the golden one.
+def self_test(engine: Engine, shipped: bool) -> None:
+    """Raise `InputError` where an engine, whose last style is `golden_style()`, cannot reconstruct a picture.
 
-    Args:
-        encoder: The encoder.
-        decoder: Its decoder.
-        dtype: As `Engine` takes it.
-        shipped: Whether the pair is the embedded one, whose output is known.
-        backend: As `Engine` takes it.
+    Or where it misses the golden picture although its networks are the `shipped` pair, whose output is known.
     """
-    content, style, golden = golden_pictures()
-    engine = Engine(encoder, decoder, [Style("golden", "", Image.fromarray(style))], dtype, backend)
-    reconstruction = engine.stylize(content[None], [0], alpha=0.0)[0]
+    content, _, golden = golden_pictures()
+    reconstruction = engine.stylize(content[None], [-1], alpha=0.0)[0]
     if correlation(content, reconstruction) < MIN_CORRELATION:
         raise InputError("The decoder does not reconstruct the self-test's picture: give a trained --decoder.")
-    if shipped and psnr(golden, engine.stylize(content[None], [0], alpha=1.0)[0]) < MIN_PSNR:
+    if shipped and psnr(golden, engine.stylize(content[None], [-1], alpha=1.0)[0]) < MIN_PSNR:
         raise InputError(
             f"The self-test's picture comes out wrong in {engine.dtype_name} on {engine.device}: "
             "try --backend torch --dtype float32."

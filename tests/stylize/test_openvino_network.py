@@ -15,6 +15,7 @@ from stylize.engine import Engine, Pixels
 from stylize.errors import InputError
 from stylize.job import open_job
 from stylize.networks import Decoder, Encoder
+from stylize.openvino_network import import_openvino
 from stylize.patterns import draw_pattern
 from stylize.run import make_shards
 from stylize.selftest import psnr
@@ -24,7 +25,14 @@ from stylize.styles import Style, load_styles
 from stylize.weights import default_decoder_file, embedded_encoder, load_decoder
 
 Noise = Callable[..., Pixels]
-needs_openvino = pytest.mark.skipif(find_spec("openvino") is None, reason="needs the extra openvino")
+
+
+def multiplies_int8() -> bool:
+    return bool(find_spec("openvino")) and "INT8" in import_openvino().Core().get_property("CPU", CAPABILITIES)
+
+
+CAPABILITIES = "OPTIMIZATION_CAPABILITIES"
+needs_openvino = pytest.mark.skipif(not multiplies_int8(), reason="needs the extra openvino and a CPU with int8")
 MIN_PSNR = 34.0
 
 
@@ -124,8 +132,6 @@ def test_a_picture_does_not_depend_on_its_batch_or_the_threads(
 def test_a_cpu_without_int8_is_refused(
     encoder: Encoder, decoder: Decoder, styles: list[Style], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from stylize.openvino_network import import_openvino
-
     class OldCore:
         def get_property(self, _device: str, _name: str) -> list[str]:
             return ["FP32"]

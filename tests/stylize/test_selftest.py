@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from stylize.engine import Engine
 from stylize.errors import InputError
 from stylize.job import open_job
 from stylize.networks import Decoder, Encoder
-from stylize.selftest import correlation, draw_golden, golden_pictures, psnr, self_test
+from stylize.selftest import correlation, draw_golden, golden_pictures, golden_style, psnr, self_test
 from stylize.spec import ShardOptions
 from stylize.weights import default_decoder_file, embedded_encoder, load_decoder
 
@@ -22,13 +23,13 @@ def test_the_shipped_pair_passes_in_every_type_and_still_draws_the_golden_pictur
     pair: tuple[Encoder, Decoder],
 ) -> None:
     for dtype in ("float32", "bfloat16"):
-        self_test(*pair, dtype, shipped=True)
+        self_test(Engine(*pair, [golden_style()], dtype), shipped=True)
     assert psnr(np.asarray(draw_golden()), np.concatenate(golden_pictures(), axis=1)) > 45
 
 
 def test_weights_that_decode_something_else_are_refused(pair: tuple[Encoder, Decoder], decoder: Decoder) -> None:
     with pytest.raises(InputError, match="does not reconstruct the self-test's picture"):
-        self_test(pair[0], decoder, "float32", shipped=False)
+        self_test(Engine(pair[0], decoder, [golden_style()], "float32"), shipped=False)
 
 
 def test_a_shipped_pair_with_a_slight_fault_misses_the_golden_picture(pair: tuple[Encoder, Decoder]) -> None:
@@ -36,9 +37,10 @@ def test_a_shipped_pair_with_a_slight_fault_misses_the_golden_picture(pair: tupl
     faulty = Decoder()
     faulty.load_state_dict(decoder.state_dict())
     faulty.convolutions[-1].weight.data[0] *= 3  # the reds are off
-    self_test(encoder, faulty, "float32", shipped=False)
+    engine = Engine(encoder, faulty.requires_grad_(False), [golden_style()], "float32")
+    self_test(engine, shipped=False)
     with pytest.raises(InputError, match=r"comes out wrong in float32 on cpu"):
-        self_test(encoder, faulty.requires_grad_(False), "float32", shipped=True)
+        self_test(engine, shipped=True)
 
 
 def test_a_run_tests_its_networks_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
