@@ -6,7 +6,9 @@ from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -25,7 +27,11 @@ CHUNK_IMAGES = 256  # at most so many images in memory at a time,
 CHUNK_VALUES = 5_000_000  # and about so many pixel values, copies included: seconds of work, so that Ctrl-C is quick
 READ_AHEAD_VALUES = 128_000_000
 GUESSED_SIDE = 1000  # of images that keep their own size, to bound how many are read ahead
-_Encoding = Future[tuple[Sample, list[Flag]]]
+TASK_VALUES = (
+    50_000  # that a thread decodes or encodes at a time: handing over a tiny picture takes as long as decoding it
+)
+_Encoding = Future[list[tuple[Sample, list[Flag]]]]
+Item = TypeVar("Item")
 
 
 def make_shard(job: Job, plan: ShardPlan, folder: Path, report: Report) -> Receipt:
@@ -89,19 +95,30 @@ def shard_samples(
 
 def _stylize_chunk(job: Job, split: str, chunk: Sequence[_Image], pool: Executor) -> list[_Encoding]:
     styled = _stylize(job, chunk) if split == "train" else {}
-    return [pool.submit(_encode, job, split, image, styled.get(image.index, [])) for image in chunk]
+    copies = [(image, styled.get(image.index, [])) for image in chunk]
+    return [pool.submit(_encode, job, split, task) for task in _tasks(copies, chunk[0].pixels.size)]
+
+
+def _tasks(items: Sequence[Item], values: int) -> Iterator[Sequence[Item]]:
+    """Cut items of about so many pixel values into tasks for a thread."""
+    size = max(1, TASK_VALUES // values)
+    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 def _encoded(encoding: Sequence[_Encoding], flags: list[Flag], report: Report) -> Iterator[Sample]:
     for future in encoding:
-        sample, found = future.result()
-        flags += found
-        yield sample
-    report(len(encoding))
+        encoded = future.result()
+        for sample, found in encoded:
+            flags += found
+            yield sample
+        report(len(encoded))
 
 
-def _encode(job: Job, split: str, image: _Image, copies: Sequence[Pixels]) -> tuple[Sample, list[Flag]]:
-    return _sample(job, split, image, copies), list(flag_copies(_key(image.index), image.pixels, copies))
+def _encode(job: Job, split: str, images: Sequence[tuple[_Image, Sequence[Pixels]]]) -> list[tuple[Sample, list[Flag]]]:
+    return [
+        (_sample(job, split, image, copies), flag_copies(_key(image.index), image.pixels, copies))
+        for image, copies in images
+    ]
 
 
 def _codec_threads() -> int:
@@ -120,22 +137,23 @@ def _take_chunk(images: Iterator[_Image], copies: int) -> list[_Image]:
 
 def _read_images(job: Job, plan: ShardPlan, failures: list[Failure], pool: Executor) -> Iterator[_Image]:
     """Yield a shard's usable images in their order, with the next ones already being read."""
-    waiting: deque[Future[_Image | Failure]] = deque()
+    waiting: deque[Future[list[_Image | Failure]]] = deque()
     side = job.spec.size or GUESSED_SIDE
     ahead = max(1, min(CHUNK_IMAGES, READ_AHEAD_VALUES // (3 * side * side)))
-    for index in plan.indices:
-        waiting.append(pool.submit(_read_image, job, plan.split, index))
-        if len(waiting) > ahead:
+    for indices in _tasks(plan.indices, 3 * side * side):
+        waiting.append(pool.submit(list, map(partial(_read_image, job, plan.split), indices)))
+        if len(waiting) * len(indices) > ahead:
             yield from _usable(waiting.popleft().result(), failures)
     for future in waiting:
         yield from _usable(future.result(), failures)
 
 
-def _usable(image: _Image | Failure, failures: list[Failure]) -> Iterator[_Image]:
-    if isinstance(image, Failure):
-        failures.append(image)
-    else:
-        yield image
+def _usable(images: Sequence[_Image | Failure], failures: list[Failure]) -> Iterator[_Image]:
+    for image in images:
+        if isinstance(image, Failure):
+            failures.append(image)
+        else:
+            yield image
 
 
 def _read_image(job: Job, split: str, index: int) -> _Image | Failure:

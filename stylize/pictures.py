@@ -139,7 +139,8 @@ def decode_picture(data: bytes) -> Image.Image:
             picture = Image.open(io.BytesIO(data))
         _check_size(*picture.size)
         picture.load()
-        return _to_rgb(ImageOps.exif_transpose(picture))
+        ImageOps.exif_transpose(picture, in_place=True)
+        return _to_rgb(picture)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise PictureError("is larger than any real picture (decompression bomb)") from None
     except PictureError:
