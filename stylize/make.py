@@ -71,8 +71,7 @@ def shard_samples(
 ) -> Iterator[Sample]:
     """Yield a shard's samples in their order; unusable images go to `failures` instead, what looks wrong to `flags`.
 
-    One thread runs the network; others decode the next images and encode the last copies, while the caller writes those
-    before.
+    One thread runs the network; others decode the next images and encode the last copies; the caller writes these.
     """
     finished = 0
     working: deque[Future[list[_Encoding]]] = deque()
