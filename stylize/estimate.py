@@ -12,6 +12,7 @@ from stylize.make import shard_samples
 from stylize.shards import Sample, sample_members
 from stylize.spec import ShardPlan, plan_shards
 from stylize.tar_scan import BLOCK
+from stylize.workers import start_workers
 
 PROBED_IMAGES = 16
 
@@ -46,10 +47,12 @@ def estimate_run(job: Job, out: Path) -> Estimate:
 def _probe(job: Job, plan: ShardPlan) -> tuple[float, float]:
     """Return bytes and seconds per sample."""
     failures: list[Failure] = []
-    for _ in range(2):  # the first run warms up
-        started = time.monotonic()
-        sizes = [_stored_bytes(sample, job.spec.codec) for sample in shard_samples(job, plan, failures, [], _nobody)]
-        seconds = time.monotonic() - started
+    with start_workers() as workers:
+        for _ in range(2):  # the first run warms up
+            started = time.monotonic()
+            samples = shard_samples(job, plan, failures, [], _nobody, workers)
+            sizes = [_stored_bytes(sample, job.spec.codec) for sample in samples]
+            seconds = time.monotonic() - started
     if not sizes:
         reason = f"{failures[0].path} {failures[0].reason}"
         raise InputError(f"None of the first {len(plan.indices)} images of {plan.split} can be used (first: {reason}).")

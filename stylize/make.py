@@ -4,7 +4,7 @@ import hashlib
 import os
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from stylize.quality import flag_copies
 from stylize.shards import Sample, file_sha256, write_shard
 from stylize.spec import ShardPlan, Spec
 from stylize.styles import style_choice
+from stylize.workers import Workers
 
 CHUNK_IMAGES = 256  # at most so many images in memory at a time,
 CHUNK_VALUES = 5_000_000  # and about so many pixel values, copies included: seconds of work, so that Ctrl-C is quick
@@ -34,14 +35,14 @@ _Encoding = Future[list[tuple[Sample, list[Flag]]]]
 Item = TypeVar("Item")
 
 
-def make_shard(job: Job, plan: ShardPlan, folder: Path, report: Report) -> Receipt:
+def make_shard(job: Job, plan: ShardPlan, folder: Path, report: Report, workers: Workers) -> Receipt:
     """Make one shard under a temporary name, flush and rename it, and return its receipt."""
     failures: list[Failure] = []
     flags: list[Flag] = []
     sources: dict[str, str] = {}
     temporary, final = folder / f"{plan.name}.{os.getpid()}.part", folder / plan.name
     try:
-        samples = shard_samples(job, plan, failures, flags, report)
+        samples = shard_samples(job, plan, failures, flags, report, workers)
         count = write_shard(temporary, _note_sources(samples, sources), job.spec.codec)
         entry = ShardEntry(plan.name, plan.split, count, temporary.stat().st_size, file_sha256(temporary))
         temporary.rename(final)
@@ -67,7 +68,7 @@ class _Image:
 
 
 def shard_samples(
-    job: Job, plan: ShardPlan, failures: list[Failure], flags: list[Flag], report: Report
+    job: Job, plan: ShardPlan, failures: list[Failure], flags: list[Flag], report: Report, workers: Workers
 ) -> Iterator[Sample]:
     """Yield a shard's samples in their order; unusable images go to `failures` instead, what looks wrong to `flags`.
 
@@ -75,19 +76,14 @@ def shard_samples(
     """
     finished = 0
     working: deque[Future[list[_Encoding]]] = deque()
-    pool, network = ThreadPoolExecutor(_codec_threads()), ThreadPoolExecutor(1)
-    try:
-        images = _read_images(job, plan, failures, pool)
-        while chunk := _take_chunk(images, job.spec.styles_per_image):
-            working.append(network.submit(_stylize_chunk, job, plan.split, chunk, pool))
-            if len(working) > 1:
-                yield from _encoded(working.popleft().result(), flags, report)
-            finished += len(chunk)
-        for stylized in working:
-            yield from _encoded(stylized.result(), flags, report)
-    finally:
-        network.shutdown(cancel_futures=True)  # first, because it submits to the pool
-        pool.shutdown(cancel_futures=True)  # an interruption does not wait for what was read ahead
+    images = _read_images(job, plan, failures, workers.codec)
+    while chunk := _take_chunk(images, job.spec.styles_per_image):
+        working.append(workers.network.submit(_stylize_chunk, job, plan.split, chunk, workers.codec))
+        if len(working) > 1:
+            yield from _encoded(working.popleft().result(), flags, report)
+        finished += len(chunk)
+    for stylized in working:
+        yield from _encoded(stylized.result(), flags, report)
     if failed := len(plan.indices) - finished:
         report(failed)
 
@@ -118,10 +114,6 @@ def _encode(job: Job, split: str, images: Sequence[tuple[_Image, Sequence[Pixels
         (_sample(job, split, image, copies), flag_copies(_key(image.index), image.pixels, copies))
         for image, copies in images
     ]
-
-
-def _codec_threads() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _take_chunk(images: Iterator[_Image], copies: int) -> list[_Image]:

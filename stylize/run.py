@@ -19,6 +19,7 @@ from stylize.quality import flag_repeated
 from stylize.receipts import adopt_shards, drop_outdated, read_receipt, write_receipt
 from stylize.shards import file_sha256
 from stylize.spec import ShardPlan, Spec, plan_shards
+from stylize.workers import Workers, start_workers
 
 
 def make_shards(
@@ -73,7 +74,8 @@ def _make_and_publish(
             return _accepted(finished, out, max_failures)
         adopt_shards(job, finished, out, staging)
     drop_outdated(job, staging)
-    receipts = [_make_or_reuse(job, plan, staging, report) for plan in plan_shards(job.spec, job.source)]
+    with start_workers() as workers:
+        receipts = [_make_or_reuse(job, plan, staging, report, workers) for plan in plan_shards(job.spec, job.source)]
     failures = [failure for receipt in receipts for failure in receipt.failures]
     record = _check_failures(failures, staging, max_failures)
     failed = len(failures), file_sha256(record) if failures else None
@@ -144,12 +146,12 @@ def _is_in_place(lock: TextIO) -> bool:
         return False
 
 
-def _make_or_reuse(job: Job, plan: ShardPlan, staging: Path, report: Report) -> Receipt:
+def _make_or_reuse(job: Job, plan: ShardPlan, staging: Path, report: Report, workers: Workers) -> Receipt:
     known = read_receipt(staging, plan.name)
     if known and not known.failures:
         report(len(plan.indices))
         return known
-    receipt = make_shard(job, plan, staging / "shards", report)
+    receipt = make_shard(job, plan, staging / "shards", report, workers)
     write_receipt(staging, receipt)
     return receipt
 

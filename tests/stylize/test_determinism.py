@@ -12,6 +12,7 @@ from stylize.manifest import read_manifest
 from stylize.run import make_shards
 from stylize.spec import plan_shards
 from stylize.verify import verify_shards
+from stylize.workers import start_workers
 
 JobMaker = Callable[..., Job]
 
@@ -22,7 +23,8 @@ def shards(folder: Path) -> dict[str, bytes]:
 
 def test_the_order_of_shards_does_not_matter(finished_job: Job, finished: Path, tmp_path: Path) -> None:
     plans = list(plan_shards(finished_job.spec, finished_job.source))
-    receipts = [make_shard(finished_job, plan, tmp_path, lambda _images: None) for plan in reversed(plans)]
+    with start_workers() as workers:
+        receipts = [make_shard(finished_job, plan, tmp_path, lambda _images: None, workers) for plan in reversed(plans)]
     assert shards(tmp_path) == shards(finished)
     assert tuple(receipt.shard for receipt in reversed(receipts)) == read_manifest(finished).shards
 
