@@ -1,7 +1,6 @@
 """`stylize shards`: from a data set to a published folder of shards, one shard at a time, resumable in between."""
 
 import fcntl
-import gc
 import json
 import os
 import shutil
@@ -44,7 +43,6 @@ def make_shards(
     staging = out.parent / ".staging" / job.spec.digest()[:16]
     if finished and not _needs_retry(finished, job, retry_failed) and not staging.exists():
         return _accepted(finished, out, max_failures)
-    gc.freeze()  # what is loaded stays: garbage collections among thousands of pictures need not walk through it
     with _locked(staging):
         try:
             return _make_and_publish(job, staging, out, max_failures, report, retry_failed)
