@@ -18,10 +18,11 @@ from PIL import Image, ImageOps
 from scipy import stats
 
 from stylize.engine import Engine, Pixels
-from stylize.fit_data import HOLD_OUT_FRACTION, is_held_out
+from stylize.evaluation import held_out_photos
+from stylize.fit_data import HOLD_OUT_FRACTION
 from stylize.job import open_job
 from stylize.pair import load_pair
-from stylize.pictures import decode_picture, list_pictures
+from stylize.pictures import decode_picture
 from stylize.preview import contact_sheet
 from stylize.run import make_shards
 from stylize.selftest import psnr
@@ -61,9 +62,8 @@ def pictures(
 
 
 def _read_photos(photos: Path, fraction: float, count: int, size: int) -> Pixels:
-    files = [file for file in list_pictures(photos) if is_held_out(file.name, fraction)]
-    chosen = files[:: max(1, len(files) // count)][:count]
-    return np.stack([np.asarray(ImageOps.fit(decode_picture(file.read()), (size, size))) for file in chosen])
+    files = held_out_photos(photos, fraction, count)
+    return np.stack([np.asarray(ImageOps.fit(decode_picture(file.read()), (size, size))) for file in files])
 
 
 @app.command()

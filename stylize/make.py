@@ -28,9 +28,7 @@ CHUNK_IMAGES = 256  # at most so many images in memory at a time,
 CHUNK_VALUES = 5_000_000  # and about so many pixel values, copies included: seconds of work, so that Ctrl-C is quick
 READ_AHEAD_VALUES = 128_000_000
 GUESSED_SIDE = 1000  # of images that keep their own size, to bound how many are read ahead
-TASK_VALUES = (
-    50_000  # that a thread decodes or encodes at a time: handing over a tiny picture takes as long as decoding it
-)
+TASK_VALUES = 50_000  # that a thread decodes or encodes at a time: handing on a tiny picture costs as much
 _Encoding = Future[list[tuple[Sample, list[Flag]]]]
 Item = TypeVar("Item")
 
