@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from stylize.errors import InputError
 from stylize.fit_settings import FitSettings
-from stylize.fit_styles import combine, paint, recolour
+from stylize.fit_styles import combine, draw_texture, paint, recolour
 from stylize.patterns import PATTERN_NAMES, draw_pattern
 from stylize.pictures import PictureError, PictureFile, decode_picture, list_pictures
 from stylize.styles import ALL_PATTERNS
@@ -88,6 +88,8 @@ class CropBatches(Dataset[tuple[Tensor, Tensor]]):
         if rng.random() < self.settings.photo_share:
             crop = self._content(rng)
             return self._recolour(paint(crop, rng), rng) if rng.random() < self.settings.painted_share else crop
+        if rng.random() < self.settings.texture_share:
+            return draw_texture(self.side, rng)
         if self.pool.patterns and (rng.random() < self.settings.pattern_share or not self.pool.styles):
             name = self.pool.patterns[rng.integers(len(self.pool.patterns))]
             picture = _pattern(name, int(rng.integers(PATTERN_VARIATIONS)))

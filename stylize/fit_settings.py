@@ -27,8 +27,9 @@ class Phase:
 class FitSettings:
     """A recipe: phases, loss weights, optimiser, and shares of styles; every batch is used for `pairings` updates.
 
-    `photo_share` of the styles are photos, `painted_share` of these painted; `pattern_share` of the others are built-in
-    patterns. `recoloured_share` of all but plain photos get other colours, `combined_share` of all are made of two.
+    `photo_share` of the styles are photos, `painted_share` of these painted; `texture_share` of the others are drawn
+    textures, `pattern_share` of what is left are built-in patterns. `recoloured_share` of painted photos, patterns and
+    pictures get other colours, `combined_share` of all are made of two.
     """
 
     phases: tuple[Phase, ...]
@@ -39,11 +40,12 @@ class FitSettings:
     learning_rate: float = 5e-4
     muon_rate: float = 1.5e-3
     averaging: float = 0.998
-    photo_share: float = 0.4
-    painted_share: float = 0.5
-    pattern_share: float = 0.35
+    photo_share: float = 0.3
+    painted_share: float = 0.6
+    texture_share: float = 0.3
+    pattern_share: float = 0.4
     recoloured_share: float = 0.65
-    combined_share: float = 0.25
+    combined_share: float = 0.35
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -1,10 +1,12 @@
-"""Variations of style crops for `fit-decoder`: few paintings have all the palettes and textures that users bring."""
+"""Variations of style crops for `fit-decoder`, and textures: few paintings have all that users bring."""
 
 import colorsys
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageFilter, ImageOps
+
+from stylize.pattern_canvas import TAU, Canvas, cover
 
 LUMINANCES = np.linspace(0, 1, 256)
 
@@ -58,12 +60,51 @@ def paint(crop: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def combine(first: Image.Image, second: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Make one style of two crops of the same size: side by side, or one shining through the other."""
-    if rng.random() < 0.5:
+    """Make one style of two square crops of the same size: mixed, side by side, or one in patches on the other."""
+    way = rng.integers(3)
+    if way == 0:
         return Image.blend(first, second, rng.uniform(0.2, 0.8))
-    collage = first.copy()
-    collage.paste(second.crop((0, 0, int(first.width * rng.uniform(0.3, 0.7)), first.height)))
-    return collage
+    field = banded_noise(first.width, rng) if way == 1 else np.linspace(0, 1, first.width)[None].repeat(first.height, 0)
+    mask = Image.fromarray((field < rng.uniform(0.3, 0.7)).astype(np.uint8) * 255)
+    return Image.composite(first, second, mask)
+
+
+def draw_texture(side: int, rng: np.random.Generator) -> Image.Image:
+    """Draw a texture of side × side pixels: noise as a gradient or flat areas of a palette, maybe with lines."""
+    palette = _random_palette(int(rng.integers(2, 7)), rng)
+    canvas, field, steps = Canvas(2 * side, palette, rng), banded_noise(2 * side, rng), rng.integers(2, 10)
+    picture = canvas.ramp(field) if rng.random() < 0.5 else canvas.pick((field * steps).astype(np.int64))
+    if rng.random() < 0.5:
+        level = (field if rng.random() < 0.5 else banded_noise(2 * side, rng)) * steps
+        lines = np.abs(level % 1 - 0.5) > rng.uniform(0.2, 0.45)
+        picture = cover(picture, canvas.pick(rng.integers(6, size=(1, 1))), lines)
+    return _picture(picture + rng.normal(0, rng.uniform(0, 0.1), (2 * side, 2 * side, 1))).reduce(2)
+
+
+def banded_noise(side: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Return noise (side, side) with uniform values in [0, 1], of a random band of frequencies and maybe a direction.
+
+    Half of it is warped by other noise.
+    """
+    down, right = np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None]
+    frequency, angle = np.hypot(down, right), np.arctan2(down, right)
+    centre, octaves = (side / 24) ** -rng.random() / 12, rng.uniform(0.1, 1.2)  # 12 pixels to half the side
+    band = np.exp(-np.square(np.log2((frequency + 1e-9) / centre) / octaves) / 2)
+    direction = np.exp(rng.choice([0, 0, 2, 10]) * np.cos(2 * (angle - rng.uniform(0, np.pi))))
+    field = np.fft.irfft2(np.fft.rfft2(rng.normal(size=(side, side))) * band * direction, (side, side))
+    uniform = np.empty(side * side)
+    uniform[field.ravel().argsort()] = np.linspace(0, 1, side * side)
+    return _warped(uniform.reshape(side, side), rng) if rng.random() < 0.5 else uniform.reshape(side, side)
+
+
+def _warped(field: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
+    """Move every value by smooth waves, around the borders."""
+    side, reach = len(field), rng.uniform(0.02, 0.15)
+    phase, waves = rng.uniform(0, TAU, 2), rng.integers(1, 6, 2)
+    axis = np.arange(side)
+    shifts = (reach * side * np.sin(TAU * waves[:, None] * axis / side + phase[:, None])).astype(np.int64)
+    moved: NDArray[np.float64] = field[(axis[:, None] + shifts[0]) % side, (axis + shifts[1][:, None]) % side]
+    return moved
 
 
 def _picture(pixels: NDArray[np.float64]) -> Image.Image:

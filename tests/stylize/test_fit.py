@@ -29,7 +29,7 @@ from stylize.weights import LoadedEncoder, load_decoder, read_recipe
 Array = NDArray[np.float64]
 SHA256 = "ab" * 32
 RECONSTRUCTION, STYLE = Phase("reconstruction", 16, 2), Phase("style", 24, 2, restart=True)
-PLAIN = FitSettings((STYLE,), batch_size=4, recoloured_share=0.0, combined_share=0.0)
+PLAIN = FitSettings((STYLE,), batch_size=4, recoloured_share=0.0, texture_share=0.0, combined_share=0.0)
 SETTINGS = FitSettings((RECONSTRUCTION, STYLE), batch_size=2, pattern_share=0.0)
 
 
@@ -176,6 +176,7 @@ def _drawn(batches: CropBatches) -> tuple[set[tuple[int, ...]], set[tuple[int, .
         ("paint", replace(PLAIN, photo_share=1.0, painted_share=1.0)),
         ("recolour", replace(PLAIN, photo_share=0.0, pattern_share=0.0, recoloured_share=1.0)),
         ("combine", replace(PLAIN, pattern_share=0.0, combined_share=1.0)),
+        ("draw_texture", replace(PLAIN, photo_share=0.0, texture_share=1.0)),
     ],
 )
 def test_styles_are_varied_as_often_as_the_recipe_says(

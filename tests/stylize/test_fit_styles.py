@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy.spatial.distance import pdist
+from scipy.stats import kstest
 
 from stylize import fit_styles
 from stylize.engine import Pixels
-from stylize.fit_styles import combine, paint, recolour
+from stylize.fit_styles import banded_noise, combine, draw_texture, paint, recolour
 
 Vary = Callable[[Image.Image, np.random.Generator], Image.Image]
 
@@ -110,15 +111,47 @@ def test_painting_flattens_reduces_tones_and_draws_contours(crop: Image.Image) -
     assert contours[8, 7].tolist() == [0, 0, 0]
 
 
-def test_two_styles_stand_side_by_side_or_shine_through_each_other() -> None:
+def test_two_styles_are_mixed_stand_side_by_side_or_lie_in_patches() -> None:
     red, blue = Image.new("RGB", (20, 20), (200, 0, 0)), Image.new("RGB", (20, 20), (0, 0, 200))
-    made = arrays(lambda crop, rng: combine(crop, blue, rng), red, 20)
-    blends = [pixels for pixels in made if len(np.unique(pixels.reshape(-1, 3), axis=0)) == 1]
-    assert 4 < len(blends) < 16
-    for pixels in made:
+    blends, halves, patches = 0, 0, 0
+    for pixels in arrays(lambda crop, rng: combine(crop, blue, rng), red, 30):
         colours = {tuple(colour) for colour in pixels.reshape(-1, 3).tolist()}
         if len(colours) == 1:
             assert all(35 < colour[0] < 165 and abs(colour[0] + colour[2] - 200) <= 1 for colour in colours)
-        else:
-            assert colours == {(200, 0, 0), (0, 0, 200)}
-            assert 6 <= (pixels[0, :, 2] == 200).sum() <= 14
+            blends += 1
+            continue
+        assert colours == {(200, 0, 0), (0, 0, 200)}
+        assert 0.25 < (pixels[..., 2] == 200).mean() < 0.75
+        upright = (pixels == pixels[:1]).all()
+        halves, patches = halves + bool(upright), patches + (not upright)
+    assert min(blends, halves, patches) >= 5
+
+
+def test_noise_is_uniform_and_moves_at_the_scale_of_its_band() -> None:
+    spectra = []
+    for seed in range(30):
+        field = banded_noise(96, np.random.default_rng(seed))
+        assert field.shape == (96, 96)
+        assert kstest(field.ravel(), "uniform").statistic < 0.12  # warping loses and doubles some values
+        power = np.square(np.abs(np.fft.fft2(field - field.mean())))
+        frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(96), np.fft.fftfreq(96)))
+        spectra.append((power * frequency).sum() / power.sum())
+    assert min(spectra) < 0.06  # cycles a pixel: waves of many pixels,
+    assert max(spectra) > 0.1  # and of few
+
+
+def test_warping_only_moves_values() -> None:
+    field = np.random.default_rng(0).random((96, 96))
+    moved = [fit_styles._warped(field, np.random.default_rng(seed)) for seed in range(5)]
+    assert all(set(picture.ravel()) <= set(field.ravel()) for picture in moved)
+    assert all((picture != field).mean() > 0.3 for picture in moved)
+
+
+def test_textures_differ_in_colours_and_grain() -> None:
+    made = [np.asarray(draw_texture(32, np.random.default_rng(seed))) for seed in range(24)]
+    again = [np.asarray(draw_texture(32, np.random.default_rng(seed))) for seed in range(24)]
+    assert all(first.tobytes() == second.tobytes() for first, second in zip(made, again, strict=True))
+    assert {(pixels.shape, pixels.dtype) for pixels in made} == {((32, 32, 3), np.dtype(np.uint8))}
+    means = np.array([pixels.mean((0, 1)) for pixels in made])
+    assert means.std(axis=0).min() > 25  # of 255: no two have the same palette
+    assert min(pixels.reshape(-1, 3).std(axis=0).max() for pixels in made) > 3
