@@ -8,7 +8,7 @@ from PIL import Image, ImageOps
 
 from stylize.engine import Pixels
 from stylize.networks import MIN_SIDE
-from stylize.pictures import PictureError, decode_picture
+from stylize.pictures import PictureError, decode, decode_picture
 
 _PILLOW_FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
 
@@ -33,10 +33,11 @@ class Codec:
         With `size` the picture is scaled and centre-cropped to size × size. The source's bytes are kept untouched where
         nothing had to change: right codec, upright RGB, right size. Raises `PictureError` for an unusable picture.
         """
-        picture = decode_picture(data)
+        decoded = decode(data)
+        picture = decoded.picture
         if size is not None and picture.size != (size, size):
             picture = ImageOps.fit(picture, (size, size), Image.Resampling.BICUBIC)
-        elif self._is_plain(data):
+        elif decoded.plain_format == _PILLOW_FORMATS[self.name] and min(picture.size) >= MIN_SIDE:
             return data, np.asarray(picture)
         if min(picture.size) < MIN_SIDE:
             raise PictureError(
@@ -44,16 +45,3 @@ class Codec:
             )
         encoded = self.encode(picture)
         return encoded, np.asarray(decode_picture(encoded))
-
-    def _is_plain(self, data: bytes) -> bool:
-        with Image.open(io.BytesIO(data)) as source:
-            upright = source.getexif().get(0x0112, 1) == 1
-            still = getattr(source, "n_frames", 1) == 1
-            plain = source.mode == "RGB" and not source.has_transparency_data
-            return (
-                source.format == _PILLOW_FORMATS[self.name]
-                and upright
-                and still
-                and plain
-                and min(source.size) >= MIN_SIDE
-            )

@@ -19,10 +19,10 @@ Pixels = NDArray[np.uint8]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 INT8 = "int8"
 BACKENDS = ("torch", "openvino")
-# Pixels per network batch; fixed, because a kernel's rounding may depend on the batch. Measured on 2 CPU cores: torch
-# reached 95 % of the matrix-multiply rate with these, 88 % with twice as many, presumably for the caches; int8 has half
-# the bytes and wants more. GPUs need many to be busy.
-BATCH_PIXELS = {"cpu": 2 * 224 * 224, "openvino": 8 * 224 * 224, "cuda": 8 * 224 * 224}
+# Pixels per network batch; fixed, because a kernel's rounding may depend on the batch. On a CPU every thread has a
+# batch of its own, and small ones suit its caches; a GPU needs many pixels to be busy.
+BATCH_PIXELS = {"cpu": 224 * 224, "openvino": 2 * 224 * 224, "cuda": 8 * 224 * 224}
+STREAM_SIDE = 512  # up to which a CPU's every thread has a batch of its own; the memory of larger pictures adds up
 
 
 class Engine:
@@ -57,9 +57,14 @@ class Engine:
         """Return the type's name, as the manifest records it."""
         return INT8 if self.backend == "openvino" else str(self.dtype).removeprefix("torch.")
 
-    def batch_size(self, height: int, width: int) -> int:
-        """Return how many pictures of a size are one batch of the network."""
+    def batch_size(self, height: int, width: int, work_size: int | None = None) -> int:
+        """Return how many pictures of a size are one batch of the network, if stylized with that short side."""
+        height, width = _working_shape((height, width), work_size)
         return max(1, self.batch_pixels // (height * width))
+
+    def streams(self, side: int | None) -> int:
+        """Return how many batches should run side by side for pictures of a short side; None if it is not known."""
+        return torch.get_num_threads() if self.device.type == "cpu" and side and side <= STREAM_SIDE else 1
 
     @torch.inference_mode()
     def _style_statistics(self, styles: Sequence[Style]) -> tuple[Tensor, Tensor]:
@@ -81,7 +86,8 @@ class Engine:
         Raises `InputError` where the output is not finite, or a single
         picture is too large for the GPU's memory.
         """
-        batch = min(self.largest_batch, self.batch_size(*_working_shape(pictures.shape[1:3], work_size)))
+        _, height, width, _ = pictures.shape
+        batch = min(self.largest_batch, self.batch_size(height, width, work_size))
         outputs: list[Pixels] = []
         while (done := sum(map(len, outputs))) < len(pictures):
             part = slice(done, done + batch)

@@ -47,7 +47,7 @@ def estimate_run(job: Job, out: Path) -> Estimate:
 def _probe(job: Job, plan: ShardPlan) -> tuple[float, float]:
     """Return bytes and seconds per sample."""
     failures: list[Failure] = []
-    with start_workers() as workers:
+    with start_workers(job.streams) as workers:
         for _ in range(2):  # the first run warms up
             started = time.monotonic()
             samples = shard_samples(job, plan, failures, [], _nobody, workers)

@@ -47,6 +47,11 @@ class Job:
         """Return how images are stored."""
         return Codec(self.spec.codec, self.spec.quality)
 
+    @property
+    def streams(self) -> int:
+        """Return how many batches the network should stylize side by side."""
+        return self.engine.streams(self.spec.work_size or self.spec.size)
+
 
 def open_job(options: ShardOptions) -> Job:
     """Load source, styles and networks; raise `InputError` for anything that does not exist or does not fit."""

@@ -30,6 +30,7 @@ READ_AHEAD_VALUES = 128_000_000
 GUESSED_SIDE = 1000  # of images that keep their own size, to bound how many are read ahead
 TASK_VALUES = 50_000  # that a thread decodes or encodes at a time: handing on a tiny picture costs as much
 _Encoding = Future[list[tuple[Sample, list[Flag]]]]
+_Stylizing = Future[list[_Encoding]]
 Item = TypeVar("Item")
 
 
@@ -70,26 +71,39 @@ def shard_samples(
 ) -> Iterator[Sample]:
     """Yield a shard's samples in their order; unusable images go to `failures` instead, what looks wrong to `flags`.
 
-    One thread runs the network; others decode the next images and encode the last copies; the caller writes these.
+    Some threads run the network; others decode the next images and encode the last copies; the caller writes these.
+    Another shard's images wait until the last of this one have gone to the network.
     """
     finished = 0
-    working: deque[Future[list[_Encoding]]] = deque()
+    working: deque[tuple[Sequence[_Image], list[_Stylizing]]] = deque()
+    make = partial(_stylize_batch, job, plan.split, workers.codec)
     images = _read_images(job, plan, failures, workers.codec)
-    while chunk := _take_chunk(images, job.spec.styles_per_image):
-        working.append(workers.network.submit(_stylize_chunk, job, plan.split, chunk, workers.codec))
-        if len(working) > 1:
-            yield from _encoded(working.popleft().result(), flags, report)
-        finished += len(chunk)
-    for stylized in working:
-        yield from _encoded(stylized.result(), flags, report)
+    with workers.turn:
+        while chunk := _take_chunk(images, job.spec.styles_per_image):
+            working.append((chunk, [workers.network.submit(make, batch) for batch in _batches(job, chunk)]))
+            if len(working) > 1:
+                yield from _encoded(*working.popleft(), flags, report)
+            finished += len(chunk)
+    for waiting in working:
+        yield from _encoded(*waiting, flags, report)
     if failed := len(plan.indices) - finished:
         report(failed)
 
 
-def _stylize_chunk(job: Job, split: str, chunk: Sequence[_Image], pool: Executor) -> list[_Encoding]:
-    styled = _stylize(job, chunk) if split == "train" else {}
-    copies = [(image, styled.get(image.index, [])) for image in chunk]
-    return [pool.submit(_encode, job, split, task) for task in _tasks(copies, chunk[0].pixels.size)]
+def _batches(job: Job, chunk: Sequence[_Image]) -> Iterator[Sequence[_Image]]:
+    """Cut a chunk into batches of one shape, with about as many copies as the network takes at a time."""
+    by_shape = defaultdict(list)
+    for image in chunk:
+        by_shape[image.pixels.shape].append(image)
+    for (height, width, _), images in by_shape.items():
+        size = max(1, job.engine.batch_size(height, width, job.spec.work_size) // job.spec.styles_per_image)
+        yield from (images[start : start + size] for start in range(0, len(images), size))
+
+
+def _stylize_batch(job: Job, split: str, pool: Executor, batch: Sequence[_Image]) -> list[_Encoding]:
+    copies = _stylize(job, batch) if split == "train" else [[] for _ in batch]
+    made = list(zip(batch, copies, strict=True))
+    return [pool.submit(_encode, job, split, task) for task in _tasks(made, batch[0].pixels.size)]
 
 
 def _tasks(items: Sequence[Item], values: int) -> Iterator[Sequence[Item]]:
@@ -98,13 +112,17 @@ def _tasks(items: Sequence[Item], values: int) -> Iterator[Sequence[Item]]:
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
-def _encoded(encoding: Sequence[_Encoding], flags: list[Flag], report: Report) -> Iterator[Sample]:
-    for future in encoding:
-        encoded = future.result()
-        for sample, found in encoded:
-            flags += found
-            yield sample
-        report(len(encoded))
+def _encoded(
+    chunk: Sequence[_Image], stylizing: Sequence[_Stylizing], flags: list[Flag], report: Report
+) -> Iterator[Sample]:
+    """Yield a chunk's samples in their order, once all are made."""
+    encodings = [encoding for batch in stylizing for encoding in batch.result()]
+    made = {sample.key: (sample, found) for encoding in encodings for sample, found in encoding.result()}
+    for image in chunk:
+        sample, found = made[_key(image.index)]
+        flags += found
+        yield sample
+    report(len(chunk))
 
 
 def _encode(job: Job, split: str, images: Sequence[tuple[_Image, Sequence[Pixels]]]) -> list[tuple[Sample, list[Flag]]]:
@@ -162,20 +180,13 @@ def _choice(spec: Spec, index: int) -> list[int]:
     return style_choice(spec.seed, _key(index), spec.styles_per_image, len(spec.styles))
 
 
-def _stylize(job: Job, images: Sequence[_Image]) -> dict[int, list[Pixels]]:
-    """Stylize images in batches of one shape and return every image's copies by its index."""
-    spec, by_shape = job.spec, defaultdict(list)
-    for image in images:
-        by_shape[image.pixels.shape].append(image)
-    copies: dict[int, list[Pixels]] = defaultdict(list)
-    for group in by_shape.values():
-        pixels = np.stack([image.pixels for image in group for _ in range(spec.styles_per_image)])
-        choice = [style for image in group for style in _choice(spec, image.index)]
-        styled = job.engine.stylize(pixels, choice, spec.alpha, spec.work_size)
-        owners = [image.index for image in group for _ in range(spec.styles_per_image)]
-        for owner, copy in zip(owners, styled, strict=True):
-            copies[owner].append(copy)
-    return copies
+def _stylize(job: Job, images: Sequence[_Image]) -> list[list[Pixels]]:
+    """Stylize images of one shape and return every image's copies."""
+    spec, copies = job.spec, job.spec.styles_per_image
+    pixels = np.stack([image.pixels for image in images for _ in range(copies)])
+    choice = [style for image in images for style in _choice(spec, image.index)]
+    styled = job.engine.stylize(pixels, choice, spec.alpha, spec.work_size)
+    return [list(styled[first : first + copies]) for first in range(0, len(styled), copies)]
 
 
 def _sample(job: Job, split: str, image: _Image, styled: Sequence[Pixels]) -> Sample:

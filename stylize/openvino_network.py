@@ -5,6 +5,7 @@ One graph for both destroys the picture: the alignment divides by deviations tha
 
 import copy
 import sys
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -70,21 +71,32 @@ class MixedDecoder(nn.Module):
 
 
 class CompiledChain(nn.Module):
-    """Int8 convolutions with ReLU between them, compiled for pictures of any size; float32 in, float32 out."""
+    """Int8 convolutions with ReLU between them, compiled for pictures of any size; float32 in, float32 out.
+
+    Every Python thread has a compiled model of its own, with as many threads of the CPU as PyTorch has there.
+    """
 
     def __init__(
         self, core: Any, chain: Sequence[QuantisedConvolution], pooled: frozenset[int], upsampled: frozenset[int],
         relu_last: bool,
     ) -> None:  # fmt: skip
         super().__init__()
-        model = _graph(chain, pooled, upsampled, relu_last)
-        # What is not int8 stays float32: by default it would be bfloat16 where the CPU has that.
-        options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-        self._model = core.compile_model(model, "CPU", options | {"PERFORMANCE_HINT": "LATENCY"})
+        self._core = core
+        self._graph = _graph(chain, pooled, upsampled, relu_last)
+        self._compiled = threading.local()
 
     def forward(self, activations: Tensor) -> Tensor:
         """Run the chain on (B, C, H, W)."""
-        return torch.from_numpy(self._model([activations.contiguous().numpy()])[0].copy())
+        if not hasattr(self._compiled, "model"):
+            self._compiled.model = self._compile()
+        return torch.from_numpy(self._compiled.model([activations.contiguous().numpy()])[0].copy())
+
+    def _compile(self) -> Any:
+        # What is not int8 stays float32: by default it would be bfloat16 where the CPU has that. Without pinning,
+        # because pinned models of one thread each may share a core.
+        options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+        options |= {"PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False}
+        return self._core.compile_model(self._graph, "CPU", options)
 
 
 def _graph(

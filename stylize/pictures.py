@@ -75,6 +75,14 @@ def _open_zip(path: Path, process: int) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
 
 
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """An upright 8-bit RGB picture, and its file's format, as Pillow names it, if nothing had to change for that."""
+
+    picture: Image.Image
+    plain_format: str | None
+
+
 def list_pictures(root: Path) -> list[PictureFile]:
     """List the picture files below a folder, in a zip, or the one file given, sorted by name.
 
@@ -127,6 +135,11 @@ def _is_picture(name: PurePosixPath) -> bool:
 
 
 def decode_picture(data: bytes) -> Image.Image:
+    """Decode to an upright 8-bit RGB picture; raise `PictureError` with the reason where there is no right answer."""
+    return decode(data).picture
+
+
+def decode(data: bytes) -> Decoded:
     """Decode to an upright 8-bit RGB picture; raise `PictureError` with the reason where there is no right answer.
 
     First frame of an animation; EXIF orientation applied; transparency composited on white; 16-bit grey scaled to 8;
@@ -139,8 +152,9 @@ def decode_picture(data: bytes) -> Image.Image:
             picture = Image.open(io.BytesIO(data))
         _check_size(*picture.size)
         picture.load()
+        plain = _is_plain(picture)
         ImageOps.exif_transpose(picture, in_place=True)
-        return _to_rgb(picture)
+        return Decoded(_to_rgb(picture), picture.format if plain else None)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise PictureError("is larger than any real picture (decompression bomb)") from None
     except PictureError:
@@ -149,6 +163,13 @@ def decode_picture(data: bytes) -> Image.Image:
         raise PictureError("is not a picture in a known format") from None
     except Exception as error:  # Pillow's decoders raise whatever they like on damaged files
         raise PictureError(f"cannot be decoded: {error}") from None
+
+
+def _is_plain(picture: Image.Image) -> bool:
+    """Tell whether a picture is upright RGB and a single frame."""
+    upright = picture.getexif().get(0x0112, 1) == 1
+    opaque = picture.mode == "RGB" and not picture.has_transparency_data
+    return upright and opaque and getattr(picture, "n_frames", 1) == 1
 
 
 def _check_size(width: int, height: int) -> None:

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -72,8 +73,9 @@ def _make_and_publish(
             return _accepted(finished, out, max_failures)
         adopt_shards(job, finished, out, staging)
     drop_outdated(job, staging)
-    with start_workers() as workers:
-        receipts = [_make_or_reuse(job, plan, staging, report, workers) for plan in plan_shards(job.spec, job.source)]
+    with start_workers(job.streams) as workers:
+        make = partial(_make_or_reuse, job, staging, report, workers)
+        receipts = list(workers.shards.map(make, plan_shards(job.spec, job.source)))
     failures = [failure for receipt in receipts for failure in receipt.failures]
     record = _check_failures(failures, staging, max_failures)
     failed = len(failures), file_sha256(record) if failures else None
@@ -144,7 +146,7 @@ def _is_in_place(lock: TextIO) -> bool:
         return False
 
 
-def _make_or_reuse(job: Job, plan: ShardPlan, staging: Path, report: Report, workers: Workers) -> Receipt:
+def _make_or_reuse(job: Job, staging: Path, report: Report, workers: Workers, plan: ShardPlan) -> Receipt:
     known = read_receipt(staging, plan.name)
     if known and not known.failures:
         report(len(plan.indices))

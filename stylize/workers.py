@@ -1,11 +1,14 @@
-"""The threads of a run: one for the network, and as many as the machine has cores that decode and encode pictures."""
+"""The threads of a run: some for the network, one a core that decode and encode pictures, and two that write shards."""
 
 import gc
 import os
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from threading import Lock
+
+import torch
 
 
 @dataclass(frozen=True)
@@ -14,19 +17,31 @@ class Workers:
 
     network: Executor
     codec: Executor
+    shards: Executor  # two, so that the network goes on while the end of a shard is being written
+    turn: Lock = field(default_factory=Lock)  # of the shard whose images go to the network
 
 
 @contextmanager
-def start_workers() -> Iterator[Workers]:
-    """Yield the executors; an interruption drops what waits in them."""
-    workers = Workers(ThreadPoolExecutor(1), ThreadPoolExecutor(_cores()))
+def start_workers(streams: int) -> Iterator[Workers]:
+    """Yield the executors, the network's with `streams` threads; an interruption drops what waits in them.
+
+    Every stream has its share of PyTorch's threads, at best one: streams do not wait for each other, whereas all
+    threads of one operation wait for the one whose core has just decoded a picture.
+    """
+    threads = torch.get_num_threads()
+    share = (max(1, threads // streams),)
+    network = ThreadPoolExecutor(streams, initializer=torch.set_num_threads, initargs=share)
+    workers = Workers(network, ThreadPoolExecutor(_cores()), ThreadPoolExecutor(2))
     gc.freeze()  # what is loaded stays: garbage collections among thousands of pictures need not walk through it
     try:
         yield workers
     finally:
-        workers.network.shutdown(cancel_futures=True)  # first, because it submits to the other
+        workers.shards.shutdown(wait=False, cancel_futures=True)
+        workers.network.shutdown(cancel_futures=True)  # before the next, because it submits to it
         workers.codec.shutdown(cancel_futures=True)
+        workers.shards.shutdown()
         gc.unfreeze()
+        torch.set_num_threads(threads)  # of threads yet to start: the streams' share had become their default
 
 
 def _cores() -> int:

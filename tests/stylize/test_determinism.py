@@ -23,10 +23,19 @@ def shards(folder: Path) -> dict[str, bytes]:
 
 def test_the_order_of_shards_does_not_matter(finished_job: Job, finished: Path, tmp_path: Path) -> None:
     plans = list(plan_shards(finished_job.spec, finished_job.source))
-    with start_workers() as workers:
+    with start_workers(finished_job.streams) as workers:
         receipts = [make_shard(finished_job, plan, tmp_path, lambda _images: None, workers) for plan in reversed(plans)]
     assert shards(tmp_path) == shards(finished)
     assert tuple(receipt.shard for receipt in reversed(receipts)) == read_manifest(finished).shards
+
+
+@pytest.mark.parametrize("streams", [1, 3])
+def test_the_number_of_streams_does_not_matter(
+    finished_job: Job, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streams: int
+) -> None:
+    monkeypatch.setattr(Engine, "streams", lambda _engine, _side: streams)
+    make_shards(finished_job, tmp_path / "out")
+    assert shards(tmp_path / "out") == shards(finished)
 
 
 def test_bytes_of_another_machine_pass_and_say_what_made_them(

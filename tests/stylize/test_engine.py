@@ -125,6 +125,14 @@ def test_batches_are_halved_until_they_fit(engine: Engine, noise: Noise, monkeyp
         small.stylize(pictures, [0] * 7, 1.0)
 
 
+@pytest.mark.parametrize(("side", "streams"), [(16, 3), (512, 3), (513, 1), (None, 1)])
+def test_threads_share_large_pictures_and_have_small_ones_of_their_own(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, side: int | None, streams: int
+) -> None:
+    monkeypatch.setattr("torch.get_num_threads", lambda: 3)
+    assert engine.streams(side) == (streams if engine.device.type == "cpu" else 1)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_agrees_with_the_cpu(encoder: Encoder, decoder: Decoder, styles: list[Style], noise: Noise) -> None:
     engine = Engine(encoder, decoder, styles, "float32")

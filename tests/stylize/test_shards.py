@@ -1,12 +1,13 @@
 import io
 import json
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from stylize.errors import InputError
-from stylize.shards import Sample, file_sha256, read_shard, write_shard
+from stylize.shards import Sample, file_sha256, read_shard, sample_members, write_shard
 
 BLOCK = 512
 
@@ -68,6 +69,14 @@ def test_headers_are_constant_ustar(shard: Path) -> None:
         fields = (member.mtime, member.uid, member.gid, member.uname, member.gname, member.mode, member.type)
         assert fields == (0, 0, 0, "", "", 0o644, tarfile.REGTYPE)
         assert shard.read_bytes()[member.offset + 257 : member.offset + 265] == b"ustar\x0000"
+
+
+@pytest.mark.parametrize("samples", [0, 1, 7])
+def test_it_is_the_tar_that_tarfile_writes(tmp_path: Path, samples: int) -> None:
+    made = [replace(make_sample(index), content=bytes(500 * index + 12)) for index in range(samples)]
+    write_shard(tmp_path / "ours.tar", made)
+    theirs = write_tar(tmp_path / "theirs.tar", [member for sample in made for member in sample_members(sample, "jpg")])
+    assert (tmp_path / "ours.tar").read_bytes() == theirs.read_bytes()
 
 
 def test_equal_samples_give_equal_bytes(tmp_path: Path, shard: Path) -> None:
