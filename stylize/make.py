@@ -81,7 +81,7 @@ def shard_samples(
     with workers.turn:
         while chunk := _take_chunk(images, job.spec.styles_per_image):
             working.append((chunk, [workers.network.submit(make, batch) for batch in _batches(job, chunk)]))
-            if len(working) > 1:
+            if len(working) > 1 + job.streams // 2:  # enough for many streams: a chunk takes some megabytes only
                 yield from _encoded(*working.popleft(), flags, report)
             finished += len(chunk)
     for waiting in working:
