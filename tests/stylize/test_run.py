@@ -88,7 +88,7 @@ def test_a_killed_process_leaves_work_that_goes_on(
     class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code = """
-import os, signal, sys
+import os, signal, sys, time
 from pathlib import Path
 import stylize.spec
 from stylize import ShardOptions, make_shards, open_job
@@ -97,16 +97,17 @@ images = 0
 def report(count):
     global images
     images += count
-    if images == 4:
+    if images == 4:  # in the second shard to come so far, while the first is on its way to the disk
+        while not list(Path(sys.argv[2]).parent.glob(".staging/*/receipts/*.json")):
+            time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGKILL)
 options = ShardOptions(style=("dots",), data=sys.argv[1], size=16, limit=4, dtype="float32")
 make_shards(open_job(options), Path(sys.argv[2]), report=report)
 """
     out = tmp_path / "killed" / "out"
     path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
-    process = subprocess.run(
-        [sys.executable, "-c", code, str(class_folders), str(out)], env={**os.environ, "PYTHONPATH": path}, check=False
-    )
+    command = [sys.executable, "-c", code, str(class_folders), str(out)]
+    process = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, check=False, timeout=300)
     assert process.returncode == -signal.SIGKILL
     assert not out.exists()
     assert list(staging(out).glob("shards/*.part"))
