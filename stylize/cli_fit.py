@@ -59,6 +59,9 @@ def fit_decoder_command(
         float, typer.Option(help="Fraction of photos kept for evaluation.")
     ] = HOLD_OUT_FRACTION,
     preset: Annotated[str, typer.Option(help=f"The recipe: {', '.join(PRESETS)}.")] = "shipped",
+    start: Annotated[
+        Path | None, typer.Option(help="A decoder to go on from, say the shipped one; else from the encoder's weights.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Chooses the crops.")] = FitSettings.seed,
     encoder: Annotated[str | None, typer.Option(help=ENCODER_HELP)] = None,
 ) -> None:
@@ -68,7 +71,7 @@ def fit_decoder_command(
     if preset not in PRESETS:
         raise InputError(f"There is no preset {preset!r}: choose one of {', '.join(PRESETS)}.")
     settings = replace(PRESETS[preset], seed=seed)
-    fit_decoder(pool, output, load_encoder(encoder), settings, FitProgress(console))
+    fit_decoder(pool, output, load_encoder(encoder), settings, FitProgress(console), start)
     console.print(f"Wrote {output}")
 
 

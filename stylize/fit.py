@@ -1,9 +1,7 @@
 """`stylize fit-decoder`: train a decoder for the encoder; resumable, and a function of its settings and pictures."""
 
 import copy
-import io
 import json
-import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -19,35 +17,40 @@ from stylize.devices import best_device, best_dtype
 from stylize.errors import InputError, plain_errors
 from stylize.fit_data import CropBatches, Pool
 from stylize.fit_losses import initialise_from_encoder, statistics_of, style_targets, style_transfer_losses
+from stylize.fit_muon import Muon
 from stylize.fit_samples import sample_sheet
 from stylize.fit_settings import FitSettings, Phase
+from stylize.fit_state import read_state, write_state
 from stylize.networks import Decoder, Encoder
-from stylize.weights import LoadedEncoder, save_decoder
+from stylize.shards import file_sha256
+from stylize.weights import LoadedEncoder, load_decoder, save_decoder
 
 CHECKPOINT_STEPS = 100
 Report = Callable[[Phase, int, dict[str, float]], None]
 
 
-def _identity(settings: FitSettings, pool: Pool, encoder: LoadedEncoder) -> str:
-    """Return what a training must agree in with the one that it goes on with: settings, pictures and encoder."""
+def _identity(settings: FitSettings, pool: Pool, encoder: LoadedEncoder, start: Path | None) -> str:
+    """Return what a training must agree in with the one that it goes on with: settings, pictures and weights."""
     pictures = [[file.name for file in files] for files in (pool.content, pool.styles)]
-    return json.dumps([asdict(settings), pictures, pool.patterns, encoder.sha256])
+    return json.dumps([asdict(settings), pictures, pool.patterns, encoder.sha256, start and file_sha256(start)])
 
 
 class DecoderFit:
     """A decoder in training: weights, their running average, two optimisers, and the position in the recipe."""
 
-    def __init__(self, settings: FitSettings, pool: Pool, encoder: LoadedEncoder) -> None:
+    def __init__(self, settings: FitSettings, pool: Pool, encoder: LoadedEncoder, start: Path | None = None) -> None:
         self.settings = settings
         self.pool = pool
         self.device = best_device()
         self.dtype = best_dtype(self.device)
-        self.identity = _identity(settings, pool, encoder)
+        self.identity = _identity(settings, pool, encoder, start)
         self.encoder: Encoder = copy.deepcopy(encoder.network)
         self.encoder.to(self.device, self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.decoder = Decoder().to(self.device)
+        decoder = load_decoder(start, encoder.sha256).requires_grad_() if start else Decoder()
+        self.decoder = decoder.to(self.device)
         self.step = 0
-        self._initialise()
+        if not start:
+            self._initialise()
         self.averaged = copy.deepcopy(self.decoder)
         self._make_optimisers()
 
@@ -65,7 +68,7 @@ class DecoderFit:
         self.matrices = [(layer.weight, nn.Parameter(layer.weight.data.flatten(1))) for layer in hidden]
         rest = [*(cast("Tensor", layer.bias) for layer in hidden), *last.parameters()]
         matrices = [matrix for _, matrix in self.matrices]
-        muon = torch.optim.Muon(matrices, lr=self.settings.muon_rate, weight_decay=0.0)
+        muon = Muon(matrices, self.settings.muon_rate, self.dtype)
         self.optimisers = [muon, torch.optim.Adam(rest, lr=self.settings.learning_rate, betas=(0.9, 0.99))]
         self.base_rates = [group["lr"] for optimiser in self.optimisers for group in optimiser.param_groups]
 
@@ -161,33 +164,26 @@ class DecoderFit:
             optimiser.load_state_dict(saved)
 
 
-def _bytes(state: dict[str, Any]) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    return buffer.getvalue()
-
-
-def _read_state(path: Path) -> dict[str, Any]:
-    try:
-        state: dict[str, Any] = torch.load(path, weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"The unfinished training {path} is damaged ({reason}): delete it to start again.") from None
-    return state
-
-
-def fit_decoder(pool: Pool, output: Path, encoder: LoadedEncoder, settings: FitSettings, report: Report) -> None:
+def fit_decoder(
+    pool: Pool,
+    output: Path,
+    encoder: LoadedEncoder,
+    settings: FitSettings,
+    report: Report,
+    start: Path | None = None,
+) -> None:
     """Train a decoder and write it to `output`; an interrupted training goes on from `<output>.state` beside it.
 
+    It begins with the weights of the decoder `start`, or with ones made from the encoder's.
     `<output>.samples.png` shows how far it is, and stays.
     """
-    fit = DecoderFit(settings, pool, encoder)
+    fit = DecoderFit(settings, pool, encoder, start)
     state_file, samples = (output.with_name(output.name + ending) for ending in (".state", ".samples.png"))
     if state_file.exists():
-        fit.restore(_read_state(state_file))
+        fit.restore(read_state(state_file))
 
     def save() -> None:
-        write_atomically(state_file, _bytes(fit.state()))
+        write_state(state_file, fit.state())
         write_atomically(samples, sample_sheet(fit.averaged, fit.encoder, pool, settings))
 
     fit.run(save, report)
@@ -195,6 +191,7 @@ def fit_decoder(pool: Pool, output: Path, encoder: LoadedEncoder, settings: FitS
         "contents": len(pool.content),
         "styles": [file.stem for file in pool.styles],
         "patterns": list(pool.patterns),
+        "start": start and file_sha256(start),
         "torch": torch.__version__,
     }
     save_decoder(output, fit.averaged, encoder.sha256, recipe)

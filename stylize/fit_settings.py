@@ -14,13 +14,14 @@ LOSSES = ("reconstruction", "style")
 class Phase:
     """A part of a training: its loss, "reconstruction" or "style", the side of its crops in pixels, and its steps.
 
-    With `restart` the learning rates warm up and fall again (warm restart, Loshchilov & Hutter 2017).
+    With `restart` the learning rates warm up to that share of the recipe's and fall again (warm restart, Loshchilov &
+    Hutter 2017).
     """
 
     loss: str
     side: int
     steps: int
-    restart: bool = False
+    restart: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -62,35 +63,36 @@ class FitSettings:
         """Steps of all phases; a step takes one batch."""
         return sum(phase.steps for phase in self.phases)
 
-    def _cycles(self) -> Iterator[tuple[int, int]]:
-        """Yield the first step and the number of steps of every cycle of the learning rate."""
-        first = steps = 0
+    def _cycles(self) -> Iterator[tuple[int, int, float]]:
+        """Yield the first step, the number of steps and the peak of every cycle of the learning rate."""
+        first, steps, peak = 0, 0, 1.0
         for phase in self.phases:
-            if phase.restart and steps:
-                yield first, steps
-                first, steps = first + steps, 0
+            if phase.restart:
+                if steps:
+                    yield first, steps, peak
+                first, steps, peak = first + steps, 0, phase.restart
             steps += phase.steps
-        yield first, steps
-
-    def position(self, step: int) -> tuple[int, int]:
-        """Return how many steps into its cycle of the learning rate a step is, and the cycle's length."""
-        return next((step - first, steps) for first, steps in self._cycles() if step < first + steps)
+        yield first, steps, peak
 
     def rate_factor(self, step: int) -> float:
         """Return what a step multiplies the learning rates with: a short warm-up, then a cosine down to 0."""
-        position, steps = self.position(step)
-        return min(1.0, (position + 1) / WARM_UP_STEPS) * 0.5 * (1 + math.cos(math.pi * position / steps))
+        first, steps, peak = next(cycle for cycle in self._cycles() if step < sum(cycle[:2]))
+        position = step - first
+        return peak * min(1.0, (position + 1) / WARM_UP_STEPS) * 0.5 * (1 + math.cos(math.pi * position / steps))
 
 
+REFINEMENT = (Phase("style", 64, 1900, restart=0.5), Phase("style", 96, 600))
 PRESETS = {
     "shipped": FitSettings(
         (
             Phase("reconstruction", 64, 400),
             Phase("style", 64, 2400),
             Phase("style", 96, 1200),
-            Phase("style", 64, 1800, restart=True),
+            Phase("style", 64, 1800, restart=1.0),
             Phase("style", 96, 1400),
+            *REFINEMENT,
         )
     ),
+    "refine": FitSettings(REFINEMENT),
     "quick": FitSettings((Phase("reconstruction", 64, 100), Phase("style", 64, 200))),
 }

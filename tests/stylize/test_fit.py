@@ -24,11 +24,12 @@ from stylize.fit_losses import (
 )
 from stylize.fit_settings import FitSettings, Phase
 from stylize.networks import Decoder, Encoder
-from stylize.weights import LoadedEncoder, load_decoder, read_recipe
+from stylize.shards import file_sha256
+from stylize.weights import LoadedEncoder, load_decoder, read_recipe, save_decoder
 
 Array = NDArray[np.float64]
 SHA256 = "ab" * 32
-RECONSTRUCTION, STYLE = Phase("reconstruction", 16, 2), Phase("style", 24, 2, restart=True)
+RECONSTRUCTION, STYLE = Phase("reconstruction", 16, 2), Phase("style", 24, 2, restart=1.0)
 PLAIN = FitSettings((STYLE,), batch_size=4, recoloured_share=0.0, texture_share=0.0, combined_share=0.0)
 SETTINGS = FitSettings((RECONSTRUCTION, STYLE), batch_size=2, pattern_share=0.0)
 
@@ -158,6 +159,25 @@ def test_an_interrupted_training_goes_on_to_the_same_decoder(
     assert (tmp_path / "cut.samples.png").read_bytes() == (tmp_path / "whole.samples.png").read_bytes()
 
 
+def test_a_training_begins_with_the_weights_it_is_given(pool: Pool, tmp_path: Path, encoder: Encoder) -> None:
+    loaded, start, other = LoadedEncoder(encoder, SHA256), tmp_path / "start", tmp_path / "other"
+    for path, seed in ((start, 1), (other, 2)):
+        torch.manual_seed(seed)
+        save_decoder(path, Decoder(), SHA256, {})
+    fit = DecoderFit(SETTINGS, pool, loaded, start)
+    for name, tensor in load_decoder(start, SHA256).state_dict().items():
+        assert torch.equal(tensor, fit.decoder.state_dict()[name])
+        assert torch.equal(tensor, fit.averaged.state_dict()[name])
+    with pytest.raises(InputError, match="has other settings"):
+        DecoderFit(SETTINGS, pool, loaded, other).restore(fit.state())
+    with pytest.raises(InputError, match="belongs to encoder"):
+        DecoderFit(SETTINGS, pool, LoadedEncoder(encoder, "cd" * 32), start)
+    fit_decoder(pool, tmp_path / "out", loaded, SETTINGS, lambda *_: None, start)
+    assert read_recipe(tmp_path / "out")["start"] == file_sha256(start)
+    trained = load_decoder(tmp_path / "out", SHA256).state_dict()
+    assert not torch.equal(trained["convolutions.0.weight"], fit.decoder.state_dict()["convolutions.0.weight"])
+
+
 def _drawn(batches: CropBatches) -> tuple[set[tuple[int, ...]], set[tuple[int, ...]]]:
     """Return the colours of the contents, and of the styles and the contents that are styles."""
     contents: set[tuple[int, ...]] = set()
@@ -215,16 +235,12 @@ def test_a_steps_crops_depend_on_nothing_else(pool: Pool) -> None:
 
 
 def test_learning_rates_restart_where_a_phase_says_so() -> None:
-    phases = (Phase("reconstruction", 16, 2), Phase("style", 16, 3), Phase("style", 16, 4, restart=True))
+    phases = (Phase("reconstruction", 16, 60), Phase("style", 16, 40), Phase("style", 16, 200, restart=0.5))
     settings = FitSettings(phases)
-    assert [settings.position(step) for step in range(settings.steps)] == [
-        *((step, 5) for step in range(5)),
-        *((step, 4) for step in range(4)),
-    ]
-    assert FitSettings((Phase("style", 16, 3, restart=True),)).position(2) == (2, 3)
-    long = FitSettings((Phase("style", 16, 100), Phase("style", 16, 200, restart=True)))
-    factors = [long.rate_factor(step) for step in (0, 49, 75, 99, 100, 149, 200)]
-    assert factors == pytest.approx([0.02, 0.5157, 0.1464, 0.0002, 0.02, 0.8591, 0.5], abs=1e-4)
+    factors = [settings.rate_factor(step) for step in (0, 49, 75, 99, 100, 149, 200)]
+    assert factors == pytest.approx([0.02, 0.5157, 0.1464, 0.0002, 0.01, 0.42955, 0.25], abs=1e-4)
+    alone = FitSettings((Phase("style", 16, 200, restart=0.5),))
+    assert [alone.rate_factor(step) for step in range(200)] == [settings.rate_factor(step) for step in range(100, 300)]
 
 
 def test_nothing_left_unknown_names_and_bad_settings_are_refused(pool: Pool, tmp_path: Path) -> None:

@@ -1,0 +1,28 @@
+"""The file beside a decoder in training from which an interrupted training goes on."""
+
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stylize.atomic import write_atomically
+from stylize.errors import InputError
+
+
+def write_state(path: Path, state: dict[str, Any]) -> None:
+    """Write tensors, numbers and strings atomically."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Read what `write_state` wrote; raise `InputError` where the file is damaged or holds anything else."""
+    try:
+        state: dict[str, Any] = torch.load(path, weights_only=True)
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"The unfinished training {path} is damaged ({reason}): delete it to start again.") from None
+    return state
