@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from rich.table import Table
 
 from stylize.errors import InputError
-from stylize.fit_data import HOLD_OUT_FRACTION, is_held_out
+from stylize.fit_data import HOLD_OUT_FRACTION, decode_file, is_held_out
 from stylize.judge import Judge, Scores, Summary, summarise, summarise_scores
 from stylize.networks import MIN_SIDE
 from stylize.pair import load_pair
-from stylize.pictures import PictureError, PictureFile, decode_picture, list_pictures
+from stylize.pictures import PictureFile, list_pictures
 from stylize.styles import load_styles
 
 Report = Callable[[str, int, int], None]
@@ -55,7 +54,7 @@ def evaluate_decoder(
         raise InputError(f"--size is {size}: give at least {MIN_SIDE} pixels.")
     pair = load_pair(encoder, decoder)
     files, styles = held_out_photos(content, held_out_fraction, photos), load_styles(style)
-    judge = Judge(pair.encoder.network, pair.decoder, [_decode(file) for file in files], size)
+    judge = Judge(pair.encoder.network, pair.decoder, [decode_file(file) for file in files], size)
     scores = {}
     for number, one in enumerate(styles):
         report("Judging", number, len(styles))
@@ -85,13 +84,6 @@ def _summaries(per_style: str, overall: str, scores: dict[str, list[Scores]]) ->
 
 def _plain(scores: Sequence[Scores]) -> dict[str, Any]:
     return {name: asdict(summary) for name, summary in summarise_scores(scores).items()}
-
-
-def _decode(file: PictureFile) -> Image.Image:
-    try:
-        return decode_picture(file.read())
-    except PictureError as error:
-        raise InputError(f"The photo {file.root}/{file.name} {error}: remove it.") from None
 
 
 def evaluation_table(document: dict[str, Any]) -> Table:

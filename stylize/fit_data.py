@@ -78,7 +78,7 @@ class CropBatches(Dataset[tuple[Tensor, Tensor]]):
 
     def _content(self, rng: np.random.Generator) -> Image.Image:
         file = self.pool.content[rng.integers(len(self.pool.content))]
-        return random_crop(_decode(file), self.side, rng)
+        return random_crop(decode_file(file), self.side, rng)
 
     def _style(self, rng: np.random.Generator) -> Image.Image:
         crop = self._one_style(rng)
@@ -94,7 +94,7 @@ class CropBatches(Dataset[tuple[Tensor, Tensor]]):
             name = self.pool.patterns[rng.integers(len(self.pool.patterns))]
             picture = _pattern(name, int(rng.integers(PATTERN_VARIATIONS)))
         else:
-            picture = _decode(self.pool.styles[rng.integers(len(self.pool.styles))])
+            picture = decode_file(self.pool.styles[rng.integers(len(self.pool.styles))])
         crop = random_crop(picture, self.side, rng)
         if rng.random() < 0.5:
             crop = crop.transpose(Image.Transpose.ROTATE_90)
@@ -111,11 +111,12 @@ def _pattern(name: str, seed: int) -> Image.Image:
 
 
 @lru_cache(DECODED_PICTURES)
-def _decode(file: PictureFile) -> Image.Image:
+def decode_file(file: PictureFile) -> Image.Image:
+    """Decode a picture; raise `InputError` where it cannot be used, because a training without it is another one."""
     try:
         return decode_picture(file.read())
     except PictureError as error:
-        raise InputError(f"The training picture {file.root}/{file.name} {error}: remove it.") from None
+        raise InputError(f"The picture {file.root}/{file.name} {error}: remove it.") from None
 
 
 def random_crop(picture: Image.Image, side: int, rng: np.random.Generator) -> Image.Image:
