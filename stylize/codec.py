@@ -21,10 +21,16 @@ class Codec:
     quality: int
 
     def encode(self, picture: Image.Image) -> bytes:
-        """Encode a picture; JPEG without chroma subsampling, which would smear small pictures."""
+        """Encode a picture; JPEG without chroma subsampling, which would smear small pictures.
+
+        Raises `PictureError` where the format cannot hold it.
+        """
         buffer = io.BytesIO()
         options = {"jpg": {"quality": self.quality, "subsampling": 0}, "webp": {"quality": self.quality}, "png": {}}
-        picture.save(buffer, _PILLOW_FORMATS[self.name], **options[self.name])
+        try:
+            picture.save(buffer, _PILLOW_FORMATS[self.name], **options[self.name])
+        except (OSError, ValueError) as error:
+            raise PictureError(f"cannot be stored as {self.name}: {error}") from None
         return buffer.getvalue()
 
     def read_content(self, data: bytes, size: int | None) -> tuple[bytes, Pixels]:

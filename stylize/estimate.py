@@ -14,7 +14,7 @@ from stylize.spec import ShardPlan, plan_shards
 from stylize.tar_scan import BLOCK
 from stylize.workers import start_workers
 
-PROBED_IMAGES = 16
+PROBED_IMAGES = 16  # at least
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,18 @@ def estimate_run(job: Job, out: Path) -> Estimate:
     size, seconds = 0.0, 0.0
     for split in SPLITS:
         first = next(plan for plan in plans if plan.split == split)
-        sample_size, sample_seconds = _probe(job, replace(first, indices=first.indices[:PROBED_IMAGES]))
+        sample_size, sample_seconds = _probe(job, replace(first, indices=first.indices[: _probed_images(job)]))
         size += sample_size * job.spec.counts[split]
         seconds += sample_seconds * job.spec.counts[split]
     free = shutil.disk_usage(next(folder for folder in out.resolve().parents if folder.is_dir())).free
     return Estimate(len(plans), sum(job.spec.counts.values()), round(size), seconds, free)
+
+
+def _probed_images(job: Job) -> int:
+    """Return how many images give every stream a batch."""
+    side, work_size = job.spec.size or 0, job.spec.work_size
+    copies = job.streams * job.engine.batch_size(side, side, work_size) if side else 0
+    return max(PROBED_IMAGES, copies // job.spec.styles_per_image)
 
 
 def _probe(job: Job, plan: ShardPlan) -> tuple[float, float]:

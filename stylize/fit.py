@@ -95,7 +95,9 @@ class DecoderFit:
         """Pair every content with `pairings` styles in turn; the first is always its own style."""
         with self._autocast(), torch.no_grad():
             content_layers = self.encoder.style_features(content)
-            styles = statistics_of(self.encoder.style_features(torch.cat([content[:1], style[1:]])))
+            own, given = statistics_of(content_layers), statistics_of(self.encoder.style_features(style))
+        layers = [zip(first, others, strict=True) for first, others in zip(own, given, strict=True)]
+        styles = [tuple(torch.cat([one[:1], other[1:]]) for one, other in layer) for layer in layers]
         others = list(range(1, len(content)))
         for turn in range(self.settings.pairings):
             order = [0, *others[turn:], *others[:turn]]
@@ -132,7 +134,7 @@ class DecoderFit:
         first = 0
         for phase in self.settings.phases:
             todo: Any = range(max(self.step, first), first + phase.steps)
-            batches = CropBatches(self.pool, self.settings, phase.side)
+            batches = CropBatches(self.pool, self.settings, phase.side, phase.style_side)
             for content, style in plain_errors(DataLoader(batches, batch_size=None, sampler=todo, num_workers=1)):
                 losses = self.train_step(phase.loss, content, style)
                 report(phase, self.step - first, losses)

@@ -58,44 +58,51 @@ def open_pool(content: Path, styles: Sequence[str], hold_out: Sequence[str], fra
 
 
 class CropBatches(Dataset[tuple[Tensor, Tensor]]):
-    """Item i is step i's (content, style) crops, each uint8 (B, 3, side, side), the same in every run.
+    """Item i is step i's (content, style) crops, uint8 (B, 3, side, side), the same in every run.
+
+    Styles have their own side where `style_side` names one.
 
     On odd steps the first content, which is paired with itself, is a style: the decoder must know their colours too.
     """
 
-    def __init__(self, pool: Pool, settings: FitSettings, side: int) -> None:
+    def __init__(self, pool: Pool, settings: FitSettings, side: int, style_side: int | None = None) -> None:
         self.pool = pool
         self.settings = settings
         self.side = side
+        self.style_side = style_side or side
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
         rng = np.random.default_rng([self.settings.seed, self.side, step])
         batch = range(self.settings.batch_size)
-        contents, styles = [self._content(rng) for _ in batch], [self._style(rng) for _ in batch]
+        contents, styles = [self._content(self.side, rng) for _ in batch], [self._style(rng) for _ in batch]
         if step % 2:
-            contents[0] = self._one_style(rng)
+            contents[0] = self._one_style(self.side, rng)
         return _stack(contents), _stack(styles)
 
-    def _content(self, rng: np.random.Generator) -> Image.Image:
+    def _content(self, side: int, rng: np.random.Generator) -> Image.Image:
         file = self.pool.content[rng.integers(len(self.pool.content))]
-        return random_crop(decode_file(file), self.side, rng)
+        return random_crop(decode_file(file), side, rng)
 
     def _style(self, rng: np.random.Generator) -> Image.Image:
-        crop = self._one_style(rng)
-        return combine(crop, self._one_style(rng), rng) if rng.random() < self.settings.combined_share else crop
+        crop = self._one_style(self.style_side, rng)
+        return (
+            combine(crop, self._one_style(self.style_side, rng), rng)
+            if rng.random() < self.settings.combined_share
+            else crop
+        )
 
-    def _one_style(self, rng: np.random.Generator) -> Image.Image:
+    def _one_style(self, side: int, rng: np.random.Generator) -> Image.Image:
         if rng.random() < self.settings.photo_share:
-            crop = self._content(rng)
+            crop = self._content(side, rng)
             return self._recolour(paint(crop, rng), rng) if rng.random() < self.settings.painted_share else crop
         if rng.random() < self.settings.texture_share:
-            return draw_texture(self.side, rng)
+            return draw_texture(side, rng)
         if self.pool.patterns and (rng.random() < self.settings.pattern_share or not self.pool.styles):
             name = self.pool.patterns[rng.integers(len(self.pool.patterns))]
             picture = _pattern(name, int(rng.integers(PATTERN_VARIATIONS)))
         else:
             picture = decode_file(self.pool.styles[rng.integers(len(self.pool.styles))])
-        crop = random_crop(picture, self.side, rng)
+        crop = random_crop(picture, side, rng)
         if rng.random() < 0.5:
             crop = crop.transpose(Image.Transpose.ROTATE_90)
         return self._recolour(crop, rng)

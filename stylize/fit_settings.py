@@ -14,6 +14,7 @@ LOSSES = ("reconstruction", "style")
 class Phase:
     """A part of a training: its loss, "reconstruction" or "style", the side of its crops in pixels, and its steps.
 
+    Styles are crops of `style_side` pixels, where given: the statistics of whole pictures are what users ask for.
     With `restart` the learning rates warm up to that share of the recipe's and fall again (warm restart, Loshchilov &
     Hutter 2017).
     """
@@ -22,6 +23,7 @@ class Phase:
     side: int
     steps: int
     restart: float = 0.0
+    style_side: int | None = None
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,9 @@ class FitSettings:
         for phase in self.phases:
             if phase.loss not in LOSSES:
                 raise InputError(f"There is no loss {phase.loss!r}: choose one of {', '.join(LOSSES)}.")
-            if phase.side % 8 or phase.side < 16:
-                raise InputError(f"A phase's crops have a side of {phase.side}: give a multiple of 8, at least 16.")
+            for side in (phase.side, phase.style_side or phase.side):
+                if side % 8 or side < 16:
+                    raise InputError(f"A phase's crops have a side of {side}: give a multiple of 8, at least 16.")
         if self.steps < 1 or min(self.batch_size, self.pairings) < 1:
             raise InputError("Steps, batch size and pairings of a decoder's training must be at least 1.")
 
@@ -81,7 +84,7 @@ class FitSettings:
         return peak * min(1.0, (position + 1) / WARM_UP_STEPS) * 0.5 * (1 + math.cos(math.pi * position / steps))
 
 
-REFINEMENT = (Phase("style", 64, 1900, restart=0.5), Phase("style", 96, 600))
+REFINEMENT = (Phase("style", 96, 1100, restart=0.2, style_side=160),)
 PRESETS = {
     "shipped": FitSettings(
         (

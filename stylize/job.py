@@ -49,8 +49,8 @@ class Job:
 
     @property
     def streams(self) -> int:
-        """Return how many batches the network should stylize side by side."""
-        return self.engine.streams(self.spec.work_size or self.spec.size)
+        """Return how many batches the network should stylize side by side; one where some picture may be large."""
+        return self.engine.streams(self.spec.size and max(self.spec.size, self.spec.work_size or 0))
 
 
 def open_job(options: ShardOptions) -> Job:

@@ -169,7 +169,8 @@ def _is_plain(picture: Image.Image) -> bool:
     """Tell whether a picture is upright RGB and a single frame."""
     upright = picture.getexif().get(0x0112, 1) == 1
     opaque = picture.mode == "RGB" and not picture.has_transparency_data
-    return upright and opaque and getattr(picture, "n_frames", 1) == 1
+    # Pages of a TIFF are read for their number, and some may be damaged; no codec keeps a TIFF.
+    return upright and opaque and picture.format != "TIFF" and getattr(picture, "n_frames", 1) == 1
 
 
 def _check_size(width: int, height: int) -> None:

@@ -5,7 +5,6 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from threading import Lock
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -56,7 +55,7 @@ class _Pace:
 def images_progress(console: Console, title: str, total: int, effort: Effort | None = None) -> Iterator[Report]:
     """Show images done, images/s, achieved FLOP/s where the effort is known, and time left.
 
-    Yields the function that receives numbers of finished images, from any thread.
+    Yields the function that receives numbers of finished images, from one thread at a time.
     """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[pace]}"))
     with Progress(*columns, console=console) as progress:
@@ -64,17 +63,15 @@ def images_progress(console: Console, title: str, total: int, effort: Effort | N
         pace = _Pace(console.get_time())
         spoken = time.monotonic()
         done = 0
-        lock = Lock()
 
         def report(images: int) -> None:
             nonlocal done, spoken
-            with lock:
-                done += images
-                pace.add(console.get_time(), done)
-                text = pace.describe(total, effort)
-                progress.update(task, completed=done, pace=text)
-                if not console.is_terminal and time.monotonic() - spoken > PLAIN_LINE_SECONDS:
-                    spoken = time.monotonic()
-                    console.print(f"{title}: {done}/{total}, {text}")
+            done += images
+            pace.add(console.get_time(), done)
+            text = pace.describe(total, effort)
+            progress.update(task, completed=done, pace=text)
+            if not console.is_terminal and time.monotonic() - spoken > PLAIN_LINE_SECONDS:
+                spoken = time.monotonic()
+                console.print(f"{title}: {done}/{total}, {text}")
 
         yield report

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any, TextIO
 
 from stylize.errors import InputError
@@ -31,7 +32,7 @@ def make_shards(
     where an interrupted one stopped, tries images that failed again, and never mixes with another job.
     With `retry_failed` a finished folder that lacks images, or whose images have changed since, is made anew from its
     shards that are whole and agree with the source; only the others are made again.
-    `report` receives numbers of finished images.
+    `report` receives numbers of finished images, from any thread but never from two at once.
 
     Raises:
         InputError: `out` holds something else or cannot be written, another run is at work, or more than
@@ -74,7 +75,7 @@ def _make_and_publish(
         adopt_shards(job, finished, out, staging)
     drop_outdated(job, staging)
     with start_workers(job.streams) as workers:
-        make = partial(_make_or_reuse, job, staging, report, workers)
+        make = partial(_make_or_reuse, job, staging, _one_at_a_time(report), workers)
         receipts = list(workers.shards.map(make, plan_shards(job.spec, job.source)))
     failures = [failure for receipt in receipts for failure in receipt.failures]
     record = _check_failures(failures, staging, max_failures)
@@ -82,6 +83,17 @@ def _make_and_publish(
     manifest = Manifest(_plain(job.spec), tuple(receipt.shard for receipt in receipts), *failed, _flags(receipts))
     _publish(manifest, staging, out)
     return manifest
+
+
+def _one_at_a_time(report: Report) -> Report:
+    """Return a function that calls `report` from one thread at a time."""
+    lock = Lock()
+
+    def report_alone(images: int) -> None:
+        with lock:
+            report(images)
+
+    return report_alone
 
 
 def _flags(receipts: Sequence[Receipt]) -> tuple[Flag, ...]:

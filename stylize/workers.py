@@ -15,6 +15,7 @@ import torch
 class Workers:
     """Executors that all shards of a run share: new threads for every shard would leave their memory arenas behind."""
 
+    streams: int  # threads of the network
     network: Executor
     codec: Executor
     shards: Executor  # two, so that the network goes on while the end of a shard is being written
@@ -31,7 +32,7 @@ def start_workers(streams: int) -> Iterator[Workers]:
     threads = torch.get_num_threads()
     share = (max(1, threads // streams),)
     network = ThreadPoolExecutor(streams, initializer=torch.set_num_threads, initargs=share)
-    workers = Workers(network, ThreadPoolExecutor(_cores()), ThreadPoolExecutor(2))
+    workers = Workers(streams, network, ThreadPoolExecutor(_cores()), ThreadPoolExecutor(2))
     gc.freeze()  # what is loaded stays: garbage collections among thousands of pictures need not walk through it
     try:
         yield workers

@@ -92,3 +92,18 @@ def test_too_small_pictures_need_a_size(noise: Noise, encode: Encode) -> None:
     with pytest.raises(PictureError, match="40×15 pixels, the limit is 16 a side"):
         Codec("png", 1).read_content(data, None)
     assert Codec("png", 1).read_content(data, 16)[1].shape == (16, 16, 3)
+
+
+def test_a_picture_that_the_format_cannot_hold_is_refused() -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (16_384, 1_100)).save(buffer, "PNG", compress_level=1)
+    with pytest.raises(PictureError, match="cannot be stored as webp"):
+        Codec("webp", 50).read_content(buffer.getvalue(), None)
+
+
+def test_a_damaged_second_page_does_not_matter(noise: Noise) -> None:
+    first, second = (Image.fromarray(noise(seed)) for seed in (0, 1))
+    buffer = io.BytesIO()
+    first.save(buffer, "TIFF", save_all=True, append_images=[second])
+    _, pixels = Codec("png", 50).read_content(buffer.getvalue()[: int(len(buffer.getvalue()) * 0.6)], None)
+    np.testing.assert_array_equal(pixels, noise(0))

@@ -1,8 +1,10 @@
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from stylize.engine import Engine, Pixels
 from stylize.errors import InputError
 from stylize.estimate import estimate_run
 from stylize.job import Job
@@ -41,6 +43,25 @@ def test_bytes_are_extrapolated_from_the_probe(
     whole = estimate_run(job, tmp_path)
     monkeypatch.setattr("stylize.estimate.PROBED_IMAGES", 2)
     assert estimate_run(job, tmp_path).bytes == pytest.approx(whole.bytes, rel=0.2)
+
+
+def test_every_stream_is_probed(
+    make_job: JobMaker, class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job(class_folders, size=16)
+    batches: list[int] = []
+    stylize = job.engine.stylize
+
+    def record(pictures: Pixels, *options: Any) -> Pixels:
+        batches.append(len(pictures))
+        return stylize(pictures, *options)
+
+    monkeypatch.setattr("stylize.estimate.PROBED_IMAGES", 1)
+    monkeypatch.setattr(Engine, "streams", lambda _engine, _side: 3)
+    monkeypatch.setattr(job.engine, "batch_pixels", 2 * 16 * 16)
+    monkeypatch.setattr(job.engine, "stylize", record)
+    estimate_run(job, tmp_path)
+    assert batches == [2] * 6  # the first three warm up
 
 
 def test_a_probe_without_a_usable_image_is_an_error(make_job: JobMaker, class_folders: Path, tmp_path: Path) -> None:

@@ -79,6 +79,11 @@ def test_it_is_the_tar_that_tarfile_writes(tmp_path: Path, samples: int) -> None
     assert (tmp_path / "ours.tar").read_bytes() == theirs.read_bytes()
 
 
+def test_what_a_header_cannot_hold_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="does not fit into a ustar header"):
+        write_shard(tmp_path / "shard.tar", [replace(make_sample(0), key="0" * 100)])
+
+
 def test_equal_samples_give_equal_bytes(tmp_path: Path, shard: Path) -> None:
     other = tmp_path / "other.tar"
     write_shard(other, [make_sample(index) for index in range(3)])

@@ -1,6 +1,8 @@
 """A disk that is full or read-only: a small file system in memory, where the machine lets us mount one."""
 
+import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -80,3 +82,26 @@ def test_a_read_only_disk_is_named_and_its_shards_can_be_used(
     assert make_shards(finished_job, disk / "out") == manifest == read_manifest(disk / "out")
     assert verify_shards(disk / "out") == []
     assert sorted(path.name for path in disk.iterdir()) == [".staging", "out"]
+
+
+def test_a_disk_that_fills_up_in_the_middle_of_shards_ends_the_run(tmp_path: Path) -> None:
+    """In a process of its own, because what this found was a run that never ended."""
+    code = """
+import resource, signal, sys
+from pathlib import Path
+import stylize.make, stylize.spec
+from stylize import ShardOptions, make_shards, open_job
+stylize.spec.SAMPLES_PER_SHARD, stylize.make.CHUNK_IMAGES = 500, 20
+job = open_job(ShardOptions(style=("dots",), data="shapes", size=16, limit=1500, dtype="float32"))
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that writing fails as on a full disk
+resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))
+make_shards(job, Path(sys.argv[1]))
+"""
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
+    process = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "out")], env={**os.environ, "PYTHONPATH": path},
+        stderr=subprocess.PIPE, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert "InputError" in process.stderr
+    assert "cannot be written (File too large): make room" in process.stderr
+    assert not list(tmp_path.rglob("*.part"))
