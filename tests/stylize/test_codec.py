@@ -105,5 +105,6 @@ def test_a_damaged_second_page_does_not_matter(noise: Noise) -> None:
     first, second = (Image.fromarray(noise(seed)) for seed in (0, 1))
     buffer = io.BytesIO()
     first.save(buffer, "TIFF", save_all=True, append_images=[second])
-    _, pixels = Codec("png", 50).read_content(buffer.getvalue()[: int(len(buffer.getvalue()) * 0.6)], None)
+    data = buffer.getvalue()[: len(buffer.getvalue()) // 2]  # in the header of the second
+    _, pixels = Codec("png", 50).read_content(data, None)
     np.testing.assert_array_equal(pixels, noise(0))
