@@ -84,7 +84,7 @@ class FitSettings:
         return peak * min(1.0, (position + 1) / WARM_UP_STEPS) * 0.5 * (1 + math.cos(math.pi * position / steps))
 
 
-REFINEMENT = (Phase("style", 96, 1100, restart=0.2, style_side=160),)
+REFINEMENT = (Phase("style", 96, 850, restart=0.2, style_side=160),)
 PRESETS = {
     "shipped": FitSettings(
         (
