@@ -28,6 +28,13 @@ def _terminate(_signal: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+def _is_interruption(error: BaseException | None) -> bool:
+    """Tell whether an error is an interruption or followed one, as where the same signal stopped a worker process."""
+    while error and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
+
+
 def run_command_line(app: Callable[[], None]) -> None:
     """Run a Typer application; an `InputError` becomes one line on standard error and exit code 2.
 
@@ -39,8 +46,9 @@ def run_command_line(app: Callable[[], None]) -> None:
     except InputError as error:
         print(f"Error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    except (KeyboardInterrupt, SystemExit) as end:
-        if isinstance(end, SystemExit) and end.code != INTERRUPTED:  # Typer has turned the interruption into an exit
+    except BaseException as end:
+        typer_exits = isinstance(end, SystemExit) and end.code == INTERRUPTED  # as Typer ends an interruption
+        if not typer_exits and not _is_interruption(end):
             raise
         print("Interrupted: run the same command to go on.", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None

@@ -7,6 +7,12 @@ import typer
 from stylize.errors import InputError, run_command_line
 
 
+def error_after_interruption() -> RuntimeError:
+    error = RuntimeError("DataLoader worker is killed by signal: Terminated.")
+    error.__context__ = KeyboardInterrupt()
+    return error
+
+
 def application(mistake: BaseException | None) -> typer.Typer:
     app = typer.Typer(pretty_exceptions_enable=False)
 
@@ -26,6 +32,7 @@ def application(mistake: BaseException | None) -> typer.Typer:
         (InputError("--size is 3."), 2, "Error: --size is 3.\n"),
         (KeyboardInterrupt(), 130, "Interrupted: run the same command to go on.\n"),
         (None, 130, "Interrupted: run the same command to go on.\n"),
+        (error_after_interruption(), 130, "Interrupted: run the same command to go on.\n"),
         (typer.Exit(1), 1, ""),
     ],
 )
