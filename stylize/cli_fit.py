@@ -15,7 +15,7 @@ from stylize.errors import InputError
 from stylize.evaluation import evaluate_decoder, evaluation_table
 from stylize.fit import fit_decoder
 from stylize.fit_data import HOLD_OUT_FRACTION, open_pool
-from stylize.fit_settings import PRESETS, FitSettings, Phase
+from stylize.fit_settings import PRESETS, REFINE, FitSettings, Phase
 from stylize.pair import load_encoder
 
 LINE_STEPS = 25
@@ -58,9 +58,11 @@ def fit_decoder_command(
     hold_out_fraction: Annotated[
         float, typer.Option(help="Fraction of photos kept for evaluation.")
     ] = HOLD_OUT_FRACTION,
-    preset: Annotated[str, typer.Option(help=f"The recipe: {', '.join(PRESETS)}.")] = "shipped",
+    preset: Annotated[
+        str, typer.Option(help=f"The recipe: {', '.join(PRESETS)}; {REFINE} goes on from --start.")
+    ] = "shipped",
     start: Annotated[
-        Path | None, typer.Option(help="A decoder to go on from, say the shipped one; else from the encoder's weights.")
+        Path | None, typer.Option(help="A decoder to go on from; `stylize weights list` names the shipped one.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Chooses the crops.")] = FitSettings.seed,
     encoder: Annotated[str | None, typer.Option(help=ENCODER_HELP)] = None,
@@ -70,6 +72,8 @@ def fit_decoder_command(
     pool = open_pool(content, style, hold_out, hold_out_fraction)
     if preset not in PRESETS:
         raise InputError(f"There is no preset {preset!r}: choose one of {', '.join(PRESETS)}.")
+    if preset == REFINE and start is None:
+        raise InputError(f"--preset {REFINE} goes on from a decoder: give its file with --start.")
     settings = replace(PRESETS[preset], seed=seed)
     fit_decoder(pool, output, load_encoder(encoder), settings, FitProgress(console), start)
     console.print(f"Wrote {output}")

@@ -29,10 +29,10 @@ CHECKPOINT_STEPS = 100
 Report = Callable[[Phase, int, dict[str, float]], None]
 
 
-def _identity(settings: FitSettings, pool: Pool, encoder: LoadedEncoder, start: Path | None) -> str:
+def _identity(settings: FitSettings, pool: Pool, encoder: LoadedEncoder, start_sha256: str | None) -> str:
     """Return what a training must agree in with the one that it goes on with: settings, pictures and weights."""
     pictures = [[file.name for file in files] for files in (pool.content, pool.styles)]
-    return json.dumps([asdict(settings), pictures, pool.patterns, encoder.sha256, start and file_sha256(start)])
+    return json.dumps([asdict(settings), pictures, pool.patterns, encoder.sha256, start_sha256])
 
 
 class DecoderFit:
@@ -43,10 +43,11 @@ class DecoderFit:
         self.pool = pool
         self.device = best_device()
         self.dtype = best_dtype(self.device)
-        self.identity = _identity(settings, pool, encoder, start)
         self.encoder: Encoder = copy.deepcopy(encoder.network)
         self.encoder.to(self.device, self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
         decoder = load_decoder(start, encoder.sha256).requires_grad_() if start else Decoder()
+        self.start_sha256 = file_sha256(start) if start else None
+        self.identity = _identity(settings, pool, encoder, self.start_sha256)
         self.decoder = decoder.to(self.device)
         self.step = 0
         if not start:
@@ -96,8 +97,8 @@ class DecoderFit:
         with self._autocast(), torch.no_grad():
             content_layers = self.encoder.style_features(content)
             own, given = statistics_of(content_layers), statistics_of(self.encoder.style_features(style))
-        layers = [zip(first, others, strict=True) for first, others in zip(own, given, strict=True)]
-        styles = [tuple(torch.cat([one[:1], other[1:]]) for one, other in layer) for layer in layers]
+        layers = [zip(*layer, strict=True) for layer in zip(own, given, strict=True)]
+        styles = [tuple(torch.cat([mine[:1], theirs[1:]]) for mine, theirs in layer) for layer in layers]
         others = list(range(1, len(content)))
         for turn in range(self.settings.pairings):
             order = [0, *others[turn:], *others[:turn]]
@@ -176,8 +177,7 @@ def fit_decoder(
 ) -> None:
     """Train a decoder and write it to `output`; an interrupted training goes on from `<output>.state` beside it.
 
-    It begins with the weights of the decoder `start`, or with ones made from the encoder's.
-    `<output>.samples.png` shows how far it is, and stays.
+    It begins with the weights of the decoder `start`, else the encoder's. `<output>.samples.png` shows how far it is.
     """
     fit = DecoderFit(settings, pool, encoder, start)
     state_file, samples = (output.with_name(output.name + ending) for ending in (".state", ".samples.png"))
@@ -193,7 +193,7 @@ def fit_decoder(
         "contents": len(pool.content),
         "styles": [file.stem for file in pool.styles],
         "patterns": list(pool.patterns),
-        "start": start and file_sha256(start),
+        "start": fit.start_sha256,
         "torch": torch.__version__,
     }
     save_decoder(output, fit.averaged, encoder.sha256, recipe)

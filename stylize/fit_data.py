@@ -81,15 +81,13 @@ class CropBatches(Dataset[tuple[Tensor, Tensor]]):
 
     def _content(self, side: int, rng: np.random.Generator) -> Image.Image:
         file = self.pool.content[rng.integers(len(self.pool.content))]
-        return random_crop(decode_file(file), side, rng)
+        return random_crop(_remembered(file), side, rng)
 
     def _style(self, rng: np.random.Generator) -> Image.Image:
         crop = self._one_style(self.style_side, rng)
-        return (
-            combine(crop, self._one_style(self.style_side, rng), rng)
-            if rng.random() < self.settings.combined_share
-            else crop
-        )
+        if rng.random() >= self.settings.combined_share:
+            return crop
+        return combine(crop, self._one_style(self.style_side, rng), rng)
 
     def _one_style(self, side: int, rng: np.random.Generator) -> Image.Image:
         if rng.random() < self.settings.photo_share:
@@ -101,7 +99,7 @@ class CropBatches(Dataset[tuple[Tensor, Tensor]]):
             name = self.pool.patterns[rng.integers(len(self.pool.patterns))]
             picture = _pattern(name, int(rng.integers(PATTERN_VARIATIONS)))
         else:
-            picture = decode_file(self.pool.styles[rng.integers(len(self.pool.styles))])
+            picture = _remembered(self.pool.styles[rng.integers(len(self.pool.styles))])
         crop = random_crop(picture, side, rng)
         if rng.random() < 0.5:
             crop = crop.transpose(Image.Transpose.ROTATE_90)
@@ -117,13 +115,15 @@ def _pattern(name: str, seed: int) -> Image.Image:
     return draw_pattern(name, 256, seed)
 
 
-@lru_cache(DECODED_PICTURES)
 def decode_file(file: PictureFile) -> Image.Image:
-    """Decode a picture; raise `InputError` where it cannot be used, because a training without it is another one."""
+    """Decode a picture; raise `InputError` where it cannot be used: without it, a result would be another one."""
     try:
         return decode_picture(file.read())
     except PictureError as error:
         raise InputError(f"The picture {file.root}/{file.name} {error}: remove it.") from None
+
+
+_remembered = lru_cache(DECODED_PICTURES)(decode_file)
 
 
 def random_crop(picture: Image.Image, side: int, rng: np.random.Generator) -> Image.Image:

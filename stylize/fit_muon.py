@@ -1,7 +1,7 @@
 """Muon (Jordan 2024), for the decoder's weights as matrices."""
 
-from collections.abc import Callable, Iterable
-from typing import cast, overload
+from collections.abc import Iterable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -33,19 +33,14 @@ class Muon(torch.optim.Optimizer):
         super().__init__(matrices, {"lr": lr})
         self.dtype = dtype
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Move every matrix by one update; tall ones by more, as in Jordan's original."""
-        loss = closure() if closure else None
         for group in self.param_groups:
             for matrix in group["params"]:
                 gradient = cast("Tensor", matrix.grad)
-                momentum = self.state[matrix].setdefault("momentum_buffer", torch.zeros_like(matrix))
-                momentum.lerp_(gradient, 1 - MOMENTUM)
+                if matrix not in self.state:
+                    self.state[matrix]["momentum_buffer"] = torch.zeros_like(matrix)
+                momentum = self.state[matrix]["momentum_buffer"].lerp_(gradient, 1 - MOMENTUM)
                 update = orthogonalise(gradient.lerp(momentum, MOMENTUM).to(self.dtype))
                 matrix.add_(update, alpha=-group["lr"] * max(1, matrix.size(0) / matrix.size(1)) ** 0.5)
-        return loss

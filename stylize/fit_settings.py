@@ -55,7 +55,9 @@ class FitSettings:
         for phase in self.phases:
             if phase.loss not in LOSSES:
                 raise InputError(f"There is no loss {phase.loss!r}: choose one of {', '.join(LOSSES)}.")
-            for side in (phase.side, phase.style_side or phase.side):
+            if not 0 <= phase.restart <= 1:
+                raise InputError(f"A phase restarts at {phase.restart} of the rates: give 0 to 1.")
+            for side in (phase.side, phase.side if phase.style_side is None else phase.style_side):
                 if side % 8 or side < 16:
                     raise InputError(f"A phase's crops have a side of {side}: give a multiple of 8, at least 16.")
         if self.steps < 1 or min(self.batch_size, self.pairings) < 1:
@@ -84,6 +86,7 @@ class FitSettings:
         return peak * min(1.0, (position + 1) / WARM_UP_STEPS) * 0.5 * (1 + math.cos(math.pi * position / steps))
 
 
+REFINE = "refine"
 REFINEMENT = (Phase("style", 96, 850, restart=0.2, style_side=160),)
 PRESETS = {
     "shipped": FitSettings(
@@ -96,6 +99,6 @@ PRESETS = {
             *REFINEMENT,
         )
     ),
-    "refine": FitSettings(REFINEMENT),
+    REFINE: FitSettings(REFINEMENT),
     "quick": FitSettings((Phase("reconstruction", 64, 100), Phase("style", 64, 200))),
 }

@@ -22,6 +22,8 @@ def read_state(path: Path) -> dict[str, Any]:
     """Read what `write_state` wrote; raise `InputError` where the file is damaged or holds anything else."""
     try:
         state: dict[str, Any] = torch.load(path, weights_only=True)
+        if not isinstance(state, dict):
+            raise ValueError("not a training's state")
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"The unfinished training {path} is damaged ({reason}): delete it to start again.") from None

@@ -7,6 +7,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import closing
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from stylize.engine import Pixels
 from stylize.errors import InputError
 from stylize.job import Failure, Job, Receipt, Report
 from stylize.manifest import Flag, ShardEntry
+from stylize.pictures import PictureError
 from stylize.quality import flag_copies
 from stylize.reading import CHUNK_IMAGES, SourceImage, cut_tasks, read_images
 from stylize.shards import Sample, file_sha256, write_shard
@@ -24,8 +26,9 @@ from stylize.styles import style_choice
 from stylize.workers import Workers
 
 CHUNK_VALUES = 5_000_000  # pixel values, copies included, that go to the network together: a second or two of work
-BATCHES_AHEAD = 4  # for every stream, so that none waits while a chunk is being written
-_Encoding = Future[list[tuple[Sample, list[Flag]]]]
+BATCHES_AHEAD = 6  # for every stream but the first, so that none waits while a chunk is being written
+_Result = tuple[Sample | Failure, list[Flag]]
+_Encoding = Future[dict[int, _Result]]
 _Stylizing = Future[list[_Encoding]]
 
 
@@ -45,7 +48,7 @@ def make_shard(job: Job, plan: ShardPlan, folder: Path, report: Report, workers:
         raise InputError(f"{final} cannot be written ({error.strerror}): make room and run the same command.") from None
     finally:
         temporary.unlink(missing_ok=True)
-    return Receipt(entry, tuple(failures), tuple(flags), sources)
+    return Receipt(entry, tuple(sorted(failures, key=attrgetter("path"))), tuple(flags), sources)
 
 
 def _note_sources(samples: Iterable[Sample], sources: dict[str, str]) -> Iterator[Sample]:
@@ -66,14 +69,15 @@ def shard_samples(
     working: deque[tuple[Sequence[SourceImage], list[_Stylizing]]] = deque()
     make = partial(_stylize_batch, job, plan.split, workers.codec)
     images = read_images(job, plan, failures, workers.codec)
+    ahead = BATCHES_AHEAD * (workers.streams - 1)
     with workers.turn:
         while chunk := _take_chunk(images, job.spec.styles_per_image):
             working.append((chunk, [workers.network.submit(make, batch) for batch in _batches(job, chunk)]))
-            while len(working) > 1 and sum(len(batches) for _, batches in working) > BATCHES_AHEAD * workers.streams:
-                yield from _encoded(*working.popleft(), flags, report)
+            while len(working) > 1 and sum(len(batches) for _, batches in working) > ahead:
+                yield from _encoded(*working.popleft(), failures, flags, report)
             finished += len(chunk)
     for waiting in working:
-        yield from _encoded(*waiting, flags, report)
+        yield from _encoded(*waiting, failures, flags, report)
     if failed := len(plan.indices) - finished:
         report(failed)
 
@@ -95,25 +99,35 @@ def _stylize_batch(job: Job, split: str, pool: Executor, batch: Sequence[SourceI
 
 
 def _encoded(
-    chunk: Sequence[SourceImage], stylizing: Sequence[_Stylizing], flags: list[Flag], report: Report
+    chunk: Sequence[SourceImage],
+    stylizing: Sequence[_Stylizing],
+    failures: list[Failure],
+    flags: list[Flag],
+    report: Report,
 ) -> Iterator[Sample]:
     """Yield a chunk's samples in their order, once all are made."""
     encodings = [encoding for batch in stylizing for encoding in batch.result()]
-    made = {sample.key: (sample, found) for encoding in encodings for sample, found in encoding.result()}
+    made = {index: result for encoding in encodings for index, result in encoding.result().items()}
     for image in chunk:
-        sample, found = made[_key(image.index)]
+        result, found = made[image.index]
         flags += found
-        yield sample
+        if isinstance(result, Failure):
+            failures.append(result)
+        else:
+            yield result
     report(len(chunk))
 
 
-def _encode(
-    job: Job, split: str, images: Sequence[tuple[SourceImage, Sequence[Pixels]]]
-) -> list[tuple[Sample, list[Flag]]]:
-    return [
-        (_sample(job, split, image, copies), flag_copies(_key(image.index), image.pixels, copies))
-        for image, copies in images
-    ]
+def _encode(job: Job, split: str, images: Sequence[tuple[SourceImage, Sequence[Pixels]]]) -> dict[int, _Result]:
+    return {image.index: _make_sample(job, split, image, copies) for image, copies in images}
+
+
+def _make_sample(job: Job, split: str, image: SourceImage, copies: Sequence[Pixels]) -> _Result:
+    try:
+        sample = _sample(job, split, image, copies)
+    except PictureError as error:
+        return Failure(split, job.source.path(split, image.index), f"copy {error}"), []
+    return sample, flag_copies(sample.key, image.pixels, copies)
 
 
 def _take_chunk(images: Iterator[SourceImage], copies: int) -> list[SourceImage]:

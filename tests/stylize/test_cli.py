@@ -126,6 +126,7 @@ def test_preview_of_pictures(run: Run, class_folders: Path, tmp_path: Path) -> N
         ("preview images/train/cat --style dots --size 16 -o sheet.xyz", "sheet.xyz cannot be written"),
         ("preview images/train/cat --style dots --size 16 -o absent/sheet.png", "absent/sheet.png cannot be written"),
         ("fit-decoder --content absent --style dots -o decoder.safetensors", "absent does not exist"),
+        ("fit-decoder --content images --style dots --preset refine -o d.safetensors", "give its file with --start"),
         ("fit-decoder --content images --style plaid -o decoder.safetensors", "plaid does not exist"),
     ],
 )

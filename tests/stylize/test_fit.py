@@ -29,7 +29,7 @@ from stylize.weights import LoadedEncoder, load_decoder, read_recipe, save_decod
 
 Array = NDArray[np.float64]
 SHA256 = "ab" * 32
-RECONSTRUCTION, STYLE = Phase("reconstruction", 16, 2), Phase("style", 24, 2, restart=1.0)
+RECONSTRUCTION, STYLE = Phase("reconstruction", 16, 2), Phase("style", 24, 2, restart=1.0, style_side=32)
 PLAIN = FitSettings((STYLE,), batch_size=4, recoloured_share=0.0, texture_share=0.0, combined_share=0.0)
 SETTINGS = FitSettings((RECONSTRUCTION, STYLE), batch_size=2, pattern_share=0.0)
 
@@ -172,6 +172,8 @@ def test_a_training_begins_with_the_weights_it_is_given(pool: Pool, tmp_path: Pa
         DecoderFit(SETTINGS, pool, loaded, other).restore(fit.state())
     with pytest.raises(InputError, match="belongs to encoder"):
         DecoderFit(SETTINGS, pool, LoadedEncoder(encoder, "cd" * 32), start)
+    with pytest.raises(InputError, match="absent is not a decoder"):
+        DecoderFit(SETTINGS, pool, loaded, tmp_path / "absent")
     fit_decoder(pool, tmp_path / "out", loaded, SETTINGS, lambda *_: None, start)
     assert read_recipe(tmp_path / "out")["start"] == file_sha256(start)
     trained = load_decoder(tmp_path / "out", SHA256).state_dict()
@@ -234,6 +236,12 @@ def test_a_steps_crops_depend_on_nothing_else(pool: Pool) -> None:
     assert not torch.equal(batches[7][0], batches[8][0])
 
 
+def test_styles_have_a_side_of_their_own(pool: Pool) -> None:
+    for step in (0, 1):
+        content, style = CropBatches(pool, PLAIN, 16, 24)[step]
+        assert (content.shape, style.shape) == ((4, 3, 16, 16), (4, 3, 24, 24))
+
+
 def test_learning_rates_restart_where_a_phase_says_so() -> None:
     phases = (Phase("reconstruction", 16, 60), Phase("style", 16, 40), Phase("style", 16, 200, restart=0.5))
     settings = FitSettings(phases)
@@ -251,7 +259,8 @@ def test_nothing_left_unknown_names_and_bad_settings_are_refused(pool: Pool, tmp
         open_pool(photos, ["dots"], ["dots"], 0.0)
     with pytest.raises(InputError, match="Held-out styles not among the styles: 99"):
         open_pool(photos, [paintings], ["99"], 0.0)
-    for wrong in (Phase("style", 20, 1), Phase("reconstruction", 8, 1), Phase("style", 16, 0), Phase("other", 16, 1)):
+    wrong_sides = [Phase("style", 20, 1), Phase("reconstruction", 8, 1), Phase("style", 16, 1, style_side=0)]
+    for wrong in (*wrong_sides, Phase("style", 16, 0), Phase("other", 16, 1), Phase("style", 16, 1, restart=-0.5)):
         with pytest.raises(InputError):
             FitSettings((wrong,))
     with pytest.raises(InputError):

@@ -206,6 +206,28 @@ def test_two_runs_at_once(finished_job: Job, finished: Path, tmp_path: Path) -> 
     assert contents(tmp_path / "out") == contents(finished)
 
 
+def test_a_copy_that_cannot_be_stored_is_a_failure(
+    make_job: JobMaker, class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, out = make_job(class_folders, codec="png"), tmp_path / "out"
+    whole = make_shards(job, tmp_path / "whole")
+    lost = samples(tmp_path / "whole", "train")[3]
+    save = Image.Image.save
+
+    def refuse(picture: Image.Image, target: io.BytesIO, *arguments: object, **options: object) -> None:
+        if np.array_equal(np.asarray(picture), pixels(lost.styled[0])):
+            raise ValueError("encoding error 6: PARTITION0_OVERFLOW")
+        save(picture, target, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Image.Image, "save", refuse)
+    manifest = make_shards(job, out, max_failures=1)
+    (failure,) = map(json.loads, (out / "failures.jsonl").read_text().splitlines())
+    assert failure["path"] == lost.metadata["source"]
+    assert failure["reason"] == "copy cannot be stored as png: encoding error 6: PARTITION0_OVERFLOW"
+    assert (manifest.failures, manifest.samples("train")) == (1, whole.samples("train") - 1)
+    assert lost.key not in {sample.key for sample in samples(out, "train")}
+
+
 def test_failures_are_recorded_and_cost_no_other_image(make_job: JobMaker, class_folders: Path, tmp_path: Path) -> None:
     make_shards(make_job(class_folders, codec="png"), tmp_path / "whole")
     broken = class_folders / "train/dog/003.png"
