@@ -23,7 +23,7 @@ from stylize.fit_settings import FitSettings, Phase
 from stylize.fit_state import read_state, write_state
 from stylize.networks import Decoder, Encoder
 from stylize.shards import file_sha256
-from stylize.weights import LoadedEncoder, load_decoder, save_decoder
+from stylize.weights import LoadedEncoder, load_decoder, read_recipe, save_decoder
 
 CHECKPOINT_STEPS = 100
 Report = Callable[[Phase, int, dict[str, float]], None]
@@ -193,7 +193,7 @@ def fit_decoder(
         "contents": len(pool.content),
         "styles": [file.stem for file in pool.styles],
         "patterns": list(pool.patterns),
-        "start": fit.start_sha256,
+        **({"start": fit.start_sha256, "start_recipe": read_recipe(start)} if start else {}),
         "torch": torch.__version__,
     }
     save_decoder(output, fit.averaged, encoder.sha256, recipe)

