@@ -11,6 +11,7 @@ from torch import Tensor
 
 from stylize.devices import best_device, best_dtype
 from stylize.errors import InputError
+from stylize.inference import rearranged
 from stylize.networks import Decoder, Encoder, Stylizer
 from stylize.openvino_network import openvino_stylizer
 from stylize.styles import Style
@@ -44,8 +45,10 @@ class Engine:
         else:
             self.dtype = best_dtype(self.device) if dtype == "auto" else DTYPES[dtype]
         # A copy: the conversion below works in place, and the caller's networks may serve other engines.
-        network = copy.deepcopy(Stylizer(encoder, decoder)).eval()
-        self.network = network.to(self.device, self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = copy.deepcopy(Stylizer(encoder, decoder))
+        if not quantised:
+            network = rearranged(network, winograd=self.device.type == "cpu" and self.dtype == torch.float32)
+        self.network = network.eval().to(self.device, self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.batch_pixels = BATCH_PIXELS[self.backend if quantised else self.device.type]
         self.largest_batch = self.batch_pixels  # of any size of picture; less once a GPU ran out of memory
         self.means, self.deviations = self._style_statistics(styles)

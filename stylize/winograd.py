@@ -1,0 +1,77 @@
+"""3×3 convolutions in a quarter of the multiplications: F(4×4, 3×3) of Lavin & Gray 2016 (arXiv:1509.09308)."""
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+TILE = 4  # outputs on a side
+WINDOW = TILE + 2  # inputs on a side
+BLOCK_VALUES = 16_384  # tiles times channels that are worked on together: their transforms fit a core's cache
+# Bᵀ, G and Aᵀ of the paper, which transform the input, the filters and the products.
+INPUT_TRANSFORM = (
+    (4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0),
+    (0, -2, -1, 2, 1, 0), (0, 2, -1, -2, 1, 0), (0, 4, 0, -5, 0, 1),
+)  # fmt: skip
+FILTER_TRANSFORM = (
+    (1 / 4, 0, 0), (-1 / 6, -1 / 6, -1 / 6), (-1 / 6, 1 / 6, -1 / 6),
+    (1 / 24, 1 / 12, 1 / 6), (1 / 24, -1 / 12, 1 / 6), (0, 0, 1),
+)  # fmt: skip
+OUTPUT_TRANSFORM = ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1))
+
+
+class WinogradConvolution(nn.Module):
+    """What a 3×3 convolution with reflection padding computes, for inference in float32 on a CPU.
+
+    (B, C, H, W) to (B, K, H, W), channels last; equal to the convolution up to float32's rounding. A tile of 4×4
+    outputs is Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A of its 6×6 inputs d and the filter g; a transform is one product with all 36.
+    """
+
+    filters: Tensor  # (36, C, K)
+    bias: Tensor
+    input_transform: Tensor  # (36, 36)
+    output_transform: Tensor  # (16, 36)
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        transform = torch.tensor(FILTER_TRANSFORM, dtype=torch.float64)
+        filters = torch.einsum("ai,kcij,bj->abck", transform, convolution.weight.detach().double(), transform)
+        self.register_buffer("filters", filters.flatten(0, 1).float().contiguous())
+        self.register_buffer("bias", cast("Tensor", convolution.bias).detach())
+        for name, rows in (("input_transform", INPUT_TRANSFORM), ("output_transform", OUTPUT_TRANSFORM)):
+            one_axis = torch.tensor(rows, dtype=torch.float32)
+            self.register_buffer(name, torch.kron(one_axis, one_axis))
+
+    def forward(self, activations: Tensor) -> Tensor:
+        """Convolve in blocks of tiles: of several images, or of some rows of one; what exceeds the image is cut off."""
+        height, width = activations.shape[-2:]
+        windows = _windows(activations)
+        images, rows, columns, channels = windows.shape[2:]
+        output = windows.new_empty(images, rows, TILE, columns, TILE, len(self.bias))
+        block_rows = max(1, BLOCK_VALUES // (max(channels, len(self.bias)) * columns))
+        image_step, row_step = max(1, block_rows // rows), min(rows, block_rows)
+        for image in range(0, images, image_step):
+            for row in range(0, rows, row_step):
+                block = slice(image, image + image_step), slice(row, row + row_step)
+                self._convolve(windows[:, :, *block], output[block])
+        whole = output.view(images, rows * TILE, columns * TILE, -1).permute(0, 3, 1, 2)
+        return whole[..., :height, :width].contiguous(memory_format=torch.channels_last)
+
+    def _convolve(self, windows: Tensor, output: Tensor) -> None:
+        """Convolve windows (6, 6, b, r, c, C), filling output (b, r, 4, c, 4, K)."""
+        transformed = self.input_transform @ windows.reshape(WINDOW**2, -1)
+        products = torch.bmm(transformed.view(WINDOW**2, -1, windows.shape[-1]), self.filters)
+        products[WINDOW + 1] += self.bias  # the one value that each of the 16 outputs contains exactly once
+        tiles = self.output_transform @ products.view(WINDOW**2, -1)
+        images, rows, _, columns, _, filters = output.shape
+        output.copy_(tiles.view(TILE, TILE, images, rows, columns, filters).permute(2, 3, 0, 4, 1, 5))
+
+
+def _windows(activations: Tensor) -> Tensor:
+    """Return the inputs of all tiles as a view (6, 6, B, rows, columns, C) of the padded activations."""
+    height, width = activations.shape[-2:]
+    padded = F.pad(activations, (1, 1, 1, 1), mode="reflect")
+    if height % TILE or width % TILE:
+        padded = F.pad(padded, (0, -width % TILE, 0, -height % TILE))
+    return padded.permute(0, 2, 3, 1).unfold(1, WINDOW, TILE).unfold(2, WINDOW, TILE).permute(4, 5, 0, 1, 2, 3)
