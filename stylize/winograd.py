@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 TILE = 4  # outputs on a side
 WINDOW = TILE + 2  # inputs on a side
-BLOCK_VALUES = 16_384  # tiles times channels that are worked on together: their transforms fit a core's cache
+BLOCK_TILES = 128  # that are worked on together: few, so that a core's cache holds them, but not too few for a product
 # Bᵀ, G and Aᵀ of the paper, which transform the input, the filters and the products.
 INPUT_TRANSFORM = (
     (4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0),
@@ -47,9 +47,9 @@ class WinogradConvolution(nn.Module):
         """Convolve in blocks of tiles: of several images, or of some rows of one; what exceeds the image is cut off."""
         height, width = activations.shape[-2:]
         windows = _windows(activations)
-        images, rows, columns, channels = windows.shape[2:]
+        images, rows, columns = windows.shape[2:5]
         output = windows.new_empty(images, rows, TILE, columns, TILE, len(self.bias))
-        block_rows = max(1, BLOCK_VALUES // (max(channels, len(self.bias)) * columns))
+        block_rows = max(1, BLOCK_TILES // columns)
         image_step, row_step = max(1, block_rows // rows), min(rows, block_rows)
         for image in range(0, images, image_step):
             for row in range(0, rows, row_step):
