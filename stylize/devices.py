@@ -20,6 +20,15 @@ def best_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if has_bf16 else torch.float32
 
 
+def sums_int8_exactly() -> bool:
+    """Return whether the CPU's int8 products are summed in 32 bits; x86 without VNNI or AMX saturates them at 16."""
+    capabilities: dict[str, object] = getattr(
+        torch.cpu, "get_capabilities", dict
+    )()  # older versions of PyTorch do not tell
+    exact = any(capabilities.get(name, False) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
+    return exact or capabilities.get("architecture") != "x86_64"
+
+
 def matrix_rate(device: torch.device, dtype: torch.dtype, seconds: float) -> float:
     """Return FLOP/s of square matrix multiplications, measured for so many seconds after one to warm up."""
     matrix = torch.ones(MATRIX, MATRIX, device=device, dtype=dtype)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stylize.calibration import quantise_pair
-from stylize.devices import best_dtype
+from stylize.devices import best_dtype, sums_int8_exactly
 from stylize.errors import InputError
 from stylize.networks import POOLED, UPSAMPLED, Decoder, Encoder, Stylizer
 from stylize.quantisation import LEVELS, QuantisedConvolution
@@ -38,12 +38,12 @@ def import_openvino() -> Any:
 def openvino_stylizer(encoder: Encoder, decoder: Decoder, means: Tensor, deviations: Tensor) -> Stylizer:
     """Return the stylizer of a float32 pair in int8 on the CPU, calibrated for style statistics (S, 512, 1, 1).
 
-    Raises `InputError` where OpenVINO is missing or the CPU does not multiply int8 in hardware.
+    Raises `InputError` where OpenVINO is missing or the CPU does not multiply int8 exactly in hardware.
     """
     openvino = import_openvino()
     core = openvino.Core()
-    if "INT8" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        raise InputError("This CPU does not multiply int8 in hardware: give --backend torch.")
+    if not sums_int8_exactly() or "INT8" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise InputError("This CPU does not multiply int8 exactly in hardware (VNNI or AMX): give --backend torch.")
     encoder_chain, decoder_chain = quantise_pair(encoder, decoder, means, deviations)
     return Stylizer(
         CompiledChain(core, encoder_chain, POOLED, frozenset(), relu_last=True),

@@ -1,12 +1,19 @@
+from collections.abc import Callable, Sequence, Set
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
 from stylize.calibration import calibration_pictures, quantise_pair
-from stylize.networks import Decoder, Encoder
+from stylize.networks import POOLED, UPSAMPLED, Decoder, Encoder, Stylizer
+from stylize.pair import load_pair
+from stylize.patterns import draw_pattern
 from stylize.quantisation import best_range, best_upper_end, quantise_chain
+from stylize.selftest import psnr
+from stylize.shapes import draw_shape
 
 
 def keep(_index: int, activations: Tensor) -> Tensor:
@@ -81,3 +88,45 @@ def test_calibration_is_the_same_every_time(encoder: Encoder, decoder: Decoder) 
         assert one.bias.isfinite().all()  # the encoder's silent channels do no harm
         assert torch.equal(one.high, other.high)
     assert len({picture.tobytes() for picture in calibration_pictures()}) == 24
+
+
+class Rounded(nn.Module):
+    """A quantised chain in exact arithmetic on any CPU; without resampling after the last layer."""
+
+    def __init__(self, layers: Sequence[Callable[[Tensor], Tensor]], pooled: Set[int], upsampled: Set[int]) -> None:
+        super().__init__()
+        self.layers, self.pooled, self.upsampled = layers, pooled, upsampled
+
+    def forward(self, activations: Tensor) -> Tensor:
+        for index, layer in enumerate(self.layers):
+            activations = layer(activations if index == 0 else F.relu(activations))
+            if index in self.pooled:
+                activations = F.max_pool2d(activations, 2)
+            if index in self.upsampled:
+                activations = F.interpolate(activations, scale_factor=2)
+        return activations
+
+
+@torch.inference_mode()
+def test_the_shipped_pair_stays_within_34_decibels_on_what_it_was_not_calibrated_on() -> None:
+    pair = load_pair()
+    exact = Stylizer(pair.encoder.network, pair.decoder)
+    styles = torch.cat([pixels(draw_pattern(name, 128)) for name in ("waves", "brush-strokes", "weave")])
+    means, deviations = exact.style_statistics(styles)
+    encoder, decoder = quantise_pair(pair.encoder.network, pair.decoder, means, deviations)
+    rounded = Stylizer(
+        nn.Sequential(Rounded(encoder, POOLED, set()), nn.ReLU()),
+        Rounded([pair.decoder.convolutions[0], *decoder], set(), UPSAMPLED),
+    )
+    contents = [draw_shape(index, size=64, split="test").picture for index in range(3)]
+    contents += [draw_pattern(name, 64, seed=77) for name in ("swirls", "weave", "zigzag")]
+    ratios = []
+    for index, content in enumerate(contents):
+        style = means[[index % 3]], deviations[[index % 3]]
+        one, other = (network(pixels(content), *style).mul(255).byte().numpy() for network in (exact, rounded))
+        ratios.append(psnr(one, other))
+    assert np.mean(ratios) >= 34
+
+
+def pixels(picture: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 255
