@@ -22,9 +22,8 @@ def best_dtype(device: torch.device) -> torch.dtype:
 
 def sums_int8_exactly() -> bool:
     """Return whether the CPU's int8 products are summed in 32 bits; x86 without VNNI or AMX saturates them at 16."""
-    capabilities: dict[str, object] = getattr(
-        torch.cpu, "get_capabilities", dict
-    )()  # older versions of PyTorch do not tell
+    # Older versions of PyTorch do not tell.
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     exact = any(capabilities.get(name, False) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
     return exact or capabilities.get("architecture") != "x86_64"
 
