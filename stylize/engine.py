@@ -45,9 +45,9 @@ class Engine:
         else:
             self.dtype = best_dtype(self.device) if dtype == "auto" else DTYPES[dtype]
         # A copy: the conversion below works in place, and the caller's networks may serve other engines.
-        network = copy.deepcopy(Stylizer(encoder, decoder))
-        if not quantised:
-            network = rearranged(network, winograd=self.device.type == "cpu" and self.dtype == torch.float32)
+        pair = copy.deepcopy((encoder, decoder))
+        winograd = self.device.type == "cpu" and self.dtype == torch.float32
+        network = Stylizer(*pair) if quantised else rearranged(*pair, winograd)
         self.network = network.eval().to(self.device, self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.batch_pixels = BATCH_PIXELS[self.backend if quantised else self.device.type]
         self.largest_batch = self.batch_pixels  # of any size of picture; less once a GPU ran out of memory

@@ -28,12 +28,7 @@ class UpsampledConvolution(nn.Module):
     def __init__(self, convolution: nn.Conv2d) -> None:
         super().__init__()
         copies = torch.tensor(COPIES_SUM, dtype=torch.float64)
-        filters = torch.einsum(
-            "aip,bjq,kcpq->abkcij",
-            copies,
-            copies,
-            convolution.weight.detach().double(),
-        )
+        filters = torch.einsum("aip,bjq,kcpq->abkcij", copies, copies, convolution.weight.detach().double())
         self.register_buffer("filters", filters.flatten(0, 2).float())
         self.register_buffer("bias", cast("Tensor", convolution.bias).detach().repeat(4))
 
@@ -49,12 +44,8 @@ class UpsampledConvolution(nn.Module):
         return output.view(images, 2 * height, 2 * width, -1).permute(0, 3, 1, 2)
 
 
-def rearranged(stylizer: Stylizer, winograd: bool) -> Stylizer:
-    """Return a stylizer that computes the same; `winograd` where float32 is computed by a CPU.
-
-    It shares what needs no rearrangement with the given one.
-    """
-    encoder, decoder = cast("Encoder", stylizer.encoder), cast("Decoder", stylizer.decoder)
+def rearranged(encoder: Encoder, decoder: Decoder, winograd: bool) -> Stylizer:
+    """Return a stylizer of a pair, which shares what needs no rearrangement; `winograd` for float32 on a CPU."""
     stages = (nn.Sequential(*_encoder_modules(encoder, winograd)), nn.Sequential(*_decoder_modules(decoder, winograd)))
     return Stylizer(*stages)
 

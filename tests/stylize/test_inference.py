@@ -80,6 +80,6 @@ def test_rearranged_stylizer_computes_the_same(winograd: bool, size: tuple[int, 
         statistics = stylizer.style_statistics(torch.rand((1, 3, 48, 64), generator=generator))
         pixels = torch.rand((2, 3, *size), generator=generator)
         expected = stylizer(pixels, *statistics)
-        found = rearranged(stylizer, winograd)(pixels, *statistics)
+        found = rearranged(pair.encoder.network, pair.decoder, winograd)(pixels, *statistics)
     assert expected.std() > 0.05
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
