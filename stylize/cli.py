@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from stylize.cli_fit import evaluate_decoder_command, fit_decoder_command
+from stylize.cli_fit import evaluate_decoder_command, fit_decoder_command, fit_styles_command
 from stylize.cli_weights import ENCODER_HELP, weights_app
 from stylize.devices import matrix_rate
 from stylize.engine import Engine
@@ -29,12 +29,13 @@ from stylize.verify import verify_shards
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 app.command("fit-decoder")(fit_decoder_command)
+app.command("fit-styles")(fit_styles_command)
 app.command("evaluate-decoder")(evaluate_decoder_command)
 app.add_typer(weights_app, name="weights")
 console = Console(markup=False, soft_wrap=True)  # paths may hold brackets; a pipe wants whole lines
 default = ShardOptions()
 
-STYLE_HELP = "Picture, folder, zip or built-in style; repeat for more; `patterns` for all built-in ones."
+STYLE_HELP = "Picture, folder, zip, built-in or fitted style; repeat for more; `patterns` for all built-in ones."
 BACKEND_HELP = "auto (torch), torch, or openvino: int8 on CPUs, faster, and not the same pixels."
 DTYPE_HELP = "auto, float32, bfloat16 or float16 for torch; int8 for openvino."
 DATA_HELP = "shapes, cifar10, cifar100, or a folder or zip of class folders."
@@ -173,7 +174,8 @@ def preview(
         raise InputError("Give either pictures to stylize or --shards with a shard folder.")
     sheet = shard_sheet(shards) if shards else None
     if sheet is None:
-        pair, styles = load_pair(encoder, decoder), load_styles(style)
+        pair = load_pair(encoder, decoder)
+        styles = load_styles(style, pair.decoder_sha256)
         sheet = style_sheet(Engine(pair.encoder.network, pair.decoder, styles), styles, image or [], size)
     try:
         sheet.save(output)

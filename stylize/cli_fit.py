@@ -1,4 +1,4 @@
-"""The commands `stylize fit-decoder` and `stylize evaluate-decoder`."""
+"""The commands `stylize fit-decoder`, `stylize fit-styles` and `stylize evaluate-decoder`."""
 
 import json
 import time
@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.progress import track
 
 from stylize.atomic import write_atomically
 from stylize.cli_weights import ENCODER_HELP
@@ -16,7 +17,9 @@ from stylize.evaluation import evaluate_decoder, evaluation_table
 from stylize.fit import fit_decoder
 from stylize.fit_data import HOLD_OUT_FRACTION, open_pool
 from stylize.fit_settings import PRESETS, REFINE, FitSettings, Phase
-from stylize.pair import load_encoder
+from stylize.fit_statistics import FitResult, fit_styles
+from stylize.pair import load_encoder, load_pair
+from stylize.styles import load_styles
 
 LINE_STEPS = 25
 
@@ -77,6 +80,28 @@ def fit_decoder_command(
     settings = replace(PRESETS[preset], seed=seed)
     fit_decoder(pool, output, load_encoder(encoder), settings, FitProgress(console), start)
     console.print(f"Wrote {output}")
+
+
+def fit_styles_command(
+    style: Annotated[list[str], typer.Option(help="Picture, folder, zip or built-in style; repeat for more.")],
+    out: Annotated[Path, typer.Option(help="Folder to write to; give it as --style then.")] = Path("data/styles"),
+    encoder: Annotated[str | None, typer.Option(help=ENCODER_HELP)] = None,
+    decoder: Annotated[Path | None, typer.Option(help="A decoder from fit-decoder; else the shipped one.")] = None,
+) -> None:
+    """Adapt styles to the decoder, some seconds each, for stronger stylization; finished ones are not made again."""
+    console = Console(soft_wrap=True)
+    styles = load_styles(style)
+    results = fit_styles(load_pair(encoder, decoder), styles, out)
+    for result in track(results, "Fitting styles", total=len(styles), console=console):
+        console.print(_fit_line(result), markup=False, highlight=False)
+
+
+def _fit_line(result: FitResult) -> str:
+    if result.before is None or result.after is None:
+        return f"{result.path}: there already"
+    pairs = zip(("content", "style"), result.before, result.after, strict=True)
+    changes = ", ".join(f"{name} {before:.3f} → {after:.3f}" for name, before, after in pairs)
+    return f"{result.path}: losses on drawn pictures: {changes}"
 
 
 def evaluate_decoder_command(

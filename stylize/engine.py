@@ -71,9 +71,16 @@ class Engine:
 
     @torch.inference_mode()
     def _style_statistics(self, styles: Sequence[Style]) -> tuple[Tensor, Tensor]:
-        pictures = (np.asarray(style.picture)[None] for style in styles)
-        pairs = [self.network.style_statistics(self._to_device(picture)) for picture in pictures]
+        pairs = [self._statistics_of(style) for style in styles]
         return torch.cat([mean for mean, _ in pairs]), torch.cat([deviation for _, deviation in pairs])
+
+    def _statistics_of(self, style: Style) -> tuple[Tensor, Tensor]:
+        if style.fitted:
+            return style.fitted.mean.to(self.device), style.fitted.deviation.to(self.device)
+        statistics: tuple[Tensor, Tensor] = self.network.style_statistics(
+            self._to_device(np.asarray(style.picture)[None])
+        )
+        return statistics
 
     def _to_device(self, pictures: Pixels) -> Tensor:
         pixels = torch.from_numpy(np.array(pictures))

@@ -53,7 +53,8 @@ def evaluate_decoder(
     if size < MIN_SIDE:
         raise InputError(f"--size is {size}: give at least {MIN_SIDE} pixels.")
     pair = load_pair(encoder, decoder)
-    files, styles = held_out_photos(content, held_out_fraction, photos), load_styles(style)
+    files = held_out_photos(content, held_out_fraction, photos)
+    styles = load_styles(style, pair.decoder_sha256)
     judge = Judge(pair.encoder.network, pair.decoder, [decode_file(file) for file in files], size)
     scores = {}
     for number, one in enumerate(styles):

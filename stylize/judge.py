@@ -20,8 +20,8 @@ from stylize.fit_losses import (
     style_transfer_losses,
 )
 from stylize.fit_settings import FitSettings
-from stylize.networks import Decoder, Encoder, pad_to_stride
-from stylize.styles import Style
+from stylize.networks import Decoder, Encoder, adain, pad_to_stride
+from stylize.styles import FittedStatistics, Style
 
 BATCH = 4
 OPTIMISER_STEPS = 300
@@ -86,10 +86,15 @@ class Judge:
         statistics = statistics_of(self._layers(pad_to_stride(style_pixels)))
         scores: list[Scores] = []
         for photos in torch.split(self.photos, BATCH):
-            targets = style_targets(self._layers(photos), statistics)
-            output = self.decoder(targets.features.to(self.dtype)).clamp(0, 1)
+            layers = self._layers(photos)
+            targets = style_targets(layers, statistics)
+            features = self._fitted_features(layers[-1], style.fitted) if style.fitted else targets.features
+            output = self.decoder(features.to(self.dtype)).clamp(0, 1)
             scores += self._score(output, targets, style_pixels)
         return scores
+
+    def _fitted_features(self, content: Tensor, fitted: FittedStatistics) -> Tensor:
+        return adain(content, fitted.mean.to(self.device), fitted.deviation.to(self.device))
 
     def _score(self, output: Tensor, targets: Targets, style_pixels: Tensor) -> list[Scores]:
         layers = self._layers(output)

@@ -1,33 +1,60 @@
-"""Style pictures: files, folders, zips or built-in procedural patterns, and which image gets which style."""
+"""Style pictures: files, folders, zips, built-in procedural patterns or fitted styles, and which image gets which."""
 
 import hashlib
+import json
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
 
+from stylize.atomic import write_atomically
 from stylize.errors import InputError
+from stylize.networks import ENCODER_CHANNELS
 from stylize.patterns import PATTERN_NAMES, draw_pattern
 from stylize.pictures import PictureError, PictureFile, decode_picture, list_pictures
+from stylize.shards import file_sha256
 
 STYLE_SIDE = 256  # short side at which style statistics are taken
 ALL_PATTERNS = "patterns"
+FITTED_SUFFIX = ".safetensors"
+ORIGIN = "origin"  # the entry of a fitted style's metadata
+STATISTICS_SHAPE = (1, ENCODER_CHANNELS[-1][1], 1, 1)
+
+
+@dataclass(frozen=True)
+class FittedStatistics:
+    """Mean and deviation at relu4_1, each (1, 512, 1, 1), that `stylize fit-styles` adapted to the named decoder."""
+
+    mean: Tensor
+    deviation: Tensor
+    decoder_sha256: str
 
 
 @dataclass(frozen=True)
 class Style:
-    """A style picture (RGB, short side 256) with its name and the SHA-256 of its file, or of a pattern's pixels."""
+    """A style picture (RGB, short side 256) with its name, and statistics to use instead of the picture's own if any.
+
+    `sha256` is of the picture's file, of a pattern's pixels, or of a fitted style's file.
+    """
 
     name: str
     sha256: str
     picture: Image.Image
+    fitted: FittedStatistics | None = None
 
 
-def load_styles(names: Sequence[str]) -> list[Style]:
+def load_styles(names: Sequence[str], decoder_sha256: str | None = None) -> list[Style]:
     """Load styles by built-in name, `patterns` for all built-in ones, or path of a picture, folder or zip.
 
-    Raises `InputError` for an unknown name or path, a broken picture, a repeated style, or no style at all.
+    The path may also be of a fitted style or of a folder of them; `decoder_sha256` is the decoder's in use.
+    Raises `InputError` for an unknown name or path, a broken picture or file, a style that was fitted to another
+    decoder, a repeated style, or no style at all.
     """
     styles = [style for name in names for style in _load(name)]
     if not styles:
@@ -37,6 +64,12 @@ def load_styles(names: Sequence[str]) -> list[Style]:
         if style.sha256 in seen:
             raise InputError(f"The style {style.name} is given twice: name every style once.")
         seen.add(style.sha256)
+        if decoder_sha256 and style.fitted and style.fitted.decoder_sha256 != decoder_sha256:
+            theirs = style.fitted.decoder_sha256[:12]
+            raise InputError(
+                f"The style {style.name} was fitted to decoder {theirs}, not to {decoder_sha256[:12]}: "
+                f"fit it anew with `stylize fit-styles`, or give that --decoder."
+            )
     return styles
 
 
@@ -49,6 +82,10 @@ def _load(name: str) -> list[Style]:
     if not path.exists():
         known = ", ".join(PATTERN_NAMES)
         raise InputError(f"There is no style {name!r}: give the path of a picture or folder, or one of {known}.")
+    if path.suffix == FITTED_SUFFIX:
+        return [_read_fitted(path)]
+    if path.is_dir() and (fitted := sorted(path.glob(f"*{FITTED_SUFFIX}"))):
+        return [_read_fitted(file) for file in fitted]
     return [_from_file(file) for file in list_pictures(path)]
 
 
@@ -66,6 +103,38 @@ def _from_file(file: PictureFile) -> Style:
     scale = STYLE_SIDE / min(picture.size)
     size = (max(STYLE_SIDE, round(picture.width * scale)), max(STYLE_SIDE, round(picture.height * scale)))
     return Style(file.name, hashlib.sha256(data).hexdigest(), picture.resize(size, Image.Resampling.BICUBIC))
+
+
+def write_fitted(path: Path, style: Style, fitted: FittedStatistics) -> None:
+    """Write a style with fitted statistics atomically, as safetensors that hold its picture and name its decoder."""
+    pixels = torch.frombuffer(bytearray(style.picture.tobytes()), dtype=torch.uint8)
+    tensors = {
+        "picture": pixels.view(style.picture.height, style.picture.width, 3),
+        "mean": fitted.mean.cpu().contiguous(),
+        "deviation": fitted.deviation.cpu().contiguous(),
+    }
+    origin = {"name": style.name, "style_sha256": style.sha256, "decoder_sha256": fitted.decoder_sha256}
+    # In one entry: safetensors writes several in any order, and the file's SHA-256 names the style.
+    write_atomically(path, save(tensors, {ORIGIN: json.dumps(origin)}))
+
+
+def _read_fitted(path: Path) -> Style:
+    try:
+        with safe_open(path, framework="pt") as file:
+            origin = json.loads((file.metadata() or {})[ORIGIN])
+            picture, mean, deviation = (file.get_tensor(name) for name in ("picture", "mean", "deviation"))
+        if picture.dtype != torch.uint8 or picture.dim() != 3 or picture.shape[2] != 3 or min(picture.shape) < 1:
+            raise ValueError(f"a picture {tuple(picture.shape)} of {picture.dtype}")
+        for statistic in (mean, deviation):
+            if tuple(statistic.shape) != STATISTICS_SHAPE or statistic.dtype != torch.float32:
+                raise ValueError(f"statistics {tuple(statistic.shape)} of {statistic.dtype}")
+            if not torch.isfinite(statistic).all():
+                raise ValueError("statistics that are not finite")
+        fitted = FittedStatistics(mean, deviation, str(origin["decoder_sha256"]))
+        return Style(str(origin["name"]), file_sha256(path), Image.fromarray(picture.numpy()), fitted)
+    except (OSError, SafetensorError, struct.error, KeyError, TypeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise InputError(f"{path} is not a fitted style ({reason}): make it with `stylize fit-styles`.") from None
 
 
 def style_choice(seed: int, key: str, copies: int, styles: int) -> list[int]:
