@@ -87,8 +87,9 @@ def test_the_first_step_goes_down_the_slope_of_the_objective(
     slow = SlowObjective(encoder, decoder, styles[0])
     fit.train()
     steps = fit.shift.detach().flatten().numpy(), fit.log_scale.detach().flatten().numpy()
-    assert all(np.median(np.abs(step)) == pytest.approx(RATE, rel=1e-3) for step in steps)
-    for channel in range(0, 512, 128):
+    assert all(np.abs(step).max() == pytest.approx(RATE, rel=1e-3) for step in steps)
+    moved = np.flatnonzero(np.min(np.abs(steps), axis=0) > 0.9 * RATE)  # not those of dead channels
+    for channel in moved[:: len(moved) // 6]:
         change = np.zeros((1, 512, 1, 1))
         change[0, channel] = 1e-4
         slopes = (
