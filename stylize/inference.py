@@ -18,8 +18,8 @@ COPIES_SUM = (((1, 0, 0), (0, 1, 1)), ((1, 1, 0), (0, 0, 1)))
 class UpsampledConvolution(nn.Module):
     """Nearest up-sampling by 2 and then a 3×3 convolution with reflection padding, in 4/9 of the multiplications.
 
-    (B, C, h, w) to (B, K, 2h, 2w), channels last. Every output sees at most 2×2 different inputs, so that one 2×2
-    convolution computes the outputs of the four parities as 4K channels, which are then interleaved.
+    (B, C, h, w) to (B, K, 2h, 2w), channels last. Every output sees at most 2×2 different inputs, so that a 2×2
+    convolution for each of the four parities of row and column computes the outputs, which are then interleaved.
     """
 
     filters: Tensor  # (4K, C, 2, 2)
@@ -30,17 +30,17 @@ class UpsampledConvolution(nn.Module):
         copies = torch.tensor(COPIES_SUM, dtype=torch.float64)
         filters = torch.einsum("aip,bjq,kcpq->abkcij", copies, copies, convolution.weight.detach().double())
         self.register_buffer("filters", filters.flatten(0, 2).float())
-        self.register_buffer("bias", cast("Tensor", convolution.bias).detach().repeat(4))
+        self.register_buffer("bias", cast("Tensor", convolution.bias).detach())
 
     def forward(self, activations: Tensor) -> Tensor:
         """Convolve; reflecting the up-sampled activations is replicating them before."""
         images, _, height, width = activations.shape
         padded = F.pad(activations, (1, 1, 1, 1), mode="replicate")
-        parities = F.conv2d(padded, self.filters, self.bias).permute(0, 2, 3, 1).chunk(4, dim=3)
-        output = activations.new_empty(images, height, 2, width, 2, parities[0].shape[3])
-        for index, outputs in enumerate(parities):
-            row, column = divmod(index, 2)
-            output[:, :, row, :, column] = outputs[:, row : row + height, column : column + width]
+        output = activations.new_empty(images, height, 2, width, 2, len(self.bias))
+        for parity, filters in enumerate(self.filters.chunk(4)):
+            row, column = divmod(parity, 2)
+            seen = padded[:, :, row : row + height + 1, column : column + width + 1]
+            output[:, :, row, :, column] = F.conv2d(seen, filters, self.bias).permute(0, 2, 3, 1)
         return output.view(images, 2 * height, 2 * width, -1).permute(0, 3, 1, 2)
 
 
