@@ -3,6 +3,7 @@
 from stylize.engine import Engine
 from stylize.errors import InputError
 from stylize.estimate import Estimate, estimate_run
+from stylize.fit_statistics import fit_styles
 from stylize.job import Job, open_job
 from stylize.manifest import Manifest, ShardEntry, read_manifest
 from stylize.networks import Decoder, Encoder, Stylizer, adain, channel_statistics
@@ -21,7 +22,7 @@ __all__ = [
     "Decoder", "Encoder", "Engine", "Estimate", "InputError", "Job", "LoadedEncoder", "Manifest", "Pair",
     "Sample", "ShardEntry", "ShardOptions", "Source", "Spec", "Style", "Stylizer", "adain",
     "channel_statistics", "contact_sheet", "default_decoder_file", "embedded_encoder", "estimate_run",
-    "export_weights", "import_weights", "load_decoder", "load_encoder", "load_pair", "load_styles",
+    "export_weights", "fit_styles", "import_weights", "load_decoder", "load_encoder", "load_pair", "load_styles",
     "make_shards", "open_job", "open_source", "read_manifest", "read_shard", "save_decoder", "shard_sheet",
     "style_sheet", "verify_shards", "write_shard",
 ]  # fmt: skip

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from stylize.atomic import write_atomically
 from stylize.errors import InputError
-from stylize.networks import ENCODER_CHANNELS
+from stylize.networks import ENCODER_CHANNELS, MIN_SIDE
 from stylize.patterns import PATTERN_NAMES, draw_pattern
 from stylize.pictures import PictureError, PictureFile, decode_picture, list_pictures
 from stylize.shards import file_sha256
@@ -123,18 +123,24 @@ def _read_fitted(path: Path) -> Style:
         with safe_open(path, framework="pt") as file:
             origin = json.loads((file.metadata() or {})[ORIGIN])
             picture, mean, deviation = (file.get_tensor(name) for name in ("picture", "mean", "deviation"))
-        if picture.dtype != torch.uint8 or picture.dim() != 3 or picture.shape[2] != 3 or min(picture.shape) < 1:
-            raise ValueError(f"a picture {tuple(picture.shape)} of {picture.dtype}")
-        for statistic in (mean, deviation):
-            if tuple(statistic.shape) != STATISTICS_SHAPE or statistic.dtype != torch.float32:
-                raise ValueError(f"statistics {tuple(statistic.shape)} of {statistic.dtype}")
-            if not torch.isfinite(statistic).all():
-                raise ValueError("statistics that are not finite")
+        _check_fitted(picture, mean, deviation)
         fitted = FittedStatistics(mean, deviation, str(origin["decoder_sha256"]))
         return Style(str(origin["name"]), file_sha256(path), Image.fromarray(picture.numpy()), fitted)
     except (OSError, SafetensorError, struct.error, KeyError, TypeError, ValueError) as error:
         reason = str(error).strip().splitlines()[-1]
         raise InputError(f"{path} is not a fitted style ({reason}): make it with `stylize fit-styles`.") from None
+
+
+def _check_fitted(picture: Tensor, *statistics: Tensor) -> None:
+    """Raise `ValueError` for tensors of other types, shapes or values than a fitted style has."""
+    height, width, channels = picture.shape  # or a ValueError
+    if picture.dtype != torch.uint8 or channels != 3 or min(height, width) < MIN_SIDE:
+        raise ValueError(f"a picture {tuple(picture.shape)} of {picture.dtype}")
+    for statistic in statistics:
+        if tuple(statistic.shape) != STATISTICS_SHAPE or statistic.dtype != torch.float32:
+            raise ValueError(f"statistics {tuple(statistic.shape)} of {statistic.dtype}")
+        if not torch.isfinite(statistic).all():
+            raise ValueError("statistics that are not finite")
 
 
 def style_choice(seed: int, key: str, copies: int, styles: int) -> list[int]:

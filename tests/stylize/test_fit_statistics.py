@@ -195,6 +195,7 @@ def test_damaged_files_are_named(tmp_path: Path, styles: list[Style], fitted: Fi
         ({**tensors, "deviation": tensors["deviation"] * float("nan")}, metadata),
         ({**tensors, "picture": tensors["picture"].float()}, metadata),
         ({**tensors, "picture": tensors["picture"][..., :2].contiguous()}, metadata),
+        ({**tensors, "picture": tensors["picture"][:8].contiguous()}, metadata),
         (tensors, {}),
         (tensors, {"origin": "[]"}),
         (tensors, {"origin": "no JSON"}),
