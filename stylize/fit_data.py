@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from stylize.errors import InputError
 from stylize.fit_settings import FitSettings
-from stylize.fit_styles import combine, draw_texture, paint, recolour
+from stylize.fit_variations import combine, draw_texture, paint, recolour
 from stylize.patterns import PATTERN_NAMES, draw_pattern
 from stylize.pictures import PictureError, PictureFile, decode_picture, list_pictures
 from stylize.styles import ALL_PATTERNS

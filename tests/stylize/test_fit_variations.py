@@ -7,9 +7,9 @@ from PIL import Image
 from scipy.spatial.distance import pdist
 from scipy.stats import kstest
 
-from stylize import fit_styles
+from stylize import fit_variations
 from stylize.engine import Pixels
-from stylize.fit_styles import banded_noise, combine, draw_texture, paint, recolour
+from stylize.fit_variations import banded_noise, combine, draw_texture, paint, recolour
 
 Vary = Callable[[Image.Image, np.random.Generator], Image.Image]
 
@@ -34,7 +34,7 @@ def test_recolouring_varies(crop: Image.Image) -> None:
 def test_permuted_channels_have_the_same_values(crop: Image.Image) -> None:
     channels = np.moveaxis(np.asarray(crop), 2, 0)
     orders = {tuple(order): channels[list(order)].tobytes() for order in permutations(range(3))}
-    made = [np.moveaxis(pixels, 2, 0).tobytes() for pixels in arrays(fit_styles._permute_channels, crop, 30)]
+    made = [np.moveaxis(pixels, 2, 0).tobytes() for pixels in arrays(fit_variations._permute_channels, crop, 30)]
     assert set(made) == set(orders.values())
 
 
@@ -42,7 +42,7 @@ def test_turned_colours_keep_the_ratios_of_their_distances() -> None:
     generator = np.random.default_rng(0)
     narrow = Image.fromarray(generator.integers(120, 136, (8, 8, 3), dtype=np.uint8))  # too narrow to be clipped
     before = pdist(np.asarray(narrow, np.float64).reshape(-1, 3))
-    made = arrays(fit_styles._turn_colours, narrow)
+    made = arrays(fit_variations._turn_colours, narrow)
     assert len({tuple(pixels.mean((0, 1)).round()) for pixels in made}) == len(made)
     for pixels in made:
         after = pdist(pixels.reshape(-1, 3).astype(np.float64))
@@ -53,9 +53,9 @@ def test_turned_colours_keep_the_ratios_of_their_distances() -> None:
 
 def test_a_palette_depends_on_luminance_only(monkeypatch: pytest.MonkeyPatch) -> None:
     black, white = [0.0, 0.2, 0.4], [1.0, 0.6, 0.2]
-    monkeypatch.setattr(fit_styles, "_random_palette", lambda *_: np.array([black, white]))
+    monkeypatch.setattr(fit_variations, "_random_palette", lambda *_: np.array([black, white]))
     grey = Image.fromarray(np.linspace(0, 255, 256).astype(np.uint8).reshape(16, 16)).convert("RGB")
-    for pixels in arrays(fit_styles._map_luminance, grey):
+    for pixels in arrays(fit_variations._map_luminance, grey):
         share = (float(pixels[0, 0, 2]) - 0) / (255 * 0.4)  # of the palette; the rest is the crop itself
         assert 0.48 < share <= 1.01
         wanted = np.interp(np.arange(256)[:, None], [0, 255], [0, 1]) * (np.array(white) - black) + black
@@ -64,7 +64,7 @@ def test_a_palette_depends_on_luminance_only(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_palettes_are_colours_and_half_of_them_are_ordered() -> None:
-    drawn = [fit_styles._random_palette(4, np.random.default_rng(seed)) for seed in range(60)]
+    drawn = [fit_variations._random_palette(4, np.random.default_rng(seed)) for seed in range(60)]
     assert all(palette.shape == (4, 3) and palette.min() >= 0 and palette.max() <= 1 for palette in drawn)
     assert 20 < sum(bool(np.all(np.diff(palette.sum(1)) >= 0)) for palette in drawn) < 45
 
@@ -142,7 +142,7 @@ def test_noise_is_uniform_and_moves_at_the_scale_of_its_band() -> None:
 
 def test_warping_only_moves_values() -> None:
     field = np.random.default_rng(0).random((96, 96))
-    moved = [fit_styles._warped(field, np.random.default_rng(seed)) for seed in range(5)]
+    moved = [fit_variations._warped(field, np.random.default_rng(seed)) for seed in range(5)]
     assert all(set(picture.ravel()) <= set(field.ravel()) for picture in moved)
     assert all((picture != field).mean() > 0.3 for picture in moved)
 
