@@ -47,7 +47,8 @@ def pictures(
     size: Annotated[int, typer.Option(help="Side of the pictures, in pixels.")] = 224,
 ) -> None:
     """Print int8's PSNR against float32 and write both side by side."""
-    contents, styles, pair = _read_photos(photos, held_out_fraction, count, size), load_styles(style), load_pair()
+    contents, pair = _read_photos(photos, held_out_fraction, count, size), load_pair()
+    styles = load_styles(style, pair.decoder_sha256)
     engines = [Engine(pair.encoder.network, pair.decoder, styles, *choice) for choice in BACKENDS.items()]
     rows, values = [], []
     for index, one in enumerate(styles):

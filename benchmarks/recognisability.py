@@ -93,7 +93,7 @@ def main(
     """Measure and print every setting."""
     classifier, card = load_model(model)
     pair = load_pair()
-    (chosen,) = load_styles([style])
+    (chosen,) = load_styles([style], pair.decoder_sha256)
     engine = Engine(pair.encoder.network, pair.decoder, [chosen])
     source = open_source(data, test_fraction=0.1)
     if list(source.class_names) != card.class_names:

@@ -90,6 +90,8 @@ def fit_styles_command(
 ) -> None:
     """Adapt styles to the decoder, some seconds each, for stronger stylization; finished ones are not made again."""
     console = Console(soft_wrap=True)
+    if out.resolve() in {Path(name).resolve() for name in style}:
+        raise InputError(f"--out {out} is a --style too: give a folder apart from the pictures.")
     styles = load_styles(style)
     results = fit_styles(load_pair(encoder, decoder), styles, out)
     for result in track(results, "Fitting styles", total=len(styles), console=console):
@@ -106,7 +108,7 @@ def _fit_line(result: FitResult) -> str:
 
 def evaluate_decoder_command(
     content: Annotated[Path, typer.Option(help="Folder or zip of photos.")],
-    style: Annotated[list[str], typer.Option(help="Picture, folder, zip or built-in style; repeat for more.")],
+    style: Annotated[list[str], typer.Option(help="Picture, folder, zip, built-in or fitted style; repeat for more.")],
     decoder: Annotated[Path | None, typer.Option(help="A decoder from fit-decoder; else the shipped one.")] = None,
     held_out_fraction: Annotated[
         float, typer.Option(help="Fraction of photos, by hash, that training held out; 1 for all.")

@@ -55,6 +55,8 @@ def evaluate_decoder(
     pair = load_pair(encoder, decoder)
     files = held_out_photos(content, held_out_fraction, photos)
     styles = load_styles(style, pair.decoder_sha256)
+    if len({one.name for one in styles}) < len(styles):
+        raise InputError("Two styles have the same name, by which results are stored: rename a file.")
     judge = Judge(pair.encoder.network, pair.decoder, [decode_file(file) for file in files], size)
     scores = {}
     for number, one in enumerate(styles):

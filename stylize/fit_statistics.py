@@ -1,6 +1,7 @@
 """`stylize fit-styles`: adapt a style's statistics to a decoder, which renders unseen styles too weakly as they are."""
 
 import copy
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -17,11 +18,13 @@ from stylize.fit_losses import Targets, statistics_of, style_targets, style_tran
 from stylize.fit_settings import FitSettings
 from stylize.networks import Decoder, Encoder, adain, pad_to_stride
 from stylize.pair import Pair
-from stylize.styles import FITTED_SUFFIX, FittedStatistics, Style, load_styles, write_fitted
+from stylize.styles import FITTED_SUFFIX, FittedStatistics, Style, read_fitted, write_fitted
 
 STEPS = 20
 RATE = 0.1  # of Adam, falling linearly to 0
 BATCH = 8  # drawn pictures a step
+RECIPE = {"steps": STEPS, "rate": RATE, "batch": BATCH, "style_weight": FitSettings.style_weight}
+STEM_BYTES = 100  # of a style's name in its file's, which file systems limit
 
 
 @dataclass(frozen=True)
@@ -87,12 +90,12 @@ class StyleFit:
         return content, style
 
 
-def fit_styles(pair: Pair, styles: Sequence[Style], out: Path) -> Iterator[FitResult]:
+def fit_styles(pair: Pair, styles: Sequence[Style], out: Path = Path("data/styles")) -> Iterator[FitResult]:
     """Fit styles to a pair, one after the other, and write each to a file of its own in a folder.
 
-    The pictures that they are fitted on are drawn, so that a style's file depends on the style and the pair only.
-    A style whose file is there is passed over. Raises `InputError` for styles that are fitted already, and where a file
-    belongs to another decoder or cannot be written.
+    The pictures that they are fitted on are drawn, so that a style's file depends on the style and the pair only, on
+    one kind of machine. A style whose file is there is passed over; one damaged or of another decoder is replaced.
+    Raises `InputError` for styles that are fitted already or cannot be fitted, and where a file cannot be written.
     """
     for style in styles:
         if style.fitted:
@@ -101,13 +104,26 @@ def fit_styles(pair: Pair, styles: Sequence[Style], out: Path) -> Iterator[FitRe
     encoder.to(best_device())
     decoder.to(best_device())
     for style in styles:
-        path = out / f"{PurePosixPath(style.name).stem}-{style.sha256[:8]}{FITTED_SUFFIX}"
-        if path.exists():
-            load_styles([str(path)], pair.decoder_sha256)
+        stem = PurePosixPath(style.name).stem.encode()[:STEM_BYTES].decode(errors="ignore")
+        path = out / f"{stem}-{style.sha256[:8]}{FITTED_SUFFIX}"
+        if _is_fitted_to(path, pair.decoder_sha256):
             yield FitResult(path)
             continue
         fit = StyleFit(encoder, decoder, style)
         before = fit.judge()
         fit.train()
-        write_fitted(path, style, FittedStatistics(*fit.statistics(), pair.decoder_sha256))
-        yield FitResult(path, before, fit.judge())
+        after = fit.judge()
+        if not all(map(math.isfinite, after)):
+            raise InputError(
+                f"The style {style.name} cannot be fitted, its losses are not finite: give another --decoder."
+            )
+        write_fitted(path, style, FittedStatistics(*fit.statistics(), pair.decoder_sha256), RECIPE)
+        yield FitResult(path, before, after)
+
+
+def _is_fitted_to(path: Path, decoder_sha256: str) -> bool:
+    try:
+        fitted = read_fitted(path).fitted
+    except InputError:  # not there, or damaged
+        return False
+    return fitted is not None and fitted.decoder_sha256 == decoder_sha256

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,12 +17,12 @@ from stylize.atomic import write_atomically
 from stylize.errors import InputError
 from stylize.networks import ENCODER_CHANNELS, MIN_SIDE
 from stylize.patterns import PATTERN_NAMES, draw_pattern
-from stylize.pictures import PictureError, PictureFile, decode_picture, list_pictures
+from stylize.pictures import MAX_ASPECT_RATIO, SUFFIXES, PictureError, PictureFile, decode_picture, list_pictures
 from stylize.shards import file_sha256
 
 STYLE_SIDE = 256  # short side at which style statistics are taken
 ALL_PATTERNS = "patterns"
-FITTED_SUFFIX = ".safetensors"
+FITTED_SUFFIX = ".style.safetensors"
 ORIGIN = "origin"  # the entry of a fitted style's metadata
 STATISTICS_SHAPE = (1, ENCODER_CHANNELS[-1][1], 1, 1)
 
@@ -82,10 +82,12 @@ def _load(name: str) -> list[Style]:
     if not path.exists():
         known = ", ".join(PATTERN_NAMES)
         raise InputError(f"There is no style {name!r}: give the path of a picture or folder, or one of {known}.")
-    if path.suffix == FITTED_SUFFIX:
-        return [_read_fitted(path)]
-    if path.is_dir() and (fitted := sorted(path.glob(f"*{FITTED_SUFFIX}"))):
-        return [_read_fitted(file) for file in fitted]
+    if path.name.endswith(FITTED_SUFFIX):
+        return [read_fitted(path)]
+    if path.is_dir() and (fitted := sorted(path.glob(f"[!.]*{FITTED_SUFFIX}"))):
+        if any(file.suffix.lower() in SUFFIXES for file in path.iterdir()):
+            raise InputError(f"{path} holds pictures and fitted styles: give a folder of one kind, or single files.")
+        return [read_fitted(file) for file in fitted]
     return [_from_file(file) for file in list_pictures(path)]
 
 
@@ -105,7 +107,7 @@ def _from_file(file: PictureFile) -> Style:
     return Style(file.name, hashlib.sha256(data).hexdigest(), picture.resize(size, Image.Resampling.BICUBIC))
 
 
-def write_fitted(path: Path, style: Style, fitted: FittedStatistics) -> None:
+def write_fitted(path: Path, style: Style, fitted: FittedStatistics, recipe: Mapping[str, float]) -> None:
     """Write a style with fitted statistics atomically, as safetensors that hold its picture and name its decoder."""
     pixels = torch.frombuffer(bytearray(style.picture.tobytes()), dtype=torch.uint8)
     tensors = {
@@ -113,34 +115,42 @@ def write_fitted(path: Path, style: Style, fitted: FittedStatistics) -> None:
         "mean": fitted.mean.cpu().contiguous(),
         "deviation": fitted.deviation.cpu().contiguous(),
     }
-    origin = {"name": style.name, "style_sha256": style.sha256, "decoder_sha256": fitted.decoder_sha256}
+    hashes = {"style_sha256": style.sha256, "decoder_sha256": fitted.decoder_sha256}
+    origin = {"name": style.name, **hashes, "recipe": dict(recipe)}
     # In one entry: safetensors writes several in any order, and the file's SHA-256 names the style.
     write_atomically(path, save(tensors, {ORIGIN: json.dumps(origin)}))
 
 
-def _read_fitted(path: Path) -> Style:
+def read_fitted(path: Path) -> Style:
+    """Read a file of `write_fitted`; raise `InputError` where it is anything else."""
     try:
         with safe_open(path, framework="pt") as file:
             origin = json.loads((file.metadata() or {})[ORIGIN])
             picture, mean, deviation = (file.get_tensor(name) for name in ("picture", "mean", "deviation"))
         _check_fitted(picture, mean, deviation)
         fitted = FittedStatistics(mean, deviation, str(origin["decoder_sha256"]))
-        return Style(str(origin["name"]), file_sha256(path), Image.fromarray(picture.numpy()), fitted)
-    except (OSError, SafetensorError, struct.error, KeyError, TypeError, ValueError) as error:
+        name = f"{origin['name']} (fitted)"
+        name.encode()  # or a ValueError: a shard could not hold it
+        return Style(name, file_sha256(path), Image.fromarray(picture.numpy()), fitted)
+    except (OSError, SafetensorError, struct.error, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[-1]
         raise InputError(f"{path} is not a fitted style ({reason}): make it with `stylize fit-styles`.") from None
 
 
-def _check_fitted(picture: Tensor, *statistics: Tensor) -> None:
+def _check_fitted(picture: Tensor, mean: Tensor, deviation: Tensor) -> None:
     """Raise `ValueError` for tensors of other types, shapes or values than a fitted style has."""
     height, width, channels = picture.shape  # or a ValueError
-    if picture.dtype != torch.uint8 or channels != 3 or min(height, width) < MIN_SIDE:
+    short, long = sorted((height, width))
+    sides_fit = MIN_SIDE <= short <= STYLE_SIDE and long <= MAX_ASPECT_RATIO * STYLE_SIDE
+    if picture.dtype != torch.uint8 or channels != 3 or not sides_fit:
         raise ValueError(f"a picture {tuple(picture.shape)} of {picture.dtype}")
-    for statistic in statistics:
+    for statistic in (mean, deviation):
         if tuple(statistic.shape) != STATISTICS_SHAPE or statistic.dtype != torch.float32:
             raise ValueError(f"statistics {tuple(statistic.shape)} of {statistic.dtype}")
         if not torch.isfinite(statistic).all():
             raise ValueError("statistics that are not finite")
+    if deviation.min() <= 0:
+        raise ValueError("deviations that are not positive")
 
 
 def style_choice(seed: int, key: str, copies: int, styles: int) -> list[int]:

@@ -124,3 +124,8 @@ def test_nothing_to_judge_with_is_said(tmp_path: Path, photos: list[Image.Image]
         held_out_photos(tmp_path, fraction, 5)
     with pytest.raises(InputError, match="--size is 8: give at least 16"):
         evaluate_decoder(tmp_path, ["dots"], size=8)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        photos[ord(name) - ord("a")].save(tmp_path / name / "style.png")
+    with pytest.raises(InputError, match="Two styles have the same name"):
+        evaluate_decoder(tmp_path, [str(tmp_path / "a"), str(tmp_path / "b")], held_out_fraction=1.0)
