@@ -43,7 +43,7 @@ from stylize.workers import start_workers
 LOOP_STYLE_SIDE = 512  # of the published tools, the short one
 LOOP_STYLE_SHAPE = (640, 480)  # of the style's file, as many paintings
 TURNS = 5
-E2E_LENGTH = 4  # times the other measurements, by the machine's rate: a start and an end of half a second are in it
+END_TO_END_LENGTH = 4  # of the other measurements', at the machine's rate: a run's start and end are in it
 Row = dict[str, float]
 
 
@@ -162,7 +162,7 @@ def main(
     best = max(machine.values())
     rows = []
     for one in side:
-        images = max(64, min(20_000, round(E2E_LENGTH * best / stylization_flops(one, one) * seconds / TURNS)))
+        images = max(64, min(20_000, round(END_TO_END_LENGTH * best / stylization_flops(one, one) * seconds / TURNS)))
         rows.append({"side": one, "images": images} | measure(data, one, seconds, images, backend))
     document = {
         "matrix_multiply_gflops": {name: value / 1e9 for name, value in machine.items()},

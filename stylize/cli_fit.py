@@ -22,6 +22,8 @@ from stylize.pair import load_encoder, load_pair
 from stylize.styles import load_styles
 
 LINE_STEPS = 25
+STYLE_HELP = "Picture, folder, zip or built-in style; repeat for more."
+DECODER_HELP = "A decoder from fit-decoder; else the shipped one."
 
 
 class FitProgress:
@@ -55,7 +57,7 @@ class FitProgress:
 
 def fit_decoder_command(
     content: Annotated[Path, typer.Option(help="Folder or zip of photos.")],
-    style: Annotated[list[str], typer.Option(help="Picture, folder, zip or built-in style; repeat for more.")],
+    style: Annotated[list[str], typer.Option(help=STYLE_HELP)],
     output: Annotated[Path, typer.Option("--output", "-o", help="The safetensors file to write.")],
     hold_out: Annotated[list[str], typer.Option(help="Name of a style kept for evaluation.")] = [],  # noqa: B006
     hold_out_fraction: Annotated[
@@ -83,10 +85,10 @@ def fit_decoder_command(
 
 
 def fit_styles_command(
-    style: Annotated[list[str], typer.Option(help="Picture, folder, zip or built-in style; repeat for more.")],
+    style: Annotated[list[str], typer.Option(help=STYLE_HELP)],
     out: Annotated[Path, typer.Option(help="Folder to write to; give it as --style then.")] = Path("data/styles"),
     encoder: Annotated[str | None, typer.Option(help=ENCODER_HELP)] = None,
-    decoder: Annotated[Path | None, typer.Option(help="A decoder from fit-decoder; else the shipped one.")] = None,
+    decoder: Annotated[Path | None, typer.Option(help=DECODER_HELP)] = None,
 ) -> None:
     """Adapt styles to the decoder, some seconds each, for stronger stylization; finished ones are not made again."""
     console = Console(soft_wrap=True)
@@ -109,7 +111,7 @@ def _fit_line(result: FitResult) -> str:
 def evaluate_decoder_command(
     content: Annotated[Path, typer.Option(help="Folder or zip of photos.")],
     style: Annotated[list[str], typer.Option(help="Picture, folder, zip, built-in or fitted style; repeat for more.")],
-    decoder: Annotated[Path | None, typer.Option(help="A decoder from fit-decoder; else the shipped one.")] = None,
+    decoder: Annotated[Path | None, typer.Option(help=DECODER_HELP)] = None,
     held_out_fraction: Annotated[
         float, typer.Option(help="Fraction of photos, by hash, that training held out; 1 for all.")
     ] = HOLD_OUT_FRACTION,

@@ -76,7 +76,7 @@ class Engine:
 
     def _statistics_of(self, style: Style) -> tuple[Tensor, Tensor]:
         if style.fitted:
-            return style.fitted.mean.to(self.device), style.fitted.deviation.to(self.device)
+            return style.fitted.on(self.device)
         statistics: tuple[Tensor, Tensor] = self.network.style_statistics(
             self._to_device(np.asarray(style.picture)[None])
         )

@@ -21,7 +21,7 @@ from stylize.fit_losses import (
 )
 from stylize.fit_settings import FitSettings
 from stylize.networks import Decoder, Encoder, adain, pad_to_stride
-from stylize.styles import FittedStatistics, Style
+from stylize.styles import Style
 
 BATCH = 4
 OPTIMISER_STEPS = 300
@@ -88,13 +88,11 @@ class Judge:
         for photos in torch.split(self.photos, BATCH):
             layers = self._layers(photos)
             targets = style_targets(layers, statistics)
-            features = self._fitted_features(layers[-1], style.fitted) if style.fitted else targets.features
+            fitted = style.fitted and style.fitted.on(self.device)
+            features = adain(layers[-1], *fitted) if fitted else targets.features
             output = self.decoder(features.to(self.dtype)).clamp(0, 1)
             scores += self._score(output, targets, style_pixels)
         return scores
-
-    def _fitted_features(self, content: Tensor, fitted: FittedStatistics) -> Tensor:
-        return adain(content, fitted.mean.to(self.device), fitted.deviation.to(self.device))
 
     def _score(self, output: Tensor, targets: Targets, style_pixels: Tensor) -> list[Scores]:
         layers = self._layers(output)

@@ -35,6 +35,10 @@ class FittedStatistics:
     deviation: Tensor
     decoder_sha256: str
 
+    def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return mean and deviation on a device."""
+        return self.mean.to(device), self.deviation.to(device)
+
 
 @dataclass(frozen=True)
 class Style:

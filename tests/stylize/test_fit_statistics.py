@@ -136,7 +136,8 @@ def test_a_file_holds_the_style_and_its_statistics(
 
 
 @pytest.mark.parametrize(
-    ("dtype", "alpha", "tolerance"), [("float32", 1.0, 0.5), ("float32", 0.4, 0.5), ("bfloat16", 1.0, 5)]
+    ("dtype", "alpha", "largest", "average"),
+    [("float32", 1.0, 1.01, 1.01), ("float32", 0.4, 1.01, 1.01), ("bfloat16", 1.0, 255, 5)],
 )
 def test_the_engine_aligns_with_fitted_statistics(
     encoder: Encoder,
@@ -146,13 +147,16 @@ def test_the_engine_aligns_with_fitted_statistics(
     noise: Noise,
     dtype: str,
     alpha: float,
-    tolerance: float,
+    largest: float,
+    average: float,
 ) -> None:
     style = Style("fitted", "f", styles[0].picture, fitted)
     content = torch.from_numpy(noise(0).copy()).permute(2, 0, 1)[None] / 255
     expected = Stylizer(encoder, decoder)(content, fitted.mean, fitted.deviation, alpha)[0].permute(1, 2, 0) * 255
     found = Engine(encoder, decoder, [styles[1], style], dtype).stylize(noise(0)[None], [1], alpha)[0]
-    assert np.abs(found - expected.numpy()).mean() < tolerance
+    error = np.abs(found - expected.numpy())
+    assert error.max() < largest
+    assert error.mean() < average
 
 
 def test_the_judge_decodes_fitted_features_but_compares_with_the_pictures_own(
