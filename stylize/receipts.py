@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
+from stylize.atomic import write_atomically
 from stylize.errors import InputError
 from stylize.job import Failure, Job, Receipt
 from stylize.manifest import Flag, Manifest, ShardEntry
@@ -25,13 +26,7 @@ def receipt_file(staging: Path, name: str) -> Path:
 
 def write_receipt(staging: Path, receipt: Receipt) -> None:
     """Write a receipt into the staging folder, whole or not at all."""
-    path = receipt_file(staging, receipt.shard.name)
-    temporary = path.with_suffix(".part")
-    try:
-        temporary.write_text(json.dumps(asdict(receipt)), encoding="utf-8")
-        temporary.rename(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(receipt_file(staging, receipt.shard.name), json.dumps(asdict(receipt)).encode())
 
 
 def read_receipt(staging: Path, name: str) -> Receipt | None:

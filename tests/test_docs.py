@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from stylize.manifest import read_manifest
+from stylize.patterns import PATTERN_NAMES
 from stylize.shards import read_shard, sample_members
+from train import TrainConfig, train_model
 
 PROJECT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*PROJECT.glob("*.md"), *PROJECT.glob("docs/*.md")])
@@ -34,6 +36,22 @@ def test_the_pipeline_example_imports_and_defines_main() -> None:
     names: dict[str, object] = {"__name__": "example"}
     exec(first, names)
     assert callable(names["main"])
+
+
+def test_the_attack_example_reads_a_model_and_its_images(
+    make_shard_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    _, example, _ = PYTHON.findall((PROJECT / "docs" / "python.md").read_text())
+    names: dict[str, Any] = {}
+    exec(example, names)
+    folder = make_shard_folder()
+    train_model(TrainConfig(folder, "mobilenet_v3_small", "normal", tmp_path, epochs=1, batch_size=6, workers=0))
+    model, pixels, labels = names["load_for_attack"](tmp_path / "model.safetensors", folder, 3)
+    assert model(pixels).shape[0] == len(labels) == 3
+
+
+def test_the_readme_names_every_built_in_style() -> None:
+    assert ", ".join(PATTERN_NAMES) in " ".join((PROJECT / "README.md").read_text().split())
 
 
 def test_the_reader_in_the_format_reads_what_ours_reads(make_shard_folder: Callable[..., Path]) -> None:

@@ -45,7 +45,7 @@ def train_model(config: TrainConfig) -> dict[str, Any]:
     Writes `model.safetensors` (best epoch on the validation split), `metrics.csv` and `metrics.json` into `config.out`.
     A stopped run continues exactly where it was when called again; a finished one returns at once.  SIGINT and SIGTERM
     save between two steps and raise `SystemExit`.  Raises `InputError` for unusable shards, weights or output folder,
-    and where the folder holds an unfinished run with other settings.
+    and where the folder holds a run with other settings.
     """
     with join_world(config.device) as world:
         identity = run_identity(config, world)

@@ -68,30 +68,35 @@ def load_state(out: Path, identity: Mapping[str, Any]) -> SavedState | None:
     except (OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(f"{path} cannot be read ({reason}): {advice}.") from None
-    changes = [
-        f"{name} {state.identity.get(name)!r} is now {identity.get(name)!r}"
-        for name in sorted({*identity, *state.identity})
-        if state.identity.get(name) != identity.get(name)
-    ]
-    if changes:
-        raise InputError(f"{out} holds an unfinished run with other settings ({'; '.join(changes)}): {advice}.")
+    _check_same(state.identity, identity, f"{out} holds an unfinished run", advice)
     return state
 
 
+def _check_same(earlier: Mapping[str, Any], identity: Mapping[str, Any], what: str, advice: str) -> None:
+    changes = [
+        f"{name} {earlier.get(name)!r} is now {identity.get(name)!r}"
+        for name in sorted({*identity, *earlier})
+        if earlier.get(name) != identity.get(name)
+    ]
+    if changes:
+        raise InputError(f"{what} with other settings ({'; '.join(changes)}): {advice}.")
+
+
 def finished_metrics(out: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the metrics of a finished run of the same identity, None otherwise."""
+    """Return the metrics of a finished run, None without a whole one; raises `InputError` if it is another run's."""
     if (out / STATE_NAME).exists() or not (out / METRICS_NAME).is_file():
         return None
     try:
-        same = read_card(out / MODEL_NAME).config == identity
+        earlier = read_card(out / MODEL_NAME).config
         metrics: dict[str, Any] = json.loads((out / METRICS_NAME).read_text(encoding="utf-8"))
     except (InputError, ValueError):
         return None  # damaged: train again
-    return metrics if same else None
+    _check_same(earlier, identity, f"{out} holds a finished model", "choose another output folder, or delete this one")
+    return metrics
 
 
 def remove_results(out: Path) -> None:
-    """Remove an earlier run's results, so that results of two runs never lie side by side; the marker goes first."""
+    """Remove what is left of an earlier, damaged run's results, so that results of two never lie side by side."""
     for name in (METRICS_NAME, EPOCHS_NAME, MODEL_NAME):
         (out / name).unlink(missing_ok=True)
 

@@ -102,13 +102,22 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     assert sorted(path.name for path in config.out.iterdir()) == RESULTS
 
 
-def test_a_finished_run_is_not_repeated_until_its_settings_change(config: TrainConfig) -> None:
+def test_a_finished_run_is_neither_repeated_nor_replaced(config: TrainConfig) -> None:
     train_model(config)
     before = {path.name: path.stat().st_mtime_ns for path in config.out.iterdir()}
     train_model(replace(config, workers=1))
+    with pytest.raises(InputError, match=r"finished model with other settings \(epochs 2 is now 1\)"):
+        train_model(replace(config, epochs=1))
     assert {path.name: path.stat().st_mtime_ns for path in config.out.iterdir()} == before
-    train_model(replace(config, epochs=1))
-    assert len(_rows(config.out)) == 1
+
+
+def test_a_damaged_model_is_trained_again(config: TrainConfig) -> None:
+    train_model(config)
+    model = config.out / "model.safetensors"
+    whole = model.read_bytes()
+    model.write_bytes(whole[:100])
+    train_model(config)
+    assert model.read_bytes() == whole
 
 
 def test_an_unfinished_run_is_never_mixed_with_other_settings(
