@@ -20,7 +20,8 @@ from stylize.networks import stylization_flops
 from stylize.pair import load_pair
 from stylize.preview import shard_sheet, style_sheet
 from stylize.progress import Effort, images_progress
-from stylize.run import find_finished, make_shards
+from stylize.publish import find_finished, needs_retry
+from stylize.run import make_shards
 from stylize.sources import open_source
 from stylize.spec import ShardOptions
 from stylize.styles import load_styles
@@ -79,7 +80,7 @@ def shards(
     )  # fmt: skip
     out = out or SHARDS / "-".join(Path(name).stem for name in style)
     if dry_run:
-        _print_plan(job, out)
+        _print_plan(job, out, retry_failed)
         return
     with images_progress(console, "Stylizing", sum(job.spec.counts.values()), _effort(job)) as report:
         manifest = make_shards(job, out, max_failures, report, retry_failed=retry_failed)
@@ -96,12 +97,13 @@ def _effort(job: Job) -> Effort | None:
     return Effort(stylization_flops(side, side) * spec.styles_per_image, spec.counts["train"], rate)
 
 
-def _print_plan(job: Job, out: Path) -> None:
-    if find_finished(out, job.spec):
+def _print_plan(job: Job, out: Path, retry_failed: bool) -> None:
+    finished = find_finished(out, job.spec, other_images=retry_failed)
+    if finished and not (retry_failed and needs_retry(finished, job)):
         console.print(f"{out}: finished, nothing to do")
         return
     estimate = estimate_run(job, out)
-    console.print(f"{out}: {plan_line(estimate)}; nothing was written")
+    console.print(f"{out}: {'at most ' if finished else ''}{plan_line(estimate)}; nothing was written")
     if estimate.bytes > estimate.free:
         console.print("Warning: the disk is too small for this", style="yellow")
 

@@ -93,8 +93,7 @@ class Engine:
         """Stylize pictures (B, H, W, 3) of one size, each with its chosen style; returns the same shape.
 
         With `work_size` they are stylized with that short side and reduced again.
-        Raises `InputError` where the output is not finite, or a single
-        picture is too large for the GPU's memory.
+        Raises `InputError` where the output is not finite, or a single picture is too large for the memory.
         """
         _, height, width, _ = pictures.shape
         batch = min(self.largest_batch, self.batch_size(height, width, work_size))
@@ -103,16 +102,17 @@ class Engine:
             part = slice(done, done + batch)
             try:
                 outputs.append(self._stylize_batch(pictures[part], choice[part], alpha, work_size))
-            except torch.OutOfMemoryError:
-                batch = self.largest_batch = self._halved(batch)
+            except RuntimeError as error:
+                if not _is_out_of_memory(error):
+                    raise
+                if batch == 1:
+                    raise InputError(
+                        f"A single picture of {width}×{height} pixels does not fit into the memory of {self.device}: "
+                        f"give a smaller --work-size or --size, or remove it."
+                    ) from None
+                batch = self.largest_batch = batch // 2
+                torch.cuda.empty_cache()
         return np.concatenate(outputs)
-
-    def _halved(self, batch: int) -> int:
-        """Return half of a batch for which a GPU had too little memory; raise `InputError` for a single picture."""
-        if batch == 1:
-            raise InputError(f"A single picture does not fit into the memory of {self.device}: give a smaller --size.")
-        torch.cuda.empty_cache()
-        return batch // 2
 
     @torch.inference_mode()
     def _stylize_batch(self, pictures: Pixels, choice: Sequence[int], alpha: float, work_size: int | None) -> Pixels:
@@ -136,6 +136,11 @@ def _resize(pixels: Tensor, shape: Sequence[int]) -> Tensor:
     """Scale (B, 3, H, W) in [0, 1]; in float32, because torch does not scale bfloat16 on CPUs."""
     scaled = F.interpolate(pixels.float(), list(shape), mode="bicubic", antialias=True)
     return scaled.clamp(0, 1).to(pixels.dtype, memory_format=torch.channels_last)
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Tell whether a GPU's memory, or a CPU's, for which PyTorch has no error of its own, was too little."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _check(dtype: str, backend: str) -> None:

@@ -14,7 +14,7 @@ from stylize.fit_data import HOLD_OUT_FRACTION, decode_file, is_held_out
 from stylize.judge import Judge, Scores, Summary, summarise, summarise_scores
 from stylize.networks import MIN_SIDE
 from stylize.pair import load_pair
-from stylize.pictures import PictureFile, list_pictures
+from stylize.picture_files import PictureFile, list_pictures
 from stylize.styles import load_styles
 
 Report = Callable[[str, int, int], None]

@@ -16,7 +16,8 @@ from stylize.errors import InputError
 from stylize.fit_settings import FitSettings
 from stylize.fit_variations import combine, draw_texture, paint, recolour
 from stylize.patterns import PATTERN_NAMES, draw_pattern
-from stylize.pictures import PictureError, PictureFile, decode_picture, list_pictures
+from stylize.picture_files import PictureFile, list_pictures
+from stylize.pictures import PictureError, decode_picture
 from stylize.styles import ALL_PATTERNS
 
 HOLD_OUT_FRACTION = 0.1  # of the photos, by hash

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from stylize.errors import InputError
-from stylize.pictures import PictureFile, list_pictures
+from stylize.picture_files import PictureFile, check_name, is_visible, list_pictures
 
 SPLITS = ("train", "test")
 _SPLIT_FOLDERS = {"train": "train", "test": "test", "val": "test"}
@@ -23,8 +23,9 @@ class FolderSource:
     """A folder or zip of class folders, optionally below `train/` and `test/` or `val/`."""
 
     def __init__(self, root: Path, seed: int, test_fraction: float) -> None:
-        self.name = root.resolve().name
         files = list_pictures(root)
+        self.name = root.resolve().name
+        check_name(self.name)
         depth = _common_depth([PurePosixPath(file.name) for file in files])
         divided = any(_in_split_folder(_folders(file, depth)) for file in files)
         _check_class_folders(root, files, depth + divided)
@@ -74,8 +75,7 @@ def _check_class_folders(root: Path, files: Sequence[PictureFile], depth: int) -
     classes = {PurePosixPath(file.name).parts[: depth + 1] for file in files}
     for parent in sorted({folders[:-1] for folders in classes}):
         for folder in sorted(root.joinpath(*parent).iterdir()):
-            visible = not folder.name.startswith((".", "__MACOSX"))
-            if visible and folder.is_dir() and (*parent, folder.name) not in classes:
+            if is_visible(folder.name) and folder.is_dir() and (*parent, folder.name) not in classes:
                 name = folder.relative_to(root)
                 raise InputError(f"{root}: the folder {name} has no pictures, or is a link: fill or remove it.")
 

@@ -104,8 +104,9 @@ def _shard_entry(fields: Mapping[str, Any]) -> ShardEntry:
     entry = ShardEntry(**fields)
     if not _SHARD_NAME.fullmatch(entry.name) or not entry.name.startswith(entry.split):
         raise ValueError(f"a shard named {entry.name!r} in split {entry.split!r}")  # no path may lead elsewhere
-    if min(int(entry.samples), int(entry.bytes)) < 0:
-        raise ValueError(f"{entry.name} with {entry.samples} samples and {entry.bytes} bytes")
+    for number in (entry.samples, entry.bytes):
+        if type(number) is not int or number < 0:
+            raise ValueError(f"{entry.name} with {entry.samples} samples and {entry.bytes} bytes")
     return entry
 
 
@@ -119,10 +120,6 @@ def _check(manifest: Manifest) -> None:
 def read_manifest(directory: Path) -> Manifest:
     """Read and check a folder's manifest; raise `InputError` where it is missing, damaged or of another version."""
     path = directory / MANIFEST_NAME
-    if not path.is_file():
-        raise InputError(
-            f"{directory} is not a finished shard folder (no {MANIFEST_NAME}): run `stylize shards` first."
-        )
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         version = document["format_version"]
@@ -133,6 +130,12 @@ def read_manifest(directory: Path) -> Manifest:
         failures = int(document["failures"]), document.get("failures_sha256")
         manifest = Manifest(document["spec"], shards, *failures, flagged)
         _check(manifest)
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(
+            f"{directory} is not a finished shard folder (no {MANIFEST_NAME}): run `stylize shards` first."
+        ) from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): check its permissions.") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path} is damaged ({error!r}): fetch or make the shards again.") from None
     return manifest

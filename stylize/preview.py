@@ -10,7 +10,8 @@ from stylize.engine import Engine
 from stylize.errors import InputError
 from stylize.manifest import read_manifest
 from stylize.networks import MIN_SIDE
-from stylize.pictures import PictureError, decode_picture, list_pictures
+from stylize.picture_files import list_pictures
+from stylize.pictures import PictureError, decode_picture
 from stylize.shards import Sample, read_shard
 from stylize.styles import Style
 

@@ -41,7 +41,7 @@ def read_images(job: Job, plan: ShardPlan, failures: list[Failure], pool: Execut
     side = job.spec.size or GUESSED_SIDE
     ahead = max(1, min(CHUNK_IMAGES, READ_AHEAD_VALUES // (3 * side * side)))
     for indices in cut_tasks(plan.indices, 3 * side * side):
-        waiting.append(pool.submit(list, map(partial(_read_image, job, plan.split), indices)))
+        waiting.append(pool.submit(list, map(partial(read_image, job, plan.split), indices)))
         if len(waiting) * len(indices) > ahead:
             yield from _usable(waiting.popleft().result(), failures)
     for future in waiting:
@@ -56,7 +56,8 @@ def _usable(images: Sequence[SourceImage | Failure], failures: list[Failure]) ->
             yield image
 
 
-def _read_image(job: Job, split: str, index: int) -> SourceImage | Failure:
+def read_image(job: Job, split: str, index: int) -> SourceImage | Failure:
+    """Read and decode one image, or say why it cannot be used."""
     try:
         source = job.source.read(split, index)
         content, pixels = job.codec.read_content(source, job.spec.size)

@@ -47,7 +47,9 @@ def adopt_shards(job: Job, manifest: Manifest, out: Path, staging: Path) -> None
     They are linked, not copied, where the file system can. `drop_outdated` must follow.
     """
     entries = {entry.name: entry for entry in manifest.shards}
-    (staging / _SOURCE_NAME).write_text(str(manifest.spec["source_fingerprint"]))
+    record, fingerprint = staging / _SOURCE_NAME, str(manifest.spec["source_fingerprint"])
+    mixed = record.is_file() and record.read_text() != fingerprint  # staged shards of an earlier retry
+    record.write_text("" if mixed else fingerprint)
     for plan in plan_shards(job.spec, job.source):
         entry, published = entries.get(plan.name), out / plan.name
         if entry and _is_whole(published, entry, plan) and read_receipt(staging, plan.name) is None:

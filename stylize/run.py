@@ -3,23 +3,25 @@
 import fcntl
 import json
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from threading import Lock
-from typing import Any, TextIO
+from typing import TextIO
 
 from stylize.errors import InputError
 from stylize.job import Failure, Job, Receipt, Report
 from stylize.make import make_shard
-from stylize.manifest import FAILURES_NAME, MANIFEST_NAME, Flag, Manifest, read_manifest, write_manifest
+from stylize.manifest import FAILURES_NAME, Flag, Manifest
+from stylize.publish import accepted, find_finished, needs_retry, plain_spec, publish, remove_staging
 from stylize.quality import flag_repeated
+from stylize.reading import read_image
 from stylize.receipts import adopt_shards, drop_outdated, read_receipt, write_receipt
 from stylize.shards import file_sha256
-from stylize.spec import ShardPlan, Spec, plan_shards
+from stylize.spec import ShardPlan, plan_shards
 from stylize.workers import Workers, start_workers
 
 
@@ -29,7 +31,7 @@ def make_shards(
     """Make a job's shards in the folder `out` and return their manifest; a finished folder is left as it is.
 
     Work in progress lies in a hidden folder beside `out`, named by the specification's hash: the same call goes on
-    where an interrupted one stopped, tries images that failed again, and never mixes with another job.
+    where an interrupted one stopped, reads images that failed again, and never mixes with another job.
     With `retry_failed` a finished folder that lacks images, or whose images have changed since, is made anew from its
     shards that are whole and agree with the source; only the others are made again.
     `report` receives numbers of finished images, from any thread but never from two at once.
@@ -43,35 +45,22 @@ def make_shards(
     out = out.resolve()  # a link to a folder could not be renamed onto
     finished = find_finished(out, job.spec, other_images=retry_failed)
     staging = out.parent / ".staging" / job.spec.digest()[:16]
-    if finished and not _needs_retry(finished, job, retry_failed) and not staging.exists():
-        return _accepted(finished, out, max_failures)
-    with _locked(staging):
-        try:
+    try:
+        if finished and not (retry_failed and needs_retry(finished, job)) and not staging.exists():
+            return accepted(finished, out, max_failures)
+        with _locked(staging):
             return _make_and_publish(job, staging, out, max_failures, report, retry_failed)
-        except OSError as error:
-            raise InputError(f"{out} cannot be written ({error.strerror}): mend it, run the same command.") from None
-
-
-def _needs_retry(finished: Manifest, job: Job, retry_failed: bool) -> bool:
-    return retry_failed and (finished.failures > 0 or finished.spec != _plain(job.spec))
-
-
-def _accepted(finished: Manifest, out: Path, max_failures: int) -> Manifest:
-    if finished.failures > max_failures:
-        raise InputError(
-            f"{out} lacks {finished.failures} images, see {FAILURES_NAME}: mend them and give --retry-failed, "
-            f"or raise --max-failures."
-        )
-    return finished
+    except OSError as error:
+        raise InputError(f"{out} cannot be written ({error.strerror}): mend it, run the same command.") from None
 
 
 def _make_and_publish(
     job: Job, staging: Path, out: Path, max_failures: int, report: Report, retry_failed: bool
 ) -> Manifest:
     if finished := find_finished(out, job.spec, other_images=retry_failed):  # maybe by another run, until just now
-        if not _needs_retry(finished, job, retry_failed):
-            shutil.rmtree(staging)
-            return _accepted(finished, out, max_failures)
+        if not (retry_failed and needs_retry(finished, job)):
+            remove_staging(staging)
+            return accepted(finished, out, max_failures)
         adopt_shards(job, finished, out, staging)
     drop_outdated(job, staging)
     with start_workers(job.streams) as workers:
@@ -80,8 +69,8 @@ def _make_and_publish(
     failures = [failure for receipt in receipts for failure in receipt.failures]
     record = _check_failures(failures, staging, max_failures)
     failed = len(failures), file_sha256(record) if failures else None
-    manifest = Manifest(_plain(job.spec), tuple(receipt.shard for receipt in receipts), *failed, _flags(receipts))
-    _publish(manifest, staging, out)
+    manifest = Manifest(plain_spec(job.spec), tuple(receipt.shard for receipt in receipts), *failed, _flags(receipts))
+    publish(manifest, staging, out, replace=finished is not None)
     return manifest
 
 
@@ -103,31 +92,6 @@ def _flags(receipts: Sequence[Receipt]) -> tuple[Flag, ...]:
     return (*(flag for receipt in receipts for flag in receipt.flags), *flag_repeated(train, test))
 
 
-def _plain(spec: Spec) -> dict[str, Any]:
-    """Return the specification as its JSON reads back."""
-    document: dict[str, Any] = json.loads(json.dumps(asdict(spec)))
-    return document
-
-
-def find_finished(out: Path, spec: Spec, *, other_images: bool = False) -> Manifest | None:
-    """Return the manifest of a folder that holds the specification's shards, None where there is nothing yet.
-
-    With `other_images` the source's fingerprint may differ.
-    Raises `InputError` where the folder holds something else.
-    """
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return None
-    if not (out / MANIFEST_NAME).is_file():
-        raise InputError(f"{out} exists and is not a shard folder: give another --out, or remove it.")
-    manifest = read_manifest(out)
-    wanted = _plain(spec)
-    if {**manifest.spec, "source_fingerprint": None} != {**wanted, "source_fingerprint": None}:
-        raise InputError(f"{out} holds shards made with other options: give another --out, or remove it.")
-    if manifest.spec != wanted and not other_images:
-        raise InputError(f"{out} was made before some images changed: give --retry-failed, or another --out.")
-    return manifest
-
-
 @contextmanager
 def _locked(staging: Path) -> Iterator[None]:
     """Create the staging folder, keep other runs out of it, and clear what a killed run left half-written."""
@@ -145,7 +109,7 @@ def _locked(staging: Path) -> Iterator[None]:
             raise InputError(f"Another run is making the same shards in {staging}: wait for it to end.") from None
         if not _is_in_place(lock):
             raise InputError(f"Another run has just ended in {staging}: run the same command again.")
-        for leftover in staging.glob("*/*.part"):
+        for leftover in (*staging.glob("*/*.part"), *staging.glob("*/.*.tmp")):
             leftover.unlink()
         yield
 
@@ -160,12 +124,20 @@ def _is_in_place(lock: TextIO) -> bool:
 
 def _make_or_reuse(job: Job, staging: Path, report: Report, workers: Workers, plan: ShardPlan) -> Receipt:
     known = read_receipt(staging, plan.name)
-    if known and not known.failures:
+    if known and known.failures == _failures_now(job, plan, known):
         report(len(plan.indices))
         return known
     receipt = make_shard(job, plan, staging / "shards", report, workers)
     write_receipt(staging, receipt)
     return receipt
+
+
+def _failures_now(job: Job, plan: ShardPlan, receipt: Receipt) -> tuple[Failure, ...]:
+    """Return which images of a finished shard that could not be used still cannot be read, and why."""
+    failed = {failure.path for failure in receipt.failures}
+    indices = [index for index in plan.indices if job.source.path(plan.split, index) in failed] if failed else []
+    images = [read_image(job, plan.split, index) for index in indices]
+    return tuple(sorted((image for image in images if isinstance(image, Failure)), key=attrgetter("path")))
 
 
 def _check_failures(failures: Sequence[Failure], staging: Path, max_failures: int) -> Path:
@@ -180,19 +152,3 @@ def _check_failures(failures: Sequence[Failure], staging: Path, max_failures: in
             f"mend them, or accept them with --max-failures {len(failures)}; finished shards are kept."
         )
     return record
-
-
-def _publish(manifest: Manifest, staging: Path, out: Path) -> None:
-    """Write the manifest last and move the whole folder into place with one rename.
-
-    An older folder in that place is first moved into the staging folder; after a kill in between, the next run goes on.
-    """
-    shards = staging / "shards"
-    (shards / FAILURES_NAME).unlink(missing_ok=True)  # of a run that was killed while it published
-    if manifest.failures:
-        (staging / FAILURES_NAME).replace(shards / FAILURES_NAME)
-    write_manifest(shards, manifest)
-    if (out / MANIFEST_NAME).is_file():
-        out.rename(staging / "replaced")
-    shards.rename(out)
-    shutil.rmtree(staging)

@@ -10,6 +10,7 @@ from torchvision.datasets import CIFAR10, CIFAR100
 
 from stylize.errors import InputError
 from stylize.folder_source import SPLITS, FolderSource
+from stylize.picture_files import exists
 from stylize.shapes import CLASS_NAMES, draw_shape
 
 SHAPES_COUNTS = {"train": 4000, "test": 1000}
@@ -49,7 +50,7 @@ def open_source(data: str, *, seed: int = 0, test_fraction: float = 0.1) -> Sour
         return ShapesSource()
     if data in ("cifar10", "cifar100"):
         return CifarSource(data)
-    if not Path(data).exists():
+    if not exists(Path(data)):
         raise InputError(f"There is no data set {data!r}: give shapes, cifar10, cifar100, or a folder or zip.")
     return FolderSource(Path(data), seed, test_fraction)
 

@@ -112,7 +112,10 @@ def make_spec(
     counts = {split: source.count(split) if limit is None else min(limit, source.count(split)) for split in SPLITS}
     for split, count in counts.items():
         if not count:
-            raise InputError(f"The data set {options.data} has no images for {split}: add some, or --test-fraction.")
+            raise InputError(
+                f"The data set {options.data} has no images for {split}: give a larger --test-fraction, "
+                "or, where it has a folder train, add test or val beside it."
+            )
     return Spec(
         source=source.name,
         source_fingerprint=source.fingerprint(),

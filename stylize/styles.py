@@ -17,7 +17,8 @@ from stylize.atomic import write_atomically
 from stylize.errors import InputError
 from stylize.networks import ENCODER_CHANNELS, MIN_SIDE
 from stylize.patterns import PATTERN_NAMES, draw_pattern
-from stylize.pictures import MAX_ASPECT_RATIO, SUFFIXES, PictureError, PictureFile, decode_picture, list_pictures
+from stylize.picture_files import SUFFIXES, PictureFile, list_pictures
+from stylize.pictures import MAX_ASPECT_RATIO, PictureError, decode_picture
 from stylize.shards import file_sha256
 
 STYLE_SIDE = 256  # short side at which style statistics are taken

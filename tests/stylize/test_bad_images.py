@@ -16,7 +16,8 @@ from PIL import Image
 from stylize.engine import Pixels
 from stylize.job import Job
 from stylize.manifest import read_manifest
-from stylize.pictures import PictureError, list_pictures
+from stylize.picture_files import list_pictures
+from stylize.pictures import PictureError
 from stylize.run import make_shards
 from stylize.shards import Sample, read_shard
 from stylize.verify import verify_shards
@@ -232,7 +233,7 @@ def test_a_jpeg_that_is_corrupt_in_its_scan_is_decoded_as_far_as_it_goes(
 
 
 def test_a_bomb_in_a_zip_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stylize.pictures.MAX_BYTES", 1000)
+    monkeypatch.setattr("stylize.picture_files.MAX_BYTES", 1000)
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a.png", bytes(1001))
         archive.writestr("b.png", bytes(1000))

@@ -62,6 +62,10 @@ def test_a_dry_run_writes_nothing(
     assert "Warning: the disk is too small" in run(*arguments, "--dry-run")[1]
     run(*arguments)
     assert run(*arguments, "--dry-run")[1] == "out: finished, nothing to do\n"
+    assert run(*arguments, "--dry-run", "--retry-failed")[1] == "out: finished, nothing to do\n"
+    (class_folders / "train/cat/more.png").write_bytes((class_folders / "train/cat/000.png").read_bytes())
+    assert "give --retry-failed" in run(*arguments, "--dry-run")[2]
+    assert run(*arguments, "--dry-run", "--retry-failed")[1].startswith("out: at most 6 images in 2 shards")
     code, _, error = run(*arguments, "--alpha", 0.5, "--dry-run")
     assert (code, "holds shards made with other options" in error) == (2, True)
 

@@ -121,8 +121,17 @@ def test_batches_are_halved_until_they_fit(engine: Engine, noise: Noise, monkeyp
     assert sizes == [7, 3, 3, 1]
     assert small.largest_batch == 3
     monkeypatch.setattr(Engine, "_stylize_batch", with_room_for(0))
-    with pytest.raises(InputError, match="A single picture does not fit into the memory of cpu"):
+    with pytest.raises(InputError, match="A single picture of 16×16 pixels does not fit into the memory of cpu"):
         small.stylize(pictures, [0] * 7, 1.0)
+
+
+def test_too_little_memory_of_a_cpu_is_named(engine: Engine, noise: Noise, monkeypatch: pytest.MonkeyPatch) -> None:
+    def allocate_too_much(*_: object) -> Pixels:
+        return torch.empty(2**60, dtype=torch.uint8).numpy()
+
+    monkeypatch.setattr(Engine, "_stylize_batch", allocate_too_much)
+    with pytest.raises(InputError, match="A single picture of 20×16 pixels does not fit into the memory"):
+        copy.copy(engine).stylize(np.stack([noise(0, 16, 20)] * 2), [0, 0], 1.0)
 
 
 @pytest.mark.parametrize(("side", "streams"), [(16, 3), (512, 3), (513, 1), (None, 1)])

@@ -54,6 +54,12 @@ def test_a_folder_without_manifest_is_refused(tmp_path: Path) -> None:
             read_manifest(folder)
 
 
+def test_a_manifest_that_cannot_be_read_is_not_called_damaged(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").mkdir()
+    with pytest.raises(InputError, match=r"manifest\.json cannot be read \(Is a directory\)"):
+        read_manifest(tmp_path)
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "3", "\x00", "[" * 100_000, '{"format_version": 1}'])
 def test_damaged_text_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "manifest.json").write_text(text)
@@ -85,6 +91,7 @@ def rename(name: str, split: str = "train") -> Callable[[dict[str, Any]], None]:
         lambda document: document["shards"][0].pop("sha256"),
         lambda document: document["shards"][0].update(unknown=1),
         lambda document: document["shards"][0].update(samples=-1),
+        lambda document: document["shards"][0].update(samples="8"),
         lambda document: document["shards"][0].update(bytes="many"),
         lambda document: document["shards"].append("train-000009.tar"),
         lambda document: document.update(flagged=[{"key": "1"}]),

@@ -1,4 +1,6 @@
+import errno
 import io
+import os
 import struct
 import zipfile
 import zlib
@@ -11,7 +13,8 @@ from PIL import Image
 
 from stylize.engine import Pixels
 from stylize.errors import InputError
-from stylize.pictures import PictureError, decode_picture, list_pictures
+from stylize.picture_files import list_pictures
+from stylize.pictures import PictureError, decode_picture
 
 Noise = Callable[..., Pixels]
 Encode = Callable[..., bytes]
@@ -213,7 +216,32 @@ def test_empty_and_missing_folders_are_named(tmp_path: Path) -> None:
         list_pictures(tmp_path / "absent")
 
 
+def test_a_folder_that_cannot_be_read_loses_no_picture_silently(
+    tmp_path: Path, encode: Encode, noise: Noise, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a/x.png", "a/closed/y.png", ".hidden/z.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(encode(noise(0)))
+    scan = os.scandir
+
+    def refuse(folder: str) -> object:  # as the file system does, but also to root
+        if Path(folder).name in ("closed", ".hidden"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), folder)
+        return scan(folder)
+
+    monkeypatch.setattr("os.scandir", refuse)
+    with pytest.raises(InputError, match=r"The folder .*closed cannot be read \(Permission denied\)"):
+        list_pictures(tmp_path)
+    assert [file.name for file in list_pictures(tmp_path / "a/x.png")] == ["x.png"]
+
+
+def test_names_that_are_too_long_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read"):
+        list_pictures(tmp_path / ("x" * 300))
+
+
 def test_file_names_that_are_no_text_are_named(tmp_path: Path) -> None:
     (tmp_path / "a\udcff.png").write_bytes(b"")
-    with pytest.raises(InputError, match="not UTF-8: rename it"):
-        list_pictures(tmp_path)
+    for path in (tmp_path, tmp_path / "a\udcff.png"):
+        with pytest.raises(InputError, match="not UTF-8: rename it"):
+            list_pictures(path)

@@ -161,6 +161,39 @@ def test_an_unfinished_run_keeps_its_shards_when_an_image_is_mended(
     assert changed == {shard_of(tmp_path / "out", BROKEN)}
 
 
+def test_accepting_failures_makes_no_shard_again(
+    make: Callable[[], Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InputError, match="accept them with --max-failures 1; finished shards are kept"):
+        make_shards(make(), tmp_path / "out")
+    with monkeypatch.context() as patched:
+        patched.delattr("stylize.run.make_shard")
+        manifest = make_shards(make(), tmp_path / "out", max_failures=1)
+    assert manifest.failures == 1
+    make_shards(make(), tmp_path / "fresh" / "out", max_failures=1)
+    assert contents(tmp_path / "out") == contents(tmp_path / "fresh" / "out")
+
+
+def test_images_changed_back_between_two_retries_are_made_again(
+    make: Callable[[], Job], out: Path, class_folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = class_folders / "train/cat/000.png"
+    original = image.read_bytes()
+    shutil.copy(class_folders / "train/cat/002.png", image)
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("stylize.run.publish", stop)
+        with pytest.raises(KeyboardInterrupt):
+            make_shards(make(), out, max_failures=1, retry_failed=True)
+    image.write_bytes(original)
+    before = contents(out)
+    make_shards(make(), out, max_failures=1, retry_failed=True)
+    assert contents(out) == before
+
+
 def test_an_image_of_another_class_is_not_taken_for_the_same(
     make: Callable[[], Job], mend: Callable[[], object], class_folders: Path, tmp_path: Path
 ) -> None:

@@ -141,6 +141,12 @@ def test_a_missing_path_and_a_single_picture_are_refused(tmp_path: Path) -> None
             open_source(str(tmp_path / name))
 
 
+def test_a_data_sets_name_that_is_no_text_is_named(tmp_path: Path) -> None:
+    fill(tmp_path / "caf\udce9", "a/1.png", "b/1.png")
+    with pytest.raises(InputError, match="not UTF-8: rename it"):
+        open_source(str(tmp_path / "caf\udce9"))
+
+
 def test_shapes_are_drawn_without_loss() -> None:
     source = open_source("shapes")
     assert (source.class_names, source.count("train"), source.count("test")) == (CLASS_NAMES, 4000, 1000)
