@@ -43,10 +43,10 @@ class FitSettings:
     learning_rate: float = 5e-4
     muon_rate: float = 1.5e-3
     averaging: float = 0.998
-    photo_share: float = 0.25
+    photo_share: float = 0.3
     painted_share: float = 0.6
-    texture_share: float = 0.25
-    pattern_share: float = 0.25
+    texture_share: float = 0.3
+    pattern_share: float = 0.4
     recoloured_share: float = 0.65
     combined_share: float = 0.35
     seed: int = 0
@@ -87,7 +87,7 @@ class FitSettings:
 
 
 REFINE = "refine"
-REFINEMENT = (Phase("style", 96, 950, restart=0.25, style_side=160),)
+REFINEMENT = (Phase("style", 96, 850, restart=0.2, style_side=160),)
 PRESETS = {
     "shipped": FitSettings(
         (
