@@ -99,7 +99,7 @@ def _effort(job: Job) -> Effort | None:
 
 def _print_plan(job: Job, out: Path, retry_failed: bool) -> None:
     finished = find_finished(out, job.spec, other_images=retry_failed)
-    if finished and not (retry_failed and needs_retry(finished, job)):
+    if finished and not needs_retry(finished, job, retry_failed):
         console.print(f"{out}: finished, nothing to do")
         return
     estimate = estimate_run(job, out)

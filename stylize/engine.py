@@ -105,14 +105,18 @@ class Engine:
             except RuntimeError as error:
                 if not _is_out_of_memory(error):
                     raise
-                if batch == 1:
-                    raise InputError(
-                        f"A single picture of {width}×{height} pixels does not fit into the memory of {self.device}: "
-                        f"give a smaller --work-size or --size, or remove it."
-                    ) from None
-                batch = self.largest_batch = batch // 2
-                torch.cuda.empty_cache()
+                batch = self.largest_batch = self._halved(batch, f"{width}×{height}")
         return np.concatenate(outputs)
+
+    def _halved(self, batch: int, shape: str) -> int:
+        """Return half of a batch for which memory was too little; raise `InputError` for a single picture."""
+        if batch == 1:
+            raise InputError(
+                f"A single picture of {shape} pixels does not fit into the memory of {self.device}: "
+                f"give a smaller --work-size or --size, or remove it."
+            )
+        torch.cuda.empty_cache()
+        return batch // 2
 
     @torch.inference_mode()
     def _stylize_batch(self, pictures: Pixels, choice: Sequence[int], alpha: float, work_size: int | None) -> Pixels:

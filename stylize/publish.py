@@ -42,9 +42,9 @@ def find_finished(out: Path, spec: Spec, *, other_images: bool = False) -> Manif
     return manifest
 
 
-def needs_retry(finished: Manifest, job: Job) -> bool:
-    """Return whether a finished folder lacks images, or was made from others than the source has now."""
-    return finished.failures > 0 or finished.spec != plain_spec(job.spec)
+def needs_retry(finished: Manifest, job: Job, retry_failed: bool) -> bool:
+    """Return whether a finished folder that lacks images, or has others than the source now, is to be mended."""
+    return retry_failed and (finished.failures > 0 or finished.spec != plain_spec(job.spec))
 
 
 def accepted(finished: Manifest, out: Path, max_failures: int) -> Manifest:

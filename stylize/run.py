@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
-from operator import attrgetter
 from pathlib import Path
 from threading import Lock
 from typing import TextIO
@@ -46,7 +45,7 @@ def make_shards(
     finished = find_finished(out, job.spec, other_images=retry_failed)
     staging = out.parent / ".staging" / job.spec.digest()[:16]
     try:
-        if finished and not (retry_failed and needs_retry(finished, job)) and not staging.exists():
+        if finished and not needs_retry(finished, job, retry_failed) and not staging.exists():
             return accepted(finished, out, max_failures)
         with _locked(staging):
             return _make_and_publish(job, staging, out, max_failures, report, retry_failed)
@@ -58,7 +57,7 @@ def _make_and_publish(
     job: Job, staging: Path, out: Path, max_failures: int, report: Report, retry_failed: bool
 ) -> Manifest:
     if finished := find_finished(out, job.spec, other_images=retry_failed):  # maybe by another run, until just now
-        if not (retry_failed and needs_retry(finished, job)):
+        if not needs_retry(finished, job, retry_failed):
             remove_staging(staging)
             return accepted(finished, out, max_failures)
         adopt_shards(job, finished, out, staging)
@@ -124,7 +123,7 @@ def _is_in_place(lock: TextIO) -> bool:
 
 def _make_or_reuse(job: Job, staging: Path, report: Report, workers: Workers, plan: ShardPlan) -> Receipt:
     known = read_receipt(staging, plan.name)
-    if known and known.failures == _failures_now(job, plan, known):
+    if known and _still_fail(job, plan, known.failures):
         report(len(plan.indices))
         return known
     receipt = make_shard(job, plan, staging / "shards", report, workers)
@@ -132,12 +131,11 @@ def _make_or_reuse(job: Job, staging: Path, report: Report, workers: Workers, pl
     return receipt
 
 
-def _failures_now(job: Job, plan: ShardPlan, receipt: Receipt) -> tuple[Failure, ...]:
-    """Return which images of a finished shard that could not be used still cannot be read, and why."""
-    failed = {failure.path for failure in receipt.failures}
-    indices = [index for index in plan.indices if job.source.path(plan.split, index) in failed] if failed else []
-    images = [read_image(job, plan.split, index) for index in indices]
-    return tuple(sorted((image for image in images if isinstance(image, Failure)), key=attrgetter("path")))
+def _still_fail(job: Job, plan: ShardPlan, failures: Sequence[Failure]) -> bool:
+    """Return whether all images that a shard lacks still cannot be read, for the same reasons."""
+    failed = {failure.path for failure in failures}
+    images = (read_image(job, plan.split, i) for i in plan.indices if job.source.path(plan.split, i) in failed)
+    return set(failures) == {image for image in images if isinstance(image, Failure)}
 
 
 def _check_failures(failures: Sequence[Failure], staging: Path, max_failures: int) -> Path:

@@ -17,7 +17,7 @@ from stylize.atomic import write_atomically
 from stylize.errors import InputError
 from stylize.networks import ENCODER_CHANNELS, MIN_SIDE
 from stylize.patterns import PATTERN_NAMES, draw_pattern
-from stylize.picture_files import SUFFIXES, PictureFile, list_pictures
+from stylize.picture_files import SUFFIXES, PictureFile, exists, list_pictures
 from stylize.pictures import MAX_ASPECT_RATIO, PictureError, decode_picture
 from stylize.shards import file_sha256
 
@@ -84,7 +84,7 @@ def _load(name: str) -> list[Style]:
     if name in PATTERN_NAMES:
         return [_pattern(name)]
     path = Path(name)
-    if not path.exists():
+    if not exists(path):
         known = ", ".join(PATTERN_NAMES)
         raise InputError(f"There is no style {name!r}: give the path of a picture or folder, or one of {known}.")
     if path.name.endswith(FITTED_SUFFIX):

@@ -96,7 +96,7 @@ def finished_metrics(out: Path, identity: Mapping[str, Any]) -> dict[str, Any] |
 
 
 def remove_results(out: Path) -> None:
-    """Remove what is left of an earlier, damaged run's results, so that results of two never lie side by side."""
+    """Remove an earlier, damaged run's results, the marker first: results of two runs never lie side by side."""
     for name in (METRICS_NAME, EPOCHS_NAME, MODEL_NAME):
         (out / name).unlink(missing_ok=True)
 
