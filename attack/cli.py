@@ -8,10 +8,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from attack.report import write_report
-from attack.results import Result, record_arrays
-from attack.run import attack_model
-from attack.summary import Entry, Estimate
+from attack.evaluation.estimates import Estimate, accuracy_at, mean_accuracy
+from attack.evaluation.results import Result, record_arrays
+from attack.evaluation.run import attack_model
 from stylize.errors import run_command_line
 
 app = typer.Typer(
@@ -68,6 +67,8 @@ def report(
     ] = None,
 ) -> None:
     """Write one page, its figures and tables from results."""
+    from attack.report.build import write_report  # here, so that attacks do not depend on the code of figures
+
     page = write_report(results, out, shards=shards or ())
     Console().print(f"Report of {len(results)} results: {page}", highlight=False, soft_wrap=True)
 
@@ -78,15 +79,15 @@ def _progress(console: Console) -> Progress:
 
 
 def _table(document: dict[str, Any], out: Path) -> Table:
-    entry = Entry("", Result(out, document, record_arrays(document["records"])))
+    result = Result(out, document, record_arrays(document["records"]))
     clean, candidates = document["clean"], document["candidates"]
-    largest = entry.result.largest_linf
+    largest = result.largest_linf
     passed = sum(check["passed"] for check in document["checks"])
-    table = Table(title=f"{entry.result.method} {entry.result.arch} on {entry.result.shards_name}", show_header=False)
+    table = Table(title=f"{result.method} {result.arch} on {result.shards_name}", show_header=False)
     table.add_row("clean accuracy", f"{Estimate(clean['accuracy'], clean['standard_error'])}, n = {clean['images']}")
     table.add_row("attacked images", f"{candidates['used']} of {candidates['walked']} candidates")
-    table.add_row("mean accuracy over the L∞ range", str(entry.mean_accuracy))
-    table.add_row(f"accuracy at L∞ = {largest:g} ({255 * largest:.2f}/255)", str(entry.accuracy_at(largest)))
+    table.add_row("mean accuracy over the L∞ range", str(mean_accuracy(result)))
+    table.add_row(f"accuracy at L∞ = {largest:g} ({255 * largest:.2f}/255)", str(accuracy_at(result, largest)))
     table.add_row("sanity checks", f"{passed} of {len(document['checks'])} passed")
     table.add_row("seconds", str(document["seconds"]))
     table.add_row("result", str(out))

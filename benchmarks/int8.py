@@ -17,17 +17,17 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from scipy import stats
 
-from stylize.engine import Engine, Pixels
-from stylize.evaluation import held_out_photos
-from stylize.fit_data import HOLD_OUT_FRACTION
-from stylize.job import open_job
-from stylize.pair import load_pair
-from stylize.pictures import decode_picture
-from stylize.preview import contact_sheet
-from stylize.run import make_shards
-from stylize.selftest import psnr
-from stylize.spec import ShardOptions
-from stylize.styles import load_styles
+from stylize.cli.preview import contact_sheet
+from stylize.engine.engine import Engine, Pixels
+from stylize.engine.selftest import psnr
+from stylize.engine.styles import load_styles
+from stylize.fitting.data import HOLD_OUT_FRACTION
+from stylize.fitting.evaluation import held_out_photos
+from stylize.networks.pair import load_pair
+from stylize.runs.job import open_job
+from stylize.runs.run import make_shards
+from stylize.runs.spec import ShardOptions
+from stylize.sources.pictures import decode_picture
 from train.config import TrainConfig
 from train.run import train_model
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from benchmarks.stylize import draw_data
 draw_data(Path(sys.argv[1]) / "pictures", int(sys.argv[2]), int(sys.argv[3]))
 """
-COMMAND = "from stylize.cli import main; main()"
+COMMAND = "from stylize.cli.main import main; main()"
 
 
 def peak(side: int, images: int) -> float:

@@ -19,12 +19,12 @@ import torch
 import typer
 from torch import Tensor, nn
 
-from stylize.codec import Codec
-from stylize.engine import Engine, Pixels
-from stylize.pair import load_pair
-from stylize.shards import file_sha256
-from stylize.sources import Source, open_source
-from stylize.styles import load_styles
+from stylize.engine.engine import Engine, Pixels
+from stylize.engine.styles import load_styles
+from stylize.networks.pair import load_pair
+from stylize.runs.codec import Codec
+from stylize.shards.format import file_sha256
+from stylize.sources.source import Source, open_source
 from train.augmentation import resize_square
 from train.checkpoint import load_model
 

@@ -26,19 +26,19 @@ from rich.console import Console
 from rich.table import Table
 from torchvision.transforms.functional import resize
 
-from stylize.codec import Codec
-from stylize.devices import best_dtype, matrix_rate
-from stylize.engine import DTYPES, Engine
-from stylize.job import open_job
-from stylize.networks import Stylizer, stylization_flops
-from stylize.pair import load_pair
-from stylize.pictures import decode_picture
-from stylize.run import make_shards
-from stylize.shapes import draw_shape
-from stylize.sources import Source, open_source
-from stylize.spec import ShardOptions
-from stylize.styles import load_styles
-from stylize.workers import start_workers
+from stylize.drawn.shapes import draw_shape
+from stylize.engine.devices import best_dtype, matrix_rate
+from stylize.engine.engine import DTYPES, Engine
+from stylize.engine.styles import load_styles
+from stylize.networks.adain import Stylizer, stylization_flops
+from stylize.networks.pair import load_pair
+from stylize.runs.codec import Codec
+from stylize.runs.job import open_job
+from stylize.runs.run import make_shards
+from stylize.runs.spec import ShardOptions
+from stylize.runs.workers import start_workers
+from stylize.sources.pictures import decode_picture
+from stylize.sources.source import Source, open_source
 
 LOOP_STYLE_SIDE = 512  # of the published tools, the short one
 LOOP_STYLE_SHAPE = (640, 480)  # of the style's file, as many paintings

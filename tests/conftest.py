@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from stylize.manifest import Manifest, ShardEntry, write_manifest
-from stylize.shards import Sample, file_sha256, write_shard
+from stylize.shards.format import Sample, file_sha256, write_shard
+from stylize.shards.manifest import Manifest, ShardEntry, write_manifest
 
 ShardFolderMaker = Callable[..., Path]
 _FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}

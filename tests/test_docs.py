@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from stylize.manifest import read_manifest
-from stylize.patterns import PATTERN_NAMES
-from stylize.shards import read_shard, sample_members
+from stylize.drawn.patterns import PATTERN_NAMES
+from stylize.shards.format import read_shard, sample_members
+from stylize.shards.manifest import read_manifest
 from train import TrainConfig, train_model
 
 PROJECT = Path(__file__).parents[1]
@@ -64,3 +64,10 @@ def test_the_reader_in_the_format_reads_what_ours_reads(make_shard_folder: Calla
         for sample, found in zip(ours, names["read_samples"](folder, split), strict=True):
             expected = {name.split(".", 1)[1]: payload for name, payload in sample_members(sample, "png")}
             assert found == expected
+
+
+def test_the_architecture_lists_every_module() -> None:
+    listed = re.findall(r"^\| `([\w/]+\.py)` \|", (PROJECT / "docs" / "architecture.md").read_text(), re.MULTILINE)
+    paths = (path for package in ("stylize", "train", "attack") for path in (PROJECT / package).rglob("*.py"))
+    modules = [path.relative_to(PROJECT).as_posix() for path in paths if path.name != "__init__.py"]
+    assert sorted(listed) == sorted(modules)

@@ -1,3 +1,5 @@
+"""Imports go one way: between the packages, and between the rooms in them (docs/architecture.md)."""
+
 import ast
 import subprocess
 import sys
@@ -7,55 +9,142 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ALLOWED = {"stylize": {"stylize"}, "train": {"stylize", "train"}, "attack": {"stylize", "train", "attack"}}
+PACKAGES = ("stylize", "train", "attack")
+# Rooms in their order: each imports itself and those on lines above it, never its neighbours on a line.
+ORDER = (
+    ("stylize.errors",),
+    ("stylize.atomic", "stylize.drawn"),
+    ("stylize.sources",),
+    ("stylize.shards",),
+    ("stylize.networks",),
+    ("stylize.engine",),
+    ("stylize.runs", "stylize.fitting"),
+    ("stylize.cli",),
+    ("train",),
+    ("attack.attacks",),
+    ("attack.checks",),
+    ("attack.evaluation",),
+    ("attack.report",),
+    ("attack.cli",),
+)
+RANKS = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
+# All that classifiers and their evaluation may know of how shards are made.
+SHARED = ("stylize.errors", "stylize.atomic", "stylize.shards", "stylize.sources.pictures")
 
 
-def imported(path: Path) -> Iterator[str]:
-    """Yield the full name of every module that a file imports, at its top or inside."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+def module_name(path: Path) -> str:
+    """Return a file's name for `import`; paths are relative to the project."""
+    parts = path.with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported(tree: ast.Module) -> Iterator[str]:
+    """Yield the full name of every module, or name in one, that a file imports, at its top or inside."""
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
+            assert node.level == 0, "relative import"
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+def room_of(name: str) -> str | None:
+    """Return the room that a module or a name in it belongs to; None for the packages' own fronts and for others."""
+    return next((room for room in RANKS if name == room or name.startswith(f"{room}.")), None)
+
+
+def is_wrong(module: str, name: str) -> bool:
+    """Tell whether a module may not import a name."""
+    package, target = module.split(".")[0], name.split(".")[0]
+    if target not in PACKAGES:
+        return False
+    if package != target:
+        shared = target != "stylize" or any(f"{name}.".startswith(f"{shared}.") for shared in SHARED)
+        return PACKAGES.index(target) > PACKAGES.index(package) or not shared
+    own, other = room_of(module), room_of(name)
+    if own is None:  # a package's front may show all of its rooms
+        return False
+    return other is None or (own != other and RANKS[other] >= RANKS[own])
+
+
 def wrong_ways(root: Path) -> list[str]:
+    files = [path for package in PACKAGES for path in sorted((root / package).rglob("*.py"))]
     return [
         f"{path.relative_to(root)} imports {name}"
-        for package, allowed in ALLOWED.items()
-        for path in sorted((root / package).rglob("*.py"))
-        for name in imported(path)
-        if name.split(".")[0] in ALLOWED.keys() - allowed
+        for path in files
+        for name in imported(ast.parse(path.read_text()))
+        if is_wrong(module_name(path.relative_to(root)), name)
     ]
 
 
 def test_imports_go_one_way() -> None:
-    assert all(list((ROOT / package).glob("*.py")) for package in ALLOWED)
     assert wrong_ways(ROOT) == []
 
 
+def test_every_module_stands_in_a_room() -> None:
+    files = [path.relative_to(ROOT) for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    assert len(files) > 80
+    assert [path for path in files if len(path.parts) > 2 and room_of(module_name(path)) is None] == []
+
+
+@pytest.mark.parametrize("room", sorted(path.parent for path in ROOT.glob("[sa]*/*/__init__.py")), ids=lambda p: p.name)
+def test_a_room_says_what_lives_in_it_and_does_nothing(room: Path) -> None:
+    (statement,) = ast.parse((room / "__init__.py").read_text()).body
+    assert isinstance(statement, ast.Expr)
+    assert isinstance(statement.value, ast.Constant)
+
+
 @pytest.mark.parametrize(
-    ("package", "line"),
+    ("file", "line"),
     [
-        ("stylize", "from train.loading import x"),
-        ("stylize", "def f():\n    import attack"),
-        ("train", "from attack import x"),
+        ("stylize/errors.py", "import stylize.atomic"),
+        ("stylize/drawn/module.py", "import stylize.atomic"),
+        ("stylize/sources/module.py", "from stylize.shards.format import Sample"),
+        ("stylize/sources/module.py", "from stylize.shards import format"),
+        ("stylize/shards/module.py", "from stylize.networks.adain import adain"),
+        ("stylize/networks/module.py", "from stylize.engine import engine"),
+        ("stylize/engine/module.py", "def f():\n    import stylize.runs.spec"),
+        ("stylize/fitting/module.py", "from stylize.runs.job import Job"),
+        ("stylize/runs/module.py", "from stylize.fitting.styles import fit_styles"),
+        ("stylize/runs/module.py", "from stylize.cli.main import app"),
+        ("stylize/runs/module.py", "from stylize import Engine"),
+        ("stylize/cli/module.py", "from train.loading import x"),
+        ("stylize/cli/module.py", "def f():\n    import attack"),
+        ("stylize/__init__.py", "import train"),
+        ("train/module.py", "from attack import x"),
+        ("train/module.py", "from stylize.sources.source import open_source"),
+        ("train/module.py", "from stylize import read_manifest"),
+        ("attack/attacks/module.py", "from attack.checks.sanity import Check"),
+        ("attack/evaluation/module.py", "from attack.report.build import write_report"),
+        ("attack/report/module.py", "from stylize.engine.engine import Engine"),
     ],
 )
-def test_a_wrong_way_is_seen(tmp_path: Path, package: str, line: str) -> None:
-    (tmp_path / package).mkdir()
-    (tmp_path / package / "module.py").write_text(line)
+def test_a_wrong_way_is_seen(tmp_path: Path, file: str, line: str) -> None:
+    (tmp_path / file).parent.mkdir(parents=True)
+    (tmp_path / file).write_text(line)
     assert len(wrong_ways(tmp_path)) == 1
 
 
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("stylize/cli/module.py", "from stylize.runs.job import Job"),
+        ("train/module.py", "from stylize.shards.manifest import Manifest"),
+        ("train/module.py", "from stylize.sources.pictures import decode_picture"),
+        ("attack/evaluation/module.py", "from train import load_model"),
+        ("attack/__init__.py", "from attack.report.build import write_report"),
+    ],
+)
+def test_a_right_way_is_allowed(tmp_path: Path, file: str, line: str) -> None:
+    (tmp_path / file).parent.mkdir(parents=True)
+    (tmp_path / file).write_text(line)
+    assert wrong_ways(tmp_path) == []
+
+
 def test_nothing_is_called_utils_or_common() -> None:
-    paths = [path for package in ALLOWED for path in (ROOT / package).rglob("*.py")]
-    names = {part for path in paths for name in imported(path) for part in name.split(".")[:2]}
+    paths = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
     own = {part for path in paths for part in path.relative_to(ROOT).with_suffix("").parts}
     assert not (own & {"utils", "util", "common", "helpers"})
-    assert not {name for path in paths for name in imported(path) if name.startswith(("utils", "common"))}
-    assert names >= {"stylize"}
 
 
 def test_importing_the_packages_does_no_work() -> None:
@@ -72,7 +161,10 @@ def hook(event, arguments):
             raise AssertionError(arguments)
 sys.addaudithook(hook)
 import stylize, train, attack
-import stylize.cli, train.cli, attack.cli
+import stylize.cli.main, train.cli, attack.cli
+for package in (stylize, train, attack):
+    for name in package.__all__:
+        getattr(package, name)
 """
     command = [sys.executable, "-W", "error", "-c", code]
     process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from stylize.shapes import CLASS_NAMES, draw_shape
-from stylize.verify import verify_shards
+from stylize.drawn.shapes import CLASS_NAMES, draw_shape
+from stylize.shards.verify import verify_shards
 
 PROJECT = Path(__file__).parents[1]
 METHODS = ["normal", "pairing"]
@@ -86,7 +86,12 @@ def test_a_second_reproduction_does_nothing(repository: Path) -> None:
 
 @pytest.mark.parametrize(
     ("edited", "first"),
-    [("attack/figures.py", "attack@"), ("train/loop.py", "train@"), ("stylize/engine.py", "data")],
+    [
+        ("attack/report/figures.py", "report"),
+        ("attack/attacks/fgsm.py", "attack@"),
+        ("train/loop.py", "train@"),
+        ("stylize/engine/engine.py", "data"),
+    ],
 )
 def test_an_edit_reruns_its_package_and_what_follows(repository: Path, edited: str, first: str) -> None:
     source = (repository / edited).read_text()

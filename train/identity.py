@@ -9,8 +9,8 @@ import PIL
 import torch
 import torchvision
 
-from stylize.manifest import MANIFEST_NAME, read_manifest
-from stylize.shards import file_sha256
+from stylize.shards.format import file_sha256
+from stylize.shards.manifest import MANIFEST_NAME, read_manifest
 from train.augmentation import ImagePreset
 from train.checkpoint import ModelCard
 from train.config import TrainConfig

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from stylize.errors import InputError
-from stylize.manifest import Manifest, ShardEntry, read_manifest
-from stylize.shards import SampleLocation, Span, file_sha256, index_shard, open_shard, read_span
+from stylize.shards.format import SampleLocation, Span, file_sha256, index_shard, open_shard, read_span
+from stylize.shards.manifest import Manifest, ShardEntry, read_manifest
 
 _FORMATS = ("JPEG", "PNG", "WEBP")
 

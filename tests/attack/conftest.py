@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from attack import attack_model
-from stylize.manifest import MANIFEST_NAME, read_manifest
-from stylize.shards import file_sha256
+from stylize.shards.format import file_sha256
+from stylize.shards.manifest import MANIFEST_NAME, read_manifest
 from train import ModelCard, build_model, load_test_images, save_model
 
 ModelMaker = Callable[..., Path]

@@ -12,14 +12,14 @@ import pytest
 import torch
 from PIL import Image
 
-from stylize.cli import main
-from stylize.engine import Engine, Pixels
-from stylize.job import Job
-from stylize.networks import Decoder, Encoder
-from stylize.run import make_shards
-from stylize.sources import open_source
-from stylize.spec import ShardOptions, make_spec
-from stylize.styles import Style
+from stylize.cli.main import main
+from stylize.engine.engine import Engine, Pixels
+from stylize.engine.styles import Style
+from stylize.networks.adain import Decoder, Encoder
+from stylize.runs.job import Job
+from stylize.runs.run import make_shards
+from stylize.runs.spec import ShardOptions, make_spec
+from stylize.sources.source import open_source
 
 JobMaker = Callable[..., Job]
 Run = Callable[..., tuple[int, str, str]]

@@ -9,8 +9,8 @@ from PIL import Image
 from torch import nn
 
 from stylize.errors import InputError
-from stylize.manifest import read_manifest
-from stylize.shards import read_shard
+from stylize.shards.format import read_shard
+from stylize.shards.manifest import read_manifest
 from train import PairDataset, evaluate, image_preset, load_test_images
 
 ShardFolderMaker = Callable[..., Path]

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from stylize.errors import InputError
-from stylize.manifest import MANIFEST_NAME, read_manifest, write_manifest
-from stylize.shards import Sample, file_sha256, read_shard, write_shard
+from stylize.shards.format import Sample, file_sha256, read_shard, write_shard
+from stylize.shards.manifest import MANIFEST_NAME, read_manifest, write_manifest
 from train import PairDataset
 
 ShardFolderMaker = Callable[..., Path]

@@ -1,0 +1,1 @@
+"""Attacks: functions from a model, images and labels to attacked images. No files, no statistics."""

@@ -1,0 +1,102 @@
+"""The paper's attack: many small steps along the sign of the gradient, with the whole path on record."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from attack.attacks.protocol import Protocol
+from stylize.errors import InputError
+
+
+@dataclass(frozen=True)
+class AttackPath:
+    """What happened to B images at the start (column 0) and after each of S steps.
+
+    `correct` (B, S+1) bool; `loss` (B, S+1) float32 cross-entropy of the true label; `l2` and `linf` (B, S+1) float64
+    distances to the start, of all pixels in units of the [0, 1] range; `zero_gradients` (B, S) int64 elements whose
+    gradient was exactly zero; `images` (B, C, H, W) float32 after the last step; `finite` (B,) bool: every logit was.
+    """
+
+    correct: Tensor
+    loss: Tensor
+    l2: Tensor
+    linf: Tensor
+    zero_gradients: Tensor
+    images: Tensor
+    finite: Tensor
+
+
+def join_paths(paths: Iterable[AttackPath]) -> AttackPath:
+    """Join the paths of successive batches along the batch dimension, on the CPU."""
+    parts = list(paths)
+    return AttackPath(*(torch.cat([getattr(part, field.name).cpu() for part in parts]) for field in fields(AttackPath)))
+
+
+def fgsm_path(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    step_size: float = 1e-4,
+    steps: int = 100,
+    zero_gradient: str = "stay",
+) -> AttackPath:
+    """Attack each image by sign-gradient ascent: x ← clip(x + step_size · sign(∂CE(model(x), label)/∂x), 0, 1).
+
+    Args:
+        model: maps float32 [0, 1] pixels (B, C, H, W) to logits (B, classes); every module in eval mode.
+        images: float32 in [0, 1], (B, C, H, W).
+        labels: true labels, int64 (B,).
+        step_size: added to or taken from each pixel in each step (1 = the full pixel range).
+        steps: number of steps.
+        zero_gradient: `stay`, or `minus-one` as in the authors' code.
+
+    Raises:
+        InputError: a module is in training mode, or an argument is out of range.
+    """
+    Protocol(steps=steps, step_size=step_size, zero_gradient=zero_gradient)  # checks the ranges
+    _check_arguments(model, images)
+    current = images.detach().clone()
+    scores, moves, zeros = [], [], []
+    for step in range(steps + 1):
+        scored, gradient = _score(model, current, labels)
+        scores.append(scored)
+        # Distances come from the pixels reached: float32 additions of 1e-4 do not add up to exactly step · 1e-4.
+        moves.append((current.double() - images.double()).flatten(1))
+        if step < steps:
+            zeros.append((gradient == 0).flatten(1).sum(1))
+            current = (current + step_size * _direction(gradient, zero_gradient)).clamp(0, 1)
+    correct, loss, finite = (torch.stack(column, 1) for column in zip(*scores, strict=True))
+    l2 = torch.stack([move.norm(dim=1) for move in moves], 1)
+    linf = torch.stack([move.abs().amax(1) for move in moves], 1)
+    return AttackPath(correct, loss, l2, linf, torch.stack(zeros, 1), current, finite.all(1))
+
+
+def _score(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+    """Return (correct, loss, all logits finite), each (B,), and the gradient (B, C, H, W) of each image's own loss."""
+    pixels = images.detach().requires_grad_()
+    with torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
+        logits = model(pixels)
+        loss = F.cross_entropy(logits, labels, reduction="none")
+        (gradient,) = torch.autograd.grad(loss.sum(), pixels)
+    return (logits.argmax(1) == labels, loss.detach(), logits.detach().isfinite().all(1)), gradient
+
+
+def _direction(gradient: Tensor, zero_gradient: str) -> Tensor:
+    if zero_gradient == "minus-one":
+        return (gradient > 0).to(gradient.dtype) * 2 - 1
+    return gradient.sign()
+
+
+def _check_arguments(model: nn.Module, images: Tensor) -> None:
+    training = [name or "the model" for name, module in model.named_modules() if module.training]
+    if training:
+        raise InputError(f"{len(training)} modules are in training mode (first: {training[0]}): call model.eval().")
+    if images.ndim != 4 or images.dtype != torch.float32:
+        raise InputError(f"The images are {images.dtype} {tuple(images.shape)}: give float32 of shape (B, C, H, W).")
+    if not (images.amin() >= 0 and images.amax() <= 1):
+        low, high = images.amin().item(), images.amax().item()
+        raise InputError(f"The pixels lie in [{low:g}, {high:g}]: scale them to [0, 1] and normalise inside the model.")

@@ -1,0 +1,191 @@
+"""Stylize image data sets with AdaIN into paired WebDataset shards."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from stylize.cli.fit import evaluate_decoder_command, fit_decoder_command, fit_styles_command
+from stylize.cli.preview import shard_sheet, style_sheet
+from stylize.cli.summary import counts_line, plan_line, warning_lines
+from stylize.cli.weights import ENCODER_HELP, weights_app
+from stylize.engine.devices import matrix_rate
+from stylize.engine.engine import Engine
+from stylize.engine.styles import load_styles
+from stylize.errors import InputError, run_command_line
+from stylize.networks.adain import stylization_flops
+from stylize.networks.pair import load_pair
+from stylize.runs.estimate import estimate_run
+from stylize.runs.job import Job, open_job
+from stylize.runs.progress import Effort, images_progress
+from stylize.runs.publish import find_finished, needs_retry
+from stylize.runs.run import make_shards
+from stylize.runs.spec import ShardOptions
+from stylize.shards.manifest import Manifest, read_manifest
+from stylize.shards.verify import verify_shards
+from stylize.sources.export import export_images
+from stylize.sources.source import open_source
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+app.command("fit-decoder")(fit_decoder_command)
+app.command("fit-styles")(fit_styles_command)
+app.command("evaluate-decoder")(evaluate_decoder_command)
+app.add_typer(weights_app, name="weights")
+console = Console(markup=False, soft_wrap=True)  # paths may hold brackets; a pipe wants whole lines
+default = ShardOptions()
+
+STYLE_HELP = "Picture, folder, zip, built-in or fitted style; repeat for more; `patterns` for all built-in ones."
+BACKEND_HELP = "auto (torch), torch, or openvino: int8 on CPUs, faster, and not the same pixels."
+DTYPE_HELP = "auto, float32, bfloat16 or float16 for torch; int8 for openvino."
+DATA_HELP = "shapes, cifar10, cifar100, or a folder or zip of class folders."
+DECODER_HELP = "Decoder file that belongs to the encoder; else the shipped one."
+RETRY_HELP = "Make the shards of a finished folder again that lack images or whose images changed."
+SHARDS = Path("data/shards")
+MACHINE_SECONDS = 0.2  # in which the machine's rate is measured
+
+
+@app.command()
+def shards(
+    style: Annotated[list[str], typer.Option(help=STYLE_HELP)] = list(default.style),  # noqa: B006
+    data: Annotated[str, typer.Option(help=DATA_HELP)] = default.data,
+    out: Annotated[Path | None, typer.Option(help="Folder to make; data/shards/STYLE if not given.")] = None,
+    size: Annotated[int | None, typer.Option(help="Scale and crop to N × N pixels; else the images' own size.")] = None,
+    work_size: Annotated[int | None, typer.Option(help="Short side while stylizing, if not --size.")] = None,
+    alpha: Annotated[float, typer.Option(help="0 keeps the content's style, 1 takes the style's.")] = default.alpha,
+    styles_per_image: Annotated[int, typer.Option(help="Stylized copies of every image.")] = default.styles_per_image,
+    seed: Annotated[int, typer.Option(help="Chooses styles, order and held-out images.")] = default.seed,
+    limit: Annotated[int | None, typer.Option(help="At most N images of every split.")] = None,
+    test_fraction: Annotated[
+        float, typer.Option(help="Held-out fraction where the data have no split.")
+    ] = default.test_fraction,
+    codec: Annotated[str, typer.Option(help="jpg, png or webp.")] = default.codec,
+    quality: Annotated[int, typer.Option(help="1 to 100.")] = default.quality,
+    backend: Annotated[str, typer.Option(help=BACKEND_HELP)] = default.backend,
+    dtype: Annotated[str, typer.Option(help=DTYPE_HELP)] = default.dtype,
+    encoder: Annotated[str | None, typer.Option(help=ENCODER_HELP)] = None,
+    decoder: Annotated[Path | None, typer.Option(help=DECODER_HELP)] = None,
+    max_failures: Annotated[int, typer.Option(help="Unusable images to accept; they are recorded.")] = 0,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help=RETRY_HELP)] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would make and take, from a probe.")] = False,
+) -> None:
+    """Make shards of originals and stylized copies; run the same command again to go on after an interruption."""
+    job = open_job(
+        ShardOptions(
+            style=tuple(style), data=data, size=size, work_size=work_size, alpha=alpha,
+            styles_per_image=styles_per_image, seed=seed, limit=limit, test_fraction=test_fraction,
+            codec=codec, quality=quality, backend=backend, dtype=dtype, encoder=encoder, decoder=decoder,
+        )
+    )  # fmt: skip
+    out = out or SHARDS / "-".join(Path(name).stem for name in style)
+    if dry_run:
+        _print_plan(job, out, retry_failed)
+        return
+    with images_progress(console, "Stylizing", sum(job.spec.counts.values()), _effort(job)) as report:
+        manifest = make_shards(job, out, max_failures, report, retry_failed=retry_failed)
+    _print_summary(out, manifest)
+
+
+def _effort(job: Job) -> Effort | None:
+    """Return what a training image costs, where all have one size, and what torch reaches here in the job's type."""
+    spec, engine = job.spec, job.engine
+    if spec.size is None:
+        return None
+    side = spec.work_size or spec.size
+    rate = matrix_rate(engine.device, engine.dtype, MACHINE_SECONDS) if engine.backend == "torch" else 0.0
+    return Effort(stylization_flops(side, side) * spec.styles_per_image, spec.counts["train"], rate)
+
+
+def _print_plan(job: Job, out: Path, retry_failed: bool) -> None:
+    finished = find_finished(out, job.spec, other_images=retry_failed)
+    if finished and not needs_retry(finished, job, retry_failed):
+        console.print(f"{out}: finished, nothing to do")
+        return
+    estimate = estimate_run(job, out)
+    console.print(f"{out}: {'at most ' if finished else ''}{plan_line(estimate)}; nothing was written")
+    if estimate.bytes > estimate.free:
+        console.print("Warning: the disk is too small for this", style="yellow")
+
+
+def _print_summary(directory: Path, manifest: Manifest, remark: str = "") -> None:
+    console.print(f"{directory}: {counts_line(manifest)}{remark}")
+    for line in warning_lines(manifest):
+        console.print(line, style="yellow", highlight=False)
+
+
+@app.command()
+def images(
+    out: Annotated[Path, typer.Option(help="Zip to write.")] = Path("data/images.zip"),
+    data: Annotated[str, typer.Option(help=DATA_HELP)] = default.data,
+    seed: Annotated[int, typer.Option(help="Chooses held-out images.")] = default.seed,
+    test_fraction: Annotated[
+        float, typer.Option(help="Held-out fraction where the data have no split.")
+    ] = default.test_fraction,
+) -> None:
+    """Write a data set's untouched images as one zip of class folders."""
+    count = export_images(open_source(data, seed=seed, test_fraction=test_fraction), out)
+    console.print(f"{out}: {count} images")
+
+
+@app.command()
+def verify(directory: Path) -> None:
+    """Read a shard folder again and name every defect; exit code 1 if there is one."""
+    defects = verify_shards(directory)
+    for defect in defects:
+        console.print(defect, highlight=False)
+    if defects:
+        console.print(f"{directory}: {len(defects)} defects", style="bold red")
+        raise typer.Exit(1)
+    _print_summary(directory, read_manifest(directory), "; no defects")
+
+
+@app.command()
+def info(directory: Path) -> None:
+    """Print a shard folder's manifest for people."""
+    manifest = read_manifest(directory)
+    table = Table("", "", show_header=False, title=f"{directory}: {counts_line(manifest)}")
+    for name, value in manifest.spec.items():
+        table.add_row(name, _plain(value))
+    console.print(table)
+    for line in warning_lines(manifest):
+        console.print(line, style="yellow", highlight=False)
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, list):
+        names = [entry["name"] if isinstance(entry, dict) else str(entry) for entry in value]
+        return f"{len(names)}: {', '.join(names[:12])}{' …' if len(names) > 12 else ''}"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {entry}" for name, entry in value.items())
+    return str(value)
+
+
+@app.command()
+def preview(
+    image: Annotated[list[Path] | None, typer.Argument(help="Pictures or folders to stylize.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The sheet to write.")] = Path("preview.png"),
+    style: Annotated[list[str], typer.Option(help=STYLE_HELP)] = list(default.style),  # noqa: B006
+    shards: Annotated[Path | None, typer.Option(help="Show this shard folder's pairs by class instead.")] = None,
+    size: Annotated[int, typer.Option(help="Side of the stylized pictures, in pixels.")] = 224,
+    encoder: Annotated[str | None, typer.Option(help=ENCODER_HELP)] = None,
+    decoder: Annotated[Path | None, typer.Option(help=DECODER_HELP)] = None,
+) -> None:
+    """Write a contact sheet of pictures × styles, or of a shard folder's pairs."""
+    if bool(image) == bool(shards):
+        raise InputError("Give either pictures to stylize or --shards with a shard folder.")
+    sheet = shard_sheet(shards) if shards else None
+    if sheet is None:
+        pair = load_pair(encoder, decoder)
+        styles = load_styles(style, pair.decoder_sha256)
+        sheet = style_sheet(Engine(pair.encoder.network, pair.decoder, styles), styles, image or [], size)
+    try:
+        sheet.save(output)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{output} cannot be written ({error}): give the path of a PNG or JPEG.") from None
+    console.print(f"{output}: {sheet.width} × {sheet.height} pixels")
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    run_command_line(app)

@@ -1,0 +1,55 @@
+"""The commands `stylize weights list`, `import` and `export`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from stylize.networks.exchange import WEIGHTS, export_weights, import_weights, list_weights
+from stylize.networks.torchvision_encoder import TORCHVISION
+from stylize.shards.format import file_sha256
+
+ENCODER_HELP = f"Encoder file of `stylize weights import`, or {TORCHVISION}; else the embedded one."
+IMPORT_HELP = f"vgg_normalised.pth, a file of torchvision's VGG-19, or {TORCHVISION} to download that."
+weights_app = typer.Typer(no_args_is_help=True, help="List, import and export the networks' weights.")
+console = Console(markup=False, highlight=False, soft_wrap=True)
+
+
+@weights_app.command("list")
+def list_command() -> None:
+    """Show which weights there are: where, how large, whose, and the SHA-256 that manifests record."""
+    for record in list_weights():
+        size = f"{record.bytes / 1e6:.1f} MB" if record.bytes is not None else "not downloaded yet"
+        console.print(f"{record.name}\n  file     {record.path}, {size}\n  licence  {record.licence}")
+        if record.sha256:
+            console.print(f"  SHA-256  {record.sha256}")
+
+
+@weights_app.command("import")
+def import_command(
+    encoder: Annotated[str, typer.Option(help=IMPORT_HELP)],
+    decoder: Annotated[Path | None, typer.Option(help="The decoder.pth that belongs to a vgg_normalised.pth.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the files.")] = WEIGHTS,
+) -> None:
+    """Turn PyTorch files in the layout of pytorch-AdaIN or torchvision into files for --encoder and --decoder."""
+    paths = import_weights(encoder, decoder, out)
+    _print_files(paths)
+    options = [f"--encoder {paths[0]}", *(f"--decoder {path}" for path in paths[1:])]
+    use = "shards" if decoder else "fit-decoder --content PHOTOS --style PAINTINGS -o decoder.safetensors"
+    console.print(f"To use them: stylize {use} {' '.join(options)}")
+
+
+@weights_app.command("export")
+def export_command(
+    out: Annotated[Path, typer.Option(help="Folder for vgg_normalised.pth and decoder.pth.")],
+    encoder: Annotated[str | None, typer.Option(help=ENCODER_HELP)] = None,
+    decoder: Annotated[Path | None, typer.Option(help="Decoder file of the encoder; else the shipped one.")] = None,
+) -> None:
+    """Write a pair as pytorch-AdaIN and stylize-datasets load it; layers beyond relu4_1, unused, are zero."""
+    _print_files(export_weights(out, encoder, decoder))
+
+
+def _print_files(paths: list[Path]) -> None:
+    for path in paths:
+        console.print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, SHA-256 {file_sha256(path)}")

@@ -1,0 +1,165 @@
+"""The stylizer on a device: uint8 pictures in, uint8 pictures out, style statistics computed once."""
+
+import copy
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stylize.engine.devices import best_device, best_dtype
+from stylize.engine.inference import rearranged
+from stylize.engine.openvino_network import openvino_stylizer
+from stylize.engine.styles import Style
+from stylize.errors import InputError
+from stylize.networks.adain import Decoder, Encoder, Stylizer
+
+Pixels = NDArray[np.uint8]
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+INT8 = "int8"
+BACKENDS = ("torch", "openvino")
+# Pixels per network batch; fixed, because a kernel's rounding may depend on the batch. On a CPU every thread has a
+# batch of its own, and small ones suit its caches; a GPU needs many pixels to be busy.
+BATCH_PIXELS = {"cpu": 224 * 224, "openvino": 2 * 224 * 224, "cuda": 8 * 224 * 224}
+STREAM_SIDE = 512  # up to which a CPU's every thread has a batch of its own; the memory of larger pictures adds up
+
+
+class Engine:
+    """A stylizer with its styles, in one type on one device, run by one backend.
+
+    The backend `auto` is torch, whatever is installed: int8 pictures differ, so they are made only when asked for.
+    Style statistics are computed by torch in any case.
+    """
+
+    def __init__(
+        self, encoder: Encoder, decoder: Decoder, styles: Sequence[Style], dtype: str = "auto", backend: str = "auto"
+    ) -> None:
+        _check(dtype, backend)
+        self.backend = "torch" if backend == "auto" else backend
+        quantised = self.backend == "openvino"
+        self.device = torch.device("cpu") if quantised else best_device()
+        if quantised:
+            self.dtype = torch.float32  # of what goes in and out
+        else:
+            self.dtype = best_dtype(self.device) if dtype == "auto" else DTYPES[dtype]
+        # A copy: the conversion below works in place, and the caller's networks may serve other engines.
+        pair = copy.deepcopy((encoder, decoder))
+        winograd = self.device.type == "cpu" and self.dtype == torch.float32
+        network = Stylizer(*pair) if quantised else rearranged(*pair, winograd)
+        self.network = network.eval().to(self.device, self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.batch_pixels = BATCH_PIXELS[self.backend if quantised else self.device.type]
+        self.largest_batch = self.batch_pixels  # of any size of picture; less once a GPU ran out of memory
+        self.means, self.deviations = self._style_statistics(styles)
+        if quantised:
+            self.network = openvino_stylizer(encoder, decoder, self.means, self.deviations)
+
+    @property
+    def dtype_name(self) -> str:
+        """Return the type's name, as the manifest records it."""
+        return INT8 if self.backend == "openvino" else str(self.dtype).removeprefix("torch.")
+
+    def batch_size(self, height: int, width: int, work_size: int | None = None) -> int:
+        """Return how many pictures of a size are one batch of the network, if stylized with that short side."""
+        height, width = _working_shape((height, width), work_size)
+        return max(1, self.batch_pixels // (height * width))
+
+    def streams(self, side: int | None) -> int:
+        """Return how many batches should run side by side for pictures of a short side; None if it is not known."""
+        return torch.get_num_threads() if self.device.type == "cpu" and side and side <= STREAM_SIDE else 1
+
+    @torch.inference_mode()
+    def _style_statistics(self, styles: Sequence[Style]) -> tuple[Tensor, Tensor]:
+        pairs = [self._statistics_of(style) for style in styles]
+        return torch.cat([mean for mean, _ in pairs]), torch.cat([deviation for _, deviation in pairs])
+
+    def _statistics_of(self, style: Style) -> tuple[Tensor, Tensor]:
+        if style.fitted:
+            return style.fitted.on(self.device)
+        statistics: tuple[Tensor, Tensor] = self.network.style_statistics(
+            self._to_device(np.asarray(style.picture)[None])
+        )
+        return statistics
+
+    def _to_device(self, pictures: Pixels) -> Tensor:
+        pixels = torch.from_numpy(np.array(pictures))
+        if self.device.type == "cuda":  # only pinned memory is copied while the GPU works
+            pixels = pixels.pin_memory()
+        on_device = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+        return on_device.to(self.dtype, memory_format=torch.channels_last).div_(255)
+
+    def stylize(self, pictures: Pixels, choice: Sequence[int], alpha: float, work_size: int | None = None) -> Pixels:
+        """Stylize pictures (B, H, W, 3) of one size, each with its chosen style; returns the same shape.
+
+        With `work_size` they are stylized with that short side and reduced again.
+        Raises `InputError` where the output is not finite, or a single picture is too large for the memory.
+        """
+        _, height, width, _ = pictures.shape
+        batch = min(self.largest_batch, self.batch_size(height, width, work_size))
+        outputs: list[Pixels] = []
+        while (done := sum(map(len, outputs))) < len(pictures):
+            part = slice(done, done + batch)
+            try:
+                outputs.append(self._stylize_batch(pictures[part], choice[part], alpha, work_size))
+            except RuntimeError as error:
+                if not _is_out_of_memory(error):
+                    raise
+                batch = self.largest_batch = self._halved(batch, f"{width}×{height}")
+        return np.concatenate(outputs)
+
+    def _halved(self, batch: int, shape: str) -> int:
+        """Return half of a batch for which memory was too little; raise `InputError` for a single picture."""
+        if batch == 1:
+            raise InputError(
+                f"A single picture of {shape} pixels does not fit into the memory of {self.device}: "
+                f"give a smaller --work-size or --size, or remove it."
+            )
+        torch.cuda.empty_cache()
+        return batch // 2
+
+    @torch.inference_mode()
+    def _stylize_batch(self, pictures: Pixels, choice: Sequence[int], alpha: float, work_size: int | None) -> Pixels:
+        styles = torch.tensor(choice, device=self.device)
+        pixels = self._to_device(pictures)
+        size = pixels.shape[-2:]
+        work = _working_shape(size, work_size)
+        if work != size:
+            pixels = _resize(pixels, work)
+        output = self.network(pixels, self.means[styles], self.deviations[styles], alpha)
+        if work != size:
+            output = _resize(output, size)
+        if not torch.isfinite(output).all():
+            raise InputError("The stylized pictures are not finite: give --dtype float32, or another --decoder.")
+        rounded = output.float().mul(255).round().to(torch.uint8)
+        stylized: Pixels = rounded.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        return stylized
+
+
+def _resize(pixels: Tensor, shape: Sequence[int]) -> Tensor:
+    """Scale (B, 3, H, W) in [0, 1]; in float32, because torch does not scale bfloat16 on CPUs."""
+    scaled = F.interpolate(pixels.float(), list(shape), mode="bicubic", antialias=True)
+    return scaled.clamp(0, 1).to(pixels.dtype, memory_format=torch.channels_last)
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Tell whether a GPU's memory, or a CPU's, for which PyTorch has no error of its own, was too little."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _check(dtype: str, backend: str) -> None:
+    if backend not in ("auto", *BACKENDS):
+        raise InputError(f"--backend is {backend!r}: give auto or one of {', '.join(BACKENDS)}.")
+    if backend == "openvino" and dtype not in ("auto", INT8):
+        raise InputError(f"--dtype is {dtype!r}: --backend openvino runs {INT8} only; give it, or --backend torch.")
+    if backend != "openvino" and dtype not in ("auto", *DTYPES):
+        names = ", ".join(DTYPES)
+        raise InputError(f"--dtype is {dtype!r}: give auto or one of {names}, or int8 with --backend openvino.")
+
+
+def _working_shape(shape: Sequence[int], work_size: int | None) -> tuple[int, int]:
+    height, width = shape
+    if work_size is None:
+        return height, width
+    scale = work_size / min(height, width)
+    return max(work_size, round(height * scale)), max(work_size, round(width * scale))

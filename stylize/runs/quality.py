@@ -1,0 +1,37 @@
+"""The quality gate: pairs that teach nothing, and images that stand in both splits; a warning, never a failure."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from stylize.engine.engine import Pixels
+from stylize.shards.manifest import Flag
+
+# In 8-bit grey levels; copies by the shipped decoder differ from their content by 45 and more, and vary by 30 and more.
+MIN_DIFFERENCE = 3.0
+MIN_DEVIATION = 3.0
+
+
+def flag_copies(key: str, content: Pixels, copies: Sequence[Pixels]) -> list[Flag]:
+    """Flag every copy (H, W, 3) that is nearly its content, by mean absolute difference, or nearly one colour.
+
+    The latter by the greatest standard deviation of a channel over the pixels.
+    """
+    flags = []
+    for number, copy in enumerate(copies):
+        channels = np.ascontiguousarray(copy.reshape(-1, 3).T, dtype=np.float32)  # 12 times as fast as over (H, W, 3)
+        deviation = float(channels.std(axis=1).max())
+        difference = float(np.abs(copy.astype(np.int16) - content).mean())
+        if deviation < MIN_DEVIATION:
+            flags.append(Flag("train", key, f"copy {number} is nearly constant (deviation {deviation:.1f} of 255)"))
+        elif difference < MIN_DIFFERENCE:
+            flags.append(
+                Flag("train", key, f"copy {number} is nearly its content (difference {difference:.1f} of 255)")
+            )
+    return flags
+
+
+def flag_repeated(train: Iterable[str], test: Iterable[tuple[str, str]]) -> list[Flag]:
+    """Flag test images, given as (key, SHA-256 of the source), whose file stands among the SHA-256 of `train` too."""
+    known = set(train)
+    return [Flag("test", key, "the same file is in train") for key, sha256 in test if sha256 in known]

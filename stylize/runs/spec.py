@@ -1,0 +1,165 @@
+"""What determines the bytes of a folder of shards, and its division into shards, the unit of work and of resume."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from stylize.engine.calibration import calibration_sha256
+from stylize.engine.engine import Engine
+from stylize.engine.styles import Style
+from stylize.errors import InputError
+from stylize.networks.adain import MIN_SIDE
+from stylize.shards.format import CODECS, MAX_COPIES
+from stylize.sources.folder import SPLITS
+from stylize.sources.source import Source
+
+SAMPLES_PER_SHARD = 1000
+VERSIONED = ("stylized-pairing", "torch", "pillow", "numpy")
+BACKEND_PACKAGES = {"torch": (), "openvino": ("openvino",)}  # beside torch, which every backend needs
+
+
+@dataclass(frozen=True)
+class ShardOptions:
+    """The options of `stylize shards` that change its result; sizes in pixels, None for the images' own size."""
+
+    style: tuple[str, ...] = ("swirls",)
+    data: str = "shapes"
+    size: int | None = None
+    work_size: int | None = None
+    alpha: float = 1.0
+    styles_per_image: int = 1
+    seed: int = 0
+    limit: int | None = None
+    test_fraction: float = 0.1
+    codec: str = "jpg"
+    quality: int = 95
+    backend: str = "auto"
+    dtype: str = "auto"
+    encoder: str | None = None
+    decoder: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name, value, low in (("--size", self.size, MIN_SIDE), ("--work-size", self.work_size, MIN_SIDE)):
+            if value is not None and value < low:
+                raise InputError(f"{name} is {value}: give at least {low} pixels.")
+        if self.limit is not None and self.limit < 1:
+            raise InputError(f"--limit is {self.limit}: give at least 1.")
+        if not 0 <= self.alpha <= 1:
+            raise InputError(f"--alpha is {self.alpha}: give a number from 0 (content) to 1 (style).")
+        if not 1 <= self.styles_per_image <= MAX_COPIES:
+            raise InputError(f"--styles-per-image is {self.styles_per_image}: give 1 to {MAX_COPIES}.")
+        if not 0 < self.test_fraction < 1:
+            raise InputError(f"--test-fraction is {self.test_fraction}: give a number between 0 and 1.")
+        if self.codec not in CODECS or not 1 <= self.quality <= 100:
+            raise InputError(
+                f"No codec {self.codec} at quality {self.quality}: give {', '.join(CODECS)}, and 1 to 100."
+            )
+        if self.seed < 0:
+            raise InputError(f"--seed is {self.seed}: give 0 or more.")
+
+
+@dataclass(frozen=True)
+class StyleRecord:
+    """A style as the manifest names it."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Everything that the bytes depend on; the manifest holds it, and its digest names the work in progress."""
+
+    source: str
+    source_fingerprint: str
+    class_names: tuple[str, ...]
+    counts: dict[str, int]
+    styles: tuple[StyleRecord, ...]
+    size: int | None
+    work_size: int | None
+    alpha: float
+    styles_per_image: int
+    seed: int
+    test_fraction: float
+    codec: str
+    quality: int
+    encoder_sha256: str
+    decoder_sha256: str
+    backend: str
+    calibration_sha256: str | None
+    dtype: str
+    device: str
+    batch_pixels: int
+    samples_per_shard: int
+    versions: dict[str, str]
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the canonical JSON without the source's fingerprint: staged shards may outlive it."""
+        document = {**asdict(self), "source_fingerprint": None}
+        return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+
+def make_spec(
+    options: ShardOptions, source: Source, styles: list[Style], hashes: tuple[str, str], engine: Engine
+) -> Spec:
+    """Resolve the options; `hashes` are the encoder's and the decoder's SHA-256."""
+    limit, device = options.limit, engine.device.type
+    counts = {split: source.count(split) if limit is None else min(limit, source.count(split)) for split in SPLITS}
+    for split, count in counts.items():
+        if not count:
+            raise InputError(
+                f"The data set {options.data} has no images for {split}: give a larger --test-fraction, "
+                "or, where it has a folder train, add test or val beside it."
+            )
+    return Spec(
+        source=source.name,
+        source_fingerprint=source.fingerprint(),
+        class_names=source.class_names,
+        counts=counts,
+        styles=tuple(StyleRecord(style.name, style.sha256) for style in styles),
+        size=options.size,
+        work_size=options.work_size,
+        alpha=options.alpha,
+        styles_per_image=options.styles_per_image,
+        seed=options.seed,
+        test_fraction=options.test_fraction,
+        codec=options.codec,
+        quality=options.quality,
+        encoder_sha256=hashes[0],
+        decoder_sha256=hashes[1],
+        backend=engine.backend,
+        calibration_sha256=calibration_sha256() if engine.backend == "openvino" else None,
+        dtype=engine.dtype_name,
+        device=f"{device} {torch.backends.cpu.get_cpu_capability()}" if device == "cpu" else device,
+        batch_pixels=engine.batch_pixels,
+        samples_per_shard=SAMPLES_PER_SHARD,
+        versions={name: version(name) for name in (*VERSIONED, *BACKEND_PACKAGES[engine.backend])},
+    )
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """One shard to make: its file name, its split and the indices of its images."""
+
+    name: str
+    split: str
+    indices: tuple[int, ...]
+
+
+def plan_shards(spec: Spec, source: Source) -> Iterator[ShardPlan]:
+    """Shuffle every split once, by hashing (seed, split, index), and cut it into shards."""
+    for split in SPLITS:
+        order = sorted(range(source.count(split)), key=lambda index: _shuffle_key(spec.seed, split, index))
+        chosen = order[: spec.counts[split]]
+        for number, start in enumerate(range(0, len(chosen), spec.samples_per_shard)):
+            indices = tuple(chosen[start : start + spec.samples_per_shard])
+            yield ShardPlan(f"{split}-{number:06d}.tar", split, indices)
+
+
+def _shuffle_key(seed: int, split: str, index: int) -> bytes:
+    return hashlib.sha256(f"{seed}:{split}:{index}".encode()).digest()

@@ -1,0 +1,126 @@
+"""Where images come from: one small interface, three kinds of source, one fixed order, nothing read before its turn."""
+
+import hashlib
+import io
+from pathlib import Path
+from typing import Protocol
+
+from PIL import Image
+from torchvision.datasets import CIFAR10, CIFAR100
+
+from stylize.drawn.shapes import CLASS_NAMES, draw_shape
+from stylize.errors import InputError
+from stylize.sources.folder import SPLITS, FolderSource
+from stylize.sources.picture_files import exists
+
+SHAPES_COUNTS = {"train": 4000, "test": 1000}
+SHAPES_SIDE = 64
+DOWNLOADS = Path("data/downloads")
+
+
+class Source(Protocol):
+    """Labelled images in a fixed order; an image is named by its split and its index in it."""
+
+    name: str
+    class_names: tuple[str, ...]
+
+    def count(self, split: str) -> int:
+        """Return the number of images of a split."""
+
+    def label(self, split: str, index: int) -> int:
+        """Return an image's label, an index into the class names."""
+
+    def path(self, split: str, index: int) -> str:
+        """Return what the image is called in the source."""
+
+    def read(self, split: str, index: int) -> bytes:
+        """Return an image file's bytes; raise `PictureError` where it cannot be read."""
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 that changes when the source does."""
+
+
+def open_source(data: str, *, seed: int = 0, test_fraction: float = 0.1) -> Source:
+    """Open `shapes`, `cifar10`, `cifar100`, or a folder or zip of class folders.
+
+    A folder without `train/` and `test/` (or `val/`) inside gets a held-out fraction of its images, by hash and seed.
+    Raises `InputError` where the source does not exist, is empty, or has classes without images.
+    """
+    if data == "shapes":
+        return ShapesSource()
+    if data in ("cifar10", "cifar100"):
+        return CifarSource(data)
+    if not exists(Path(data)):
+        raise InputError(f"There is no data set {data!r}: give shapes, cifar10, cifar100, or a folder or zip.")
+    return FolderSource(Path(data), seed, test_fraction)
+
+
+class ShapesSource:
+    """The embedded data set, drawn on demand as PNG files of 64 × 64 pixels."""
+
+    name = "shapes"
+    class_names: tuple[str, ...] = CLASS_NAMES
+
+    def count(self, split: str) -> int:
+        """Return the number of images of a split."""
+        return SHAPES_COUNTS[split]
+
+    def label(self, split: str, index: int) -> int:
+        """Return the label, balanced over indices."""
+        return index % len(CLASS_NAMES)
+
+    def path(self, split: str, index: int) -> str:
+        """Return a name in the layout of class folders."""
+        return f"{split}/{CLASS_NAMES[self.label(split, index)]}/{index:05d}.png"
+
+    def read(self, split: str, index: int) -> bytes:
+        """Draw an image."""
+        return encode_png(draw_shape(index, size=SHAPES_SIDE, split=split).picture)
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the first images: it changes when the drawing does."""
+        return hashlib.sha256(b"".join(self.read("train", index) for index in range(10))).hexdigest()
+
+
+class CifarSource:
+    """CIFAR-10 or CIFAR-100 in torchvision's layout, downloaded to `data/downloads` when it is not there."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        kind = CIFAR10 if name == "cifar10" else CIFAR100
+        try:
+            self._splits = {split: kind(DOWNLOADS, train=split == "train", download=True) for split in SPLITS}
+        except (OSError, RuntimeError) as error:
+            message = (
+                f"{name} is neither in {DOWNLOADS} nor can it be downloaded ({error}): put it there in torchvision's"
+            )
+            raise InputError(f"{message} layout, or give a folder or zip of class folders.") from None
+        self.class_names = tuple(self._splits["train"].classes)
+
+    def count(self, split: str) -> int:
+        """Return the number of images of a split."""
+        return len(self._splits[split])
+
+    def label(self, split: str, index: int) -> int:
+        """Return an image's label."""
+        return int(self._splits[split].targets[index])
+
+    def path(self, split: str, index: int) -> str:
+        """Return a name in the layout of class folders."""
+        return f"{split}/{self.class_names[self.label(split, index)]}/{index:05d}.png"
+
+    def read(self, split: str, index: int) -> bytes:
+        """Return the image as PNG."""
+        return encode_png(Image.fromarray(self._splits[split].data[index]))
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of torchvision's own checksums of the files."""
+        lists = self._splits["train"]
+        return hashlib.sha256(repr((lists.train_list, lists.test_list)).encode()).hexdigest()
+
+
+def encode_png(picture: Image.Image) -> bytes:
+    """Encode without loss."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()

@@ -1,0 +1,168 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stylize.drawn.shapes import CLASS_NAMES
+from stylize.shards.manifest import read_manifest
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.mark.parametrize("command", ["", "shards", "images", "verify", "info", "preview", "fit-decoder", "weights"])
+def test_help(run: Run, command: str) -> None:
+    code, text, _ = run(*filter(None, [command]), "--help")
+    assert code == 0
+    assert "Usage:" in text
+    assert command in text
+
+
+def test_shards_verify_info_and_preview(run: Run, tmp_path: Path, class_folders: Path) -> None:
+    out = tmp_path / "[/odd] name"
+    arguments = ["--style", "dots", "--data", class_folders, "--size", 16, "--limit", 3, "--dtype", "float32"]
+    code, text, _ = run("shards", *arguments, "--out", out)
+    assert code == 0
+    assert f"{out}: 3 training pairs and 3 test images in 2 shards" in text
+    assert "Warning" not in text
+    manifest = read_manifest(out)
+    assert manifest.flagged == ()
+    assert (manifest.spec["styles"][0]["name"], manifest.spec["size"], manifest.spec["alpha"]) == ("dots", 16, 1.0)
+    code, text, _ = run("verify", out)
+    assert (code, "no defects" in text) == (0, True)
+    code, text, _ = run("info", out)
+    assert (code, "2: cat, dog" in text, "1: dots" in text) == (0, True, True)
+    code, text, _ = run("preview", "--shards", out, "-o", "sheet.png")
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert (code, f"{sheet.width} × {sheet.height} pixels" in text) == (0, True)
+    (out / "notes.txt").write_text("foreign")
+    code, text, _ = run("verify", out)
+    assert (code, "notes.txt: not named in the manifest" in text) == (1, True)
+
+
+def test_shapes_are_the_default_data(run: Run) -> None:
+    code, _, _ = run("shards", "--style", "dots", "--size", 16, "--limit", 1, "--dtype", "float32")
+    assert code == 0
+    assert read_manifest(Path("data/shards/dots")).class_names == list(CLASS_NAMES)
+
+
+def test_a_dry_run_writes_nothing(
+    run: Run, tmp_path: Path, class_folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["shards", "--data", class_folders, "--style", "dots", "--size", 16, "--limit", 3, "--out", "out"]
+    before = sorted(tmp_path.rglob("*"))
+    code, text, _ = run(*arguments, "--dry-run")
+    assert (code, sorted(tmp_path.rglob("*"))) == (0, before)
+    assert text.startswith("out: 6 images in 2 shards, about 0.0 MB of ")
+    assert ("images/s; nothing was written" in text, "Warning" in text) == (True, False)
+    monkeypatch.setattr("shutil.disk_usage", lambda _path: SimpleNamespace(free=1000))
+    assert "Warning: the disk is too small" in run(*arguments, "--dry-run")[1]
+    run(*arguments)
+    assert run(*arguments, "--dry-run")[1] == "out: finished, nothing to do\n"
+    assert run(*arguments, "--dry-run", "--retry-failed")[1] == "out: finished, nothing to do\n"
+    (class_folders / "train/cat/more.png").write_bytes((class_folders / "train/cat/000.png").read_bytes())
+    assert "give --retry-failed" in run(*arguments, "--dry-run")[2]
+    assert run(*arguments, "--dry-run", "--retry-failed")[1].startswith("out: at most 6 images in 2 shards")
+    code, _, error = run(*arguments, "--alpha", 0.5, "--dry-run")
+    assert (code, "holds shards made with other options" in error) == (2, True)
+
+
+def test_pairs_that_look_wrong_are_named(run: Run, class_folders: Path) -> None:
+    for path in sorted(class_folders.glob("test/*/*.png")):
+        path.write_bytes((class_folders / "train/cat/000.png").read_bytes())
+    code, text, _ = run("shards", "--data", class_folders, "--style", "dots", "--size", 16, "--out", "out")
+    assert code == 0
+    assert text.count("the same file is in train") == 4
+    assert run("info", "out")[1].count("the same file is in train") == 4
+
+
+def test_images(run: Run, class_folders: Path, tmp_path: Path) -> None:
+    code, text, _ = run("images", "--data", class_folders)
+    assert (code, "data/images.zip: 16 images" in text) == (0, True)
+    assert (tmp_path / "data/images.zip").is_file()
+
+
+def test_preview_of_pictures(run: Run, class_folders: Path, tmp_path: Path) -> None:
+    picture = class_folders / "train/cat/000.png"
+    code, _, _ = run("preview", picture, "--style", "dots", "--size", 32, "-o", "sheet.png")
+    assert code == 0
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert len(np.unique(np.asarray(sheet).reshape(-1, 3), axis=0)) > 100
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("shards --style plaid --data images", "There is no style 'plaid'"),
+        ("shards --style broken.png --data images", "The style picture broken.png is not a picture"),
+        ("shards --style empty --data images", "empty holds no pictures"),
+        ("shards --data absent", "There is no data set 'absent'"),
+        ("shards --data empty", "empty holds no pictures"),
+        ("shards --data broken.png", "broken.png lies in no class folder"),
+        ("shards --data images/train", "no images for test"),
+        ("shards --data images --alpha 1.5", "--alpha is 1.5"),
+        ("shards --data images --alpha nan", "--alpha is nan"),
+        ("shards --data images --size 15", "--size is 15"),
+        ("shards --data images --work-size 0", "--work-size is 0"),
+        ("shards --data images --limit 0", "--limit is 0"),
+        ("shards --data images --styles-per-image 0", "--styles-per-image is 0"),
+        ("shards --data images --seed -1", "--seed is -1"),
+        ("shards --data images --test-fraction 1", "--test-fraction is 1.0"),
+        ("shards --data images --codec gif", "No codec gif"),
+        ("shards --data images --quality 0", "at quality 0"),
+        ("shards --data images --style dots --dtype int8", "--dtype is 'int8'"),
+        ("shards --data images --style dots --decoder broken.png", "broken.png is not a decoder"),
+        ("images --data absent", "There is no data set 'absent'"),
+        ("verify absent", "absent is not a finished shard folder"),
+        ("verify broken.png", "broken.png is not a finished shard folder"),
+        ("verify damaged", "manifest.json is damaged"),
+        ("info absent", "absent is not a finished shard folder"),
+        ("info damaged", "manifest.json is damaged"),
+        ("preview", "Give either pictures to stylize or --shards"),
+        ("preview broken.png --shards damaged", "Give either pictures to stylize or --shards"),
+        ("preview --shards absent", "absent is not a finished shard folder"),
+        ("preview absent.png --style dots", "absent.png does not exist"),
+        ("preview broken.png --style dots", "broken.png is not a picture"),
+        ("preview images/train/cat --style dots --size 0", "--size is 0"),
+        ("preview images/train/cat --style dots --size 16 -o sheet.xyz", "sheet.xyz cannot be written"),
+        ("preview images/train/cat --style dots --size 16 -o absent/sheet.png", "absent/sheet.png cannot be written"),
+        ("fit-decoder --content absent --style dots -o decoder.safetensors", "absent does not exist"),
+        ("fit-decoder --content images --style dots --preset refine -o d.safetensors", "give its file with --start"),
+        ("fit-decoder --content images --style plaid -o decoder.safetensors", "plaid does not exist"),
+    ],
+)
+def test_mistakes_exit_with_2_and_one_line_and_write_nothing(
+    run: Run, tmp_path: Path, make_class_folders: Callable[..., Path], arguments: str, message: str
+) -> None:
+    make_class_folders(tmp_path / "images", train=40 if "images/train" in arguments else 2, test=2)
+    if arguments.startswith("shards --data images/train"):
+        (tmp_path / "images/train").rename(tmp_path / "all")
+        (tmp_path / "images/train/train").mkdir(parents=True)
+        (tmp_path / "all").rename(tmp_path / "images/train/train")
+    (tmp_path / "broken.png").write_bytes(b"<html>")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged/manifest.json").write_text(json.dumps({"format_version": 1}))
+    before = sorted(tmp_path.rglob("*"))
+    code, out, err = run(*arguments.split())
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.startswith("Error: ")
+    assert err.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_unusable_image_ends_the_run_and_is_named(run: Run, class_folders: Path, tmp_path: Path) -> None:
+    (class_folders / "train/cat/999.png").write_bytes(b"<html>")
+    arguments = ["shards", "--data", class_folders, "--style", "dots", "--size", 16, "--out", "out"]
+    code, _, err = run(*arguments)
+    assert (code, "train/cat/999.png is not a picture" in err, "Traceback" in err) == (2, True, False)
+    assert not (tmp_path / "out").exists()
+    code, text, _ = run(*arguments, "--max-failures", 1)
+    assert (code, "1 images failed, see failures.jsonl" in text) == (0, True)
+    (class_folders / "train/cat/999.png").write_bytes((class_folders / "train/cat/000.png").read_bytes())
+    code, text, _ = run(*arguments, "--retry-failed")
+    assert (code, "out: 13 training pairs" in text, "failed" in text) == (0, True, False)

@@ -1,0 +1,105 @@
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stylize.cli.preview import LABEL_HEIGHT, MARGIN, contact_sheet, shard_sheet, style_sheet
+from stylize.engine.engine import Engine, Pixels
+from stylize.engine.styles import Style
+from stylize.errors import InputError
+from stylize.shards.format import Sample, read_shard, write_shard
+from stylize.shards.manifest import Manifest, ShardEntry, read_manifest, write_manifest
+from stylize.sources.pictures import decode_picture
+
+Noise = Callable[..., Pixels]
+Encode = Callable[..., bytes]
+
+
+def tile(sheet: Image.Image, row: int, column: int, size: int, columns: int) -> Pixels:
+    """Cut a tile out of a sheet; the columns end at its right edge."""
+    left = sheet.width - (columns - column) * (size + MARGIN)
+    top = LABEL_HEIGHT + MARGIN + row * (size + MARGIN)
+    return np.asarray(sheet.crop((left, top, left + size, top + size)))
+
+
+def test_tiles_lie_in_their_rows_and_columns(noise: Noise) -> None:
+    rows = [[Image.fromarray(noise(10 * row + column)) for column in range(3)] for row in range(2)]
+    sheet = contact_sheet(rows, ["first", "second"], ["a", "b", "a label longer than its tile"], 32)
+    for row in range(2):
+        for column in range(3):
+            np.testing.assert_array_equal(tile(sheet, row, column, 32, 3), noise(10 * row + column))
+
+
+def test_tiles_keep_the_aspect_ratio() -> None:
+    sheet = contact_sheet([[Image.new("RGB", (20, 10), "black")]], [""], [""], 40)
+    found = tile(sheet, 0, 0, 40, 1)
+    assert (found[10:30] == 0).all()
+    assert (found[:10] == 255).all()
+    assert (found[30:] == 255).all()
+
+
+def test_style_sheet_is_the_engines_output(
+    engine: Engine, styles: list[Style], tmp_path: Path, noise: Noise, encode: Encode
+) -> None:
+    (tmp_path / "a.png").write_bytes(encode(noise(7)))
+    sheet = style_sheet(engine, styles, [tmp_path / "a.png"], 32)
+    np.testing.assert_array_equal(tile(sheet, 1, 0, 32, 4), noise(7))
+    expected = engine.stylize(np.stack([noise(7)] * 3), [0, 1, 2], 1.0)
+    for column in range(3):
+        np.testing.assert_array_equal(tile(sheet, 1, 1 + column, 32, 4), expected[column])
+
+
+def test_bad_pictures_and_sizes_are_named(engine: Engine, styles: list[Style], tmp_path: Path) -> None:
+    (tmp_path / "page.png").write_bytes(b"<html>")
+    with pytest.raises(InputError, match=r"page\.png is not a picture"):
+        style_sheet(engine, styles, [tmp_path], 32)
+    with pytest.raises(InputError, match="--size is 8: give at least 16"):
+        style_sheet(engine, styles, [tmp_path], 8)
+    with pytest.raises(InputError, match="does not exist"):
+        style_sheet(engine, styles, [tmp_path / "absent"], 32)
+
+
+def test_shard_sheet_shows_the_first_pairs_of_every_class(finished: Path) -> None:
+    sheet = shard_sheet(finished, tile=32)
+    manifest = read_manifest(finished)
+    samples = [sample for path in manifest.paths(finished, "train") for sample in read_shard(path)]
+    for label in range(2):
+        first, *_ = (sample for sample in samples if sample.label == label)
+        for column, data in enumerate((first.content, *first.styled)):
+            np.testing.assert_array_equal(tile(sheet, label, column, 32, 8), np.asarray(decode_picture(data)))
+
+
+def test_a_row_is_a_class_and_its_pairs_stand_side_by_side(tmp_path: Path, encode: Encode) -> None:
+    """Thirty classes of three pairs, each of its own grey: the first twenty are shown, but for one without pairs."""
+    grey = [np.full((16, 16, 3), 8 * label, np.uint8) for label in range(30)]
+    samples = [
+        Sample(f"{3 * label + copy:08d}", encode(grey[label]), (encode(grey[label] + np.uint8(copy + 1)),), label, {})
+        for copy in range(3)
+        for label in range(30)
+        if label != 7
+    ]
+    write_shard(tmp_path / "train-000000.tar", samples, "png")
+    spec = {"class_names": ["long name " * 9] * 30, "styles_per_image": 1, "styles": [], "counts": {"train": 87}}
+    write_manifest(tmp_path, Manifest(spec, (ShardEntry("train-000000.tar", "train", 87, 1, ""),)))
+    sheet = shard_sheet(tmp_path, tile=16)
+    assert sheet.height == LABEL_HEIGHT + MARGIN + 19 * (16 + MARGIN)
+    assert sheet.width < 6 * (16 + MARGIN) + 250
+    for row, label in enumerate(label for label in range(20) if label != 7):
+        for pair in range(3):
+            assert (tile(sheet, row, 2 * pair, 16, 6) == 8 * label).all()
+            assert (tile(sheet, row, 2 * pair + 1, 16, 6) == 8 * label + pair + 1).all()
+
+
+def test_shards_that_cannot_be_shown_are_named(copied: Path) -> None:
+    path = copied / "train-000000.tar"
+    write_shard(path, [replace(sample, styled=(b"<html>",)) for sample in read_shard(path)])
+    with pytest.raises(InputError, match=r"A picture of sample .* is not a picture"):
+        shard_sheet(copied)
+    manifest = read_manifest(copied)
+    tests = tuple(shard for shard in manifest.shards if shard.split == "test")
+    write_manifest(copied, replace(manifest, shards=tests))
+    with pytest.raises(InputError, match="has no training pairs"):
+        shard_sheet(copied)

@@ -1,0 +1,157 @@
+from collections.abc import Callable
+from itertools import permutations
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.spatial.distance import pdist
+from scipy.stats import kstest
+
+from stylize.engine.engine import Pixels
+from stylize.fitting import variations
+from stylize.fitting.variations import banded_noise, combine, draw_texture, paint, recolour
+
+Vary = Callable[[Image.Image, np.random.Generator], Image.Image]
+
+
+@pytest.fixture
+def crop(noise: Callable[..., Pixels]) -> Image.Image:
+    return Image.fromarray(noise(0, 24, 24)).resize((32, 32), Image.Resampling.BICUBIC)
+
+
+def arrays(vary: Vary, crop: Image.Image, draws: int = 12) -> list[Pixels]:
+    made = [vary(crop, np.random.default_rng(seed)) for seed in range(draws)]
+    again = [vary(crop, np.random.default_rng(seed)) for seed in range(draws)]
+    assert [picture.tobytes() for picture in made] == [picture.tobytes() for picture in again]
+    assert {(picture.mode, picture.size) for picture in made} == {("RGB", crop.size)}
+    return [np.asarray(picture) for picture in made]
+
+
+def test_recolouring_varies(crop: Image.Image) -> None:
+    assert len({pixels.tobytes() for pixels in arrays(recolour, crop, 40)}) > 20
+
+
+def test_permuted_channels_have_the_same_values(crop: Image.Image) -> None:
+    channels = np.moveaxis(np.asarray(crop), 2, 0)
+    orders = {tuple(order): channels[list(order)].tobytes() for order in permutations(range(3))}
+    made = [np.moveaxis(pixels, 2, 0).tobytes() for pixels in arrays(variations._permute_channels, crop, 30)]
+    assert set(made) == set(orders.values())
+
+
+def test_turned_colours_keep_the_ratios_of_their_distances() -> None:
+    generator = np.random.default_rng(0)
+    narrow = Image.fromarray(generator.integers(120, 136, (8, 8, 3), dtype=np.uint8))  # too narrow to be clipped
+    before = pdist(np.asarray(narrow, np.float64).reshape(-1, 3))
+    made = arrays(variations._turn_colours, narrow)
+    assert len({tuple(pixels.mean((0, 1)).round()) for pixels in made}) == len(made)
+    for pixels in made:
+        after = pdist(pixels.reshape(-1, 3).astype(np.float64))
+        gain = np.median(after[before > 5] / before[before > 5])
+        assert 0.65 < gain < 1.85
+        np.testing.assert_allclose(after, gain * before, atol=2.5)  # both are rounded to 8 bits
+
+
+def test_a_palette_depends_on_luminance_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    black, white = [0.0, 0.2, 0.4], [1.0, 0.6, 0.2]
+    monkeypatch.setattr(variations, "_random_palette", lambda *_: np.array([black, white]))
+    grey = Image.fromarray(np.linspace(0, 255, 256).astype(np.uint8).reshape(16, 16)).convert("RGB")
+    for pixels in arrays(variations._map_luminance, grey):
+        share = (float(pixels[0, 0, 2]) - 0) / (255 * 0.4)  # of the palette; the rest is the crop itself
+        assert 0.48 < share <= 1.01
+        wanted = np.interp(np.arange(256)[:, None], [0, 255], [0, 1]) * (np.array(white) - black) + black
+        mixed = share * wanted * 255 + (1 - share) * np.arange(256)[:, None]
+        np.testing.assert_allclose(pixels.reshape(256, 3), mixed, atol=3)
+
+
+def test_palettes_are_colours_and_half_of_them_are_ordered() -> None:
+    drawn = [variations._random_palette(4, np.random.default_rng(seed)) for seed in range(60)]
+    assert all(palette.shape == (4, 3) and palette.min() >= 0 and palette.max() <= 1 for palette in drawn)
+    assert 20 < sum(bool(np.all(np.diff(palette.sum(1)) >= 0)) for palette in drawn) < 45
+
+
+class Always:
+    """A generator whose every share is met by the given branches of `paint`, in their order."""
+
+    def __init__(self, *branches: bool) -> None:
+        self.draws = [0.0 if branch else 0.99 for branch in branches]
+
+    def random(self) -> float:
+        return self.draws.pop(0)
+
+    def choice(self, sides: list[int]) -> int:
+        return sides[0]
+
+    def integers(self, low: int, high: int) -> int:
+        return low
+
+
+def painted(crop: Image.Image, *branches: bool) -> Pixels:
+    return np.asarray(paint(crop, Always(*branches))).astype(np.int64)  # type: ignore[arg-type]
+
+
+def test_painting_flattens_reduces_tones_and_draws_contours(crop: Image.Image) -> None:
+    pixels = np.asarray(crop).astype(np.int64)
+    np.testing.assert_array_equal(painted(crop, False, False, False), pixels)
+    np.testing.assert_array_equal(painted(crop, False, True, False), pixels // 64 * 64)
+
+    flat = painted(crop, True, False, False)
+    for row, column in ((3, 5), (20, 11)):
+        for channel in range(3):
+            window = pixels[row - 1 : row + 2, column - 1 : column + 2, channel].ravel()
+            values, counts = np.unique(window, return_counts=True)
+            often = counts.max() > 2  # else Pillow's mode filter keeps the pixel
+            assert flat[row, column, channel] in (
+                values[counts == counts.max()] if often else [pixels[row, column, channel]]
+            )
+
+    step = Image.new("RGB", (16, 16), (200, 150, 100))
+    step.paste((100, 50, 20), (8, 0, 16, 16))
+    contours = painted(step, False, False, True)
+    assert contours[8, 3].tolist() == [200, 150, 100]
+    assert contours[8, 7].tolist() == [0, 0, 0]
+
+
+def test_two_styles_are_mixed_stand_side_by_side_or_lie_in_patches() -> None:
+    red, blue = Image.new("RGB", (20, 20), (200, 0, 0)), Image.new("RGB", (20, 20), (0, 0, 200))
+    blends, halves, patches = 0, 0, 0
+    for pixels in arrays(lambda crop, rng: combine(crop, blue, rng), red, 30):
+        colours = {tuple(colour) for colour in pixels.reshape(-1, 3).tolist()}
+        if len(colours) == 1:
+            assert all(35 < colour[0] < 165 and abs(colour[0] + colour[2] - 200) <= 1 for colour in colours)
+            blends += 1
+            continue
+        assert colours == {(200, 0, 0), (0, 0, 200)}
+        assert 0.25 < (pixels[..., 2] == 200).mean() < 0.75
+        upright = (pixels == pixels[:1]).all()
+        halves, patches = halves + bool(upright), patches + (not upright)
+    assert min(blends, halves, patches) >= 5
+
+
+def test_noise_is_uniform_and_moves_at_the_scale_of_its_band() -> None:
+    spectra = []
+    for seed in range(30):
+        field = banded_noise(96, np.random.default_rng(seed))
+        assert field.shape == (96, 96)
+        assert kstest(field.ravel(), "uniform").statistic < 0.12  # warping loses and doubles some values
+        power = np.square(np.abs(np.fft.fft2(field - field.mean())))
+        frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(96), np.fft.fftfreq(96)))
+        spectra.append((power * frequency).sum() / power.sum())
+    assert min(spectra) < 0.06  # cycles a pixel: waves of many pixels,
+    assert max(spectra) > 0.1  # and of few
+
+
+def test_warping_only_moves_values() -> None:
+    field = np.random.default_rng(0).random((96, 96))
+    moved = [variations._warped(field, np.random.default_rng(seed)) for seed in range(5)]
+    assert all(set(picture.ravel()) <= set(field.ravel()) for picture in moved)
+    assert all((picture != field).mean() > 0.3 for picture in moved)
+
+
+def test_textures_differ_in_colours_and_grain() -> None:
+    made = [np.asarray(draw_texture(32, np.random.default_rng(seed))) for seed in range(24)]
+    again = [np.asarray(draw_texture(32, np.random.default_rng(seed))) for seed in range(24)]
+    assert all(first.tobytes() == second.tobytes() for first, second in zip(made, again, strict=True))
+    assert {(pixels.shape, pixels.dtype) for pixels in made} == {((32, 32, 3), np.dtype(np.uint8))}
+    means = np.array([pixels.mean((0, 1)) for pixels in made])
+    assert means.std(axis=0).min() > 25  # of 255: no two have the same palette
+    assert min(pixels.reshape(-1, 3).std(axis=0).max() for pixels in made) > 3

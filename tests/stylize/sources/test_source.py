@@ -1,0 +1,187 @@
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import torchvision.datasets.cifar
+
+from stylize.drawn.shapes import CLASS_NAMES, draw_shape
+from stylize.engine.engine import Pixels
+from stylize.errors import InputError
+from stylize.sources.pictures import PictureError, decode_picture
+from stylize.sources.source import Source, open_source
+
+Listing = dict[str, list[tuple[str, int]]]
+
+
+def fill(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(f"bytes of {name}".encode())
+    return root
+
+
+def listing(source: Source) -> Listing:
+    return {
+        split: [(source.path(split, index), source.label(split, index)) for index in range(source.count(split))]
+        for split in ("train", "test")
+    }
+
+
+DIVIDED = ("train/dog/1.png", "train/cat/2.png", "train/cat/1.png", "test/dog/1.png")
+DIVIDED_LISTING: Listing = {
+    "train": [("train/cat/1.png", 0), ("train/cat/2.png", 0), ("train/dog/1.png", 1)],
+    "test": [("test/dog/1.png", 1)],
+}
+
+
+def test_a_folder_with_train_and_test(tmp_path: Path) -> None:
+    source = open_source(str(fill(tmp_path / "pets", *DIVIDED)))
+    assert (source.name, source.class_names) == ("pets", ("cat", "dog"))
+    assert listing(source) == DIVIDED_LISTING
+    assert source.read("train", 1) == b"bytes of train/cat/2.png"
+
+
+def test_val_is_test_and_a_wrapper_folder_is_looked_through(tmp_path: Path) -> None:
+    names = [f"pets/photos/{name.replace('test/', 'val/')}" for name in DIVIDED]
+    found = listing(open_source(str(fill(tmp_path, *names))))
+    assert {split: [label for _, label in files] for split, files in found.items()} == {"train": [0, 0, 1], "test": [1]}
+    assert found["test"][0][0] == "pets/photos/val/dog/1.png"
+
+
+def test_nested_folders_belong_to_their_class(tmp_path: Path) -> None:
+    names = ("train/cat/a/1.png", "train/dog/b/c/1.png", "test/cat/1.png")
+    source = open_source(str(fill(tmp_path, *names)))
+    assert source.class_names == ("cat", "dog")
+
+
+def test_without_a_split_a_fraction_is_held_out_by_hash(tmp_path: Path) -> None:
+    fill(tmp_path, *(f"{label}/{index}.png" for label in ("cat", "dog", "train") for index in range(300)))
+    found = listing(open_source(str(tmp_path), seed=1, test_fraction=0.25))
+    assert listing(open_source(str(tmp_path), seed=1, test_fraction=0.25)) == found
+    assert 0.19 < len(found["test"]) / 900 < 0.31
+    assert len(found["train"]) + len(found["test"]) == 900
+    assert {label for _, label in found["test"]} == {0, 1, 2}
+    assert listing(open_source(str(tmp_path), seed=2, test_fraction=0.25)) != found
+    (tmp_path / "dog" / "7.png").unlink()
+    left = listing(open_source(str(tmp_path), seed=1, test_fraction=0.25))
+    for split, files in left.items():
+        assert files == [entry for entry in found[split] if entry[0] != "dog/7.png"]
+
+
+def test_a_zip_is_its_folder(tmp_path: Path) -> None:
+    fill(tmp_path / "pets", *DIVIDED)
+    with zipfile.ZipFile(tmp_path / "pets.zip", "w") as archive:
+        for name in reversed(DIVIDED):
+            archive.write(tmp_path / "pets" / name, name)
+    folder, packed = open_source(str(tmp_path / "pets")), open_source(str(tmp_path / "pets.zip"))
+    assert listing(packed) == listing(folder)
+    assert packed.read("test", 0) == folder.read("test", 0)
+
+
+def test_fingerprint_changes_with_the_files(tmp_path: Path) -> None:
+    fill(tmp_path, *DIVIDED)
+    first = open_source(str(tmp_path)).fingerprint()
+    assert open_source(str(tmp_path)).fingerprint() == first
+    (tmp_path / DIVIDED[0]).write_bytes(b"longer than it was before")
+    second = open_source(str(tmp_path)).fingerprint()
+    fill(tmp_path, "train/dog/9.png")
+    assert len({first, second, open_source(str(tmp_path)).fingerprint()}) == 3
+
+
+def test_an_unreadable_file_is_the_readers_problem(tmp_path: Path) -> None:
+    fill(tmp_path, *DIVIDED)
+    (tmp_path / "train/cat/0.png").symlink_to("0.png")
+    source = open_source(str(tmp_path))
+    with pytest.raises(PictureError, match="cannot be read"):
+        source.read("train", 0)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ((), "holds no pictures"),
+        (("cat/notes.txt",), "holds no pictures"),
+        (("cat/1.png", "cat/2.png"), r"fewer than two class folders with pictures \(cat\)"),
+        (("train/cat/1.png", "train/dog/1.png", "test/cow/1.png"), "classes cow are in the test split but not in"),
+        (("cat/1.png", "dog/1.png", "1.png"), r"the picture 1\.png lies in no class folder"),
+        (("train/cat/1.png", "train/dog/1.png", "train/1.png"), r"train/1\.png lies in no class folder"),
+        (("train/cat/1.png", "train/dog/1.png", "cow/1.png"), r"cow/1\.png lies in no class folder"),
+    ],
+)
+def test_folders_that_are_no_data_set_are_refused(tmp_path: Path, names: tuple[str, ...], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        open_source(str(fill(tmp_path, *names)))
+
+
+@pytest.mark.parametrize("name", ["train/cow", "test/cow"])
+@pytest.mark.parametrize("kind", ["empty", "text", "link"])
+def test_a_class_folder_without_pictures_is_named(tmp_path: Path, name: str, kind: str) -> None:
+    root = fill(tmp_path / "pets", *DIVIDED, "train/.cache/x", "train/__MACOSX/x", "notes/x")
+    assert open_source(str(root)).class_names == ("cat", "dog")
+    if kind == "link":
+        (root / name).symlink_to(root / "train/cat")
+    else:
+        (root / name).mkdir()
+    if kind == "text":
+        (root / name / "notes.txt").write_text("no picture")
+    with pytest.raises(InputError, match=f"the folder {name} has no pictures, or is a link"):
+        open_source(str(root))
+
+
+def test_a_missing_path_and_a_single_picture_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="There is no data set"):
+        open_source(str(tmp_path / "absent"))
+    fill(tmp_path, "1.png", "cut.zip")
+    for name, message in (("1.png", "lies in no class folder"), ("cut.zip", "is not a whole zip")):
+        with pytest.raises(InputError, match=message):
+            open_source(str(tmp_path / name))
+
+
+def test_a_data_sets_name_that_is_no_text_is_named(tmp_path: Path) -> None:
+    fill(tmp_path / "caf\udce9", "a/1.png", "b/1.png")
+    with pytest.raises(InputError, match="not UTF-8: rename it"):
+        open_source(str(tmp_path / "caf\udce9"))
+
+
+def test_shapes_are_drawn_without_loss() -> None:
+    source = open_source("shapes")
+    assert (source.class_names, source.count("train"), source.count("test")) == (CLASS_NAMES, 4000, 1000)
+    for split in ("train", "test"):
+        drawn = draw_shape(13, size=64, split=split)
+        assert decode_picture(source.read(split, 13)).tobytes() == drawn.picture.tobytes()
+        assert source.label(split, 13) == drawn.shape == 3
+        assert source.path(split, 13) == f"{split}/{CLASS_NAMES[3]}/00013.png"
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_cifar_without_network_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise URLError("no network")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torchvision.datasets.cifar, "download_and_extract_archive", fail)
+    with pytest.raises(InputError, match=f"{name} is neither in data/downloads nor can it be downloaded"):
+        open_source(name)
+
+
+def test_cifar_in_torchvisions_layout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noise: Callable[..., Pixels]
+) -> None:
+    """Torchvision reads CIFAR's own files; ten pictures in their layout, without its checksums."""
+    monkeypatch.chdir(tmp_path)
+    base = tmp_path / "data/downloads" / torchvision.datasets.CIFAR10.base_folder
+    base.mkdir(parents=True)
+    rows = np.stack([noise(index).transpose(2, 0, 1).reshape(-1) for index in range(10)])
+    for name in [*(f"data_batch_{batch}" for batch in range(1, 6)), "test_batch"]:
+        (base / name).write_bytes(pickle.dumps({"data": rows, "labels": list(range(10))}))
+    (base / "batches.meta").write_bytes(pickle.dumps({"label_names": [f"class{label}" for label in range(10)]}))
+    monkeypatch.setattr(torchvision.datasets.cifar, "check_integrity", lambda *_: True)
+    source = open_source("cifar10")
+    assert (source.count("train"), source.count("test")) == (50, 10)
+    assert source.class_names[3] == "class3"
+    assert np.array_equal(np.asarray(decode_picture(source.read("train", 13))), noise(3))
+    assert (source.label("train", 13), source.path("train", 13)) == (3, "train/class3/00013.png")

@@ -1,0 +1,88 @@
+"""Every stage of `dvc.yaml` depends on the code that its command imports: no less, and no folder more."""
+
+import ast
+import tomllib
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.test_imports import PACKAGES, imported
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+STAGES: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+
+
+def files_of(name: str) -> Iterator[Path]:
+    """Yield the project's files that importing a dotted name runs: those of the packages on the way, and its own."""
+    parts = name.split(".")
+    for end in range(1, len(parts) + 1):
+        base = ROOT.joinpath(*parts[:end])
+        yield from (path for path in (base / "__init__.py", base.with_suffix(".py")) if path.is_file())
+
+
+def reached(command: str) -> set[Path]:
+    """Return every file of the project that a command such as `attack run` imports, directly or not, at once or later.
+
+    What another subcommand's function imports in its own body does not count.
+    """
+    script, subcommand, *_ = command.split()
+    *packages, entry = files_of(SCRIPTS[script].partition(":")[0])
+    others = {node.name for node in functions(entry) if is_command(node)} - {subcommand.replace("-", "_")}
+    waiting, found = [*packages, *imported_files(entry, skipped=others)], {entry}
+    while waiting:
+        path = waiting.pop()
+        if path not in found:
+            found.add(path)
+            waiting += imported_files(path)
+    return found
+
+
+def functions(path: Path) -> list[ast.FunctionDef]:
+    return [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)]
+
+
+def is_command(function: ast.FunctionDef) -> bool:
+    return any("app.command" in ast.unparse(decorator) for decorator in function.decorator_list)
+
+
+def imported_files(path: Path, skipped: Collection[str] = ()) -> list[Path]:
+    tree = ast.parse(path.read_text())
+    tree.body = [node for node in tree.body if getattr(node, "name", None) not in skipped]
+    names = (name for name in imported(tree) if name.split(".")[0] in PACKAGES)
+    return [file for name in names for file in files_of(name)]
+
+
+def code_dependencies(stage: dict[str, Any]) -> list[Path]:
+    body = stage.get("do", stage)
+    return [ROOT / path for path in body["deps"] if path.split("/")[0] in PACKAGES]
+
+
+def missing(needed: Iterable[Path], given: list[Path]) -> list[Path]:
+    return [path for path in needed if not any(path == own or own in path.parents for own in given)]
+
+
+def superfluous(needed: set[Path], given: list[Path]) -> list[Path]:
+    return [own for own in given if not any(path == own or own in path.parents for path in needed)]
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_an_edit_to_what_a_stage_imports_reruns_it(name: str) -> None:
+    stage = STAGES[name]
+    needed, given = reached(stage.get("do", stage)["cmd"]), code_dependencies(stage)
+    assert missing(needed, given) == []
+    assert superfluous(needed, given) == []
+
+
+def test_a_missing_and_a_superfluous_dependency_are_seen() -> None:
+    needed, given = reached("train run"), code_dependencies(STAGES["train"])
+    assert missing(needed, [path for path in given if path.name != "shards"])
+    assert superfluous(needed, [*given, ROOT / "stylize" / "engine"])
+
+
+def test_figures_do_not_rerun_attacks() -> None:
+    assert ROOT / "attack" / "report" / "figures.py" not in reached("attack run")
+    assert ROOT / "attack" / "report" / "figures.py" in reached("attack report")
