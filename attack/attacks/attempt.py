@@ -28,10 +28,10 @@ class Attacked:
 class Attempt:
     """One attack on the N images of an evaluation, in the form in which the result file keeps it.
 
-    `robust` is true where an image is classified correctly as it is and as attacked, judged by a pass of its own over the
-    attacked images in float32. `distance` is the attacked image's distance in `norm`. `epsilon`, in pixels of [0, 1], is
-    None for minimal-norm attacks, whose `distance` is infinite where they found nothing and 0 where the clean image is
-    wrong. `losses` summarises what checks need of a steepest-ascent attack.
+    `robust` is true where an image is classified correctly as it is and as attacked, judged by a pass of its own over
+    the attacked images in float32. `distance` is the attacked image's distance in `norm`. `epsilon`, in pixels of
+    [0, 1], is None for minimal-norm attacks, whose `distance` is infinite where they found nothing and 0 where the
+    clean image is wrong. `losses` summarises what checks need of a steepest-ascent attack.
     """
 
     name: str
