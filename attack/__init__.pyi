@@ -1,8 +1,13 @@
 """The public API of `attack`; `__init__.py` imports each name from here when it is first used."""
 
+from .attacks.attempt import Attacked as Attacked
 from .attacks.fgsm import AttackPath as AttackPath
 from .attacks.fgsm import fgsm_path as fgsm_path
 from .attacks.fgsm import join_paths as join_paths
+from .attacks.noise import uniform_noise as uniform_noise
+from .attacks.pgd import pgd as pgd
+from .attacks.pgd import single_step as single_step
+from .attacks.pgd import unbounded as unbounded
 from .checks.check import Check as Check
 from .checks.sanity import check_model as check_model
 from .checks.sanity import check_path as check_path
