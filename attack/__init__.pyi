@@ -4,8 +4,8 @@ from .attacks.fgsm import AttackPath as AttackPath
 from .attacks.fgsm import fgsm_path as fgsm_path
 from .attacks.fgsm import join_paths as join_paths
 from .checks.check import Check as Check
-from .checks.sanity import check_model as check_model
-from .checks.sanity import check_path as check_path
+from .checks.model import check_model as check_model
+from .checks.path import check_path as check_path
 from .evaluation.candidates import Candidates as Candidates
 from .evaluation.candidates import candidate_order as candidate_order
 from .evaluation.candidates import choose_candidates as choose_candidates

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from attack.attacks.protocol import Protocol
-from attack.checks.sanity import check_model, check_path
+from attack.checks.model import check_model
+from attack.checks.path import check_path
 from attack.evaluation.candidates import Candidates, choose_candidates
 from attack.evaluation.interpolation import INTERPOLATORS, all_curves
 from attack.evaluation.measure import ProgressReport, attack_images, classify_images, collect_images
@@ -111,7 +112,11 @@ def _attack_candidates(
     """Attack the chosen images (N, 3, H, W); return checks, mean loss per step, curves and records for the result."""
     path = attack_images(model, pixels, labels, protocol, progress)
     first = pixels[: protocol.batch_size].to(next(model.parameters()).device)
-    checks = [*check_model(model, first), *check_path(path, steps=protocol.steps, step_size=protocol.step_size)]
+    clean = [True] * len(labels)  # candidates are chosen by the clean pass
+    checks = [
+        *check_model(model, first, labels[: len(first)].to(first.device)),
+        *check_path(path, clean, steps=protocol.steps, step_size=protocol.step_size),
+    ]
     records = image_records(candidates.keys, labels.tolist(), path)
     arrays = record_arrays(records)  # the curves come from the rounded numbers in the file, which can redraw them
     curves = all_curves(arrays.correct, arrays.l2, arrays.linf, largest_linf=protocol.largest_linf)
