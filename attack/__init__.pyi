@@ -9,8 +9,8 @@ from .attacks.pgd import pgd as pgd
 from .attacks.pgd import single_step as single_step
 from .attacks.pgd import unbounded as unbounded
 from .checks.check import Check as Check
-from .checks.sanity import check_model as check_model
-from .checks.sanity import check_path as check_path
+from .checks.model import check_model as check_model
+from .checks.path import check_path as check_path
 from .evaluation.candidates import Candidates as Candidates
 from .evaluation.candidates import candidate_order as candidate_order
 from .evaluation.candidates import choose_candidates as choose_candidates
