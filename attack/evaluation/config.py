@@ -57,9 +57,9 @@ class AttackConfig:
 
 def parse_epsilon(text: str) -> float:
     """Read `8/255` or `0.03`; raise `InputError` for anything else."""
-    above, _, below = text.partition("/")
+    above, slash, below = text.partition("/")
     try:
-        return float(above) / float(below or 1)
+        return float(above) / float(below if slash else 1)
     except (ValueError, ZeroDivisionError):
         raise InputError(f"Epsilon is {text!r}: give a number or a fraction such as 8/255.") from None
 

@@ -74,7 +74,7 @@ def compare(methods: Mapping[str, Array], seed: int = 0) -> list[Difference]:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return Holm's adjusted p-values: the k-th smallest of m is multiplied by m - k + 1 and never below the ones before."""
+    """Return Holm's adjusted p-values: the k-th smallest of m times m - k + 1, never below those before it."""
     adjusted, largest = [0.0] * len(p_values), 0.0
     for rank, index in enumerate(np.argsort(p_values, kind="stable")):
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))

@@ -10,7 +10,7 @@ import torch
 
 from attack.attacks.pgd import pgd
 from attack.evaluation.attempts import judge
-from attack.evaluation.config import AttackConfig, epsilon_name
+from attack.evaluation.config import AttackConfig
 from attack.evaluation.environment import describe_environment
 from attack.evaluation.images import ImageSet, ProgressReport, choose_images, load_image_set
 from attack.evaluation.partial import Partial

@@ -51,7 +51,7 @@ def read_transfer(path: Path) -> Transfer:
 
 
 def transfer_attempts(transfer: Transfer, result: Result) -> list[Attempt]:
-    """Return what the other models' adversarial images did to the model of a result; nothing where it was not among them.
+    """Return what the other models' adversarial images did to the model of a result; nothing where it took no part.
 
     Raises `InputError` where both looked at different images.
     """
