@@ -44,7 +44,7 @@ def save_model(path: Path, model: nn.Module, card: ModelCard) -> None:
     document = {
         "format": FORMAT_NAME,
         "format_version": FORMAT_VERSION,
-        "tensors_sha256": _tensors_sha256(tensors),
+        "tensors_sha256": tensors_sha256(tensors),
         "card": asdict(card),
     }
     # One metadata entry only: safetensors does not promise an order of several.
@@ -74,7 +74,7 @@ def load_model(path: Path) -> tuple[nn.Module, ModelCard]:
         raise InputError(
             f"{path} does not hold a {card.arch} of {len(card.class_names)} classes ({reason}): train it again."
         ) from None
-    if document.get("tensors_sha256") != _tensors_sha256(tensors):
+    if document.get("tensors_sha256") != tensors_sha256(tensors):
         raise InputError(f"{path} is damaged (the tensors differ from their checksum): fetch or train it again.")
     return model.eval().requires_grad_(False), card
 
@@ -105,7 +105,8 @@ def _card(document: Any, path: Path) -> ModelCard:
         raise InputError(f"{path} has a damaged model card ({error}): fetch or train it again.") from None
 
 
-def _tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of CPU tensors: their names, types, shapes and values, whatever their order."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name]

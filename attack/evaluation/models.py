@@ -1,0 +1,118 @@
+"""The model to attack: a file of `train run`, `package.module:function`, or any `nn.Module` from Python."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from stylize.errors import InputError
+from stylize.shards.format import file_sha256
+from stylize.shards.manifest import Manifest, read_manifest
+from train import ModelCard, load_model
+from train.augmentation import PAPER_SIZE
+from train.checkpoint import tensors_sha256
+from train.references import call_reference, is_reference
+
+EXTERNAL = "external"  # the method of a model that this program did not train
+
+
+@dataclass(frozen=True)
+class OpenedModel:
+    """A network in eval mode on the device to use, and what a result says of it.
+
+    It maps float32 pixels (B, 3, H, W) in [0, 1] to logits (B, classes).  `reference` is how it was named, `sha256` is
+    of the model's file or, where there is none, of its tensors.
+    """
+
+    network: nn.Module
+    card: ModelCard
+    reference: str
+    sha256: str
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is; the CPU if it has no tensors."""
+        return next((tensor.device for tensor in self.network.state_dict().values()), torch.device("cpu"))
+
+
+def open_model(model: str | Path | nn.Module, shards: Path) -> OpenedModel:
+    """Open a model for the test images of a shard folder.
+
+    Args:
+        model: the path of a file that `train run` wrote; `package.module:function`, whose call without arguments
+            returns a network; or a network itself, which is put into eval mode and moved.  A network may name its
+            classes in an attribute `class_names`; otherwise it has those of the shards.
+        shards: the shard folder; it gives the images' size where there is no model file.
+
+    Raises:
+        InputError: there is no such file or function, it is damaged or no network, it fails on images of that size, or
+            its classes are not those of the shards.
+    """
+    manifest = read_manifest(shards)
+    if isinstance(model, nn.Module):
+        opened = _external(model, type(model).__name__, manifest)
+    elif is_reference(str(model)):
+        network = call_reference(str(model)).requires_grad_(False)
+        opened = _external(network, str(model), manifest)
+    else:
+        network, card = load_model(Path(model))
+        opened = OpenedModel(network, card, Path(model).as_posix(), file_sha256(Path(model)))
+    _check_classes(opened, shards, manifest)
+    opened.network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    _check_outputs(opened)
+    return opened
+
+
+def _external(network: nn.Module, reference: str, manifest: Manifest) -> OpenedModel:
+    """Describe a network that this program did not train; images come to it in the shards' own size, if they have one.
+
+    Its seed is -1, and what it was trained on is unknown.
+    """
+    size = manifest.spec.get("size")
+    names = getattr(network, "class_names", manifest.class_names)
+    if isinstance(names, str | Tensor) or not isinstance(names, Sequence):
+        raise InputError(f"Model {reference} has class_names that are no list of names: mend or remove them.")
+    card = ModelCard(
+        arch=reference.rpartition(":")[2],
+        method=EXTERNAL,
+        class_names=[str(name) for name in names],
+        image_size=size or PAPER_SIZE,
+        image_preset="small" if size else "paper",
+        seed=-1,
+        shards_sha256="",
+        versions={},
+    )
+    tensors = {name: value.detach().cpu() for name, value in network.state_dict().items() if isinstance(value, Tensor)}
+    return OpenedModel(network, card, reference, tensors_sha256(tensors))
+
+
+def _check_classes(opened: OpenedModel, shards: Path, manifest: Manifest) -> None:
+    known, given = opened.card.class_names, manifest.class_names
+    mend = "attack it on shards of the data set that it was trained on."
+    if len(known) != len(given):
+        raise InputError(f"{opened.reference} knows {len(known)} classes but {shards} has {len(given)}: {mend}")
+    for label, (ours, theirs) in enumerate(zip(known, given, strict=True)):
+        if ours != theirs:
+            raise InputError(f"Class {label} is {ours!r} in {opened.reference} but {theirs!r} in {shards}: {mend}")
+
+
+@torch.no_grad()
+def _check_outputs(opened: OpenedModel) -> None:
+    """Show the network one grey image, and raise `InputError` where it does not answer with a row of logits."""
+    size, classes = opened.card.image_size, len(opened.card.class_names)
+    image = torch.full((1, 3, size, size), 0.5, device=opened.device)
+    try:
+        outputs = opened.network(image)
+    except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"Model {opened.reference} fails on an image of 3 × {size} × {size} ({reason}): "
+            "give one that takes the shards' images, float32 pixels in [0, 1]."
+        ) from error
+    if not isinstance(outputs, Tensor):
+        raise InputError(f"Model {opened.reference} returns {type(outputs).__name__}: return the logits alone.")
+    if outputs.shape != (1, classes):
+        found = " × ".join(map(str, outputs.shape))
+        raise InputError(f"Model {opened.reference} returns {found} numbers an image, not {classes} logits.")
