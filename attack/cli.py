@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -32,7 +32,7 @@ Seed = Annotated[int, typer.Option(help="Chooses another list of images, and the
 
 @app.command()
 def run(
-    model: Annotated[Path, typer.Option(help="Model that `train run` wrote.")],
+    model: Annotated[str, typer.Option(help="Model that `train run` wrote, or package.module:function.")],
     shards: Shards,
     out: Annotated[Path, typer.Option(help="Result to write (JSON).")],
     suite: Annotated[
@@ -53,10 +53,9 @@ def run(
     seed: Seed = 0,
 ) -> None:
     """Attack one model, check the attacks, and write the result; the same command goes on after an interruption."""
-    path = {"steps": steps, "step_size": step_size, "zero_gradient": zero_gradient}
     config = AttackConfig(
-        suite=suite, images=images, strong_images=strong_images, **_epsilons(epsilon), batch_size=batch_size,
-        seed=seed, **path,
+        suite=suite, images=images, strong_images=strong_images, epsilons=_epsilons(epsilon), steps=steps,
+        step_size=step_size, zero_gradient=zero_gradient, batch_size=batch_size, seed=seed,
     )  # fmt: skip
     console = Console()
     with _progress(console) as show:
@@ -76,7 +75,7 @@ def transfer(
     seed: Seed = 0,
 ) -> None:
     """Try the adversarial images of each model on every other; `attack report --transfer` takes the file in."""
-    config = AttackConfig(images=images, **_epsilons(epsilon), batch_size=batch_size, seed=seed)
+    config = AttackConfig(images=images, epsilons=_epsilons(epsilon), batch_size=batch_size, seed=seed)
     console = Console()
     with _progress(console) as show:
         attack_transfer(models, shards, out, config, progress=show)
@@ -99,8 +98,8 @@ def report(
     Console().print(f"Report of {len(results)} results: {page}", highlight=False, soft_wrap=True)
 
 
-def _epsilons(given: list[str] | None) -> dict[str, Any]:
-    return {"epsilons": tuple(map(parse_epsilon, given))} if given else {}
+def _epsilons(given: list[str] | None) -> tuple[float, ...]:
+    return tuple(map(parse_epsilon, given)) if given else AttackConfig.epsilons
 
 
 @contextmanager

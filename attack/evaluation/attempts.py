@@ -44,7 +44,7 @@ def run_attempt(
     looked_at = min(len(clean), config.strong_images) if planned.strong else len(clean)
     candidates = before if planned.survivors else clean
     rows = [index for index in range(looked_at) if candidates[index]]
-    pixels, labels = images.pixels[rows].to(_device(model)), images.labels[rows].to(_device(model))
+    pixels, labels = images.pixels[rows], images.labels[rows]
     attacked = planned.attack(model, pixels, labels) if rows else Attacked(pixels, 0, 0)
     judged = judge(model, pixels, attacked.images, labels, planned.norm, config.batch_size)
     robust, distance = _states(planned, before, clean, rows, judged)
@@ -78,7 +78,8 @@ def _states(
 def judge(model: nn.Module, images: Tensor, attacked: Tensor, labels: Tensor, norm: Norm, batch_size: int) -> Judged:
     """Classify images (B, C, H, W) and their attacked versions afresh, in float32, and measure distances in float64."""
     robust, first, last = [], [], []
-    for before, after, truth in zip(*(part.split(batch_size) for part in (images, attacked, labels)), strict=True):
+    batches = (torch.split(part, batch_size) for part in (images, attacked, labels))
+    for before, after, truth in zip(*batches, strict=True):
         with torch.no_grad(), torch.autocast(before.device.type, enabled=False):
             start, end = model(before), model(after)
         first += F.cross_entropy(start, truth, reduction="none").tolist()
@@ -98,7 +99,3 @@ def _losses(judged: Judged, last_losses: Tensor | None) -> dict[str, float]:
         change = (means[-1] - means[0]) / means[0].abs().clamp_min(1e-12)
         losses["change_last_10"] = float(change)
     return losses
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device

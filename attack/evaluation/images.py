@@ -35,21 +35,29 @@ def choose_images(shards: Path, images: int, seed: int) -> tuple[str, ...]:
     return tuple(image_order(keys, seed)[:images])
 
 
-def load_image_set(shards: Path, image_size: int, image_preset: str, keys: Sequence[str]) -> ImageSet:
-    """Return the images of these keys, with the very pixels that `train` computes test accuracy on."""
+def load_image_set(
+    shards: Path, image_size: int, image_preset: str, keys: Sequence[str], device: str | torch.device = "cpu"
+) -> ImageSet:
+    """Return the images of these keys on a device, with the very pixels that `train` computes test accuracy on."""
     wanted = set(keys)
     tests = load_test_images(shards, image_size, image_preset)
     found = {image.key: image for image in tests if image.key in wanted}
     pixels = torch.stack([found[key].pixels for key in keys])
-    return ImageSet(tuple(keys), pixels, torch.tensor([found[key].label for key in keys]))
+    labels = torch.tensor([found[key].label for key in keys])
+    return ImageSet(tuple(keys), pixels.to(device), labels.to(device))
 
 
 def classify_split(
-    model: nn.Module, tests: Iterable[TestImage], *, batch_size: int, total: int, progress: ProgressReport
+    model: nn.Module,
+    tests: Iterable[TestImage],
+    *,
+    device: torch.device,
+    batch_size: int,
+    total: int,
+    progress: ProgressReport,
 ) -> dict[str, bool]:
     """Return by key whether the model, in eval mode, classifies each image correctly; holds one batch in memory."""
     correct: dict[str, bool] = {}
-    device = next(model.parameters()).device
     for batch in _batches(tests, batch_size):
         pixels = torch.stack([image.pixels for image in batch]).to(device)
         with torch.no_grad(), torch.autocast(device.type, enabled=False):

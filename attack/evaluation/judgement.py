@@ -23,7 +23,7 @@ CHECKED_IMAGES = 32  # of the image set: the checks of the model are on few imag
 def checks_of_model(subject: Subject, images: ImageSet, config: AttackConfig) -> dict[str, Any]:
     """Return the part `checks` of an evaluation: the checks that need the model alone, and how long they took."""
     started = time.perf_counter()
-    pixels, labels = (part[:CHECKED_IMAGES].to(subject.device) for part in (images.pixels, images.labels))
+    pixels, labels = (part[:CHECKED_IMAGES] for part in (images.pixels, images.labels))
     checks = [*check_model(subject.model, pixels, labels, seed=config.seed)]
     if config.suite != "paper":
         checks += check_planted(subject.model, pixels, labels, epsilon=config.epsilons[-1], seed=config.seed)

@@ -23,7 +23,7 @@ SECTIONS = {
     "protocol": ("suite", "images", "strong_images", "epsilons", "batch_size", "seed", "path"),
     "clean": ("accuracy", "correct", "images"),
     "images": ("keys", "labels", "correct"),
-    "path": ("steps", "step_size", "zero_gradient", "loss", "records"),
+    "path": ("images", "steps", "step_size", "zero_gradient", "loss", "records"),
     "verdict": ("word", "reasons", "numbers"),
     "versions": (),
     "hardware": ("cpu", "threads", "device"),

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
+from attack.attacks.attempt import Attempt
 from attack.checks.check import Check
 from attack.evaluation.attempts import run_attempt
 from attack.evaluation.config import AttackConfig
@@ -30,7 +32,7 @@ def silent(stage: str, done: int, total: int) -> None:
 
 
 def attack_model(
-    model_path: Path,
+    model: str | Path | nn.Module,
     shards: Path,
     out: Path,
     config: AttackConfig = AttackConfig(),  # noqa: B008 (frozen)
@@ -43,7 +45,7 @@ def attack_model(
     interruption. docs/evaluation.md says what each number of the result means.
 
     Args:
-        model_path: a model that `train run` wrote.
+        model: a file that `train run` wrote, `package.module:function`, or a network (see `open_model`).
         shards: the shard folder; its class names must be the model's.
         out: the JSON file to write.
         config: which attacks, on how many images.
@@ -53,7 +55,7 @@ def attack_model(
         InputError: a file is missing or damaged, or the class names differ.
     """
     check_output(out)
-    subject = load_subject(model_path, shards)
+    subject = load_subject(model, shards)
     partial = Partial(out, {"format_version": FORMAT_VERSION, **subject.identity, "config": asdict(config)})
     # TensorFloat-32 would silently round the convolutions to ten bits on some GPUs.
     with torch.backends.cudnn.flags(allow_tf32=False):
@@ -69,17 +71,17 @@ def _evaluate(
     """Run what is not yet in `partial`, and return the whole result."""
     split = partial.once("split", lambda: _classify(subject, shards, config, progress))
     keys = choose_images(shards, config.images, config.seed)
-    images = load_image_set(shards, subject.image_size, subject.image_preset, keys)
+    images = load_image_set(shards, subject.image_size, subject.image_preset, keys, subject.device)
     clean = [bool(split["correct"][key]) for key in keys]
     walked = partial.once("path", lambda: _walk(subject, images, clean, config, progress))
     attempts = [path_attempt(keys, clean, walked["section"])]
     for planned in _announced(plan_attacks(config, subject.classes), progress):
-        make = call_later(run_attempt, planned, subject.model, images, clean, attempts, config)
-        stored = partial.once(planned.title, lambda make=make: attempt_document(make()))
-        attempts.append(read_attempt(stored))
+        attack = call_later(_attempt, planned, subject, images, clean, attempts, config)
+        attempts.append(read_attempt(partial.once(planned.title, attack)))
     checked = partial.once("checks", lambda: checks_of_model(subject, images, config))
     kept = [Check(**check) for check in (*checked["checks"], *walked["checks"])]
     checks, verdict = conclude(clean, attempts, kept, subject.classes)
+    seconds = split["seconds"] + checked["seconds"] + sum(attempt.seconds for attempt in attempts)
     return {
         "format_version": FORMAT_VERSION,
         **subject.document,
@@ -93,7 +95,7 @@ def _evaluate(
         **describe_environment(subject.device),
         "forwards": sum(attempt.forwards for attempt in attempts),
         "backwards": sum(attempt.backwards for attempt in attempts),
-        "seconds": round(split["seconds"] + checked["seconds"] + sum(attempt.seconds for attempt in attempts), 1),
+        "seconds": round(seconds, 1),
     }
 
 
@@ -101,8 +103,10 @@ def _classify(subject: Subject, shards: Path, config: AttackConfig, progress: Pr
     """Return by key which images of the test split are classified correctly, and how long that took."""
     started = time.perf_counter()
     tests = load_test_images(shards, subject.image_size, subject.image_preset)
-    total = subject.manifest.samples("test")
-    correct = classify_split(subject.model, tests, batch_size=config.batch_size, total=total, progress=progress)
+    correct = classify_split(
+        subject.model, tests, device=subject.device, batch_size=config.batch_size, total=subject.test_images,
+        progress=progress,
+    )  # fmt: skip
     return {"correct": correct, "seconds": round(time.perf_counter() - started, 2)}
 
 
@@ -111,12 +115,23 @@ def _walk(
 ) -> dict[str, Any]:
     """Return the paper's path as a section of the result, and its checks."""
     started = time.perf_counter()
-    rows = walkers(clean)
+    rows, section = walkers(clean), empty_section(config, len(clean))
     if not rows:
-        return {"section": empty_section(config), "checks": []}
+        return {"section": section, "checks": []}
     path = walk(subject.model, images, rows, config, progress)
-    section = path_section([images.keys[row] for row in rows], path, config, time.perf_counter() - started)
+    section = path_section([images.keys[row] for row in rows], path, section, time.perf_counter() - started)
     return {"section": section, "checks": checks_of_path(path, config)}
+
+
+def _attempt(
+    planned: Planned,
+    subject: Subject,
+    images: ImageSet,
+    clean: Sequence[bool],
+    earlier: Sequence[Attempt],
+    config: AttackConfig,
+) -> dict[str, Any]:
+    return attempt_document(run_attempt(planned, subject.model, images, clean, earlier, config))
 
 
 def _announced(plans: Sequence[Planned], progress: ProgressReport) -> Iterator[Planned]:

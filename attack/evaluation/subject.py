@@ -1,4 +1,4 @@
-"""The model of an evaluation, checked against the shards that it is evaluated on."""
+"""The model of an evaluation beside the shards that it is evaluated on."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from stylize.errors import InputError
+from attack.evaluation.models import open_model
 from stylize.shards.format import file_sha256
-from stylize.shards.manifest import MANIFEST_NAME, Manifest, read_manifest
-from train import ModelCard, load_model
+from stylize.shards.manifest import MANIFEST_NAME, read_manifest
 
 
 @dataclass(frozen=True)
@@ -19,60 +18,37 @@ class Subject:
     """A model in eval mode on its device, how it sees images, and what the result says of it and of the shards."""
 
     model: nn.Module
+    device: torch.device
     image_size: int
     image_preset: str
-    manifest: Manifest
+    classes: int
+    test_images: int
     document: Mapping[str, Any]
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model computes."""
-        return next(self.model.parameters()).device
-
-    @property
-    def classes(self) -> int:
-        """Number of classes."""
-        return len(self.manifest.class_names)
 
     @property
     def identity(self) -> dict[str, str]:
         """Digests of the model and of the shards."""
-        return {
-            name: self.document[name][digest] for name, digest in (("model", "sha256"), ("shards", "manifest_sha256"))
-        }
+        return {"model": self.document["model"]["sha256"], "shards": self.document["shards"]["manifest_sha256"]}
 
 
-def load_subject(model_path: Path, shards: Path) -> Subject:
-    """Load a model that `train run` wrote for the test split of a shard folder.
+def load_subject(model: str | Path | nn.Module, shards: Path) -> Subject:
+    """Open a model (see `open_model`) for the test split of a shard folder.
 
     Raises `InputError` where either is missing or damaged, or where their class names differ.
     """
-    model, card = load_model(model_path)
-    manifest = read_manifest(shards)
-    _check_classes(model_path, card, shards, manifest)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
-    document = {
-        "model": {"path": model_path.as_posix(), "sha256": file_sha256(model_path), "card": asdict(card)},
-        "shards": _describe_shards(shards, card),
-    }
-    return Subject(model, card.image_size, card.image_preset, manifest, document)
-
-
-def _check_classes(model_path: Path, card: ModelCard, shards: Path, manifest: Manifest) -> None:
-    known, given = card.class_names, manifest.class_names
-    mend = "attack it on shards of the data set that it was trained on."
-    if len(known) != len(given):
-        raise InputError(f"{model_path} knows {len(known)} classes but {shards} has {len(given)}: {mend}")
-    for label, (ours, theirs) in enumerate(zip(known, given, strict=True)):
-        if ours != theirs:
-            raise InputError(f"Class {label} is {ours!r} in {model_path} but {theirs!r} in {shards}: {mend}")
-
-
-def _describe_shards(shards: Path, card: ModelCard) -> dict[str, Any]:
+    opened = open_model(model, shards)
+    card, manifest = opened.card, read_manifest(shards)
     digest = file_sha256(shards / MANIFEST_NAME)
-    return {
-        "path": shards.as_posix(),
-        "name": shards.resolve().name,
-        "manifest_sha256": digest,
-        "used_in_training": digest == card.shards_sha256,
+    document = {
+        "model": {"path": opened.reference, "sha256": opened.sha256, "card": asdict(card)},
+        "shards": {
+            "path": shards.as_posix(),
+            "name": shards.resolve().name,
+            "manifest_sha256": digest,
+            "used_in_training": digest == card.shards_sha256,
+        },
     }
+    tests = manifest.samples("test")
+    return Subject(
+        opened.network, opened.device, card.image_size, card.image_preset, len(card.class_names), tests, document
+    )

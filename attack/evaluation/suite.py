@@ -79,11 +79,13 @@ def _full(config: AttackConfig, second_loss: Loss) -> Iterator[Planned]:
 
 
 def _pgd(name: str, epsilon: float, loss: Loss, config: AttackConfig, *, steps: int, restarts: int = 1) -> Planned:
-    numbers = {"loss": loss, "steps": steps, "step_size": OVERSHOOT * epsilon / steps, "restarts": restarts}
+    step_size = OVERSHOOT * epsilon / steps
     attack = partial(
-        pgd, norm="linf", epsilon=epsilon, seed=config.seed, batch_size=config.batch_size, **numbers
+        pgd, norm="linf", epsilon=epsilon, steps=steps, step_size=step_size, loss=loss, restarts=restarts,
+        seed=config.seed, batch_size=config.batch_size,
     )  # fmt: skip
-    return Planned(name, "white-box", epsilon, attack, settings=numbers)
+    settings = {"loss": loss, "steps": steps, "step_size": step_size, "restarts": restarts}
+    return Planned(name, "white-box", epsilon, attack, settings=settings)
 
 
 def _single_step(epsilon: float, config: AttackConfig) -> Planned:

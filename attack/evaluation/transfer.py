@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial as call_later
 from pathlib import Path
 from typing import Any
 
@@ -46,16 +47,14 @@ def attack_transfer(
     subjects = [load_subject(path, shards) for path in models]
     _check_subjects(models, subjects)
     keys = choose_images(shards, config.images, config.seed)
-    images = load_image_set(shards, subjects[0].image_size, subjects[0].image_preset, keys)
+    images = load_image_set(shards, subjects[0].image_size, subjects[0].image_preset, keys, subjects[0].device)
     identity = {"models": [subject.identity for subject in subjects], "config": asdict(config)}
     partial = Partial(out, {"format_version": TRANSFER_VERSION, **identity})
     sources = []
     with torch.backends.cudnn.flags(allow_tf32=False):
         for number, (path, subject) in enumerate(zip(models, subjects, strict=True)):
             progress(f"Transfer from {path.parent.name}", number, len(models))
-            sources.append(
-                partial.once(path.as_posix(), lambda subject=subject: _try(subject, subjects, images, config))
-            )
+            sources.append(partial.once(path.as_posix(), call_later(_try, subject, subjects, images, config)))
     document = {
         "format_version": TRANSFER_VERSION,
         "models": [subject.document["model"] for subject in subjects],
@@ -98,7 +97,7 @@ def _try(source: Subject, targets: Sequence[Subject], images: ImageSet, config: 
     started = time.perf_counter()
     forwards = backwards = 0
     tried = []
-    pixels, labels = images.pixels.to(source.device), images.labels.to(source.device)
+    pixels, labels = images.pixels, images.labels
     for epsilon in config.epsilons:
         attacked = pgd(
             source.model, pixels, labels, norm="linf", epsilon=epsilon, steps=TRANSFER_STEPS,

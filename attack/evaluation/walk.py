@@ -22,15 +22,14 @@ def walk(
     model: nn.Module, images: ImageSet, indices: Sequence[int], config: AttackConfig, progress: ProgressReport
 ) -> AttackPath:
     """Attack the chosen images in batches and return their paths, joined on the CPU."""
-    device = next(model.parameters()).device
 
     def paths() -> Iterator[AttackPath]:
         done = 0
         for rows in torch.split(torch.tensor(indices), config.batch_size):
             yield fgsm_path(
                 model,
-                images.pixels[rows].to(device),
-                images.labels[rows].to(device),
+                images.pixels[rows],
+                images.labels[rows],
                 step_size=config.step_size,
                 steps=config.steps,
                 zero_gradient=config.zero_gradient,
@@ -41,14 +40,14 @@ def walk(
     return join_paths(paths())
 
 
-def path_section(keys: Sequence[str], path: AttackPath, config: AttackConfig, seconds: float) -> dict[str, Any]:
-    """Return the section `path` of a result: its mean loss at each step, and one record an image, with every digit.
+def path_section(keys: Sequence[str], path: AttackPath, empty: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    """Fill the `empty` section `path`: the mean loss at each step, and one record an image, with every digit.
 
     The authors' interpolator floors values, so that a curve can hang on the sixth digit of a distance.
     """
     columns = (path.correct.int(), path.l2, path.linf)
     return {
-        **empty_section(config),
+        **empty,
         "forwards": path.correct.numel(),
         "backwards": path.correct.numel(),
         "seconds": round(seconds, 2),
@@ -60,10 +59,18 @@ def path_section(keys: Sequence[str], path: AttackPath, config: AttackConfig, se
     }
 
 
-def empty_section(config: AttackConfig) -> dict[str, Any]:
-    """Return the section `path` where no image could walk."""
+def empty_section(config: AttackConfig, images: int) -> dict[str, Any]:
+    """Return the section `path` where none of N images could walk; `images` is how many were looked at."""
     numbers = {"steps": config.steps, "step_size": config.step_size, "zero_gradient": config.zero_gradient}
-    return {**numbers, "forwards": 0, "backwards": 0, "seconds": 0.0, "loss": [], "records": []}
+    return {
+        "images": min(images, PATH_IMAGES),
+        **numbers,
+        "forwards": 0,
+        "backwards": 0,
+        "seconds": 0.0,
+        "loss": [],
+        "records": [],
+    }
 
 
 def path_attempt(keys: Sequence[str], clean: Sequence[bool], section: Mapping[str, Any]) -> Attempt:
