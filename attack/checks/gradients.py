@@ -19,6 +19,7 @@ STEP = 1 / 255
 DISAGREES = 0.2  # 0: difference and gradient are equal, 0.7: they have nothing to do with each other, 1: opposite
 SURVIVES = 0.1  # of the slope at a point must be left over a step
 NOISE, NOISES = 4 / 255, 10
+UNDERFLOW = 1e-30  # float32 ends at 1e-38; products on the way back end sooner
 UNSTABLE = 0.5  # of the margin
 
 
@@ -59,7 +60,7 @@ def check_gradients(model: nn.Module, images: Tensor, labels: Tensor, seed: int)
     as_attacked = _Probe(model, images, _pair(logits, labels), seed)
     yield _finite(as_attacked, logits, labels)
     yield _not_zero(as_attacked)
-    yield _not_saturated(logits, labels)
+    yield _not_saturated(as_attacked, logits, labels)
     yield _stable(as_attacked, generator)
     probe = _precise(as_attacked, generator)
     gradient = probe.gradient()
@@ -120,18 +121,24 @@ def _not_zero(probe: _Probe) -> Check:
     )
 
 
-def _not_saturated(logits: Tensor, labels: Tensor) -> Check:
-    """See that the cross-entropy does not round to 0, where it loses the true class's part of the gradient."""
+def _not_saturated(probe: _Probe, logits: Tensor, labels: Tensor) -> Check:
+    """See that the cross-entropy's gradient does not underflow where the margin's is there (Croce and Hein 2020)."""
     right = logits.argmax(1) == labels
-    silent = int((right & (F.cross_entropy(logits, labels, reduction="none") == 0)).sum())
+    gradient = _gradient(lambda points: _cross_entropy(probe, points, labels), probe.points).flatten(1)
+    silent = right & (gradient.abs().amax(1) < UNDERFLOW) & (probe.gradient().flatten(1).abs().amax(1) >= UNDERFLOW)
     return Check(
         "loss not saturated",
-        2 * silent <= int(right.sum()),
-        f"cross-entropy rounds to 0 on {silent} of {int(right.sum())} images that are right",
+        2 * int(silent.sum()) <= len(labels),
+        f"the loss has no gradient left on {int(silent.sum())} of {int(right.sum())} images that are right",
         "Logits so large that the loss rounds to zero hide the gradient, not the weakness.",
-        {"images": silent, "largest_logit": logits.abs().amax().item()},
+        {"images": int(silent.sum()), "largest_logit": logits.abs().amax().item()},
         "masking",
     )
+
+
+def _cross_entropy(probe: _Probe, points: Tensor, labels: Tensor) -> Tensor:
+    with same_numbers(points, probe.seed):
+        return F.cross_entropy(probe.model(points), labels, reduction="none")
 
 
 @torch.no_grad()
