@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ FORMAT_VERSION = 2
 SECTIONS = {
     "model": ("path", "sha256", "card"),
     "shards": ("path", "name", "manifest_sha256", "used_in_training"),
-    "protocol": ("suite", "images", "strong_images", "epsilons", "batch_size", "seed", "path"),
+    "protocol": ("suite", "images", "strong_images", "epsilons", "batch_size", "seed"),
     "clean": ("accuracy", "correct", "images"),
     "images": ("keys", "labels", "correct"),
     "path": ("images", "steps", "step_size", "zero_gradient", "loss", "records"),
@@ -141,7 +142,7 @@ def check_output(path: Path) -> None:
 
 
 def encode_result(document: Mapping[str, Any]) -> bytes:
-    """Encode as JSON with one line per top-level entry, and one per record, attempt and check."""
+    """Encode as JSON with one line per top-level entry, and one per record, attempt and check; not finite is null."""
     lines = [f' "{name}": {_encode(name, value)}' for name, value in document.items()]
     return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
 
@@ -151,7 +152,16 @@ def _encode(name: str, value: Any) -> str:
         return "[\n  " + ",\n  ".join(_encode("", item) for item in value) + "\n ]"
     if name == "path":
         return "{\n  " + ",\n  ".join(f'"{key}": {_encode(key, item)}' for key, item in value.items()) + "\n }"
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    """Return a value for JSON, which has no infinity and no NaN: numbers that are not finite become null."""
+    if isinstance(value, Mapping):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def read_result(path: Path) -> Result:
