@@ -48,6 +48,7 @@ def write_report(
 def build_report(results: Sequence[Result], shards: Sequence[Path] = ()) -> dict[str, bytes]:
     """Return the report's files by name, `index.html` last (see `write_report`)."""
     used = [_used(folder, results) for folder in shards]
+    examples = [(folder.resolve().name, read_examples(folder)) for folder in used]
     names = {file_sha256(folder / MANIFEST_NAME): folder.resolve().name for folder in used}
     groups = group_results(results, names)
     content: dict[str, bytes] = {}
@@ -57,7 +58,6 @@ def build_report(results: Sequence[Result], shards: Sequence[Path] = ()) -> dict
     for norm in NORMS:
         content[f"plots/{norm}.csv"] = plot_csv(groups, norm).encode()
     content |= {f"metrics/{name}": payload for name, payload in metrics_files(groups).items()}
-    examples = [(folder.resolve().name, read_examples(folder)) for folder in used]
     content["index.html"] = render_page(groups, examples).encode()
     return content
 
