@@ -4,27 +4,17 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from stylize.errors import InputError, run_command_line
+from stylize.command_line import command_app, console, run_command_line
+from stylize.errors import InputError
 from train.augmentation import IMAGE_PRESETS
 from train.config import DTYPES, PRESETS, SCHEDULES, TrainConfig
 from train.methods import METHODS
 from train.models import ARCHITECTURES
 from train.run import train_model
 
-app = typer.Typer(
-    help="Train classifiers from shards of image pairs.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-)
-
-
-@app.callback()
-def _keep_subcommands() -> None:
-    """Train classifiers from shards of image pairs."""
+app = command_app("Train classifiers from shards of image pairs.")
 
 
 @app.command()
@@ -89,7 +79,7 @@ def _print_metrics(metrics: dict[str, Any], out: Path) -> None:
     table = Table(title=str(out), show_header=False)
     for name, value in metrics.items():
         table.add_row(name.replace("_", " "), f"{value:.4f}" if isinstance(value, float) else str(value))
-    Console().print(table)
+    console.print(table)
 
 
 def main() -> None:

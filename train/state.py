@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from stylize.atomic import write_atomically
 from stylize.errors import InputError
+from stylize.weights_files import UNREADABLE, why_unreadable
 from train.checkpoint import read_card
 
 MODEL_NAME, STATE_NAME = "model.safetensors", "state.pt"
@@ -65,9 +65,8 @@ def load_state(out: Path, identity: Mapping[str, Any]) -> SavedState | None:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
         progress = Progress(**{item.name: loaded["progress"][item.name] for item in fields(Progress)})
         state = SavedState(loaded["identity"], progress, loaded["model"], loaded["optimizer"])
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"{path} cannot be read ({reason}): {advice}.") from None
+    except UNREADABLE as error:
+        raise InputError(f"{path} cannot be read ({why_unreadable(path, error)}): {advice}.") from None
     _check_same(state.identity, identity, f"{out} holds an unfinished run", advice)
     return state
 

@@ -2,14 +2,13 @@
 
 import hashlib
 import json
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from PIL import Image
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -20,6 +19,7 @@ from stylize.networks.adain import ENCODER_CHANNELS, MIN_SIDE
 from stylize.shards.format import file_sha256
 from stylize.sources.picture_files import SUFFIXES, PictureFile, exists, list_pictures
 from stylize.sources.pictures import MAX_ASPECT_RATIO, PictureError, decode_picture
+from stylize.weights_files import UNREADABLE, why_unreadable
 
 STYLE_SIDE = 256  # short side at which style statistics are taken
 ALL_PATTERNS = "patterns"
@@ -137,8 +137,8 @@ def read_fitted(path: Path) -> Style:
         name = f"{origin['name']} (fitted)"
         name.encode()  # or a ValueError: a shard could not hold it
         return Style(name, file_sha256(path), Image.fromarray(picture.numpy()), fitted)
-    except (OSError, SafetensorError, struct.error, KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[-1]
+    except UNREADABLE as error:
+        reason = why_unreadable(path, error)
         raise InputError(f"{path} is not a fitted style ({reason}): make it with `stylize fit-styles`.") from None
 
 

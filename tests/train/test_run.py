@@ -169,7 +169,7 @@ def test_a_diverged_run_says_so(config: TrainConfig) -> None:
     ("folder", "changes", "message"),
     [
         ({"styles_per_image": 0}, {}, "no stylized copies, which the method 'pairing' needs"),
-        ({"train": 5}, {}, "4 training samples do not fill one batch of 6"),
+        ({"train": 5}, {}, "4 training samples cannot fill a batch of 6"),
         ({"size": None}, {"image_preset": "small"}, "images of one size"),
         ({}, {"device": "nonsense"}, "Device 'nonsense'"),
         ({}, {"weights": "absent.pth"}, "absent.pth do not exist"),

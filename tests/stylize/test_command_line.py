@@ -4,7 +4,8 @@ import signal
 import pytest
 import typer
 
-from stylize.errors import InputError, run_command_line
+from stylize.command_line import run_command_line
+from stylize.errors import InputError
 
 
 def error_after_interruption() -> RuntimeError:
