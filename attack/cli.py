@@ -1,5 +1,6 @@
 """`attack run` and `attack report`."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -7,10 +8,13 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from attack.attacks.protocol import Protocol
 from attack.evaluation.estimates import Estimate, accuracy_at, mean_accuracy
 from attack.evaluation.results import Result, record_arrays
 from attack.evaluation.run import attack_model
 from stylize.command_line import command_app, console, run_command_line
+from stylize.errors import InputError
+from stylize.params import PARAMS, check_list, mapping, parse_options, read_section
 from stylize.wording import counted
 
 app = command_app("Find out how robust classifiers are, and report it.")
@@ -68,6 +72,29 @@ def report(
 
     page = write_report(results, out, shards=shards or ())
     console.print(f"Report of {counted(len(results), 'result')}: {page}", highlight=False)
+
+
+@app.command("check-params")
+def check_params_command(params: Annotated[Path, typer.Argument(help="The pipeline's parameters.")] = PARAMS) -> None:
+    """Check the sections attack and report of params.yaml, before `dvc repro` runs anything with them."""
+    check_params(params)
+    console.print(f"{params}: attack and report are right")
+
+
+def check_params(path: Path) -> None:
+    """Check the pipeline's sections `attack` and `report`; raise `InputError` for the first value that is wrong."""
+    section = read_section(path, "attack", ("options",))
+    options = mapping(section.get("options"), f"{path}: attack.options")
+    needed = {"model": "model", "shards": "shards", "out": "out"}
+    values = parse_options(app, "run", {**needed, **options}, f"{path}: attack.options")
+    try:
+        Protocol(**{field.name: values[field.name] for field in fields(Protocol) if field.name in values})
+    except InputError as error:
+        raise InputError(f"{path}: attack.options: {error}") from None
+    sets = read_section(path, "train").get("style_sets")
+    shards = read_section(path, "report", ("shards",)).get("shards")
+    known = [f"data/shards/{name}" for name in sets] if isinstance(sets, list) else []
+    check_list(shards if isinstance(shards, list) else [shards], f"{path}: report.shards", known)
 
 
 def _progress() -> Progress:

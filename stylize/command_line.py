@@ -108,9 +108,10 @@ def _run(app: typer.Typer) -> int:
 
 def _usage(error: Any) -> list[str]:
     """Return the lines that Typer shows for a wrong option."""
-    lines = io.StringIO()
-    error.show(lines)
-    return lines.getvalue().split("\n")[:-1]
+    shown = io.StringIO()
+    error.show(shown)
+    message = f"Error: {error.format_message()}"
+    return shown.getvalue().replace(message, literal(message)).split("\n")[:-1]
 
 
 def _fail(*lines: str) -> int:

@@ -57,8 +57,9 @@ def read_weights(path: Path) -> Mapping[str, Any]:
 
 
 def _load_torch(path: Path) -> Any:
-    with warnings.catch_warnings(action="ignore"):  # about pickles that are refused anyway
-        return torch.load(path, map_location="cpu", weights_only=True)
+    # An open file, because torch chooses a reader by a path's suffix; the warnings are about pickles that are refused.
+    with warnings.catch_warnings(action="ignore"), open(path, "rb") as file:
+        return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def is_safetensors(path: Path) -> bool:
@@ -85,7 +86,7 @@ def recognise(path: Path) -> str | None:
         head = _head(path)
     except OSError:
         return None
-    kind = _kind_of_zip(path) if head.startswith(b"PK\x03\x04") else _kind(head)
+    kind = _kind_of_zip(path) if head.startswith(b"PK") else _kind(head)
     return f"it is {kind}" if kind else None
 
 

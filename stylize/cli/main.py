@@ -8,6 +8,7 @@ import typer
 from rich.table import Table
 
 from stylize.cli.fit import evaluate_decoder_command, fit_decoder_command, fit_styles_command
+from stylize.cli.params import check_params
 from stylize.cli.preview import shard_sheet, style_sheet
 from stylize.cli.summary import counts_line, plan_line, warning_lines
 from stylize.cli.weights import ENCODER_HELP, weights_app
@@ -18,6 +19,7 @@ from stylize.engine.styles import load_styles
 from stylize.errors import InputError
 from stylize.networks.adain import stylization_flops
 from stylize.networks.pair import load_pair
+from stylize.params import PARAMS
 from stylize.runs.estimate import estimate_run
 from stylize.runs.job import Job, open_job
 from stylize.runs.progress import Effort, images_progress
@@ -119,7 +121,7 @@ def _print_summary(directory: Path, manifest: Manifest, remark: str = "") -> Non
 @app.command()
 def images(
     out: Annotated[Path, typer.Option(help="Zip to write.")] = Path("data/images.zip"),
-    data: Annotated[str, typer.Option(help=DATA_HELP)] = default.data,
+    data: Annotated[str, typer.Option("--data", "--source", help=DATA_HELP)] = default.data,
     seed: Annotated[int, typer.Option(help="Chooses held-out images.")] = default.seed,
     test_fraction: Annotated[
         float, typer.Option(help="Held-out fraction where the data have no split.")
@@ -186,6 +188,13 @@ def preview(
     except (OSError, ValueError) as error:
         raise InputError(f"{output} cannot be written ({error}): give the path of a PNG or JPEG.") from None
     console.print(f"{output}: {sheet.width} × {sheet.height} pixels")
+
+
+@app.command("check-params")
+def check_params_command(params: Annotated[Path, typer.Argument(help="The pipeline's parameters.")] = PARAMS) -> None:
+    """Check the sections data and stylize of params.yaml, before `dvc repro` runs anything with them."""
+    check_params(app, params)
+    console.print(f"{params}: data and stylize are right")
 
 
 def main() -> None:

@@ -83,10 +83,8 @@ def _load(name: str) -> list[Style]:
         return [_pattern(pattern) for pattern in PATTERN_NAMES]
     if name in PATTERN_NAMES:
         return [_pattern(name)]
+    check_style_exists(name)
     path = Path(name)
-    if not exists(path):
-        known = ", ".join(PATTERN_NAMES)
-        raise InputError(f"There is no style {name!r}: give the path of a picture or folder, or one of {known}.")
     if path.name.endswith(FITTED_SUFFIX):
         return [read_fitted(path)]
     if path.is_dir() and (fitted := sorted(path.glob(f"[!.]*{FITTED_SUFFIX}"))):
@@ -94,6 +92,13 @@ def _load(name: str) -> list[Style]:
             raise InputError(f"{path} holds pictures and fitted styles: give a folder of one kind, or single files.")
         return [read_fitted(file) for file in fitted]
     return [_from_file(file) for file in list_pictures(path)]
+
+
+def check_style_exists(name: str) -> None:
+    """Raise `InputError` for what is neither the name of a built-in style nor a path."""
+    if name not in (ALL_PATTERNS, *PATTERN_NAMES) and not exists(Path(name)):
+        known = ", ".join(PATTERN_NAMES)
+        raise InputError(f"There is no style {name!r}: give the path of a picture or folder, or one of {known}.")
 
 
 def _pattern(name: str) -> Style:
