@@ -16,7 +16,7 @@ from stylize.drawn.shapes import CLASS_NAMES, draw_shape
 from stylize.shards.verify import verify_shards
 
 PROJECT = Path(__file__).parents[1]
-METHODS = ["normal", "pairing"]
+MODELS = ["normal", "pairing"]
 
 
 def run(folder: Path, *command: str) -> str:
@@ -42,9 +42,10 @@ def small_parameters(images: Path) -> dict[str, Any]:
     params: dict[str, Any] = yaml.safe_load((PROJECT / "params.yaml").read_text())
     params["data"]["source"] = str(images)
     params["stylize"]["options"]["size"] = 32
-    params["train"]["methods"] = METHODS
+    params["train"]["models"] = {name: params["train"]["models"][name] for name in MODELS}
     params["train"]["options"] |= {"epochs": 1, "batch-size": 8, "workers": 0}
-    params["attack"]["options"] |= {"images": 3, "steps": 3}
+    params["attack"]["shared"] |= {"images": 3, "epsilon": ["8/255"]}
+    params["attack"]["options"] |= {"steps": 3}
     return params
 
 
@@ -52,8 +53,8 @@ def small_parameters(images: Path) -> dict[str, Any]:
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Reproduce the pipeline once in a new repository with a local folder as DVC remote."""
     folder = tmp_path_factory.mktemp("repository")
-    for name in (".dvc/config", "dvc.yaml", ".dvcignore"):
-        (folder / name).parent.mkdir(exist_ok=True)
+    for name in (".dvc/config", ".dvc/plots/curves.json", "dvc.yaml", ".dvcignore"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(PROJECT / name, folder / name)
     for package in ("stylize", "train", "attack"):
         shutil.copytree(PROJECT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
@@ -71,11 +72,11 @@ def test_every_stage_leaves_its_output(repository: Path) -> None:
     data = repository / "data"
     assert verify_shards(data / "shards" / "swirls") == []
     page = (data / "report" / "index.html").read_text()
-    for method in METHODS:
-        name = f"mobilenet_v3_small-{method}-swirls"
+    for name in MODELS:
         assert 0 <= json.loads((data / "models" / name / "metrics.json").read_text())["test_accuracy"] <= 1
-        assert len(json.loads((data / "results" / f"{name}.json").read_text())["records"]) <= 3
-        assert method in page
+        assert len(json.loads((data / "results" / f"{name}.json").read_text())["images"]["keys"]) == 3
+        assert name in page
+    assert "Transfer between models" in page
 
 
 def test_a_second_reproduction_does_nothing(repository: Path) -> None:
@@ -100,10 +101,21 @@ def test_an_edit_reruns_its_package_and_what_follows(repository: Path, edited: s
         stages = [line for line in run(repository, "dvc", "status").splitlines() if line and not line[0].isspace()]
     finally:
         (repository / edited).write_text(source)
-    order = ["data", "stylize@", "train@", "attack@", "report"]
+    order = ["data", "stylize@", "train@", "attack@", "transfer", "report"]
     changed = {name for name in order if any(stage.startswith(name) for stage in stages)}
     assert first in changed
     assert not changed & set(order[: order.index(first)])
+
+
+def test_metrics_and_plots_show_each_model(repository: Path) -> None:
+    shown = json.loads(run(repository, "dvc", "metrics", "show", "--json"))[""]["data"]
+    for name in MODELS:
+        assert set(shown[f"data/report/metrics/{name}.json"]["data"]) == {"verdict", "clean", "robust_8_of_255"}
+    plots = json.loads(run(repository, "dvc", "plots", "show", "--json"))["data"]
+    for norm in ("L2", "L-infinity"):
+        (figure,) = plots[f"Paper's attack, {norm} distance"]
+        assert figure["type"] == "vega"
+        assert '"field": "model"' in json.dumps(figure["content"]) or '"field":"model"' in str(figure["content"])
 
 
 def test_shards_travel_through_a_remote(repository: Path) -> None:
