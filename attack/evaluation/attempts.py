@@ -6,10 +6,10 @@ from math import inf
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attack.attacks.attempt import Attacked, Attempt, Norm
+from attack.attacks.losses import Loss, attack_loss
 from attack.evaluation.config import AttackConfig
 from attack.evaluation.images import ImageSet
 from attack.evaluation.suite import Planned
@@ -17,7 +17,7 @@ from attack.evaluation.worst_case import worst_case
 
 
 class Judged(NamedTuple):
-    """What became of B attacked images: still right, their cross-entropy before and after, and how far they moved."""
+    """What became of B attacked images: still right, their mean loss before and after, and how far they moved."""
 
     robust: list[bool]
     first: float
@@ -46,7 +46,8 @@ def run_attempt(
     rows = [index for index in range(looked_at) if candidates[index]]
     pixels, labels = images.pixels[rows], images.labels[rows]
     attacked = planned.attack(model, pixels, labels) if rows else Attacked(pixels, 0, 0)
-    judged = judge(model, pixels, attacked.images, labels, planned.norm, config.batch_size)
+    loss = planned.settings.get("loss", "ce")
+    judged = judge(model, pixels, attacked.images, labels, planned.norm, config.batch_size, loss)
     robust, distance = _states(planned, before, clean, rows, judged)
     return Attempt(
         planned.name,
@@ -59,7 +60,7 @@ def run_attempt(
         attacked.backwards,
         round(time.perf_counter() - started, 2),
         {**planned.settings, "images": looked_at, "attacked": len(rows)},
-        _losses(judged, attacked.last_losses) if rows and planned.kind in ("white-box", "unbounded") else {},
+        _losses(judged, attacked.last_losses) if rows and "loss" in planned.settings else {},
     )
 
 
@@ -75,15 +76,23 @@ def _states(
     return tuple(robust), tuple(distance)
 
 
-def judge(model: nn.Module, images: Tensor, attacked: Tensor, labels: Tensor, norm: Norm, batch_size: int) -> Judged:
+def judge(
+    model: nn.Module,
+    images: Tensor,
+    attacked: Tensor,
+    labels: Tensor,
+    norm: Norm,
+    batch_size: int,
+    loss: Loss = "ce",
+) -> Judged:
     """Classify images (B, C, H, W) and their attacked versions afresh, in float32, and measure distances in float64."""
     robust, first, last = [], [], []
     batches = (torch.split(part, batch_size) for part in (images, attacked, labels))
     for before, after, truth in zip(*batches, strict=True):
         with torch.no_grad(), torch.autocast(before.device.type, enabled=False):
             start, end = model(before), model(after)
-        first += F.cross_entropy(start, truth, reduction="none").tolist()
-        last += F.cross_entropy(end, truth, reduction="none").tolist()
+        first += attack_loss(loss, start, truth).tolist()
+        last += attack_loss(loss, end, truth).tolist()
         robust += (end.argmax(1) == truth).tolist()
     moves = (attacked.double() - images.double()).flatten(1)
     distance = moves.abs().amax(1) if norm == "linf" else moves.norm(dim=1)
@@ -92,7 +101,7 @@ def judge(model: nn.Module, images: Tensor, attacked: Tensor, labels: Tensor, no
 
 
 def _losses(judged: Judged, last_losses: Tensor | None) -> dict[str, float]:
-    """Summarise for checks: mean cross-entropy before and after, and how much of the loss the last steps still gave."""
+    """Summarise for checks: the attack's mean loss before and after, and how much of it the last steps still gave."""
     losses = {"first": judged.first, "last": judged.last}
     if last_losses is not None and last_losses.shape[1] > 1:
         means = last_losses.double().mean(0)

@@ -80,7 +80,8 @@ def path_attempt(keys: Sequence[str], clean: Sequence[bool], section: Mapping[st
     """
     found = {record["key"]: _first_error(record) for record in section["records"]}
     distance = tuple(found.get(key, inf) if right else 0.0 for key, right in zip(keys, clean, strict=True))
-    settings = {"steps": section["steps"], "step_size": section["step_size"], "attacked": len(found)}
+    settings = {"steps": section["steps"], "step_size": section["step_size"]}
+    settings |= {"images": section["images"], "attacked": len(found)}
     return Attempt(
         "paper-path", "minimal-norm", "linf", None, tuple(far == inf for far in distance), distance,
         section["forwards"], section["backwards"], section["seconds"], settings,
