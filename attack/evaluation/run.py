@@ -71,13 +71,14 @@ def _evaluate(
     subject: Subject, shards: Path, config: AttackConfig, partial: Partial, progress: ProgressReport
 ) -> dict[str, Any]:
     """Run what is not yet in `partial`, and return the whole result."""
+    plans = plan_attacks(config, subject.classes)
     split = partial.once("split", lambda: _classify(subject, shards, config, progress))
     keys = choose_images(shards, config.images, config.seed)
     images = load_image_set(shards, subject.image_size, subject.image_preset, keys, subject.device)
     clean = [bool(split["correct"][key]) for key in keys]
     walked = partial.once("path", lambda: _walk(subject, images, clean, config, progress))
     attempts = [path_attempt(keys, clean, walked["section"])]
-    for planned in _announced(plan_attacks(config, subject.classes), progress):
+    for planned in _announced(plans, progress):
         attack = call_later(_attempt, planned, subject, images, clean, attempts, config)
         attempts.append(read_attempt(partial.once(planned.title, attack)))
     checked = partial.once("checks", lambda: checks_of_model(subject, images, config))

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,11 +16,13 @@ from attack.attacks.noise import uniform_noise
 from attack.attacks.pgd import pgd, single_step, unbounded
 from attack.attacks.square import square
 from attack.evaluation.config import AttackConfig, epsilon_name
+from stylize.errors import InputError
 
 STEPS = {"quick": 20, "full": 40}
 QUERIES = {"quick": 100, "full": 1000}
 RESTARTS = 3
 MINIMAL_NORM_STEPS = 100
+AUTOATTACK_CLASSES = 4  # its DLR loss with targets looks at the four largest logits
 OVERSHOOT = 2.5  # steps of 2.5 ε / steps can cross the ball from end to end (Madry et al. 2018)
 
 
@@ -47,11 +50,24 @@ class Planned:
 
 
 def plan_attacks(config: AttackConfig, classes: int) -> list[Planned]:
-    """Return the attacks of a suite in their order; `paper` has none beside the path."""
+    """Return the attacks of a suite in their order; `paper` has none beside the path.
+
+    AutoAttack is left out of `full` where a model has too few classes. Raises `InputError` where it is not installed.
+    """
     if config.suite == "paper":
         return []
-    plans = {"quick": _quick, "full": _full}[config.suite]
-    return [*plans(config, "dlr" if classes > 2 else "margin"), _unbounded(config)]
+    second_loss: Loss = "dlr" if classes > 2 else "margin"
+    if config.suite == "quick":
+        return [*_quick(config, second_loss), _unbounded(config)]
+    _check_library()
+    ensemble = [_autoattack(epsilon, config) for epsilon in config.epsilons if classes >= AUTOATTACK_CLASSES]
+    return [*_full(config, second_loss), *ensemble, _unbounded(config)]
+
+
+def _check_library() -> None:
+    """Raise `InputError` where AutoAttack is not installed, before long work."""
+    if find_spec("pyautoattack") is None:
+        raise InputError("--suite full needs AutoAttack, an extra: pip install 'stylized-pairing[attacks]'.")
 
 
 def main_attack(config: AttackConfig) -> Callable[[nn.Module, Tensor, Tensor], Attacked]:
@@ -80,7 +96,6 @@ def _full(config: AttackConfig, second_loss: Loss) -> Iterator[Planned]:
         yield _pgd("pgd-restarts", epsilon, "ce", config, steps=steps, restarts=RESTARTS)
     yield _square(config.epsilons[-1], config)
     yield from (_minimal_norm(norm, config) for norm in ("linf", "l2"))
-    yield from (_autoattack(epsilon, config) for epsilon in config.epsilons)
 
 
 def _pgd(name: str, epsilon: float, loss: Loss, config: AttackConfig, *, steps: int, restarts: int = 1) -> Planned:

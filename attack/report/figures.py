@@ -60,8 +60,10 @@ class Panel:
 
 def panel_figure(panels: Sequence[Panel], title: str = "") -> Figure:
     """Draw panels beside each other, with a line and a band of the 95 % interval per model, labelled at its end."""
-    colours = {"text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK}
-    with rc_context({"font.size": 10, "text.parse_math": False, **colours}):  # a name's $ is a letter
+    with (
+        rc_context({"font.size": 10, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK}),
+        rc_context({"text.parse_math": False}),  # a name's $ is a letter
+    ):
         figure = Figure(figsize=(5.4 * len(panels), 3.9), layout="constrained")
         FigureCanvasAgg(figure)
         if title:
