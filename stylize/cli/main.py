@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from stylize.cli.cue_conflict import cue_conflict_command
 from stylize.cli.fit import evaluate_decoder_command, fit_decoder_command, fit_styles_command
 from stylize.cli.preview import shard_sheet, style_sheet
 from stylize.cli.summary import counts_line, plan_line, warning_lines
@@ -29,6 +30,7 @@ from stylize.sources.export import export_images
 from stylize.sources.source import open_source
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+app.command("cue-conflict")(cue_conflict_command)
 app.command("fit-decoder")(fit_decoder_command)
 app.command("fit-styles")(fit_styles_command)
 app.command("evaluate-decoder")(evaluate_decoder_command)

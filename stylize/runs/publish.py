@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,14 @@ def plain_spec(spec: Spec) -> dict[str, Any]:
 def find_finished(out: Path, spec: Spec, *, other_images: bool = False) -> Manifest | None:
     """Return the manifest of a folder that holds the specification's shards, None where there is nothing yet.
 
-    With `other_images` the source's fingerprint may differ.
+    With `other_images` the source's fingerprint may differ. Raises `InputError` as `find_folder`.
+    """
+    return find_folder(out, plain_spec(spec), other_images=other_images)
+
+
+def find_folder(out: Path, wanted: Mapping[str, Any], *, other_images: bool = False) -> Manifest | None:
+    """Do as `find_finished` for a specification as its JSON reads back.
+
     Raises `InputError` where the folder holds something else, cannot be read, or could not be renamed onto.
     """
     try:
@@ -34,7 +42,6 @@ def find_finished(out: Path, spec: Spec, *, other_images: bool = False) -> Manif
     if not (out / MANIFEST_NAME).is_file():
         raise InputError(f"{out} exists and is not a shard folder: give another --out, or remove it.")
     manifest = read_manifest(out)
-    wanted = plain_spec(spec)
     if {**manifest.spec, "source_fingerprint": None} != {**wanted, "source_fingerprint": None}:
         raise InputError(f"{out} holds shards made with other options: give another --out, or remove it.")
     if manifest.spec != wanted and not other_images:
