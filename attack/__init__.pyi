@@ -1,17 +1,23 @@
 """The public API of `attack`; `__init__.py` imports each name from here when it is first used."""
 
+from .attacks.attempt import Attacked as Attacked
 from .attacks.fgsm import AttackPath as AttackPath
 from .attacks.fgsm import fgsm_path as fgsm_path
 from .attacks.fgsm import join_paths as join_paths
+from .attacks.noise import uniform_noise as uniform_noise
+from .attacks.pgd import pgd as pgd
+from .attacks.pgd import single_step as single_step
+from .attacks.pgd import unbounded as unbounded
 from .checks.check import Check as Check
-from .checks.sanity import check_model as check_model
-from .checks.sanity import check_path as check_path
-from .evaluation.candidates import Candidates as Candidates
-from .evaluation.candidates import candidate_order as candidate_order
-from .evaluation.candidates import choose_candidates as choose_candidates
+from .checks.model import check_model as check_model
+from .checks.path import check_path as check_path
+from .evaluation.config import AttackConfig as AttackConfig
+from .evaluation.images import ImageSet as ImageSet
+from .evaluation.images import choose_images as choose_images
+from .evaluation.images import image_order as image_order
+from .evaluation.images import load_image_set as load_image_set
 from .evaluation.interpolation import INTERPOLATORS as INTERPOLATORS
 from .evaluation.interpolation import Curve as Curve
-from .evaluation.interpolation import all_curves as all_curves
 from .evaluation.interpolation import authors_curve as authors_curve
 from .evaluation.interpolation import interpolate_records as interpolate_records
 from .evaluation.interpolation import linear_curve as linear_curve
@@ -21,4 +27,10 @@ from .evaluation.results import Records as Records
 from .evaluation.results import Result as Result
 from .evaluation.results import read_result as read_result
 from .evaluation.run import attack_model as attack_model
+from .evaluation.statistics import Difference as Difference
+from .evaluation.statistics import Share as Share
+from .evaluation.statistics import compare as compare
+from .evaluation.statistics import share as share
+from .evaluation.transfer import attack_transfer as attack_transfer
+from .evaluation.worst_case import worst_case as worst_case
 from .report.build import write_report as write_report

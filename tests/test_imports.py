@@ -114,7 +114,7 @@ def test_a_room_says_what_lives_in_it_and_does_nothing(room: Path) -> None:
         ("train/module.py", "from attack import x"),
         ("train/module.py", "from stylize.sources.source import open_source"),
         ("train/module.py", "from stylize import read_manifest"),
-        ("attack/attacks/module.py", "from attack.checks.sanity import Check"),
+        ("attack/attacks/module.py", "from attack.checks.check import Check"),
         ("attack/evaluation/module.py", "from attack.report.build import write_report"),
         ("attack/report/module.py", "from stylize.engine.engine import Engine"),
     ],

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attack.attacks.protocol import Protocol
-from stylize.errors import InputError
+from attack.attacks.victim import check_images
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def fgsm_path(
         InputError: a module is in training mode, or an argument is out of range.
     """
     Protocol(steps=steps, step_size=step_size, zero_gradient=zero_gradient)  # checks the ranges
-    _check_arguments(model, images)
+    check_images(model, images, labels)
     current = images.detach().clone()
     scores, moves, zeros = [], [], []
     for step in range(steps + 1):
@@ -89,14 +89,3 @@ def _direction(gradient: Tensor, zero_gradient: str) -> Tensor:
     if zero_gradient == "minus-one":
         return (gradient > 0).to(gradient.dtype) * 2 - 1
     return gradient.sign()
-
-
-def _check_arguments(model: nn.Module, images: Tensor) -> None:
-    training = [name or "the model" for name, module in model.named_modules() if module.training]
-    if training:
-        raise InputError(f"{len(training)} modules are in training mode (first: {training[0]}): call model.eval().")
-    if images.ndim != 4 or images.dtype != torch.float32:
-        raise InputError(f"The images are {images.dtype} {tuple(images.shape)}: give float32 of shape (B, C, H, W).")
-    if not (images.amin() >= 0 and images.amax() <= 1):
-        low, high = images.amin().item(), images.amax().item()
-        raise InputError(f"The pixels lie in [{low:g}, {high:g}]: scale them to [0, 1] and normalise inside the model.")

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from attack.checks.intervals import wilson
+
 Array = NDArray[np.float64]
 
 INTERPOLATORS = {
@@ -22,15 +24,16 @@ LINEAR_POINTS = 101
 class Curve:
     """Accuracy at growing distances: one interpolator (see `INTERPOLATORS`), one norm (`l2` or `linf`).
 
-    `distance`, `accuracy` in [0, 1], its `standard_error` over images, and the number of `images` whose own path
-    reaches the distance are lists of one length.
+    `distance`, `accuracy` in [0, 1], the ends `low` and `high` of its 95 % interval (Wilson's, of the nearest count of
+    images), and the number of `images` whose own path reaches the distance are lists of one length.
     """
 
     interpolator: str
     norm: str
     distance: list[float]
     accuracy: list[float]
-    standard_error: list[float]
+    low: list[float]
+    high: list[float]
     images: list[int]
 
 
@@ -79,21 +82,10 @@ def authors_curve(norm: str, distance: Array, correct: Array, points: int) -> Cu
 
 
 def _curve(interpolator: str, norm: str, points: Array, values: Array, images: NDArray[np.int64]) -> Curve:
-    """Average values (N, P) over images, leaving out NaN; the standard error is that of a mean of N values."""
-    n = np.isfinite(values).sum(0)
-    mean = np.nanmean(values, axis=0)
-    spread = np.sqrt(np.nansum((values - mean) ** 2, axis=0) / np.maximum(n - 1, 1) / n)
-    return Curve(interpolator, norm, points.tolist(), mean.tolist(), spread.tolist(), images.tolist())
-
-
-def all_curves(correct: Array, l2: Array, linf: Array, *, largest_linf: float) -> list[Curve]:
-    """Return the curves of both interpolators for both norms from the records (N, S+1).
-
-    The linear curve has 101 points: up to `largest_linf`, the steps' sum, so that all models share them; and up to the
-    largest L2 distance that occurs.
-    """
-    curves = []
-    for norm, distance, largest in (("l2", l2, l2.max()), ("linf", linf, largest_linf)):
-        curves.append(linear_curve(norm, distance, correct, np.linspace(0, largest, LINEAR_POINTS)))
-        curves.append(authors_curve(norm, distance, correct, AUTHORS_POINTS[norm]))
-    return curves
+    """Average values (N, P) over images, leaving out NaN."""
+    counts = np.isfinite(values).sum(0)
+    totals = np.nansum(values, axis=0)
+    intervals = [wilson(round(total), int(n)) for total, n in zip(totals.tolist(), counts, strict=True)]
+    low, high = ([interval[end] for interval in intervals] for end in (0, 1))
+    mean = (totals / np.maximum(counts, 1)).tolist()
+    return Curve(interpolator, norm, points.tolist(), mean, low, high, images.tolist())

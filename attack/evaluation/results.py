@@ -1,46 +1,61 @@
-"""The result file (version 1): one JSON document per attacked model, from which every curve can be redrawn."""
+"""The result file (version 2): one JSON document per attacked model, from which every number can be counted again."""
 
 import json
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from attack.attacks.fgsm import AttackPath
+from attack.attacks.attempt import Attempt
+from attack.checks.check import Check
+from attack.checks.verdict import Verdict
+from attack.evaluation.documents import read_attempt
 from attack.evaluation.interpolation import Array
 from stylize.errors import InputError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SECTIONS = {
     "model": ("path", "sha256", "card"),
     "shards": ("path", "name", "manifest_sha256", "used_in_training"),
-    "protocol": ("attack", "images", "steps", "step_size", "zero_gradient", "batch_size", "seed", "interpolators"),
-    "clean": ("accuracy", "standard_error", "images"),
-    "candidates": ("walked", "used"),
+    "protocol": ("suite", "images", "strong_images", "epsilons", "batch_size", "seed", "path"),
+    "clean": ("accuracy", "correct", "images"),
+    "images": ("keys", "labels", "correct"),
+    "path": ("images", "steps", "step_size", "zero_gradient", "loss", "records"),
+    "verdict": ("word", "reasons", "numbers"),
     "versions": (),
     "hardware": ("cpu", "threads", "device"),
 }
+LISTS = ("records", "attempts", "checks")  # written with one line per item
 
 
 @dataclass(frozen=True)
 class Records:
-    """What happened to N images at the start and after each of S steps: 0/1 `correct`, `l2` and `linf`, (N, S+1)."""
+    """What happened to P images at the start and after each of S steps: 0/1 `correct`, `l2` and `linf`, (P, S+1)."""
 
+    keys: tuple[str, ...]
     correct: Array
     l2: Array
     linf: Array
 
+    def chosen(self, keys: Sequence[str]) -> "Records":
+        """Return the records of these images alone, in their order."""
+        rows = [self.keys.index(key) for key in keys]
+        return Records(tuple(keys), self.correct[rows], self.l2[rows], self.linf[rows])
+
 
 @dataclass(frozen=True)
 class Result:
-    """A result that was read back: its JSON document and its records as arrays."""
+    """A result that was read back: its JSON document, and its parts as what they are."""
 
     path: Path
     document: dict[str, Any]
     records: Records
+    attempts: tuple[Attempt, ...]
+    checks: tuple[Check, ...]
+    verdict: Verdict
 
     @property
     def arch(self) -> str:
@@ -53,6 +68,16 @@ class Result:
         return str(self.document["model"]["card"]["method"])
 
     @property
+    def training_seed(self) -> int:
+        """Seed of the training, as the model card says."""
+        return int(self.document["model"]["card"]["seed"])
+
+    @property
+    def trained_on(self) -> str:
+        """SHA-256 of the manifest of the shards that the model was trained on."""
+        return str(self.document["model"]["card"]["shards_sha256"])
+
+    @property
     def shards_name(self) -> str:
         """Name of the shard folder whose test split was attacked."""
         return str(self.document["shards"]["name"])
@@ -63,41 +88,46 @@ class Result:
         return str(self.document["shards"]["manifest_sha256"])
 
     @property
-    def shards_used(self) -> set[str]:
-        """SHA-256 of the manifests of the shards attacked and of those trained on."""
-        return {self.shards_sha256, str(self.document["model"]["card"]["shards_sha256"])}
-
-    @property
     def model_name(self) -> str:
         """Name of the folder that holds the model file: what tells two models of one method apart."""
         path = Path(self.document["model"]["path"])
         return path.parent.name or path.stem
 
     @property
+    def keys(self) -> tuple[str, ...]:
+        """Keys of the N images of the evaluation, in their order."""
+        return tuple(self.document["images"]["keys"])
+
+    @property
+    def clean(self) -> tuple[bool, ...]:
+        """Whether the model classifies each of the N images correctly as it is."""
+        return tuple(map(bool, self.document["images"]["correct"]))
+
+    @property
+    def epsilons(self) -> tuple[float, ...]:
+        """The L∞ radii of the evaluation, growing."""
+        return tuple(self.document["protocol"]["epsilons"])
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return len(self.document["model"]["card"]["class_names"])
+
+    @property
     def largest_linf(self) -> float:
         """The L∞ distance of the whole path, steps × step size."""
-        return float(self.document["protocol"]["steps"] * self.document["protocol"]["step_size"])
+        return float(self.document["path"]["steps"] * self.document["path"]["step_size"])
 
 
-def image_records(keys: tuple[str, ...], labels: list[int], path: AttackPath) -> list[dict[str, Any]]:
-    """Return one JSON object per image; distances keep six significant digits, more than their float32 noise allows."""
-    return [
-        {"key": key, "label": label, "correct": correct.int().tolist(), "l2": _rounded(l2), "linf": _rounded(linf)}
-        for key, label, correct, l2, linf in zip(keys, labels, path.correct, path.l2, path.linf, strict=True)
-    ]
-
-
-def _rounded(values: torch.Tensor) -> list[float]:
-    return [float(f"{value:.6g}") for value in values.tolist()]
-
-
-def record_arrays(records: list[dict[str, Any]]) -> Records:
+def read_records(documents: Sequence[Mapping[str, Any]]) -> Records:
     """Stack the images' records; raise `ValueError` where their shapes or values make no sense."""
-    arrays = Records(*(np.array([record[name] for record in records], float) for name in ("correct", "l2", "linf")))
-    for array in (arrays.correct, arrays.l2, arrays.linf):
-        if array.ndim != 2 or array.shape != arrays.correct.shape or array.shape[1] < 2 or not np.isfinite(array).all():
+    columns = [np.array([record[name] for record in documents], float) for name in ("correct", "l2", "linf")]
+    for array in columns:
+        if documents and (array.ndim != 2 or array.shape != columns[0].shape or array.shape[1] < 2):
             raise ValueError("the records of the images do not fit together")
-    return arrays
+        if not np.isfinite(array).all():
+            raise ValueError("a record holds a number that is not finite")
+    return Records(tuple(record["key"] for record in documents), *columns)
 
 
 def check_output(path: Path) -> None:
@@ -110,16 +140,18 @@ def check_output(path: Path) -> None:
         raise InputError(f"{path} cannot be written (it or its folder stands in the way): choose another output file.")
 
 
-def encode_result(document: dict[str, Any]) -> bytes:
-    """Encode as JSON with one line per top-level entry, and one per image."""
-    lines = []
-    for name, value in document.items():
-        if name in ("records", "curves", "checks"):
-            items = ",\n  ".join(json.dumps(item, ensure_ascii=False) for item in value)
-            lines.append(f' "{name}": [\n  {items}\n ]')
-        else:
-            lines.append(f' "{name}": {json.dumps(value, ensure_ascii=False)}')
+def encode_result(document: Mapping[str, Any]) -> bytes:
+    """Encode as JSON with one line per top-level entry, and one per record, attempt and check."""
+    lines = [f' "{name}": {_encode(name, value)}' for name, value in document.items()]
     return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
+
+
+def _encode(name: str, value: Any) -> str:
+    if name in LISTS:
+        return "[\n  " + ",\n  ".join(_encode("", item) for item in value) + "\n ]"
+    if name == "path":
+        return "{\n  " + ",\n  ".join(f'"{key}": {_encode(key, item)}' for key, item in value.items()) + "\n }"
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
 def read_result(path: Path) -> Result:
@@ -132,18 +164,24 @@ def read_result(path: Path) -> Result:
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{path} is not a result of `attack run`: give the JSON files that it wrote.") from None
     if version != FORMAT_VERSION:
-        raise InputError(f"{path} has format version {version}; this program reads version {FORMAT_VERSION}.")
+        raise InputError(
+            f"{path} has format version {version}; this program reads version {FORMAT_VERSION}: run `attack run` again."
+        )
     try:
-        return Result(path, document, record_arrays(_complete(document)["records"]))
+        return _result(path, document)
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is a damaged result ({error!r}): run `attack run` again.") from None
 
 
-def _complete(document: dict[str, Any]) -> dict[str, Any]:
-    """Return the document if nothing that a report reads is missing; raise `KeyError` otherwise."""
+def _result(path: Path, document: dict[str, Any]) -> Result:
     for section, names in SECTIONS.items():
         for name in names:
-            document[section][name]
-    for name in ("records", "curves", "checks", "seconds"):
-        document[name]
-    return document
+            document[section][name]  # a missing one raises
+    attempts = tuple(read_attempt(attempt) for attempt in document["attempts"])
+    checks = tuple(Check(**check) for check in document["checks"])
+    images = document["images"]
+    lengths = {len(images[name]) for name in ("keys", "labels", "correct")}
+    if len(lengths | {len(attempt.robust) for attempt in attempts}) != 1:
+        raise ValueError("the numbers of images do not fit together")
+    verdict = Verdict(**{**document["verdict"], "reasons": tuple(document["verdict"]["reasons"])})
+    return Result(path, document, read_records(document["path"]["records"]), attempts, checks, verdict)

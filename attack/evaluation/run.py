@@ -1,159 +1,155 @@
-"""Attack one model by the paper's protocol and write everything about it to one JSON file."""
+"""Evaluate one model: the paper's path, attacks, checks and a verdict, all in one JSON file."""
 
-import platform
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from importlib.metadata import version
+from functools import partial as call_later
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from attack.attacks.protocol import Protocol
-from attack.checks.sanity import check_model, check_path
-from attack.evaluation.candidates import Candidates, choose_candidates
-from attack.evaluation.interpolation import INTERPOLATORS, all_curves
-from attack.evaluation.measure import ProgressReport, attack_images, classify_images, collect_images
-from attack.evaluation.results import FORMAT_VERSION, check_output, encode_result, image_records, record_arrays
+from attack.attacks.attempt import Attempt
+from attack.checks.check import Check
+from attack.evaluation.attempts import run_attempt
+from attack.evaluation.config import AttackConfig
+from attack.evaluation.documents import attempt_document, read_attempt
+from attack.evaluation.environment import describe_environment
+from attack.evaluation.images import ImageSet, ProgressReport, choose_images, classify_split, load_image_set
+from attack.evaluation.judgement import checks_of_model, checks_of_path, conclude
+from attack.evaluation.partial import Partial
+from attack.evaluation.results import FORMAT_VERSION, check_output, encode_result
+from attack.evaluation.subject import Subject, load_subject
+from attack.evaluation.suite import Planned, plan_attacks
+from attack.evaluation.walk import empty_section, path_attempt, path_section, walk, walkers
 from stylize.atomic import write_atomically
-from stylize.errors import InputError
-from stylize.shards.format import file_sha256
-from stylize.shards.manifest import MANIFEST_NAME, Manifest, read_manifest
-from train import ModelCard, load_model, load_test_images
+from train import load_test_images
 
 
-def _silent(stage: str, done: int, total: int) -> None:
+def silent(stage: str, done: int, total: int) -> None:
     """Show no progress."""
 
 
 def attack_model(
-    model_path: Path,
+    model: str | Path | nn.Module,
     shards: Path,
     out: Path,
+    config: AttackConfig = AttackConfig(),  # noqa: B008 (frozen)
     *,
-    images: int = 100,
-    steps: int = 100,
-    step_size: float = 1e-4,
-    zero_gradient: str = "stay",
-    batch_size: int = 25,
-    seed: int = 0,
-    progress: ProgressReport = _silent,
+    progress: ProgressReport = silent,
 ) -> dict[str, Any]:
-    """Attack a trained model on the test split of a shard folder, write the result to `out` and return it.
+    """Evaluate a trained model on the test split of a shard folder, write the result to `out` and return it.
+
+    Every finished part is kept beside `out` until the result is written, so that the same call goes on after an
+    interruption. docs/evaluation.md says what each number of the result means.
 
     Args:
-        model_path: a model that `train run` wrote.
+        model: a file that `train run` wrote, `package.module:function`, or a network (see `open_model`).
         shards: the shard folder; its class names must be the model's.
         out: the JSON file to write.
-        images: correctly classified test images to attack, the first by hash of (seed, key).
-        steps: steps of the attack.
-        step_size: size of a step (1 = the full pixel range).
-        zero_gradient: what an element with zero gradient does: `stay`, or `minus-one` as in the authors' code.
-        batch_size: images attacked at a time.
-        seed: chooses another hash order of the candidates; nothing else here is random.
-        progress: called with (stage, images done, images in all).
+        config: which attacks, on how many images.
+        progress: called with (what is being done, how much of it is done, how much there is).
 
     Raises:
-        InputError: an argument is out of range, a file is missing or damaged, the class names differ, or no test image
-            is classified correctly.
+        InputError: a file is missing or damaged, or the class names differ.
     """
-    started = time.perf_counter()
-    protocol = Protocol(images, steps, step_size, zero_gradient, batch_size, seed)
     check_output(out)
-    model, card = load_model(model_path)
-    manifest = read_manifest(shards)
-    _check_classes(model_path, card, shards, manifest)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    subject = load_subject(model, shards)
+    partial = Partial(out, {"format_version": FORMAT_VERSION, **subject.identity, "config": asdict(config)})
     # TensorFloat-32 would silently round the convolutions to ten bits on some GPUs.
     with torch.backends.cudnn.flags(allow_tf32=False):
-        tests = load_test_images(shards, card.image_size, card.image_preset)
-        clean = classify_images(model, tests, batch_size, manifest.samples("test"), progress)
-        candidates = choose_candidates(clean, images, seed)
-        if not candidates.keys:
-            raise InputError(f"{model_path} classifies none of the {len(clean)} test images correctly: train longer.")
-        tests = load_test_images(shards, card.image_size, card.image_preset)
-        outcome = _attack_candidates(model, *collect_images(tests, candidates), candidates, protocol, progress)
-    document = {
-        "format_version": FORMAT_VERSION,
-        "model": {"path": model_path.as_posix(), "sha256": file_sha256(model_path), "card": asdict(card)},
-        "shards": _describe_shards(shards, manifest, card),
-        "protocol": {"attack": "fgsm-path", **asdict(protocol), "interpolators": INTERPOLATORS},
-        "clean": _clean_accuracy(list(clean.values())),
-        "candidates": {"walked": candidates.walked, "used": len(candidates.keys)},
-        **outcome,
-        **_environment(next(model.parameters()).device),
-        "seconds": round(time.perf_counter() - started, 1),
-    }
+        document = _evaluate(subject, shards, config, partial, progress)
     write_atomically(out, encode_result(document))
+    partial.remove()
     return document
 
 
-def _check_classes(model_path: Path, card: ModelCard, shards: Path, manifest: Manifest) -> None:
-    known, given = card.class_names, manifest.class_names
-    mend = "attack it on shards of the data set that it was trained on."
-    if len(known) != len(given):
-        raise InputError(f"{model_path} knows {len(known)} classes but {shards} has {len(given)}: {mend}")
-    for label, (ours, theirs) in enumerate(zip(known, given, strict=True)):
-        if ours != theirs:
-            raise InputError(f"Class {label} is {ours!r} in {model_path} but {theirs!r} in {shards}: {mend}")
-
-
-def _attack_candidates(
-    model: nn.Module,
-    pixels: Tensor,
-    labels: Tensor,
-    candidates: Candidates,
-    protocol: Protocol,
-    progress: ProgressReport,
+def _evaluate(
+    subject: Subject, shards: Path, config: AttackConfig, partial: Partial, progress: ProgressReport
 ) -> dict[str, Any]:
-    """Attack the chosen images (N, 3, H, W); return checks, mean loss per step, curves and records for the result."""
-    path = attack_images(model, pixels, labels, protocol, progress)
-    first = pixels[: protocol.batch_size].to(next(model.parameters()).device)
-    checks = [*check_model(model, first), *check_path(path, steps=protocol.steps, step_size=protocol.step_size)]
-    records = image_records(candidates.keys, labels.tolist(), path)
-    arrays = record_arrays(records)  # the curves come from the rounded numbers in the file, which can redraw them
-    curves = all_curves(arrays.correct, arrays.l2, arrays.linf, largest_linf=protocol.largest_linf)
-    losses = path.loss.double().mean(0)
+    """Run what is not yet in `partial`, and return the whole result."""
+    split = partial.once("split", lambda: _classify(subject, shards, config, progress))
+    keys = choose_images(shards, config.images, config.seed)
+    images = load_image_set(shards, subject.image_size, subject.image_preset, keys, subject.device)
+    clean = [bool(split["correct"][key]) for key in keys]
+    walked = partial.once("path", lambda: _walk(subject, images, clean, config, progress))
+    attempts = [path_attempt(keys, clean, walked["section"])]
+    for planned in _announced(plan_attacks(config, subject.classes), progress):
+        attack = call_later(_attempt, planned, subject, images, clean, attempts, config)
+        attempts.append(read_attempt(partial.once(planned.title, attack)))
+    checked = partial.once("checks", lambda: checks_of_model(subject, images, config))
+    kept = [Check(**check) for check in (*checked["checks"], *walked["checks"])]
+    checks, verdict = conclude(clean, attempts, kept, subject.classes)
+    seconds = split["seconds"] + checked["seconds"] + sum(attempt.seconds for attempt in attempts)
     return {
+        "format_version": FORMAT_VERSION,
+        **subject.document,
+        "protocol": _protocol(config),
+        "clean": _clean(split["correct"]),
+        "images": {"keys": list(keys), "labels": images.labels.tolist(), "correct": [int(right) for right in clean]},
+        "verdict": asdict(verdict),
+        "path": walked["section"],
+        "attempts": [attempt_document(attempt) for attempt in attempts],
         "checks": [asdict(check) for check in checks],
-        "loss": [round(loss, 6) if np.isfinite(loss) else None for loss in losses.tolist()],
-        "curves": [asdict(curve) for curve in curves],
-        "records": records,
+        **describe_environment(subject.device),
+        "forwards": sum(attempt.forwards for attempt in attempts),
+        "backwards": sum(attempt.backwards for attempt in attempts),
+        "seconds": round(seconds, 1),
     }
 
 
-def _clean_accuracy(correct: list[bool]) -> dict[str, float | int]:
-    """Accuracy over the whole test split, with the binomial standard error √(p (1 - p) / n)."""
-    accuracy = sum(correct) / len(correct)
-    error = float(np.sqrt(accuracy * (1 - accuracy) / len(correct)))
-    return {"accuracy": accuracy, "standard_error": error, "images": len(correct)}
+def _classify(subject: Subject, shards: Path, config: AttackConfig, progress: ProgressReport) -> dict[str, Any]:
+    """Return by key which images of the test split are classified correctly, and how long that took."""
+    started = time.perf_counter()
+    tests = load_test_images(shards, subject.image_size, subject.image_preset)
+    correct = classify_split(
+        subject.model, tests, device=subject.device, batch_size=config.batch_size, total=subject.test_images,
+        progress=progress,
+    )  # fmt: skip
+    return {"correct": correct, "seconds": round(time.perf_counter() - started, 2)}
 
 
-def _describe_shards(shards: Path, manifest: Manifest, card: ModelCard) -> dict[str, Any]:
-    digest = file_sha256(shards / MANIFEST_NAME)
-    return {
-        "path": shards.as_posix(),
-        "name": shards.resolve().name,
-        "manifest_sha256": digest,
-        "used_in_training": digest == card.shards_sha256,
-        "classes": len(manifest.class_names),
-    }
+def _walk(
+    subject: Subject, images: ImageSet, clean: Sequence[bool], config: AttackConfig, progress: ProgressReport
+) -> dict[str, Any]:
+    """Return the paper's path as a section of the result, and its checks."""
+    started = time.perf_counter()
+    rows, section = walkers(clean), empty_section(config, len(clean))
+    if not rows:
+        return {"section": section, "checks": []}
+    path = walk(subject.model, images, rows, config, progress)
+    section = path_section([images.keys[row] for row in rows], path, section, time.perf_counter() - started)
+    return {"section": section, "checks": checks_of_path(path, config)}
 
 
-def _environment(device: torch.device) -> dict[str, Any]:
-    packages = {"torch": str(torch.__version__), "torchvision": version("torchvision"), "numpy": np.__version__}
-    used = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    return {
-        "versions": {"python": platform.python_version(), **packages},
-        "hardware": {"cpu": _cpu_name(), "threads": torch.get_num_threads(), "device": used},
-    }
+def _attempt(
+    planned: Planned,
+    subject: Subject,
+    images: ImageSet,
+    clean: Sequence[bool],
+    earlier: Sequence[Attempt],
+    config: AttackConfig,
+) -> dict[str, Any]:
+    return attempt_document(run_attempt(planned, subject.model, images, clean, earlier, config))
 
 
-def _cpu_name() -> str:
-    """Return the processor's name; Linux tells it in /proc/cpuinfo only."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+def _announced(plans: Sequence[Planned], progress: ProgressReport) -> Iterator[Planned]:
+    """Yield the attacks, and tell which one runs."""
+    for number, planned in enumerate(plans):
+        progress(f"Attacks: {planned.title}", number, len(plans))
+        yield planned
+    if plans:
+        progress("Attacks", len(plans), len(plans))
+
+
+def _protocol(config: AttackConfig) -> dict[str, Any]:
+    """Return what was asked for; the section `path` has its own numbers, and each attempt its settings."""
+    names = ("suite", "images", "strong_images", "epsilons", "batch_size", "seed")
+    return {name: getattr(config, name) for name in names}
+
+
+def _clean(correct: Mapping[str, bool]) -> dict[str, float | int]:
+    """Accuracy over the whole test split."""
+    right = sum(correct.values())
+    return {"accuracy": right / len(correct), "correct": right, "images": len(correct)}

@@ -5,30 +5,39 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from attack.evaluation.results import Result, check_output, read_result
+from attack.evaluation.transfer_file import read_transfer
 from attack.report.examples import read_examples
-from attack.report.figures import figure_bytes, group_figure
+from attack.report.figures import Panel, figure_bytes, panel_figure
+from attack.report.grouping import group_results, take_in
+from attack.report.groups import Group
 from attack.report.page import render_page
-from attack.report.summary import curves_csv, group_results, metrics_json
+from attack.report.tables import NORMS, curves_csv, metrics_files, plot_csv
 from stylize.atomic import write_atomically
 from stylize.errors import InputError
 from stylize.shards.format import file_sha256
 from stylize.shards.manifest import MANIFEST_NAME
 
 
-def write_report(results: Sequence[Path], out: Path, *, shards: Sequence[Path] = ()) -> Path:
-    """Write `index.html`, `figures/*.png|svg`, `curves.csv` and `metrics.json` into `out`; return the page's path.
+def write_report(
+    results: Sequence[Path], out: Path, *, shards: Sequence[Path] = (), transfer: Path | None = None
+) -> Path:
+    """Write `index.html` and, for other tools, figures, curves, plots and metrics into `out`; return the page's path.
 
     The same results and shards give the same bytes.  Nothing is written unless everything could be made.
 
     Args:
         results: JSON files of `attack run`, made with one protocol.
         out: folder, made when missing; files of an earlier report in it are replaced.
-        shards: shard folders that were attacked, to show stylized pairs from.
+        shards: shard folders that were attacked or trained on, to show stylized pairs from; they name style sets.
+        transfer: file of `attack transfer`, whose attacks count in verdicts and robust accuracies.
 
     Raises:
-        InputError: a file is missing or damaged, results cannot be compared, or a folder was not attacked.
+        InputError: a file is missing or damaged, results cannot be compared, or a folder was not used.
     """
     read = [read_result(path) for path in results]
+    if transfer is not None:
+        transferred = read_transfer(transfer)
+        read = [take_in(transferred, result) for result in read]
     content = build_report(read, shards)
     check_output(out / "index.html")
     for name, payload in content.items():
@@ -38,24 +47,35 @@ def write_report(results: Sequence[Path], out: Path, *, shards: Sequence[Path] =
 
 def build_report(results: Sequence[Result], shards: Sequence[Path] = ()) -> dict[str, bytes]:
     """Return the report's files by name, `index.html` last (see `write_report`)."""
-    groups = group_results(results)
-    examples = [(folder.resolve().name, read_examples(_attacked(folder, results))) for folder in shards]
+    used = [_used(folder, results) for folder in shards]
+    names = {file_sha256(folder / MANIFEST_NAME): folder.resolve().name for folder in used}
+    groups = group_results(results, names)
     content: dict[str, bytes] = {}
     for group in groups:
-        figure = group_figure(group)
-        name = re.sub(r"[^\w.-]+", "-", f"{group.arch}-{group.shards_name}").strip("-")
-        for kind in ("png", "svg"):
-            content[f"figures/{name}.{kind}"] = figure_bytes(figure, kind)
+        content |= _figures(group)
     content["curves.csv"] = curves_csv(groups).encode()
-    content["metrics.json"] = metrics_json(groups).encode()
+    for norm in NORMS:
+        content[f"plots/{norm}.csv"] = plot_csv(groups, norm).encode()
+    content |= {f"metrics/{name}": payload for name, payload in metrics_files(groups).items()}
+    examples = [(folder.resolve().name, read_examples(folder)) for folder in used]
     content["index.html"] = render_page(groups, examples).encode()
     return content
 
 
-def _attacked(folder: Path, results: Sequence[Result]) -> Path:
-    """Return the folder if its test images, or its training pairs, are those of a result."""
+def _figures(group: Group) -> dict[str, bytes]:
+    """Return the curves of all compared models as files of their own; none where they share no image."""
+    if not group.common:
+        return {}
+    panels = [Panel(group, group.ranked, norm) for norm in NORMS]
+    figure = panel_figure(panels, f"The paper's attack: {group.title}, {len(group.common)} common images")
+    name = re.sub(r"[^\w.-]+", "-", f"{group.arch}-{group.shards_name}").strip("-")
+    return {f"figures/{name}.{kind}": figure_bytes(figure, kind) for kind in ("png", "svg")}
+
+
+def _used(folder: Path, results: Sequence[Result]) -> Path:
+    """Return the folder if a result was made, or its model trained, from it."""
     manifest = folder / MANIFEST_NAME
-    known = {str(digest) for result in results for digest in result.shards_used}
+    known = {str(digest) for result in results for digest in (result.shards_sha256, result.trained_on)}
     if manifest.is_file() and file_sha256(manifest) not in known:
         raise InputError(f"{folder} is not a shard folder of these results: give one that they were made from.")
     return folder

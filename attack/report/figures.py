@@ -3,7 +3,7 @@
 import io
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -11,8 +11,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from attack.attacks.attempt import Norm
 from attack.evaluation.interpolation import Curve
-from attack.report.summary import Group
+from attack.report.groups import Entry, Group
 
 INK = "#1f2328"  # text and axes; a page may replace it
 XLABELS = {"l2": "L2 distance from the original", "linf": "L∞ distance from the original (1 = full pixel range)"}
@@ -35,33 +36,48 @@ METHOD_STYLES = {
     "adversarial": LineStyle("#2b8a3e", (0, (7, 2, 1.5, 2)), "^"),
 }
 OTHER_STYLE = LineStyle("#7048c8", (0, (3, 1.5)), "v")
+DASHES: tuple[tuple[int, tuple[float, ...]], ...] = ((0, (4, 1)), (0, (2, 1)), (0, (5, 1, 1, 1)), (0, (1, 2.5)))
+MARKERS = ("P", "X", "*", "h")
 COLOURS = {**{style.colour: name for name, style in METHOD_STYLES.items()}, OTHER_STYLE.colour: "other"}
 
 
-def group_figure(
-    group: Group, norms: Sequence[str] = ("l2", "linf"), *, interpolator: str = "linear", title: bool = True
-) -> Figure:
-    """Draw one panel per norm with a line and a band of one standard error per model, labelled at its end."""
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes: curves of some models of a group in one norm (see `Group.curve`)."""
+
+    group: Group
+    entries: tuple[Entry, ...]
+    norm: Norm
+    interpolator: str = "linear"
+    common: bool = True
+
+    @property
+    def largest(self) -> float:
+        """Where the axis ends; a path that never moved has no length."""
+        return self.group.largest(self.norm) or 1.0
+
+
+def panel_figure(panels: Sequence[Panel], title: str = "") -> Figure:
+    """Draw panels beside each other, with a line and a band of the 95 % interval per model, labelled at its end."""
     with rc_context({"font.size": 10, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK}):
-        figure = Figure(figsize=(5.4 * len(norms), 3.9), layout="constrained")
+        figure = Figure(figsize=(5.4 * len(panels), 3.9), layout="constrained")
         FigureCanvasAgg(figure)
         if title:
-            figure.suptitle(f"Accuracy under attack: {group.title}", fontsize=12, fontweight="bold")
-        for axes, norm in zip(figure.subplots(1, len(norms), squeeze=False)[0], norms, strict=True):
-            _draw_panel(axes, group, norm, interpolator)
+            figure.suptitle(title, fontsize=12, fontweight="bold")
+        for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+            _draw_panel(axes, panel)
     return figure
 
 
-def _draw_panel(axes: Axes, group: Group, norm: str, interpolator: str) -> None:
-    largest = group.largest[norm] or 1.0  # a path that never moved has no length
-    _prepare_axes(axes, norm, largest)
+def _draw_panel(axes: Axes, panel: Panel) -> None:
+    _prepare_axes(axes, panel.norm, panel.largest)
     ends = []
-    for entry in group.entries:
-        style = METHOD_STYLES.get(entry.result.method, OTHER_STYLE)
-        x, y, error = _measured(entry.curve(interpolator, norm, largest))
-        low = [max(0.0, mean - spread) for mean, spread in zip(y, error, strict=True)]
-        high = [min(1.0, mean + spread) for mean, spread in zip(y, error, strict=True)]
-        axes.fill_between(x, low, high, color=style.colour, alpha=0.14, linewidth=0)
+    for entry in panel.entries:
+        style = _style(entry, panel.entries)
+        curve = panel.group.curve(entry, panel.norm, interpolator=panel.interpolator, common=panel.common)
+        enough = _measured(curve)
+        x, y = curve.distance[:enough], curve.accuracy[:enough]
+        axes.fill_between(x, curve.low[:enough], curve.high[:enough], color=style.colour, alpha=0.14, linewidth=0)
         axes.plot(
             x, y, color=style.colour, linestyle=style.dashes, linewidth=1.8, marker=style.marker, markersize=4.5,
             markevery=(0.06, 0.16),
@@ -70,10 +86,16 @@ def _draw_panel(axes: Axes, group: Group, norm: str, interpolator: str) -> None:
     _label_ends(axes, sorted(ends))
 
 
-def _measured(curve: Curve) -> tuple[list[float], list[float], list[float]]:
-    """Cut a curve where no more than half of its images reach: beyond, most of it would be held, not measured."""
-    enough = sum(2 * images > max(curve.images) for images in curve.images)
-    return curve.distance[:enough], curve.accuracy[:enough], curve.standard_error[:enough]
+def _style(entry: Entry, entries: Sequence[Entry]) -> LineStyle:
+    """Return the method's style; further models of one method share its colour and differ in dashes and marker."""
+    style = METHOD_STYLES.get(entry.result.method, OTHER_STYLE)
+    place = [other.label for other in entries if other.result.method == entry.result.method].index(entry.label)
+    return replace(style, dashes=DASHES[place - 1], marker=MARKERS[place - 1]) if 0 < place <= len(DASHES) else style
+
+
+def _measured(curve: Curve) -> int:
+    """Return how many points lie where more than half of the images reach: beyond, most would be held, not measured."""
+    return max(1, sum(2 * images > max(curve.images) for images in curve.images))
 
 
 def _prepare_axes(axes: Axes, norm: str, largest: float) -> None:

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy.interpolate import interp1d
+from scipy.stats import binomtest
 
-from attack import all_curves, authors_curve, interpolate_records, linear_curve
+from attack import authors_curve, interpolate_records, linear_curve
 
 Array = NDArray[np.float64]
 
@@ -41,7 +42,9 @@ def test_linear_equals_scipy_per_image(kind: str) -> None:
         np.testing.assert_allclose(values[i], slow(points), atol=1e-12)
     curve = linear_curve("l2", distance, correct, points)
     np.testing.assert_allclose(curve.accuracy, values.mean(0))
-    np.testing.assert_allclose(curve.standard_error, values.std(0, ddof=1) / np.sqrt(len(values)))
+    for total, low, high in zip(values.sum(0), curve.low, curve.high, strict=True):
+        interval = binomtest(round(total), len(values)).proportion_ci(method="wilson")
+        assert (low, high) == pytest.approx((interval.low, interval.high), abs=1e-9)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -89,15 +92,13 @@ def test_an_image_keeps_its_last_value_and_is_not_counted_there() -> None:
 def test_images_that_never_moved() -> None:
     still = np.zeros((3, 5))
     correct = np.array([[1.0] * 5, [1.0] * 5, [1.0, 1.0, 0.0, 0.0, 0.0]])
-    for curve in all_curves(correct, still, still, largest_linf=0.01):
+    for curve in (linear_curve("l2", still, correct, np.linspace(0, 0.01, 9)), authors_curve("l2", still, correct, 9)):
         assert curve.accuracy[0] == pytest.approx(2 / 3)
         assert np.isfinite(curve.accuracy).all()
 
 
-def test_one_image_has_no_spread() -> None:
-    curves = all_curves(np.array([[1.0, 0.0]]), np.array([[0.0, 2.0]]), np.array([[0.0, 0.1]]), largest_linf=0.1)
-    assert {(curve.interpolator, curve.norm) for curve in curves} == {
-        (interpolator, norm) for interpolator in ("linear", "authors") for norm in ("l2", "linf")
-    }
-    assert all(error == 0 for curve in curves for error in curve.standard_error)
-    assert [len(curve.distance) for curve in curves] == [101, 33, 101, 100]
+def test_agreement_of_all_images_is_not_certainty() -> None:
+    curve = linear_curve("linf", np.array([[0.0, 0.1]] * 100), np.array([[1.0, 0.0]] * 100), np.array([0.0, 0.1]))
+    assert curve.accuracy == [1.0, 0.0]
+    assert curve.low[0] == pytest.approx(0.963, abs=1e-3)
+    assert curve.high[1] == pytest.approx(0.037, abs=1e-3)

@@ -1,0 +1,156 @@
+"""A weakness planted on purpose, to see whether the attack finds it (Zimmermann et al. 2022, arXiv:2206.13991).
+
+For each image x the model's last layer is replaced by a new linear readout with two answers: 0 for x and for noise well
+inside the ball, 1 for one planted point on the ball's surface. The threshold lies close to the planted point, so that
+random points are hardly ever answered with 1, and an attack that follows the model's features finds such a point at
+once. One that does not is blind on this model, and the robustness it measures is its own weakness.
+
+Simpler than the paper's: one planted corner of the L∞ ball an image; the readout is Fisher's discriminant in closed
+form instead of a trained classifier; images on which it does not separate, or chance finds the answer, are left out.
+What stands behind the last linear layer (a softmax, a scale) is replaced with it, as in the paper, and not tested.
+"""
+
+from collections.abc import Callable
+from itertools import islice
+
+import torch
+from torch import Tensor, nn
+
+from attack.attacks.attempt import Attacked
+from attack.checks.check import Check
+from attack.checks.forward import logits_of
+from attack.checks.intervals import wilson
+
+PLANTED_IMAGES = 12
+FEWEST = 4
+INNER, INNER_POINTS = 0.75, 48  # of ε: how far the noise that keeps answer 0 reaches
+CLOSE = 0.05  # of the gap between planted and inner points: how far the threshold lies from the planted one
+CHANCE_POINTS, CHANCE = 48, 0.1
+FOUND = 0.95
+SHRINKAGE = 1e-2  # towards the mean variance, where there are fewer points than features
+
+AttackImages = Callable[[nn.Module, Tensor, Tensor], Attacked]
+
+
+class _Readout(nn.Module):
+    """The features of a model, and a linear decision (weight (F,), threshold) with logits of about -1 to 1."""
+
+    def __init__(self, features: "_Features", weight: Tensor, threshold: Tensor) -> None:
+        super().__init__()
+        self.features, self.weight, self.threshold = features, weight, threshold
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (N, 2)."""
+        score = self.features(images) @ self.weight - self.threshold
+        return torch.stack([-score, score], 1)
+
+
+class _Features(nn.Module):
+    """What goes into a model's last linear layer (N, F); its logits where it has none."""
+
+    def __init__(self, model: nn.Module, images: Tensor) -> None:
+        super().__init__()
+        self.model, self.last = model, None
+        fired: list[nn.Module] = []
+        linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+        handles = [module.register_forward_hook(lambda module, *_: fired.append(module)) for module in linear]
+        logits_of(model, images, 0)
+        for handle in handles:
+            handle.remove()
+        self.last = fired[-1] if fired else None
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the features (N, F)."""
+        if self.last is None:
+            logits: Tensor = self.model(images)
+            return logits.flatten(1)
+        seen: list[Tensor] = []
+        handle = self.last.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        try:
+            self.model(images)
+        finally:
+            handle.remove()
+        return seen[-1].flatten(1)
+
+
+def check_planted(model: nn.Module, images: Tensor, attack: AttackImages, *, epsilon: float, seed: int = 0) -> Check:
+    """Plant a point of another answer in the L∞ ball of each of the first images, and see whether the attack finds one.
+
+    Args:
+        model: in eval mode.
+        images: (N, C, H, W), float32 in [0, 1].
+        attack: from a model, one image and its label to the attacked image, as strong as the evaluation's; it must
+            take two classes (the losses `ce` or `margin`) and stay within `epsilon`.
+        epsilon: radius of the ball in units of the [0, 1] range.
+        seed: of the planted points and the noise.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    features = _Features(model, images[:1]).eval()
+    plants = (_plant(features, image, epsilon, generator) for image in images)
+    planted = list(islice((plant for plant in plants if plant is not None), PLANTED_IMAGES))
+    found = sum(_finds(readout, image, attack, epsilon) for readout, image in planted)
+    return _judge(found, len(planted), len(images))
+
+
+def _plant(
+    features: _Features, image: Tensor, epsilon: float, generator: torch.Generator
+) -> tuple[_Readout, Tensor] | None:
+    """Return a readout that answers 1 at one corner of the ball about an image (C, H, W), and the image as a batch."""
+    corners = _around(image, epsilon, 1 + CHANCE_POINTS, generator, torch.sign)
+    inner = _around(image, INNER * epsilon, INNER_POINTS, generator)
+    points = torch.cat([corners[:1], image[None], inner])
+    outputs = logits_of(features, points, 0).double()
+    weight = _discriminant(outputs[0], outputs[1:])
+    scores = outputs @ weight
+    gap = scores[0] - scores[1:].amax()
+    readout = _Readout(features, (weight / gap).float(), (scores[0] / gap - CLOSE).float()).eval()
+    answers = logits_of(readout, torch.cat([points, corners[1:]]), 0).argmax(1)
+    planted, chance = answers[: len(points)], answers[len(points) :]
+    separates = bool(gap > 0) and planted[0] == 1 and not planted[1:].any()
+    return (readout, image[None]) if separates and chance.double().mean() <= CHANCE else None
+
+
+def _around(
+    image: Tensor,
+    radius: float,
+    count: int,
+    generator: torch.Generator,
+    shape: Callable[[Tensor], Tensor] = torch.clone,
+) -> Tensor:
+    """Return images (count, C, H, W) with uniform noise of a radius, or with its signs."""
+    noise = shape(2 * torch.rand((count, *image.shape), generator=generator) - 1)
+    return (image + radius * noise.to(image.device)).clamp(0, 1)
+
+
+def _discriminant(planted: Tensor, inner: Tensor) -> Tensor:
+    """Return w = (XᵀX / n + λI)⁻¹ (planted - mean) for features (F,) and (n, F), X the centred inner ones.
+
+    Solved in n dimensions (Woodbury), up to a factor: w ∝ d - Xᵀ (XXᵀ + nλI)⁻¹ X d.
+    """
+    centred, difference = inner - inner.mean(0), planted - inner.mean(0)
+    count = len(inner)
+    shrinkage = SHRINKAGE * centred.square().mean().clamp_min(1e-30) * count
+    inside = centred @ centred.T + shrinkage * torch.eye(count).to(centred)
+    explained: Tensor = centred.T @ torch.linalg.solve(inside, centred @ difference)
+    return difference - explained
+
+
+def _finds(readout: _Readout, image: Tensor, attack: AttackImages, epsilon: float) -> bool:
+    attacked = attack(readout, image, torch.zeros(1, dtype=torch.int64, device=image.device)).images
+    inside = (
+        bool((attacked - image).abs().amax() <= epsilon * (1 + 1e-3)) and 0 <= attacked.amin() <= attacked.amax() <= 1
+    )
+    return inside and bool(logits_of(readout, attacked, 0).argmax(1) == 1)
+
+
+def _judge(found: int, planted: int, images: int) -> Check:
+    enough = planted >= FEWEST
+    says = "" if enough else "; too few for the test to say anything"
+    return Check(
+        "planted examples are found",
+        enough and wilson(found, planted)[1] >= FOUND,
+        f"the attack finds {found} of {planted} examples planted in {images} images{says}",
+        "An attack that misses a weakness that is there for certain proves nothing where it finds none.",
+        {"found": found, "planted": planted, "images": images},
+        "masking" if enough else "note",
+    )

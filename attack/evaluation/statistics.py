@@ -1,0 +1,111 @@
+"""How sure the numbers of an evaluation are: intervals of shares, and paired differences between methods."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attack.checks.intervals import wilson
+
+Array = NDArray[np.float64]
+RESAMPLES = 10_000
+LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class Share:
+    """An accuracy over n images, with Wilson's 95 % interval: `mean`, `low` and `high` in [0, 1]."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        text = f"{100 * self.mean:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+        return text.replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def share(values: Sequence[bool] | Array) -> Share:
+    """Return the mean of values in [0, 1], one an image, with the Wilson interval of the nearest count of images.
+
+    Values between 0 and 1 spread no more than zeros and ones of the same mean: the interval is wide enough for both.
+    """
+    n = len(values)
+    total = float(np.sum(values))
+    low, high = wilson(round(total), n)
+    return Share(total / n if n else 0.0, low, high, n)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much better `first` is than `second` on the same images: mean and 95 % interval in [-1, 1], and p-values.
+
+    `adjusted` is Holm's p-value, which counts how many pairs were compared; a tie is a difference that chance explains.
+    """
+
+    first: str
+    second: str
+    mean: float
+    low: float
+    high: float
+    p: float
+    adjusted: float
+
+    @property
+    def tie(self) -> bool:
+        """Whether chance explains the difference at the 5 % level over all pairs."""
+        return self.adjusted > LEVEL
+
+
+def compare(methods: Mapping[str, Array], seed: int = 0) -> list[Difference]:
+    """Compare all pairs of methods, each given as values (S, N) of S trained models on the same N images.
+
+    Intervals are bootstrapped over images, and over models where a method has several that differ in their training
+    seed. p is the larger of two: that of the bootstrap, and that of a sign-flip test over images, which is exact where
+    few images differ. Both are seeded. All pairs of a call share Holm's correction (Holm 1979).
+    """
+    pairs = list(combinations(methods, 2))
+    found = [_difference(methods[first], methods[second], seed) for first, second in pairs]
+    adjusted = holm([p for *_, p in found])
+    return [Difference(*pair, *numbers, fair) for pair, numbers, fair in zip(pairs, found, adjusted, strict=True)]
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return Holm's adjusted p-values: the k-th smallest of m times m - k + 1, never below those before it."""
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(np.argsort(p_values, kind="stable")):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+def _difference(first: Array, second: Array, seed: int) -> tuple[float, float, float, float]:
+    """Return mean, ends of the interval and p of first - second, values (S, N) and (T, N)."""
+    rng = np.random.default_rng(seed)
+    n = first.shape[1]
+    weights = rng.multinomial(n, np.full(n, 1 / n), RESAMPLES) / n
+    drawn = _resample(first, weights, rng) - _resample(second, weights, rng)
+    low, high = np.quantile(drawn, [LEVEL / 2, 1 - LEVEL / 2])
+    gaps = first.mean(0) - second.mean(0)
+    beyond = min(np.sum(drawn <= 0), np.sum(drawn >= 0))
+    p_bootstrap = min(1.0, 2 * (beyond + 1) / (RESAMPLES + 1))
+    return float(gaps.mean()), float(low), float(high), max(p_bootstrap, _sign_flip(gaps, rng))
+
+
+def _resample(values: Array, weights: Array, rng: np.random.Generator) -> Array:
+    """Return the mean of values (S, N) under image weights (B, N), over models drawn anew for each of B resamples."""
+    models = len(values)
+    drawn = rng.multinomial(models, np.full(models, 1 / models), len(weights)) / models
+    mean: Array = ((weights @ values.T) * drawn).sum(1)
+    return mean
+
+
+def _sign_flip(gaps: Array, rng: np.random.Generator) -> float:
+    """Return the share of random sign flips of the images' differences whose mean is as far from 0 as it is."""
+    differing = gaps[np.abs(gaps) > 1e-12]
+    signs = rng.choice([-1.0, 1.0], (RESAMPLES, len(differing)))
+    as_far = np.abs(signs @ differing) >= abs(differing.sum()) - 1e-9
+    return float((as_far.sum() + 1) / (RESAMPLES + 1))

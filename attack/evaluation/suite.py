@@ -1,0 +1,122 @@
+"""Which attacks an evaluation runs: one list per suite, cheap attacks first."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from attack.attacks.attempt import Attacked, Kind, Norm
+from attack.attacks.autoattack import autoattack
+from attack.attacks.losses import Loss
+from attack.attacks.minimal_norm import minimal_norm
+from attack.attacks.noise import uniform_noise
+from attack.attacks.pgd import pgd, single_step, unbounded
+from attack.attacks.square import square
+from attack.evaluation.config import AttackConfig, epsilon_name
+
+STEPS = {"quick": 20, "full": 40}
+QUERIES = {"quick": 100, "full": 1000}
+RESTARTS = 3
+MINIMAL_NORM_STEPS = 100
+OVERSHOOT = 2.5  # steps of 2.5 ε / steps can cross the ball from end to end (Madry et al. 2018)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One attack of a suite: `attack` takes a model, images (B, C, H, W) and labels (B,).
+
+    `survivors`: only images that withstood all earlier attacks of no larger radius meet it, as AutoAttack does within
+    itself. `strong`: it looks at the first `AttackConfig.strong_images` of the images alone, because it is slow.
+    """
+
+    name: str
+    kind: Kind
+    epsilon: float | None
+    attack: Callable[[nn.Module, Tensor, Tensor], Attacked]
+    norm: Norm = "linf"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    survivors: bool = False
+    strong: bool = False
+
+    @property
+    def title(self) -> str:
+        """Name and radius, which no other attack of the suite has."""
+        return f"{self.name} {self.norm if self.epsilon is None else epsilon_name(self.epsilon)}"
+
+
+def plan_attacks(config: AttackConfig, classes: int) -> list[Planned]:
+    """Return the attacks of a suite in their order; `paper` has none beside the path."""
+    if config.suite == "paper":
+        return []
+    plans = {"quick": _quick, "full": _full}[config.suite]
+    return [*plans(config, "dlr" if classes > 2 else "margin"), _unbounded(config)]
+
+
+def _quick(config: AttackConfig, second_loss: Loss) -> Iterator[Planned]:
+    steps = STEPS["quick"]
+    for epsilon in config.epsilons:
+        yield _single_step(epsilon, config)
+        yield _noise(epsilon, config)
+        yield _pgd("pgd-ce", epsilon, "ce", config, steps=steps)
+        yield _pgd(f"pgd-{second_loss}", epsilon, second_loss, config, steps=steps)
+    yield _square(config.epsilons[-1], config)
+
+
+def _full(config: AttackConfig, second_loss: Loss) -> Iterator[Planned]:
+    steps = STEPS["full"]
+    for epsilon in config.epsilons:
+        yield _single_step(epsilon, config)
+        yield _noise(epsilon, config)
+        yield _pgd("pgd-ce", epsilon, "ce", config, steps=steps)
+        yield _pgd(f"pgd-{second_loss}", epsilon, second_loss, config, steps=steps)
+        yield _pgd("pgd-ce-doubled", epsilon, "ce", config, steps=2 * steps)
+        yield _pgd("pgd-restarts", epsilon, "ce", config, steps=steps, restarts=RESTARTS)
+    yield _square(config.epsilons[-1], config)
+    yield from (_minimal_norm(norm, config) for norm in ("linf", "l2"))
+    yield from (_autoattack(epsilon, config) for epsilon in config.epsilons)
+
+
+def _pgd(name: str, epsilon: float, loss: Loss, config: AttackConfig, *, steps: int, restarts: int = 1) -> Planned:
+    step_size = OVERSHOOT * epsilon / steps
+    attack = partial(
+        pgd, norm="linf", epsilon=epsilon, steps=steps, step_size=step_size, loss=loss, restarts=restarts,
+        seed=config.seed, batch_size=config.batch_size,
+    )  # fmt: skip
+    settings = {"loss": loss, "steps": steps, "step_size": step_size, "restarts": restarts}
+    return Planned(name, "white-box", epsilon, attack, settings=settings)
+
+
+def _single_step(epsilon: float, config: AttackConfig) -> Planned:
+    attack = partial(single_step, norm="linf", epsilon=epsilon, batch_size=config.batch_size)
+    return Planned("single-step", "single-step", epsilon, attack)
+
+
+def _noise(epsilon: float, config: AttackConfig) -> Planned:
+    def attack(_model: nn.Module, images: Tensor, _labels: Tensor) -> Attacked:
+        return Attacked(uniform_noise(images, epsilon=epsilon, norm="linf", seed=config.seed), 0, 0)
+
+    return Planned("noise", "noise", epsilon, attack)
+
+
+def _square(epsilon: float, config: AttackConfig) -> Planned:
+    queries = QUERIES[config.suite]
+    attack = partial(square, epsilon=epsilon, queries=queries, seed=config.seed, batch_size=config.batch_size)
+    return Planned("square", "black-box", epsilon, attack, settings={"queries": queries}, strong=True)
+
+
+def _minimal_norm(norm: Norm, config: AttackConfig) -> Planned:
+    steps = MINIMAL_NORM_STEPS
+    attack = partial(minimal_norm, norm=norm, steps=steps, seed=config.seed, batch_size=config.batch_size)
+    return Planned("minimal-norm", "minimal-norm", None, attack, norm, {"steps": steps}, strong=True)
+
+
+def _autoattack(epsilon: float, config: AttackConfig) -> Planned:
+    attack = partial(autoattack, norm="linf", epsilon=epsilon, seed=config.seed, batch_size=config.batch_size)
+    version = {"version": "standard"}
+    return Planned("autoattack", "white-box", epsilon, attack, settings=version, survivors=True, strong=True)
+
+
+def _unbounded(config: AttackConfig) -> Planned:
+    return Planned("unbounded", "unbounded", 1.0, partial(unbounded, batch_size=config.batch_size))

@@ -1,0 +1,111 @@
+"""Adversarial images of each model tried on every other: they find what a model's own gradients hide."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial as call_later
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from attack.attacks.pgd import pgd
+from attack.evaluation.attempts import judge
+from attack.evaluation.config import AttackConfig
+from attack.evaluation.environment import describe_environment
+from attack.evaluation.images import ImageSet, ProgressReport, choose_images, load_image_set
+from attack.evaluation.partial import Partial
+from attack.evaluation.results import check_output, encode_result
+from attack.evaluation.run import silent
+from attack.evaluation.subject import Subject, load_subject
+from attack.evaluation.suite import OVERSHOOT, STEPS
+from attack.evaluation.transfer_file import TRANSFER_VERSION
+from stylize.atomic import write_atomically
+from stylize.errors import InputError
+
+TRANSFER_STEPS = STEPS["quick"]
+
+
+def attack_transfer(
+    models: Sequence[Path],
+    shards: Path,
+    out: Path,
+    config: AttackConfig = AttackConfig(),  # noqa: B008 (frozen)
+    *,
+    progress: ProgressReport = silent,
+) -> dict[str, Any]:
+    """Attack each model by PGD, show the images to every other model, write to `out` who withstood them, and return it.
+
+    Of `config`, `images`, `epsilons`, `batch_size` and `seed` count: they must be those of the models' results, so that
+    `attack report` can take the transfers in. Finished sources are kept beside `out` until the end.
+
+    Raises:
+        InputError: fewer than two models, the same one twice, models that see images of different sizes, or a file
+            that is missing or damaged.
+    """
+    check_output(out)
+    subjects = [load_subject(path, shards) for path in models]
+    _check_subjects(models, subjects)
+    keys = choose_images(shards, config.images, config.seed)
+    images = load_image_set(shards, subjects[0].image_size, subjects[0].image_preset, keys, subjects[0].device)
+    identity = {"models": [subject.identity for subject in subjects], "config": asdict(config)}
+    partial = Partial(out, {"format_version": TRANSFER_VERSION, **identity})
+    sources = []
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        for number, (path, subject) in enumerate(zip(models, subjects, strict=True)):
+            progress(f"Transfer from {path.parent.name}", number, len(models))
+            sources.append(partial.once(path.as_posix(), call_later(_try, subject, subjects, images, config)))
+    document = {
+        "format_version": TRANSFER_VERSION,
+        "models": [subject.document["model"] for subject in subjects],
+        "shards": subjects[0].document["shards"],
+        "images": {"keys": list(keys), "labels": images.labels.tolist()},
+        "protocol": {"seed": config.seed, "epsilons": config.epsilons, "batch_size": config.batch_size, **_numbers()},
+        "sources": sources,
+        **describe_environment(subjects[0].device),
+    }
+    write_atomically(out, encode_result(document))
+    partial.remove()
+    return document
+
+
+def _numbers() -> dict[str, Any]:
+    return {"attack": "pgd", "loss": "ce", "steps": TRANSFER_STEPS, "step_size": f"{OVERSHOOT:g} ε / steps"}
+
+
+def _check_subjects(models: Sequence[Path], subjects: Sequence[Subject]) -> None:
+    if len(models) < 2:
+        raise InputError("Transfer needs two models or more: give the models that `train run` wrote.")
+    digests = [subject.identity["model"] for subject in subjects]
+    for index, path in enumerate(models):
+        first = digests.index(digests[index])
+        if first != index:
+            raise InputError(f"{models[first]} and {path} are the same model: give each once.")
+        sizes = [(subject.image_size, subject.image_preset) for subject in (subjects[0], subjects[index])]
+        if sizes[0] != sizes[1]:
+            raise InputError(
+                f"{models[0]} sees images of {sizes[0][0]} pixels and {path} of {sizes[1][0]} by other presets: "
+                "try transfer among models that see the same images."
+            )
+
+
+def _try(source: Subject, targets: Sequence[Subject], images: ImageSet, config: AttackConfig) -> dict[str, Any]:
+    """Attack one model at every radius and show the attacked images to all models.
+
+    Every image climbs to the last step, also where the source is wrong early: for images that shall fool others.
+    """
+    started = time.perf_counter()
+    forwards = backwards = 0
+    tried = []
+    pixels, labels = images.pixels, images.labels
+    for epsilon in config.epsilons:
+        attacked = pgd(
+            source.model, pixels, labels, norm="linf", epsilon=epsilon, steps=TRANSFER_STEPS,
+            step_size=OVERSHOOT * epsilon / TRANSFER_STEPS, loss="ce", restarts=1, seed=config.seed,
+            batch_size=config.batch_size, keep_going=True,
+        )  # fmt: skip
+        judged = [judge(target.model, pixels, attacked.images, labels, "linf", config.batch_size) for target in targets]
+        tried.append({"epsilon": epsilon, "right": [[int(right) for right in one.robust] for one in judged]})
+        forwards, backwards = forwards + attacked.forwards, backwards + attacked.backwards
+    seconds = round(time.perf_counter() - started, 2)
+    return {"tried": tried, "forwards": forwards, "backwards": backwards, "seconds": seconds}

@@ -1,0 +1,72 @@
+"""The report's numbers for other tools: curves as CSV, and what `dvc metrics` and `dvc plots` read."""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+from attack.attacks.attempt import Norm
+from attack.evaluation.interpolation import Curve
+from attack.evaluation.summary import metrics
+from attack.report.groups import Entry, Group
+
+NORMS: tuple[Norm, ...] = ("l2", "linf")
+COLUMNS = ("distance", "accuracy", "low", "high", "images")
+
+
+def curves_csv(groups: Sequence[Group]) -> str:
+    """Return every curve of every compared model, one line per point; `over` says which images it is over."""
+    names = ("shards", "arch", "method", "model", "over", "interpolator", "norm")
+    return _csv(
+        (*names, *COLUMNS), (row for group in groups for entry in group.ranked for row in _curves(group, entry))
+    )
+
+
+def _curves(group: Group, entry: Entry) -> Iterator[tuple[str, ...]]:
+    names = (group.shards_name, group.arch, entry.result.method, entry.label)
+    for common, over in ((True, "common"), (False, "all")):
+        for interpolator in ("linear", "authors"):
+            for norm in NORMS:
+                if (group.common or not common) and (common or interpolator == "linear"):
+                    curve = group.curve(entry, norm, interpolator=interpolator, common=common)
+                    yield from ((*names, over, interpolator, norm, *point) for point in _points(curve))
+
+
+def plot_csv(groups: Sequence[Group], norm: Norm) -> str:
+    """Return the linear curves of one norm on the common images, for `dvc plots`: one per value of `model`."""
+    rows = (
+        (f"{group.arch} {entry.label}", *point[:2])
+        for group in groups
+        for entry in group.ranked
+        if group.common
+        for point in _points(group.curve(entry, norm))
+    )
+    return _csv(("model", "distance", "accuracy"), rows)
+
+
+def metrics_files(groups: Sequence[Group]) -> dict[str, bytes]:
+    """Return one small JSON per model, by file name: what `dvc metrics show` prints a line of."""
+    return {
+        f"{_file_name(entry)}.json": (json.dumps(metrics(entry.result), indent=1) + "\n").encode()
+        for group in groups
+        for entry in group.entries
+    }
+
+
+def _file_name(entry: Entry) -> str:
+    """Return the result file's name, made safe for a file of the report."""
+    return re.sub(r"[^\w.-]+", "-", entry.result.path.stem).strip("-.") or "model"
+
+
+def _points(curve: Curve) -> Iterator[tuple[str, ...]]:
+    for point in zip(*(getattr(curve, column) for column in COLUMNS), strict=True):
+        yield tuple(f"{value:.6g}" for value in point)
+
+
+def _csv(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,41 @@
+import pytest
+
+from attack import AttackConfig
+from attack.evaluation.config import epsilon_name, parse_epsilon
+from stylize.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "name"), [("8/255", 8 / 255, "8/255"), ("0.03", 0.03, "0.03"), ("1", 1.0, "255/255")]
+)
+def test_epsilons_are_read_and_named(text: str, value: float, name: str) -> None:
+    assert parse_epsilon(text) == value
+    assert epsilon_name(value) == name
+
+
+@pytest.mark.parametrize("text", ["", "eight", "8/0", "8/", "/255", "1/2/3"])
+def test_what_is_no_epsilon(text: str) -> None:
+    with pytest.raises(InputError, match="fraction such as 8/255"):
+        parse_epsilon(text)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"suite": "huge"}, "paper, quick or full"),
+        ({"images": 0}, "Images is 0"),
+        ({"strong_images": 0}, "Strong images is 0"),
+        ({"batch_size": -1}, "Batch size is -1"),
+        ({"epsilons": ()}, "none"),
+        ({"epsilons": (8 / 255, 2 / 255)}, "growing"),
+        ({"epsilons": (0.1, 0.1)}, "different"),
+        ({"epsilons": (8.0,)}, "Epsilon is 8.0"),
+        ({"epsilons": (float("nan"),)}, "Epsilon is nan"),
+        ({"steps": 0}, "Steps is 0"),
+        ({"step_size": 1.5}, "Step size is 1.5"),
+        ({"zero_gradient": "up"}, "'up'"),
+    ],
+)
+def test_values_out_of_range(change: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        AttackConfig(**change)  # type: ignore[arg-type]
