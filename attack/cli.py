@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from attack.cli_beyond import corruptions_command, explain_command, shape_bias_command
 from attack.evaluation.config import AttackConfig, epsilon_name, parse_epsilon
 from attack.evaluation.results import read_result
 from attack.evaluation.run import attack_model
@@ -20,6 +21,9 @@ from stylize.errors import run_command_line
 app = typer.Typer(
     help="Find out how robust classifiers are, and report it.", no_args_is_help=True, pretty_exceptions_enable=False
 )
+app.command("shape-bias")(shape_bias_command)
+app.command("corruptions")(corruptions_command)
+app.command("explain")(explain_command)
 
 Shards = Annotated[Path, typer.Option(help="Shard folder; its test split is attacked.")]
 Images = Annotated[int, typer.Option(help="Test images to evaluate on, the same for every model.")]
