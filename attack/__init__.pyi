@@ -1,6 +1,8 @@
 """The public API of `attack`; `__init__.py` imports each name from here when it is first used."""
 
 from .attacks.attempt import Attacked as Attacked
+from .attacks.autoattack import apgd as apgd
+from .attacks.autoattack import autoattack as autoattack
 from .attacks.fgsm import AttackPath as AttackPath
 from .attacks.fgsm import fgsm_path as fgsm_path
 from .attacks.fgsm import join_paths as join_paths

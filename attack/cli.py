@@ -1,30 +1,29 @@
 """`attack run`, `attack transfer` and `attack report`."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from attack.cli_beyond import corruptions_command, explain_command, shape_bias_command
+from attack.cli_beyond import corruptions_command, explain_command, shape_bias_command, stage_progress
 from attack.evaluation.config import AttackConfig, epsilon_name, parse_epsilon
 from attack.evaluation.results import read_result
 from attack.evaluation.run import attack_model
 from attack.evaluation.summary import robust_shares, whole_split
 from attack.evaluation.transfer import attack_transfer
-from stylize.errors import run_command_line
+from stylize.command_line import command_app, console, run_command_line
+from stylize.errors import InputError
+from stylize.params import PARAMS, check_list, mapping, parse_options, read_section
+from stylize.wording import counted
 
-app = typer.Typer(
-    help="Find out how robust classifiers are, and report it.", no_args_is_help=True, pretty_exceptions_enable=False
-)
+app = command_app("Find out how robust classifiers are, and report it.")
 app.command("shape-bias")(shape_bias_command)
 app.command("corruptions")(corruptions_command)
 app.command("explain")(explain_command)
 
+SHARED = ("shards", "images", "epsilon", "batch-size", "seed")  # options of both `run` and `transfer` in the pipeline
 Shards = Annotated[Path, typer.Option(help="Shard folder; its test split is attacked.")]
 Images = Annotated[int, typer.Option(help="Test images to evaluate on, the same for every model.")]
 Epsilons = Annotated[
@@ -61,11 +60,10 @@ def run(
         suite=suite, images=images, strong_images=strong_images, epsilons=_epsilons(epsilon), steps=steps,
         step_size=step_size, zero_gradient=zero_gradient, batch_size=batch_size, seed=seed,
     )  # fmt: skip
-    console = Console()
-    with _progress(console) as show:
+    with stage_progress() as show:
         attack_model(model, shards, out, config, progress=show)
     console.print(_table(out))
-    _print_failed_checks(console, out)
+    _print_failed_checks(out)
 
 
 @app.command()
@@ -80,10 +78,9 @@ def transfer(
 ) -> None:
     """Try the adversarial images of each model on every other; `attack report --transfer` takes the file in."""
     config = AttackConfig(images=images, epsilons=_epsilons(epsilon), batch_size=batch_size, seed=seed)
-    console = Console()
-    with _progress(console) as show:
+    with stage_progress() as show:
         attack_transfer(models, shards, out, config, progress=show)
-    console.print(f"Transfer among {len(models)} models: {out}", highlight=False, soft_wrap=True)
+    console.print(f"Transfer among {len(models)} models: {out}", highlight=False)
 
 
 @app.command()
@@ -99,37 +96,46 @@ def report(
     from attack.report.build import write_report  # here, so that attacks do not depend on the code of figures
 
     page = write_report(results, out, shards=shards or (), transfer=transfer)
-    Console().print(f"Report of {len(results)} results: {page}", highlight=False, soft_wrap=True)
+    console.print(f"Report of {counted(len(results), 'result')}: {page}", highlight=False)
+
+
+@app.command("check-params")
+def check_params_command(params: Annotated[Path, typer.Argument(help="The pipeline's parameters.")] = PARAMS) -> None:
+    """Check the sections attack and report of params.yaml, before `dvc repro` runs anything with them."""
+    check_params(params)
+    console.print(f"{params}: attack and report are right")
+
+
+def check_params(path: Path) -> None:
+    """Check the pipeline's sections `attack` and `report`; raise `InputError` for the first value that is wrong."""
+    section = read_section(path, "attack", ("options", "shared"))
+    shared, options = (mapping(section.get(name), f"{path}: attack.{name}") for name in ("shared", "options"))
+    needed = {"model": "model", "out": "out"}
+    if unknown := [name for name in shared if name not in SHARED]:
+        raise InputError(f"{path}: attack.shared has no {unknown[0]!r}: give {', '.join(SHARED)}, the rest as options.")
+    values = parse_options(app, "run", {**needed, **shared, **options}, f"{path}: attack.options")
+    settings = {field.name: values[field.name] for field in fields(AttackConfig) if field.name in values}
+    try:
+        AttackConfig(**settings, epsilons=_epsilons(values["epsilon"]))
+    except InputError as error:
+        raise InputError(f"{path}: attack.options: {error}") from None
+    known = [f"data/shards/{name}" for name in mapping(read_section(path, "stylize").get("style_sets"), "style_sets")]
+    check_list([shared.get("shards")], f"{path}: attack.shared.shards", known)
+    check_list(read_section(path, "report", ("shards",)).get("shards"), f"{path}: report.shards", known)
 
 
 def _epsilons(given: list[str] | None) -> tuple[float, ...]:
     return tuple(map(parse_epsilon, given)) if given else AttackConfig.epsilons
 
 
-@contextmanager
-def _progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
-    """Show one line per kind of work; what follows a colon in a stage's name changes within its line."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        tasks: dict[str, TaskID] = {}
-
-        def show(stage: str, done: int, total: int) -> None:
-            kind = stage.partition(":")[0]
-            if kind not in tasks:
-                tasks[kind] = progress.add_task(stage)
-            progress.update(tasks[kind], description=stage, completed=done, total=total)
-
-        yield show
-
-
 def _table(out: Path) -> Table:
     result = read_result(out)
     table = Table(title=f"{result.method} {result.arch} on {result.shards_name}", show_header=False)
     clean = result.document["clean"]
-    table.add_row("verdict", f"[bold]{result.verdict.word}[/]")
+    table.add_row("verdict", result.verdict.word)
     table.add_row("clean accuracy", f"{whole_split(result)}, n = {clean['images']}")
     for epsilon, robust in robust_shares(result).items():
-        table.add_row(f"robust at L∞ {epsilon_name(epsilon)}, n = {robust.n}", str(robust))
+        table.add_row(f"robust at L-infinity {epsilon_name(epsilon)}, n = {robust.n}", str(robust))
     table.add_row("attacks", f"{len(result.attempts)}, {result.document['forwards']:,} forward passes")
     passed = sum(check.passed for check in result.checks)
     table.add_row("checks", f"{passed} of {len(result.checks)} passed")
@@ -138,13 +144,13 @@ def _table(out: Path) -> Table:
     return table
 
 
-def _print_failed_checks(console: Console, out: Path) -> None:
+def _print_failed_checks(out: Path) -> None:
     result = read_result(out)
     for reason in result.verdict.reasons:
         console.print(f"{result.verdict.word}: {reason}", highlight=False)
     for check in result.checks:
         if not check.passed:
-            console.print(f"[bold red]Check failed:[/] {check.name}: {check.detail}")
+            console.print(f"Check failed: {check.name}: {check.detail}", style="bold red")
 
 
 def main() -> None:

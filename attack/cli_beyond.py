@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from stylize.command_line import console
+from stylize.wording import counted
 
 MODEL_HELP = "Model that `train run` wrote, or package.module:function."
 BatchSize = Annotated[int, typer.Option(help="Images classified at a time.")]
 Out = Annotated[Path, typer.Option(help="Result to write (JSON).")]
-console = Console(markup=False, highlight=False, soft_wrap=True)
 
 
 def shape_bias_command(
@@ -27,7 +28,7 @@ def shape_bias_command(
     """Measure whether a model goes by shape or by texture where the two disagree (Geirhos et al. 2019)."""
     from attack.evaluation.shape_bias import measure_shape_bias
 
-    with _progress() as show:
+    with stage_progress() as show:
         document = measure_shape_bias(
             model, shards, out, texture_free=texture_free, batch_size=batch_size, progress=show
         )
@@ -53,7 +54,7 @@ def corruptions_command(
     """Measure a model's errors on corrupted images: published arrays, or a small home-made sweep."""
     from attack.evaluation.corruption_errors import measure_corruptions
 
-    with _progress() as show:
+    with stage_progress() as show:
         document = measure_corruptions(
             model, shards, out, corruptions=corruptions or (), labels=labels, images=images,
             batch_size=batch_size, seed=seed, progress=show,
@@ -84,10 +85,10 @@ def explain_command(
     from stylize.atomic import write_atomically
 
     check_output(out)
-    with _progress() as show:
+    with stage_progress() as show:
         found = explain_models(model, shards, images=images, parts=parts, samples=samples, seed=seed, progress=show)
     write_atomically(out, explanations_png(found, [_short_name(each) for each in model]))
-    console.print(f"{out}: {len(found)} images, {len(model)} models")
+    console.print(f"{out}: {counted(len(found), 'image')}, {counted(len(model), 'model')}")
 
 
 def _short_name(model: str) -> str:
@@ -103,14 +104,16 @@ def _share(share: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+def stage_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Show one line per kind of work; what follows a colon in a stage's name changes within its line."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         tasks: dict[str, TaskID] = {}
 
         def show(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = progress.add_task(stage)
-            progress.update(tasks[stage], completed=done, total=total)
+            kind = stage.partition(":")[0]
+            if kind not in tasks:
+                tasks[kind] = progress.add_task(stage)
+            progress.update(tasks[kind], description=stage, completed=done, total=total)
 
         yield show

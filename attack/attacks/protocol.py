@@ -22,12 +22,12 @@ class Protocol:
 
     def __post_init__(self) -> None:
         if self.steps < 1:
-            raise InputError(f"Steps is {self.steps}: give 1 or more.")
+            raise InputError(f"--steps is {self.steps}: give 1 or more.")
         if not (math.isfinite(self.step_size) and 0 < self.step_size <= 1):
-            raise InputError(f"Step size is {self.step_size}: give a number above 0 and at most 1.")
+            raise InputError(f"--step-size is {self.step_size}: give a number above 0 and at most 1.")
         if self.zero_gradient not in ZERO_GRADIENT:
             choices = " or ".join(ZERO_GRADIENT)
-            raise InputError(f"Rule for zero gradients is {self.zero_gradient!r}: give {choices}.")
+            raise InputError(f"--zero-gradient is {self.zero_gradient!r}: give {choices}.")
 
     @property
     def largest_linf(self) -> float:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from attack.attacks.protocol import Protocol
 from stylize.errors import InputError
+from stylize.wording import option_name
 
 SUITES = ("paper", "quick", "full")
 PATH_IMAGES = 200  # the paper's path is walked by at most so many images: enough for its 100 correct ones
@@ -43,16 +44,16 @@ class AttackConfig:
     def __post_init__(self) -> None:
         Protocol(self.steps, self.step_size, self.zero_gradient)  # checks the ranges
         if self.suite not in SUITES:
-            raise InputError(f"Suite is {self.suite!r}: give {', '.join(SUITES[:-1])} or {SUITES[-1]}.")
+            raise InputError(f"--suite is {self.suite!r}: give {', '.join(SUITES[:-1])} or {SUITES[-1]}.")
         for name in ("images", "strong_images", "batch_size"):
             if getattr(self, name) < 1:
-                raise InputError(f"{name.replace('_', ' ').capitalize()} is {getattr(self, name)}: give 1 or more.")
+                raise InputError(f"{option_name(name)} is {getattr(self, name)}: give 1 or more.")
         for epsilon in self.epsilons:
             if not (math.isfinite(epsilon) and 0 < epsilon < 1):
-                raise InputError(f"Epsilon is {epsilon}: give numbers between 0 and 1, or fractions such as 8/255.")
+                raise InputError(f"--epsilon is {epsilon}: give numbers between 0 and 1, or fractions such as 8/255.")
         if not self.epsilons or list(self.epsilons) != sorted(set(self.epsilons)):
             given = ", ".join(map(epsilon_name, self.epsilons)) or "none"
-            raise InputError(f"The epsilons are {given}: give different ones in growing order.")
+            raise InputError(f"--epsilon is given as {given}: give different ones in growing order.")
 
 
 def parse_epsilon(text: str) -> float:
@@ -61,7 +62,7 @@ def parse_epsilon(text: str) -> float:
     try:
         return float(above) / float(below if slash else 1)
     except (ValueError, ZeroDivisionError):
-        raise InputError(f"Epsilon is {text!r}: give a number or a fraction such as 8/255.") from None
+        raise InputError(f"--epsilon is {text!r}: give a number or a fraction such as 8/255.") from None
 
 
 def epsilon_name(epsilon: float) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ class CorruptionArray:
     """One corruption: its file, and uint8 images (5 N, H, W, 3), the N of severity 1 first."""
 
     path: Path
-    images: NDArray[np.uint8]
+    images: NDArray[Any]
 
     @property
     def name(self) -> str:
@@ -50,9 +51,9 @@ def open_arrays(paths: Sequence[Path], labels: Path, classes: int) -> tuple[list
 _MEND = "give files in the layout of CIFAR-10-C."
 
 
-def _open(path: Path) -> NDArray[np.generic]:
+def _open(path: Path) -> NDArray[Any]:
     try:
-        array: NDArray[np.generic] = np.load(path, mmap_mode="r", allow_pickle=False)
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         reason = getattr(error, "strerror", None) or "no NumPy array, or one of Python objects"
         raise InputError(f"{path} cannot be read ({reason}): {_MEND}") from None

@@ -62,11 +62,11 @@ def measure_corruptions(
     Raises:
         InputError: an argument is out of range, a file is missing, damaged or of another layout, or class names differ.
     """
-    for name, value in (("Images", images), ("Batch size", batch_size)):
+    for name, value in (("--images", images), ("--batch-size", batch_size)):
         if value < 1:
             raise InputError(f"{name} is {value}: give 1 or more.")
     if bool(corruptions) != bool(labels):
-        raise InputError("Corruptions and labels belong together: give both, or neither for the home-made sweep.")
+        raise InputError("--corruptions and --labels belong together: give both, or neither for the home-made sweep.")
     check_output(out)
     subject = load_subject(model, shards)
     if labels:

@@ -9,7 +9,7 @@ from attack.attacks.attempt import Attempt
 
 
 def attempt_document(attempt: Attempt) -> dict[str, Any]:
-    """Return an attempt for JSON, which has no infinity: the distance of an image where nothing was found is null."""
+    """Return an attempt for JSON, which has no infinity: null is the distance of an image where nothing was found."""
     document = asdict(attempt)
     document["robust"] = [int(robust) for robust in attempt.robust]
     document["distance"] = [distance if isfinite(distance) else None for distance in attempt.distance]

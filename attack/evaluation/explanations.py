@@ -55,7 +55,7 @@ def explain_models(
         InputError: a file is missing or damaged, classes or image sizes differ, an argument is below 1, captum is not
             installed, or no image is classified correctly by all.
     """
-    for name, value in (("Images", images), ("Parts", parts), ("Samples", samples)):
+    for name, value in (("--images", images), ("--parts", parts), ("--samples", samples)):
         if value < 1:
             raise InputError(f"{name} is {value}: give 1 or more.")
     subjects = [load_subject(model, shards) for model in models]

@@ -16,6 +16,7 @@ from attack.checks.verdict import Verdict, verdict
 from attack.evaluation.config import AttackConfig
 from attack.evaluation.images import ImageSet
 from attack.evaluation.subject import Subject
+from attack.evaluation.suite import main_attack
 
 CHECKED_IMAGES = 32  # of the image set: the checks of the model are on few images
 
@@ -26,7 +27,8 @@ def checks_of_model(subject: Subject, images: ImageSet, config: AttackConfig) ->
     pixels, labels = (part[:CHECKED_IMAGES] for part in (images.pixels, images.labels))
     checks = [*check_model(subject.model, pixels, labels, seed=config.seed)]
     if config.suite != "paper":
-        checks += check_planted(subject.model, pixels, labels, epsilon=config.epsilons[-1], seed=config.seed)
+        attack, epsilon = main_attack(config), config.epsilons[-1]
+        checks.append(check_planted(subject.model, pixels, attack, epsilon=epsilon, seed=config.seed))
     return {"checks": [asdict(check) for check in checks], "seconds": round(time.perf_counter() - started, 2)}
 
 

@@ -118,5 +118,5 @@ def _mean_colours(pixels: Tensor, segments: Tensor) -> Tensor:
     index = segments.flatten().to(pixels.device)
     sums = torch.zeros(3, int(index.max()) + 1, device=pixels.device).index_add_(1, index, pixels.flatten(1))
     means = sums / torch.bincount(index)
-    filled: Tensor = means[:, index]
-    return filled.view_as(pixels)
+    filled: Tensor = means[:, index].view_as(pixels)
+    return filled

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,13 @@ from attack.checks.verdict import Verdict
 from attack.evaluation.documents import read_attempt
 from attack.evaluation.interpolation import Array
 from stylize.errors import InputError
+from stylize.wording import literal
 
 FORMAT_VERSION = 2
 SECTIONS = {
     "model": ("path", "sha256", "card"),
     "shards": ("path", "name", "manifest_sha256", "used_in_training"),
-    "protocol": ("suite", "images", "strong_images", "epsilons", "batch_size", "seed", "path"),
+    "protocol": ("suite", "images", "strong_images", "epsilons", "batch_size", "seed"),
     "clean": ("accuracy", "correct", "images"),
     "images": ("keys", "labels", "correct"),
     "path": ("images", "steps", "step_size", "zero_gradient", "loss", "records"),
@@ -141,7 +143,7 @@ def check_output(path: Path) -> None:
 
 
 def encode_result(document: Mapping[str, Any]) -> bytes:
-    """Encode as JSON with one line per top-level entry, and one per record, attempt and check."""
+    """Encode as JSON with one line per top-level entry, and one per record, attempt and check; not finite is null."""
     lines = [f' "{name}": {_encode(name, value)}' for name, value in document.items()]
     return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
 
@@ -151,17 +153,26 @@ def _encode(name: str, value: Any) -> str:
         return "[\n  " + ",\n  ".join(_encode("", item) for item in value) + "\n ]"
     if name == "path":
         return "{\n  " + ",\n  ".join(f'"{key}": {_encode(key, item)}' for key, item in value.items()) + "\n }"
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    """Return a value for JSON, which has no infinity and no NaN: numbers that are not finite become null."""
+    if isinstance(value, Mapping):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def read_result(path: Path) -> Result:
     """Read a result; raise `InputError` where it is missing, damaged or of another version."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = _literal(json.loads(path.read_text(encoding="utf-8")))
         version = document["format_version"]
     except OSError as error:
         raise InputError(f"Result {path} cannot be read ({error.strerror}): run `attack run` first.") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise InputError(f"{path} is not a result of `attack run`: give the JSON files that it wrote.") from None
     if version != FORMAT_VERSION:
         raise InputError(
@@ -171,6 +182,17 @@ def read_result(path: Path) -> Result:
         return _result(path, document)
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is a damaged result ({error!r}): run `attack run` again.") from None
+
+
+def _literal(value: Any) -> Any:
+    """Return a JSON value without control characters in its texts, names among them: a page can show them."""
+    if isinstance(value, str):
+        return literal(value)
+    if isinstance(value, list):
+        return [_literal(item) for item in value] if value and not isinstance(value[0], int | float) else value
+    if isinstance(value, dict):
+        return {literal(name): _literal(item) for name, item in value.items()}
+    return value
 
 
 def _result(path: Path, document: dict[str, Any]) -> Result:

@@ -1,5 +1,6 @@
 """Evaluate one model: the paper's path, attacks, checks and a verdict, all in one JSON file."""
 
+import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -60,9 +61,10 @@ def attack_model(
     # TensorFloat-32 would silently round the convolutions to ten bits on some GPUs.
     with torch.backends.cudnn.flags(allow_tf32=False):
         document = _evaluate(subject, shards, config, partial, progress)
-    write_atomically(out, encode_result(document))
+    payload = encode_result(document)
+    write_atomically(out, payload)
     partial.remove()
-    return document
+    return dict(json.loads(payload))
 
 
 def _evaluate(

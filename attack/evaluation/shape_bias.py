@@ -78,7 +78,7 @@ def measure_shape_bias(
             class.
     """
     if batch_size < 1:
-        raise InputError(f"Batch size is {batch_size}: give 1 or more.")
+        raise InputError(f"--batch-size is {batch_size}: give 1 or more.")
     check_output(out)
     textures = _read_textures(shards)
     subject = load_subject(model, shards)

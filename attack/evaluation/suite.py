@@ -54,6 +54,11 @@ def plan_attacks(config: AttackConfig, classes: int) -> list[Planned]:
     return [*plans(config, "dlr" if classes > 2 else "margin"), _unbounded(config)]
 
 
+def main_attack(config: AttackConfig) -> Callable[[nn.Module, Tensor, Tensor], Attacked]:
+    """Return the suite's PGD at the largest radius: the attack that has to find a planted weakness."""
+    return _pgd("pgd-ce", config.epsilons[-1], "ce", config, steps=STEPS[config.suite]).attack
+
+
 def _quick(config: AttackConfig, second_loss: Loss) -> Iterator[Planned]:
     steps = STEPS["quick"]
     for epsilon in config.epsilons:

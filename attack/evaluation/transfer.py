@@ -40,7 +40,7 @@ def attack_transfer(
     `attack report` can take the transfers in. Finished sources are kept beside `out` until the end.
 
     Raises:
-        InputError: fewer than two models, the same one twice, models that see images of different sizes, or a file
+        InputError: the same model twice, models that see images of different sizes, or a file
             that is missing or damaged.
     """
     check_output(out)
@@ -74,8 +74,6 @@ def _numbers() -> dict[str, Any]:
 
 
 def _check_subjects(models: Sequence[Path], subjects: Sequence[Subject]) -> None:
-    if len(models) < 2:
-        raise InputError("Transfer needs two models or more: give the models that `train run` wrote.")
     digests = [subject.identity["model"] for subject in subjects]
     for index, path in enumerate(models):
         first = digests.index(digests[index])

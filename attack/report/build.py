@@ -1,7 +1,7 @@
 """Results to a folder that anyone can open: a page, figures, and tables for other tools."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from attack.evaluation.results import Result, check_output, read_result
@@ -16,6 +16,10 @@ from stylize.atomic import write_atomically
 from stylize.errors import InputError
 from stylize.shards.format import file_sha256
 from stylize.shards.manifest import MANIFEST_NAME
+from stylize.wording import literal
+
+GENERATOR = '<meta name="generator" content="stylized-pairing, attack report">'  # as the template has it
+LARGEST_HEAD = 4096  # bytes of a page that hold it
 
 
 def write_report(
@@ -32,7 +36,8 @@ def write_report(
         transfer: file of `attack transfer`, whose attacks count in verdicts and robust accuracies.
 
     Raises:
-        InputError: a file is missing or damaged, results cannot be compared, or a folder was not used.
+        InputError: a file is missing or damaged, results cannot be compared, a folder was not used, or `out` holds
+            files of such names that are no report's.
     """
     read = [read_result(path) for path in results]
     if transfer is not None:
@@ -40,15 +45,27 @@ def write_report(
         read = [take_in(transferred, result) for result in read]
     content = build_report(read, shards)
     check_output(out / "index.html")
+    _check_own(out, content)
     for name, payload in content.items():
         write_atomically(out / name, payload)
     return out / "index.html"
 
 
+def _check_own(out: Path, names: Iterable[str]) -> None:
+    """Raise `InputError` where a file would be replaced that no report wrote: ours names its generator in its page."""
+    page = out / "index.html"
+    if page.is_file() and GENERATOR.encode() in page.read_bytes()[:LARGEST_HEAD]:
+        return
+    for name in names:
+        if (out / name).exists():
+            raise InputError(f"{out / name} is not of an earlier report, and would be replaced: give another --out.")
+
+
 def build_report(results: Sequence[Result], shards: Sequence[Path] = ()) -> dict[str, bytes]:
     """Return the report's files by name, `index.html` last (see `write_report`)."""
     used = [_used(folder, results) for folder in shards]
-    names = {file_sha256(folder / MANIFEST_NAME): folder.resolve().name for folder in used}
+    examples = [(literal(folder.resolve().name), read_examples(folder)) for folder in used]
+    names = {file_sha256(folder / MANIFEST_NAME): literal(folder.resolve().name) for folder in used}
     groups = group_results(results, names)
     content: dict[str, bytes] = {}
     for group in groups:
@@ -57,7 +74,6 @@ def build_report(results: Sequence[Result], shards: Sequence[Path] = ()) -> dict
     for norm in NORMS:
         content[f"plots/{norm}.csv"] = plot_csv(groups, norm).encode()
     content |= {f"metrics/{name}": payload for name, payload in metrics_files(groups).items()}
-    examples = [(folder.resolve().name, read_examples(folder)) for folder in used]
     content["index.html"] = render_page(groups, examples).encode()
     return content
 

@@ -2,6 +2,7 @@
 
 import io
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -59,7 +60,8 @@ class Panel:
 
 def panel_figure(panels: Sequence[Panel], title: str = "") -> Figure:
     """Draw panels beside each other, with a line and a band of the 95 % interval per model, labelled at its end."""
-    with rc_context({"font.size": 10, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK}):
+    colours = {"text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK}
+    with rc_context({"font.size": 10, "text.parse_math": False, **colours}):  # a name's $ is a letter
         figure = Figure(figsize=(5.4 * len(panels), 3.9), layout="constrained")
         FigureCanvasAgg(figure)
         if title:
@@ -139,7 +141,8 @@ def figure_bytes(figure: Figure, kind: str) -> bytes:
     """Encode as `png` or `svg`, without date or version, so that equal data give equal bytes."""
     metadata = {"svg": {"Date": None, "Creator": None, "Format": None, "Type": None}, "png": {"Software": None}}[kind]
     buffer = io.BytesIO()
-    with rc_context({"svg.hashsalt": "attack", "svg.fonttype": "path"}):
+    with rc_context({"svg.hashsalt": "attack", "svg.fonttype": "path"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a box stands for a letter that the font lacks
         figure.savefig(buffer, format=kind, dpi=160, metadata=metadata)
     return buffer.getvalue()
 

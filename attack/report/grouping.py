@@ -9,6 +9,7 @@ from attack.evaluation.results import Result
 from attack.evaluation.transfer_file import Transfer, transfer_attempts
 from attack.report.groups import Entry, Group
 from stylize.errors import InputError
+from stylize.wording import option_name
 
 METHOD_ORDER = ("normal", "stylized", "pairing", "adversarial")
 COMPARED = ("suite", "strong_images", "epsilons", "seed")
@@ -47,7 +48,7 @@ def _check_comparable(results: Sequence[Result]) -> None:
                 here, there = first.document[section][name], result.document[section][name]
                 if here != there:
                     raise InputError(
-                        f"{first.path} was made with {name} {here!r} but {result.path} with {there!r}: "
+                        f"{first.path} was made with {option_name(name)} {here!r} but {result.path} with {there!r}: "
                         "attack all models with one protocol, or write two reports."
                     )
 

@@ -66,8 +66,9 @@ def _checks(group: Group, entry: Entry) -> str:
 def transfers(groups: Sequence[Group]) -> str:
     """Return who withstood whose adversarial images, where `attack transfer` was run."""
     note = quiet(
-        "Rows: the model that was attacked by PGD. Columns: the model that saw the images; the share of all images "
-        "that it classifies correctly then. A model that falls to others’ images but not to its own hides its gradients."
+        "Rows: the model that was attacked by PGD. Columns: the model that saw the images; the share of all "
+        "images that it classifies correctly then. A model that falls to others’ images but not to its own hides its "
+        "gradients."
     )
     tables = [_transfer_table(group, epsilon) for group in groups for epsilon in group.epsilons]
     return section("Transfer between models", note if any(tables) else "", *tables, anchor="transfer")

@@ -21,10 +21,10 @@ def protocol(groups: Sequence[Group]) -> str:
     rules = "".join(f"<li><em>{escape(name)}</em>: {escape(text)}.</li>" for name, text in INTERPOLATORS.items())
     radii = ", ".join(map(epsilon_name, first.epsilons))
     text = (
-        f"<p>Suite <em>{escape(asked['suite'])}</em> on {len(first.keys)} test images, the first in the order of SHA-256 "
-        f"of (seed {asked['seed']}, key): the same for every model, whether it classifies them correctly or not. Attacks "
-        f"within L∞ radii of {radii}. AutoAttack, Square and the minimal-norm attacks, where they ran, looked at the "
-        f"first {min(asked['strong_images'], len(first.keys))}.</p>"
+        f"<p>Suite <em>{escape(asked['suite'])}</em> on {len(first.keys)} test images, the first in the order of "
+        f"SHA-256 of (seed {asked['seed']}, key): the same for every model, whether it is right on them or not. "
+        f"Attacks within L∞ radii of {radii}. AutoAttack, Square and the minimal-norm attacks, where they ran, looked "
+        f"at the first {min(asked['strong_images'], len(first.keys))}.</p>"
         f"<p>The path: {path['steps']} steps of {path['step_size']:g} along the sign of the gradient of the "
         "cross-entropy of the true label, clipped to [0, 1] after each; correctness and distances are recorded after "
         "every step. "

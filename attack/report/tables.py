@@ -46,17 +46,14 @@ def plot_csv(groups: Sequence[Group], norm: Norm) -> str:
 
 
 def metrics_files(groups: Sequence[Group]) -> dict[str, bytes]:
-    """Return one small JSON per model, by file name: what `dvc metrics show` prints a line of."""
-    return {
-        f"{_file_name(entry)}.json": (json.dumps(metrics(entry.result), indent=1) + "\n").encode()
-        for group in groups
-        for entry in group.entries
-    }
-
-
-def _file_name(entry: Entry) -> str:
-    """Return the result file's name, made safe for a file of the report."""
-    return re.sub(r"[^\w.-]+", "-", entry.result.path.stem).strip("-.") or "model"
+    """Return one small JSON per model, named as its result: what `dvc metrics show` prints a line of."""
+    found: dict[str, bytes] = {}
+    for result in (entry.result for group in groups for entry in group.entries):
+        name = re.sub(r"[^\w.]+", "-", result.path.stem).strip("-.") or "model"
+        while f"{name}.json" in found:  # results of one name in several folders
+            name += "-"
+        found[f"{name}.json"] = (json.dumps(metrics(result), indent=1) + "\n").encode()
+    return found
 
 
 def _points(curve: Curve) -> Iterator[tuple[str, ...]]:

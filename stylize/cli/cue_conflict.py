@@ -4,13 +4,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from stylize.cli.weights import ENCODER_HELP
+from stylize.command_line import console
 from stylize.runs.cue_conflict import CUE_CONFLICT, TEXTURE_FREE, make_cue_set, open_cue_set
 from stylize.runs.progress import images_progress
 from stylize.runs.spec import ShardOptions
 from stylize.shards.manifest import FAILURES_NAME
+from stylize.wording import counted
 
 PER_CLASS = 100
 SEED_HELP = "Chooses textures, order and held-out images; give that of the shards that models learn from."
@@ -44,8 +45,7 @@ def cue_conflict_command(
     )  # fmt: skip
     kind = TEXTURE_FREE if texture_free else CUE_CONFLICT
     cues = open_cue_set(options, per_class, kind)
-    console = Console(markup=False, soft_wrap=True)
     with images_progress(console, f"Making {kind} images", cues.spec["counts"]["test"]) as report:
         manifest = make_cue_set(cues, out, max_failures, report)
-    failed = f"; {manifest.failures} images failed, see {FAILURES_NAME}" if manifest.failures else ""
-    console.print(f"{out}: {manifest.samples('test')} {kind} test images{failed}")
+    failed = f"; {counted(manifest.failures, 'image')} failed, see {FAILURES_NAME}" if manifest.failures else ""
+    console.print(f"{out}: {counted(manifest.samples('test'), f'{kind} test image')}{failed}")

@@ -18,7 +18,7 @@ from stylize.runs.codec import Codec
 from stylize.runs.cue_images import Painter, draw_cue
 from stylize.runs.cues import design_cues
 from stylize.runs.job import Failure, Report
-from stylize.runs.publish import find_folder, plain_spec, publish
+from stylize.runs.publish import damaged_files, find_folder, plain_spec, publish
 from stylize.runs.run import check_failures, locked_staging
 from stylize.runs.spec import SAMPLES_PER_SHARD, VERSIONED, ShardOptions, make_spec, shuffle_key
 from stylize.shards.format import Sample, file_sha256, write_shard
@@ -94,16 +94,18 @@ def _painted(source: Source, options: ShardOptions, per_class: int) -> CueSet:
 
 
 def make_cue_set(cues: CueSet, out: Path, max_failures: int = 0, report: Report = lambda images: None) -> Manifest:
-    """Make the folder `out` of a cue set and return its manifest; a finished folder is left as it is.
+    """Make the folder `out` of a cue set and return its manifest; a finished folder that is whole is left as it is.
 
     `report` receives numbers of finished images.
 
     Raises:
-        InputError: `out` holds something else or cannot be written, another run is making it, or more than
-            `max_failures` images could not be made.
+        InputError: `out` is damaged, holds something else or cannot be written, another run is making it, or more
+            than `max_failures` images could not be made.
     """
     out = out.resolve()
     if finished := find_folder(out, cues.spec):
+        if damaged := damaged_files(finished, out):
+            raise InputError(f"{out} is damaged ({', '.join(damaged)}): remove it and run the same command.")
         return finished
     digest = hashlib.sha256(json.dumps(cues.spec, sort_keys=True).encode()).hexdigest()
     staging = out.parent / ".staging" / digest[:16]

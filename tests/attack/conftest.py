@@ -1,17 +1,20 @@
 """Small trained models and results, made in the test."""
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from attack import attack_model
+from attack import AttackConfig, attack_model
+from attack.evaluation.results import encode_result
 from stylize.shards.format import file_sha256
 from stylize.shards.manifest import MANIFEST_NAME, read_manifest
-from train import ModelCard, build_model, load_test_images, save_model
+from train import ModelCard, TestImage, build_model, load_test_images, save_model
 
 ModelMaker = Callable[..., Path]
 ResultMaker = Callable[..., Path]
@@ -68,14 +71,55 @@ def make_model(tmp_path: Path) -> ModelMaker:
     return make
 
 
-@pytest.fixture
-def make_result(tmp_path: Path, make_model: ModelMaker) -> ResultMaker:
-    """Return a function that attacks a small model with few, larger steps and returns the result's path."""
+class LinearClassifier(nn.Module):
+    """Logits linear in the pixels, fitted to images by ridge regression: quick to attack, and not robust.
 
-    def make(shards: Path, method: str, *, seed: int = 0, **changes: object) -> Path:
-        model = make_model(shards, f"{method}-{seed}", method=method, seed=seed)
+    Every `wrong`-th image is learnt under the next label, so that clean errors occur.
+    """
+
+    def __init__(self, images: Sequence[TestImage], classes: int, *, wrong: int = 5) -> None:
+        super().__init__()
+        pixels = torch.stack([image.pixels for image in images])
+        self.flatten, self.linear = nn.Flatten(), nn.Linear(pixels[0].numel(), classes)
+        features = torch.cat([pixels.flatten(1), torch.ones(len(pixels), 1)], 1)
+        labels = [(image.label + (index % wrong == 0)) % classes for index, image in enumerate(images)]
+        targets = 10 * torch.eye(classes)[torch.tensor(labels)]
+        gram = features @ features.T + 0.1 * torch.eye(len(pixels))
+        solution = features.T @ torch.linalg.solve(gram, targets)
+        with torch.no_grad():
+            self.linear.weight.copy_(solution[:-1].T)
+            self.linear.bias.copy_(solution[-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.linear(self.flatten(x))
+        return logits
+
+
+@pytest.fixture
+def make_result(tmp_path: Path) -> ResultMaker:
+    """Return a function that evaluates a linear model, says that a method trained it, and returns the result's path.
+
+    Other seeds are wrong on other images.
+    """
+
+    def make(
+        shards: Path,
+        method: str,
+        *,
+        seed: int = 0,
+        arch: str = "mobilenet_v3_small",
+        trained_on: str = "",
+        **config: Any,
+    ) -> Path:
+        images = list(load_test_images(shards, 16, "small"))
+        model = LinearClassifier(images, 3, wrong=5 + seed)
         out = tmp_path / f"{method}-{seed}.json"
-        attack_model(model, shards, out, **{"images": 6, "steps": 8, "step_size": 0.0005, **changes})  # type: ignore[arg-type]
+        attack_model(model, shards, out, AttackConfig(**{"images": 12, "steps": 8, "step_size": 0.0005, **config}))
+        document = json.loads(out.read_text())
+        document["model"]["path"] = f"models/{method}-{seed}/model.safetensors"
+        digest = trained_on or document["shards"]["manifest_sha256"]
+        document["model"]["card"] |= {"method": method, "seed": seed, "arch": arch, "shards_sha256": digest}
+        out.write_bytes(encode_result(document))
         return out
 
     return make

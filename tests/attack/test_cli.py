@@ -24,23 +24,30 @@ def call(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
     return int(stopped.value.code or 0)
 
 
-def test_run_then_report(
+def test_run_then_transfer_then_report(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], shards: Path, make_model: Maker, tmp_path: Path
 ) -> None:
-    out = tmp_path / "normal.json"
-    options = ("--images", 4, "--steps", 3, "--step-size", 0.0005, "--zero-gradient", "minus-one", "--batch-size", 3)
-    assert call(monkeypatch, "run", "--model", make_model(shards), "--shards", shards, "--out", out, *options) == 0
+    models = [make_model(shards, name, seed=seed) for seed, name in enumerate(("first", "second"))]
+    out, transfer = tmp_path / "normal.json", tmp_path / "transfer.json"
+    shared = ("--shards", shards, "--images", 4, "--batch-size", 3, "--epsilon", "4/255")
+    path = ("--steps", 3, "--step-size", 0.0005, "--zero-gradient", "minus-one")
+    words = ("--model", models[0], "--out", out, "--suite", "quick", "--strong-images", 2)
+    assert call(monkeypatch, "run", *words, *shared, *path) == 0
     printed = capsys.readouterr().out
-    assert "clean accuracy" in printed
-    assert "11 of 11 passed" in printed
-    protocol = json.loads(out.read_text())["protocol"]
-    given = {"images": 4, "steps": 3, "step_size": 0.0005, "zero_gradient": "minus-one", "batch_size": 3, "seed": 0}
-    assert {name: protocol[name] for name in given} == given
+    for words_shown in ("clean accuracy", "verdict", "4/255, n = 4", "passed"):
+        assert words_shown in printed
+    document = json.loads(out.read_text())
+    asked = {"suite": "quick", "images": 4, "strong_images": 2, "epsilons": [4 / 255], "batch_size": 3, "seed": 0}
+    assert document["protocol"] == asked
+    walked = {name: document["path"][name] for name in ("steps", "step_size", "zero_gradient")}
+    assert walked == {"steps": 3, "step_size": 0.0005, "zero_gradient": "minus-one"}
 
+    assert call(monkeypatch, "transfer", *models, "--out", transfer, *shared) == 0
     assert call(monkeypatch, "report", out, "--out", out) == 2
     assert "cannot be made" in capsys.readouterr().err
-    assert call(monkeypatch, "report", out, "--out", tmp_path / "report", "--shards", shards) == 0
-    assert (tmp_path / "report" / "index.html").exists()
+    options = ("--out", tmp_path / "report", "--shards", shards, "--transfer", transfer)
+    assert call(monkeypatch, "report", out, *options) == 0
+    assert "Transfer between models" in (tmp_path / "report" / "index.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -48,10 +55,13 @@ def test_run_then_report(
     [
         ({"--model": "missing.safetensors"}, "missing.safetensors"),
         ({"--shards": "missing"}, "stylize shards"),
-        ({"--images": "0"}, "Images is 0"),
-        ({"--steps": "-1"}, "Steps is -1"),
-        ({"--step-size": "nan"}, "Step size is nan"),
-        ({"--batch-size": "0"}, "Batch size is 0"),
+        ({"--images": "0"}, "--images is 0"),
+        ({"--steps": "-1"}, "--steps is -1"),
+        ({"--suite": "huge"}, "'huge'"),
+        ({"--epsilon": "eight"}, "'eight'"),
+        ({"--epsilon": "8"}, "--epsilon is 8.0"),
+        ({"--step-size": "nan"}, "--step-size is nan"),
+        ({"--batch-size": "0"}, "--batch-size is 0"),
         ({"--zero-gradient": "sideways"}, "'sideways'"),
         ({"--out": "."}, "cannot be written"),
         ({"--out": "file/out.json"}, "cannot be made"),

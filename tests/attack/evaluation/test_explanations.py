@@ -55,7 +55,7 @@ def test_mistakes(make_shard_folder: Maker) -> None:
     with pytest.raises(InputError, match="No test image of 12 is classified correctly by all models"):
         explain_models([Knows(shards, {0}), Knows(shards, {1})], shards)
     for name in ("images", "parts", "samples"):
-        with pytest.raises(InputError, match=f"{name.capitalize()} is 0"):
+        with pytest.raises(InputError, match=f"--{name} is 0"):
             explain_models([Knows(shards, {0})], shards, **{name: 0})  # type: ignore[arg-type]
 
 

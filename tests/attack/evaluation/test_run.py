@@ -6,14 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy.interpolate import interp1d
+from torch import Tensor, nn
 
-from attack import all_curves, attack_model, candidate_order, read_result
+from attack import AttackConfig, attack_model, image_order, read_result, worst_case
 from stylize.errors import InputError
 from stylize.shards.manifest import MANIFEST_NAME
-from train import load_model, load_test_images, save_model
+from tests.attack.conftest import LinearClassifier
+from train import load_model, load_test_images
 
 Maker = Callable[..., Path]
+QUICK = AttackConfig(images=12, steps=8, step_size=0.0005)
 
 
 @pytest.fixture
@@ -21,149 +23,194 @@ def shards(make_shard_folder: Maker) -> Path:
     return make_shard_folder(test=30)
 
 
-def test_result_holds_what_redraws_its_curves(shards: Path, make_result: Maker) -> None:
-    result = read_result(make_result(shards, "pairing"))
-    document, records = result.document, result.records
-
-    redrawn = all_curves(records.correct, records.l2, records.linf, largest_linf=0.004)
-    stored = {(curve["interpolator"], curve["norm"]): curve for curve in document["curves"]}
-    assert {(curve.interpolator, curve.norm) for curve in redrawn} == set(stored)
-    for curve in redrawn:
-        assert curve.__dict__ == stored[curve.interpolator, curve.norm]
-    linear = stored["linear", "linf"]
-    slow = [
-        interp1d(x, y, bounds_error=False, fill_value=(y[0], y[-1]))(linear["distance"])
-        for x, y in zip(records.linf, records.correct, strict=True)
-    ]
-    np.testing.assert_allclose(linear["accuracy"], np.mean(slow, axis=0), atol=1e-9)
-    assert len(records.correct) == 6
-    assert 0 < records.correct[:, 1:].mean() < 1  # the attack does something, and not all at once
-    assert (records.linf[:, -1] <= 0.004 + 1e-6).all()
+@pytest.fixture
+def linear(shards: Path) -> LinearClassifier:
+    return LinearClassifier(list(load_test_images(shards, 16, "small")), 3)
 
 
-def test_clean_accuracy_and_images_are_the_models_own(shards: Path, make_result: Maker, make_model: Maker) -> None:
-    document = read_result(make_result(shards, "normal")).document
-    model, _ = load_model(Path(document["model"]["path"]))
-    correct, labels = {}, {}
-    for image in load_test_images(shards, 16, "small"):
-        correct[image.key] = bool(model(image.pixels[None]).argmax() == image.label)
-        labels[image.key] = image.label
+def test_a_trained_model_by_the_papers_path(shards: Path, make_model: Maker, tmp_path: Path) -> None:
+    path = make_model(shards)
+    config = AttackConfig(suite="paper", images=9, steps=6, step_size=0.0005, batch_size=4)
+    document = attack_model(path, shards, tmp_path / "out.json", config)
 
-    accuracy = sum(correct.values()) / 30
-    assert document["clean"]["accuracy"] == accuracy
-    assert document["clean"]["images"] == 30
-    assert document["clean"]["standard_error"] == pytest.approx((accuracy * (1 - accuracy) / 30) ** 0.5)
-    expected = [key for key in candidate_order(correct) if correct[key]][:6]
-    assert [record["key"] for record in document["records"]] == expected
-    assert [record["label"] for record in document["records"]] == [labels[key] for key in expected]
-    assert document["candidates"] == {"walked": candidate_order(correct).index(expected[-1]) + 1, "used": 6}
-
-
-def test_result_names_its_inputs_and_passes_its_checks(shards: Path, make_result: Maker) -> None:
-    document = read_result(make_result(shards, "normal")).document
-    model = Path(document["model"]["path"])
-    assert document["model"]["sha256"] == hashlib.sha256(model.read_bytes()).hexdigest()
-    assert document["model"]["card"]["class_names"] == ["class0", "class1", "class2"]
-    manifest = hashlib.sha256((shards / MANIFEST_NAME).read_bytes()).hexdigest()
-    assert document["shards"]["manifest_sha256"] == manifest
+    assert json.loads((tmp_path / "out.json").read_text()) == document
+    assert document["model"]["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert document["shards"]["manifest_sha256"] == hashlib.sha256((shards / MANIFEST_NAME).read_bytes()).hexdigest()
     assert document["shards"]["used_in_training"] is True
-    assert set(document["protocol"]["interpolators"]) == {"linear", "authors"}
-    assert [check for check in document["checks"] if not check["passed"]] == []
-    assert len(document["loss"]) == 9
     assert document["versions"]["torch"] == torch.__version__
-    assert document["hardware"]["cpu"]
+    model, _ = load_model(path)
+    tests = {image.key: image for image in load_test_images(shards, 16, "small")}
+    right = {key: bool(model(image.pixels[None]).argmax() == image.label) for key, image in tests.items()}
+    keys = image_order(tests)[:9]
+    assert document["clean"] == {"accuracy": sum(right.values()) / 30, "correct": sum(right.values()), "images": 30}
+    assert document["images"]["keys"] == keys
+    assert document["images"]["labels"] == [tests[key].label for key in keys]
+    assert document["images"]["correct"] == [int(right[key]) for key in keys]
+    assert [record["key"] for record in document["path"]["records"]] == [key for key in keys if right[key]]
+    assert [check["name"] for check in document["checks"] if not check["passed"]] == []
 
 
-def test_batch_size_and_repetition_change_nothing(shards: Path, make_model: Maker, tmp_path: Path) -> None:
-    model = make_model(shards)
-    documents = [
-        attack_model(model, shards, tmp_path / f"{size}.json", images=5, steps=4, step_size=0.0005, batch_size=size)
-        for size in (2, 2, 30)
-    ]
-    assert documents[0]["records"] == documents[1]["records"]
-    keys = [[record["key"] for record in document["records"]] for document in documents]
-    assert keys[0] == keys[2]
-    for name in ("l2", "linf"):
-        one, other = ([record[name] for record in documents[i]["records"]] for i in (0, 2))
-        np.testing.assert_allclose(one, other, rtol=0.05)
-    assert json.loads((tmp_path / "2.json").read_text())["records"] == documents[1]["records"]
+def test_two_models_meet_the_same_images(shards: Path, make_result: Maker) -> None:
+    first, second = (read_result(make_result(shards, "normal", seed=seed, suite="paper")) for seed in (0, 9))
+    assert first.keys == second.keys
+    assert first.clean != second.clean
+    assert set(first.records.keys) == {key for key, right in zip(first.keys, first.clean, strict=True) if right}
 
 
-def test_all_correct_images_are_used_when_there_are_too_few(shards: Path, make_model: Maker, tmp_path: Path) -> None:
+def test_distances_keep_every_digit(shards: Path, linear: nn.Module, tmp_path: Path) -> None:
+    attack_model(linear, shards, tmp_path / "out.json", AttackConfig(suite="paper", images=5, steps=4))
+    records = read_result(tmp_path / "out.json").records
+    pixels = {image.key: image.pixels for image in load_test_images(shards, 16, "small")}
+    for key, linf in zip(records.keys, records.linf, strict=True):
+        moved = (pixels[key] + torch.tensor(1e-4)).double() - pixels[key].double()
+        down = (pixels[key] - torch.tensor(1e-4)).double() - pixels[key].double()
+        assert linf[1] in {*moved.abs().flatten().tolist(), *down.abs().flatten().tolist()}
+
+
+def test_attempts_are_judged_over_all_images(shards: Path, linear: LinearClassifier, tmp_path: Path) -> None:
+    attack_model(linear, shards, tmp_path / "out.json", QUICK)
+    result = read_result(tmp_path / "out.json")
+    named = {(attempt.name, attempt.epsilon): attempt for attempt in result.attempts}
+    assert {name for name, _ in named} == {
+        "paper-path", "single-step", "noise", "pgd-ce", "pgd-dlr", "square", "unbounded",
+    }  # fmt: skip
+    assert len(named) == len(result.attempts) == 11
+    tests = {image.key: image for image in load_test_images(shards, 16, "small")}
+    for attempt in result.attempts:
+        assert len(attempt.robust) == 12
+        assert all(clean or not robust for robust, clean in zip(attempt.robust, result.clean, strict=True))
+    for epsilon in QUICK.epsilons:  # one step up the gradient, by hand: z_y against each other class is linear
+        for robust, key in zip(named["single-step", epsilon].robust, result.keys, strict=True):
+            assert robust == survives_one_step(linear, tests[key].pixels, tests[key].label, epsilon)
+        ours = worst_case(result.clean, result.attempts, "linf", epsilon)
+        slow = [
+            all(
+                attempt.robust[i]
+                for attempt in result.attempts
+                if attempt.epsilon is not None and attempt.epsilon <= epsilon
+            )
+            and named["paper-path", None].distance[i] > epsilon
+            and result.clean[i]
+            for i in range(12)
+        ]
+        assert list(ours) == slow
+
+
+def survives_one_step(model: LinearClassifier, pixels: Tensor, label: int, epsilon: float) -> bool:
+    weight, bias = model.linear.weight.detach(), model.linear.bias.detach()
+    probabilities = (weight @ pixels.flatten() + bias).softmax(0)
+    gradient = weight.T @ (probabilities - torch.eye(len(bias))[label])
+    attacked = (pixels.flatten() + epsilon * gradient.sign()).clamp(0, 1)
+    return bool((weight @ attacked + bias).argmax() == label) and bool(
+        (weight @ pixels.flatten() + bias).argmax() == label
+    )
+
+
+class StoppedError(Exception):
+    pass
+
+
+def test_an_interrupted_run_goes_on(shards: Path, linear: nn.Module, tmp_path: Path) -> None:
+    whole = attack_model(linear, shards, tmp_path / "whole.json", QUICK)
+    seen: list[str] = []
+
+    def stop(stage: str, done: int, total: int) -> None:
+        seen.append(stage)
+        if stage == "Attacks: pgd-ce 8/255":
+            raise StoppedError
+
+    out = tmp_path / "folder" / "out.json"
+    with pytest.raises(StoppedError):
+        attack_model(linear, shards, out, QUICK, progress=stop)
+    assert [path.name for path in out.parent.iterdir()] == [".out.json.partial"]
+    parts = json.loads((out.parent / ".out.json.partial").read_text())["parts"]
+    assert "pgd-ce 2/255" in parts
+    parts_before = dict(parts)
+    passes: list[int] = []
+    handle = linear.register_forward_hook(lambda _, inputs, __: passes.append(len(inputs[0])))
+    again = attack_model(linear, shards, out, QUICK)
+    handle.remove()
+
+    assert [path.name for path in out.parent.iterdir()] == ["out.json"]
+    same = ("images", "path", "attempts", "checks", "verdict", "clean")
+    for name in same:
+        assert without_seconds(again[name]) == without_seconds(whole[name])
+    stored = next(a for a in again["attempts"] if a["name"] == "pgd-ce" and a["epsilon"] == 2 / 255)
+    assert stored == parts_before["pgd-ce 2/255"]  # its seconds too: it did not run again
+
+
+def without_seconds(value: object) -> object:
+    if isinstance(value, dict):
+        return {name: without_seconds(item) for name, item in value.items() if name != "seconds"}
+    return [without_seconds(item) for item in value] if isinstance(value, list) else value
+
+
+def test_parts_of_another_evaluation_are_not_used(shards: Path, linear: nn.Module, tmp_path: Path) -> None:
+    out, partial = tmp_path / "out.json", tmp_path / ".out.json.partial"
+    for content in ('{"identity": {}, "parts": {"split": {"correct": {}}}}', "{", "[]"):
+        partial.write_text(content)
+        document = attack_model(linear, shards, out, AttackConfig(suite="paper", images=3, steps=1))
+        assert document["clean"]["images"] == 30
+        assert not partial.exists()
+
+
+def test_fewer_images_than_asked_for(shards: Path, linear: nn.Module, tmp_path: Path) -> None:
     seen: list[tuple[str, int, int]] = []
     document = attack_model(
-        make_model(shards),
-        shards,
-        tmp_path / "new" / "folder" / "out.json",
-        images=1000,
-        steps=1,
+        linear, shards, tmp_path / "out.json", AttackConfig(suite="paper", images=1000, steps=1),
         progress=lambda stage, done, total: seen.append((stage, done, total)),
-    )
-    right = round(document["clean"]["accuracy"] * 30)
-    assert document["candidates"] == {"walked": 30, "used": right}
-    assert seen[-1] == ("Attack", right, right)
-    assert ("Classify test images", 30, 30) in seen
-    assert [path.name for path in (tmp_path / "new" / "folder").iterdir()] == ["out.json"]
+    )  # fmt: skip
+    right = document["clean"]["correct"]
+    assert len(document["images"]["keys"]) == document["path"]["images"] == 30
+    assert seen[-1] == ("Paper's path", right, right)
+    assert ("Test images", 30, 30) in seen
 
 
-def test_no_image_is_correct(make_shard_folder: Maker, make_model: Maker, tmp_path: Path) -> None:
+def test_a_model_that_is_always_wrong(make_shard_folder: Maker, tmp_path: Path) -> None:
     shards = make_shard_folder(classes=4, train=4, test=3)  # labels 0 to 2 in the test split
-    path = make_model(shards)
-    model, card = load_model(path)
-    head = [module for module in model.modules() if isinstance(module, torch.nn.Linear)][-1]
-    head.bias[3] += 1000
-    save_model(path, model, card)
-    with pytest.raises(InputError, match="none of the 3 test images"):
-        attack_model(path, shards, tmp_path / "out.json")
-    assert not (tmp_path / "out.json").exists()
-
-
-def test_class_names_must_be_the_models(make_shard_folder: Maker, make_model: Maker, tmp_path: Path) -> None:
-    shards = make_shard_folder()
-    renamed = make_model(shards, class_names=["class0", "cat", "class2"])
-    with pytest.raises(InputError, match="Class 1 is 'cat'"):
-        attack_model(renamed, shards, tmp_path / "out.json")
-    more = make_shard_folder("more", classes=4)
-    with pytest.raises(InputError, match=r"knows 3 classes but .* has 4"):
-        attack_model(make_model(shards), more, tmp_path / "out.json")
-
-
-def test_other_shards_of_the_same_classes_are_allowed_and_named(
-    make_shard_folder: Maker, make_model: Maker, tmp_path: Path
-) -> None:
-    model = make_model(make_shard_folder(test=30))
-    other = make_shard_folder("other", test=30, styles_per_image=2)
-    document = attack_model(model, other, tmp_path / "out.json", images=2, steps=1)
-    assert document["shards"]["used_in_training"] is False
-    assert document["shards"]["name"] == "other"
+    model = LinearClassifier(list(load_test_images(shards, 16, "small")), 4)
+    with torch.no_grad():
+        model.linear.bias[3] = 1000
+    document = attack_model(model, shards, tmp_path / "out.json", QUICK)
+    result = read_result(tmp_path / "out.json")
+    assert document["clean"]["correct"] == 0
+    assert document["path"]["records"] == []
+    assert not any(worst_case(result.clean, result.attempts, "linf", 8 / 255))
+    assert document["forwards"] == document["backwards"] == 0
+    assert document["verdict"]["word"] == "near chance"
 
 
 def damage(document: dict[str, object], how: str) -> str:
-    records = document["records"]
-    assert isinstance(records, list)
+    path = document["path"]
+    assert isinstance(path, dict)
+    records = path["records"]
     if how == "short record":
         records[0]["l2"].pop()
     elif how == "nan":
         records[0]["l2"][1] = float("nan")
-    elif how == "no records":
-        records.clear()
-    elif how == "newer version":
-        document["format_version"] = 2
+    elif how == "fewer labels":
+        document["images"]["labels"].pop()  # type: ignore[index]
+    elif how == "short attempt":
+        document["attempts"][0]["robust"].pop()  # type: ignore[index]
+    elif how in ("1", "3"):
+        document["format_version"] = int(how)
     else:
         del document[how]
     return json.dumps(document)
 
 
 def test_damaged_results_are_refused(shards: Path, make_result: Maker) -> None:
-    path = make_result(shards, "normal", images=2, steps=2)
+    path = make_result(shards, "normal", suite="paper", images=6, steps=2)
     sound = path.read_text()
     for how, message in (
         ("short record", "damaged"),
         ("nan", "damaged"),
-        ("no records", "damaged"),
+        ("fewer labels", "damaged"),
+        ("short attempt", "damaged"),
         ("clean", "damaged"),
         ("checks", "damaged"),
-        ("newer version", "format version 2"),
+        ("1", "format version 1; .* reads version 2: run `attack run` again"),
+        ("3", "format version 3"),
         ("format_version", "not a result"),
     ):
         path.write_text(damage(json.loads(sound), how))
@@ -172,10 +219,21 @@ def test_damaged_results_are_refused(shards: Path, make_result: Maker) -> None:
 
 
 def test_files_that_are_no_results(tmp_path: Path) -> None:
-    for content in (b"", b"{", b"[]", b"3", b'{"format_version": 1}', b"\xff\xfe"):
+    for content in (b"", b"{", b"[]", b"3", b'{"format_version": 2}', b"\xff\xfe"):
         path = tmp_path / "result.json"
         path.write_bytes(content)
         with pytest.raises(InputError, match=r"result\.json"):
             read_result(path)
     with pytest.raises(InputError, match="cannot be read"):
         read_result(tmp_path / "missing.json")
+
+
+def test_batch_size_changes_rounding_only(shards: Path, linear: nn.Module, tmp_path: Path) -> None:
+    one, other = (
+        attack_model(
+            linear, shards, tmp_path / "out.json", AttackConfig(suite="paper", images=6, steps=4, batch_size=size)
+        )
+        for size in (2, 30)
+    )
+    for record, same in zip(one["path"]["records"], other["path"]["records"], strict=True):
+        np.testing.assert_allclose(record["linf"], same["linf"], rtol=0.05)

@@ -91,6 +91,6 @@ def test_images_without_another_texture_are_refused(conflict: Path, tmp_path: Pa
     make_cue_set(open_cue_set(OPTIONS, per_class=1, kind=TEXTURE_FREE), tmp_path / "plain")
     with pytest.raises(InputError, match=r"no texture of another class: give a folder of `stylize cue-conflict`"):
         measure_shape_bias(Answers(), tmp_path / "plain", tmp_path / "out.json")
-    with pytest.raises(InputError, match="Batch size is 0"):
+    with pytest.raises(InputError, match="--batch-size is 0"):
         measure_shape_bias(Answers(), conflict, tmp_path / "out.json", batch_size=0)
     assert not (tmp_path / "out.json").exists()

@@ -2,15 +2,21 @@ import csv
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from attack import read_result, write_report
+from attack import read_result, worst_case, write_report
+from attack.checks.intervals import wilson
+from attack.report.page_protocol import paper_words
 from stylize.errors import InputError
+from stylize.shards.format import file_sha256
+from stylize.shards.manifest import MANIFEST_NAME
 
 Maker = Callable[..., Path]
 VOID = {"meta", "img", "br"}
@@ -60,11 +66,15 @@ def shards(make_shard_folder: Maker) -> Path:
 
 @pytest.fixture
 def results(shards: Path, make_result: Maker) -> list[Path]:
-    return [make_result(shards, "home-made <method>"), make_result(shards, "pairing")]
+    return [make_result(shards, "home-made <method>", seed=1), make_result(shards, "pairing")]
 
 
 def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def write(paths: list[Path], out: Path, **options: Any) -> Page:
+    return Page(write_report(paths, out, **options).read_text(encoding="utf-8"))
 
 
 def test_page_is_whole_and_loads_nothing(results: list[Path], shards: Path, tmp_path: Path) -> None:
@@ -77,40 +87,78 @@ def test_page_is_whole_and_loads_nothing(results: list[Path], shards: Path, tmp_
     assert all(load.startswith(("data:image/png;base64,", "#")) for load in page.loads)
     assert {load[1:] for load in page.loads if load.startswith("#")} <= set(page.ids)
     assert not re.search(r"https?:|@import|url\((?!#)", html)
-    for words in ("pairing", "home-made <method>", "class0", "1.02/255", "Gradient masking", "eval mode"):
+    for words in ("pairing", "home-made <method>", "class0", "1.02/255", "No attack proves robustness", "eval mode"):
         assert words in page.text  # 8 steps of 0.0005 reach 0.004 = 1.02/255
     assert html.count('<img alt="stylized"') == 3
     assert 'name="viewport"' in html
 
 
-def test_figures_and_tables_beside_the_page(results: list[Path], tmp_path: Path) -> None:
+def test_verdicts_and_robust_accuracy_come_first(results: list[Path], tmp_path: Path) -> None:
+    text = write(results, tmp_path / "report").text
+    assert text.index("Verdicts") < text.index("What this does not show") < text.index("Figures 3 to 5")
+    for path in results:
+        result = read_result(path)
+        assert result.verdict.word in text
+        for epsilon in (2 / 255, 8 / 255):
+            robust = sum(worst_case(result.clean, result.attempts, "linf", epsilon))
+            low, high = (100 * end for end in wilson(robust, 12))
+            assert f"{100 * robust / 12:.1f} % [{low:.1f}, {high:.1f}]" in text
+
+
+def test_curves_are_those_of_the_common_images(results: list[Path], tmp_path: Path) -> None:
+    write_report(results, tmp_path / "report")
+    one, two = (read_result(path) for path in results)
+    common = [key for key in one.records.keys if key in two.records.keys]
+    assert 0 < len(common) < min(len(one.records.keys), len(two.records.keys))
+
+    rows = read_csv(tmp_path / "report" / "curves.csv")
+    for result, label in ((one, "home-made <method>"), (two, "pairing")):
+        points, slow = np.linspace(0, 0.004, 101), []
+        for key in result.keys:
+            index = result.records.keys.index(key) if key in result.records.keys else None
+            path = (result.records.linf[index], result.records.correct[index]) if index is not None else ([0.0], [0.0])
+            slow.append((key, np.interp(points, *path)))
+        for over, mean in (
+            ("common", np.mean([values for key, values in slow if key in common], axis=0)),
+            ("all", np.mean([values for _, values in slow], axis=0)),
+        ):
+            found = [
+                float(row["accuracy"])
+                for row in rows
+                if (row["model"], row["over"], row["interpolator"], row["norm"]) == (label, over, "linear", "linf")
+            ]
+            np.testing.assert_allclose(found, mean, atol=2e-3)
+    assert f"{len(common)} common images" in (tmp_path / "report" / "index.html").read_text()
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_files_for_other_tools(results: list[Path], tmp_path: Path) -> None:
     write_report(results, tmp_path / "report")
     name = "figures/mobilenet_v3_small-shards"
     content = files(tmp_path / "report")
-    assert set(content) == {"index.html", "curves.csv", "metrics.json", f"{name}.png", f"{name}.svg"}
+    metrics = {"metrics/home-made-method-1.json", "metrics/pairing-0.json"}
+    assert set(content) == {
+        "index.html", "curves.csv", "plots/l2.csv", "plots/linf.csv", f"{name}.png", f"{name}.svg", *metrics,
+    }  # fmt: skip
     with Image.open(tmp_path / "report" / f"{name}.png") as picture:
         assert picture.width > 1000
         assert np.asarray(picture.convert("L")).std() > 10
     assert content[f"{name}.svg"].startswith(b"<?xml")
-
-    with open(tmp_path / "report" / "curves.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    stored = [curve for path in results for curve in read_result(path).document["curves"]]
-    assert len(rows) == sum(len(curve["distance"]) for curve in stored)
-    authors = next(c for c in read_result(results[1]).document["curves"] if c["interpolator"] == "authors")
-    found = [r for r in rows if (r["method"], r["interpolator"], r["norm"]) == ("pairing", "authors", authors["norm"])]
-    np.testing.assert_allclose([float(row["accuracy"]) for row in found], authors["accuracy"], rtol=1e-5)
-
-    table = json.loads((tmp_path / "report" / "metrics.json").read_text())
-    prefix = "mobilenet_v3_small on shards: "
-    assert list(table[0]) == ["linf", prefix + "pairing", prefix + "home-made <method>"]
-    linear = next(
-        curve
-        for curve in read_result(results[1]).document["curves"]
-        if (curve["interpolator"], curve["norm"]) == ("linear", "linf")
-    )
-    np.testing.assert_allclose([row["linf"] for row in table], linear["distance"], rtol=1e-5)
-    np.testing.assert_allclose([row[prefix + "pairing"] for row in table], linear["accuracy"], rtol=1e-5)
+    plotted = read_csv(tmp_path / "report" / "plots" / "linf.csv")
+    assert [row["model"] for row in plotted[::101]] == [
+        "mobilenet_v3_small pairing", "mobilenet_v3_small home-made <method>",
+    ]  # fmt: skip
+    result = read_result(results[1])
+    robust = {
+        f"robust_{level}_of_255": round(sum(worst_case(result.clean, result.attempts, "linf", level / 255)) / 12, 4)
+        for level in (2, 8)
+    }
+    clean = round(result.document["clean"]["correct"] / 30, 4)
+    assert json.loads(content["metrics/pairing-0.json"]) == {"verdict": result.verdict.word, "clean": clean, **robust}
 
 
 def test_bytes_do_not_depend_on_the_run_or_the_order(results: list[Path], shards: Path, tmp_path: Path) -> None:
@@ -120,41 +168,86 @@ def test_bytes_do_not_depend_on_the_run_or_the_order(results: list[Path], shards
     assert files(tmp_path / "one") == files(tmp_path / "two")
 
 
-def test_ranking_is_computed_from_the_records(results: list[Path], tmp_path: Path) -> None:
-    text = Page(write_report(results, tmp_path / "report").read_text(encoding="utf-8")).text
-    for path in results:
-        result = read_result(path)
-        points = np.linspace(0, 0.004, 101)
-        values = np.array(
-            [np.interp(points, x, y) for x, y in zip(result.records.linf, result.records.correct, strict=True)]
-        )
-        mean, error = values.mean(), values.mean(1).std(ddof=1) / 6**0.5
-        assert f"{100 * mean:.1f} ± {100 * error:.1f} % on average" in text
-        assert f"{100 * values[:, -1].mean():.1f} ±" in text
-
-
 def test_models_of_one_method_are_told_apart(shards: Path, make_result: Maker, tmp_path: Path) -> None:
-    paths = [make_result(shards, "pairing", seed=seed) for seed in (0, 1)]
-    text = Page(write_report(paths, tmp_path / "report").read_text(encoding="utf-8")).text
-    assert "pairing (pairing-0)" in text
-    assert "pairing (pairing-1)" in text
+    seeds = [make_result(shards, "pairing", seed=seed, suite="paper") for seed in (0, 1)]
+    text = write([*seeds, make_result(shards, "normal", suite="paper")], tmp_path / "seeds").text
+    assert "pairing, seed 0" in text
+    assert "pairing, seed 1" in text
+    assert "normal − pairing" in text  # seeds of one method are one row of the comparison
+    assert "over images and training seeds" in text
+    again = edited(seeds[1], tmp_path / "again.json", lambda card: card.update(seed=0))
+    text = write([seeds[0], again], tmp_path / "folders").text
+    assert "pairing (pairing-0) − pairing (pairing-1)" in text
+
+
+def edited(path: Path, to: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """Write a result with another model card."""
+    document = json.loads(path.read_text())
+    change(document["model"]["card"])
+    to.write_text(json.dumps(document))
+    return to
+
+
+def test_style_sets_are_compared(shards: Path, make_shard_folder: Maker, make_result: Maker, tmp_path: Path) -> None:
+    other = make_shard_folder("marble", test=30, styles_per_image=2)
+    digest = file_sha256(other / MANIFEST_NAME)
+    results = [
+        make_result(shards, "normal", suite="paper"),
+        make_result(shards, "pairing", suite="paper"),
+        make_result(shards, "pairing", seed=1, suite="paper", trained_on=digest),
+    ]
+    page = write(results, tmp_path / "report", shards=[shards, other])
+    assert "Figure 7" in page.text
+    assert "pairing on shards − pairing on marble" in page.text
+    assert "Figure 3: pairing against normal training" in page.text
+    assert "Figure 4:" not in page.text
 
 
 def test_failed_checks_are_shown(results: list[Path], tmp_path: Path) -> None:
     document = json.loads(results[0].read_text())
-    document["checks"][2]["passed"] = False
+    for check in document["checks"]:
+        check["passed"] = check["name"] != "eval mode"
     results[0].write_text(json.dumps(document))
+    for path in results[1:]:
+        document = json.loads(path.read_text())
+        for check in document["checks"]:
+            check["passed"] = True
+        path.write_text(json.dumps(document))
     html = write_report(results, tmp_path / "report").read_text(encoding="utf-8")
-    assert "1 sanity check failed" in html
-    assert html.count("<details open>") == 1
-    assert "All sanity checks passed" not in html
+    assert "1 check failed" in html
+    assert html.count("1 failed</span>") == 1
+    assert "all checks passed" not in html
+
+
+def test_a_model_near_chance_is_named_and_not_compared(results: list[Path], tmp_path: Path) -> None:
+    document = json.loads(results[0].read_text())
+    document["verdict"]["word"] = "near chance"
+    results[0].write_text(json.dumps(document))
+    text = write(results, tmp_path / "report").text
+    assert "hardly beats guessing" in text
+    assert "home-made <method> − " not in text
+    rows = read_csv(tmp_path / "report" / "curves.csv")
+    assert {row["model"] for row in rows} == {"pairing"}
+    assert text.index("pairing") < text.index("home-made <method>")  # last in its table
+
+
+def test_the_phrase_papers_protocol_is_earned(shards: Path, make_result: Maker, tmp_path: Path) -> None:
+    result = read_result(make_result(shards, "normal", suite="paper", images=4, steps=2))
+    document = json.loads(json.dumps(result.document))
+    assert paper_words(result).startswith("3 images × 2 steps × 0.0005; the paper has")
+    document["path"] |= {"steps": 100, "step_size": 1e-4}
+    assert "; the paper has" in paper_words(replace(result, document=document))
+    document["path"]["records"] = document["path"]["records"] * 50
+    count = len(document["path"]["records"])
+    more = paper_words(replace(result, document=document))
+    assert more == f"{count} images × 100 steps × 0.0001: the paper’s protocol on {count - 100} more images"
 
 
 def test_results_that_cannot_be_compared(
     shards: Path, make_result: Maker, make_shard_folder: Maker, tmp_path: Path
 ) -> None:
-    one = make_result(shards, "normal")
-    other = make_result(shards, "pairing", steps=4)
+    one = make_result(shards, "normal", suite="paper")
+    other = make_result(shards, "pairing", suite="paper", steps=4)
     out = tmp_path / "report"
     for results, folders, message in (
         ([one, other], [], r"steps 8 but .* with 4"),
