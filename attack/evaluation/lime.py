@@ -102,7 +102,8 @@ def _open_captum(model: nn.Module) -> Any:
         raise InputError("Explanations need captum: pip install 'stylized-pairing[explain]'.") from None
 
     def probabilities(images: Tensor) -> Tensor:
-        return model(images).softmax(1)
+        chances: Tensor = model(images).softmax(1)
+        return chances
 
     return Lime(probabilities, interpretable_model=WeightedRidge(), similarity_func=_similarity)
 
