@@ -1,15 +1,13 @@
 """`attack run`, `attack transfer` and `attack report`."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from attack.cli_beyond import corruptions_command, explain_command, shape_bias_command, stage_progress
 from attack.evaluation.config import AttackConfig, epsilon_name, parse_epsilon
 from attack.evaluation.results import read_result
 from attack.evaluation.run import attack_model
@@ -21,6 +19,9 @@ from stylize.params import PARAMS, check_list, mapping, parse_options, read_sect
 from stylize.wording import counted
 
 app = command_app("Find out how robust classifiers are, and report it.")
+app.command("shape-bias")(shape_bias_command)
+app.command("corruptions")(corruptions_command)
+app.command("explain")(explain_command)
 
 SHARED = ("shards", "images", "epsilon", "batch-size", "seed")  # options of both `run` and `transfer` in the pipeline
 Shards = Annotated[Path, typer.Option(help="Shard folder; its test split is attacked.")]
@@ -59,7 +60,7 @@ def run(
         suite=suite, images=images, strong_images=strong_images, epsilons=_epsilons(epsilon), steps=steps,
         step_size=step_size, zero_gradient=zero_gradient, batch_size=batch_size, seed=seed,
     )  # fmt: skip
-    with _progress() as show:
+    with stage_progress() as show:
         attack_model(model, shards, out, config, progress=show)
     console.print(_table(out))
     _print_failed_checks(out)
@@ -77,7 +78,7 @@ def transfer(
 ) -> None:
     """Try the adversarial images of each model on every other; `attack report --transfer` takes the file in."""
     config = AttackConfig(images=images, epsilons=_epsilons(epsilon), batch_size=batch_size, seed=seed)
-    with _progress() as show:
+    with stage_progress() as show:
         attack_transfer(models, shards, out, config, progress=show)
     console.print(f"Transfer among {len(models)} models: {out}", highlight=False)
 
@@ -125,22 +126,6 @@ def check_params(path: Path) -> None:
 
 def _epsilons(given: list[str] | None) -> tuple[float, ...]:
     return tuple(map(parse_epsilon, given)) if given else AttackConfig.epsilons
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Show one line per kind of work; what follows a colon in a stage's name changes within its line."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        tasks: dict[str, TaskID] = {}
-
-        def show(stage: str, done: int, total: int) -> None:
-            kind = stage.partition(":")[0]
-            if kind not in tasks:
-                tasks[kind] = progress.add_task(stage)
-            progress.update(tasks[kind], description=stage, completed=done, total=total)
-
-        yield show
 
 
 def _table(out: Path) -> Table:

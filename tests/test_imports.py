@@ -25,6 +25,7 @@ ORDER = (
     ("attack.checks",),
     ("attack.evaluation",),
     ("attack.report",),
+    ("attack.cli_beyond",),
     ("attack.cli",),
 )
 RANKS = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}

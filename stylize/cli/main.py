@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from stylize.cli.cue_conflict import cue_conflict_command
 from stylize.cli.fit import evaluate_decoder_command, fit_decoder_command, fit_styles_command
 from stylize.cli.params import check_params
 from stylize.cli.preview import shard_sheet, style_sheet
@@ -33,6 +34,7 @@ from stylize.sources.source import open_source
 from stylize.wording import counted
 
 app = command_app(__doc__)
+app.command("cue-conflict")(cue_conflict_command)
 app.command("fit-decoder")(fit_decoder_command)
 app.command("fit-styles")(fit_styles_command)
 app.command("evaluate-decoder")(evaluate_decoder_command)

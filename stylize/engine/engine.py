@@ -69,6 +69,10 @@ class Engine:
         """Return how many batches should run side by side for pictures of a short side; None if it is not known."""
         return torch.get_num_threads() if self.device.type == "cpu" and side and side <= STREAM_SIDE else 1
 
+    def use_styles(self, styles: Sequence[Style]) -> None:
+        """Take other styles instead; with torch only, because OpenVINO's networks were calibrated with the old ones."""
+        self.means, self.deviations = self._style_statistics(styles)
+
     @torch.inference_mode()
     def _style_statistics(self, styles: Sequence[Style]) -> tuple[Tensor, Tensor]:
         pairs = [self._statistics_of(style) for style in styles]

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,14 @@ def plain_spec(spec: Spec) -> dict[str, Any]:
 def find_finished(out: Path, spec: Spec, *, other_images: bool = False) -> Manifest | None:
     """Return the manifest of a folder that holds the specification's shards, None where there is nothing yet.
 
-    With `other_images` the source's fingerprint may differ.
+    With `other_images` the source's fingerprint may differ. Raises `InputError` as `find_folder`.
+    """
+    return find_folder(out, plain_spec(spec), other_images=other_images)
+
+
+def find_folder(out: Path, wanted: Mapping[str, Any], *, other_images: bool = False) -> Manifest | None:
+    """Do as `find_finished` for a specification as its JSON reads back.
+
     Raises `InputError` where the folder holds something else, cannot be read, or could not be renamed onto.
     """
     try:
@@ -49,7 +57,6 @@ def find_finished(out: Path, spec: Spec, *, other_images: bool = False) -> Manif
     if not (out / MANIFEST_NAME).is_file():
         raise InputError(f"{out} exists and is not a shard folder: give another --out, or remove it.")
     manifest = _read_own_manifest(out)
-    wanted = plain_spec(spec)
     if {**manifest.spec, "source_fingerprint": None} != {**wanted, "source_fingerprint": None}:
         raise InputError(f"{out} holds shards made with other options: give another --out, or remove it.")
     if manifest.spec != wanted and not other_images:

@@ -68,7 +68,7 @@ def make_shards(
     try:
         if finished and not staging.exists() and not _needs_work(finished, job, out, retry_failed, notice):
             return accepted(finished, out, max_failures)
-        with _locked(staging):
+        with locked_staging(staging):
             return _make_and_publish(job, staging, out, max_failures, report, retry_failed, notice)
     except OSError as error:
         raise InputError(f"{out} cannot be written ({error.strerror}): mend it, run the same command.") from None
@@ -87,7 +87,7 @@ def _make_and_publish(
         make = partial(_make_or_reuse, job, staging, _one_at_a_time(report), workers)
         receipts = list(workers.shards.map(make, plan_shards(job.spec, job.source)))
     failures = [failure for receipt in receipts for failure in receipt.failures]
-    record = _check_failures(failures, staging, max_failures)
+    record = check_failures(failures, staging, max_failures)
     failed = len(failures), file_sha256(record) if failures else None
     manifest = Manifest(plain_spec(job.spec), tuple(receipt.shard for receipt in receipts), *failed, _flags(receipts))
     publish(manifest, staging, out, replace=finished is not None)
@@ -125,7 +125,7 @@ def _flags(receipts: Sequence[Receipt]) -> tuple[Flag, ...]:
 
 
 @contextmanager
-def _locked(staging: Path) -> Iterator[None]:
+def locked_staging(staging: Path) -> Iterator[None]:
     """Create the staging folder, keep other runs out of it, and clear what a killed run left half-written."""
     try:
         (staging / "shards").mkdir(parents=True, exist_ok=True)
@@ -171,7 +171,7 @@ def _still_fail(job: Job, plan: ShardPlan, failures: Sequence[Failure]) -> bool:
     return set(failures) == {image for image in images if isinstance(image, Failure)}
 
 
-def _check_failures(failures: Sequence[Failure], staging: Path, max_failures: int) -> Path:
+def check_failures(failures: Sequence[Failure], staging: Path, max_failures: int) -> Path:
     """Write `failures.jsonl` into the staging folder and return its path, if its lines are not too many."""
     record = staging / FAILURES_NAME
     lines = "".join(json.dumps(asdict(failure), ensure_ascii=False) + "\n" for failure in failures)

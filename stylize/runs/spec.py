@@ -154,12 +154,13 @@ class ShardPlan:
 def plan_shards(spec: Spec, source: Source) -> Iterator[ShardPlan]:
     """Shuffle every split once, by hashing (seed, split, index), and cut it into shards."""
     for split in SPLITS:
-        order = sorted(range(source.count(split)), key=lambda index: _shuffle_key(spec.seed, split, index))
+        order = sorted(range(source.count(split)), key=lambda index: shuffle_key(spec.seed, split, index))
         chosen = order[: spec.counts[split]]
         for number, start in enumerate(range(0, len(chosen), spec.samples_per_shard)):
             indices = tuple(chosen[start : start + spec.samples_per_shard])
             yield ShardPlan(f"{split}-{number:06d}.tar", split, indices)
 
 
-def _shuffle_key(seed: int, split: str, index: int) -> bytes:
+def shuffle_key(seed: int, split: str, index: int) -> bytes:
+    """Return what the samples of a split are sorted by: SHA-256 of `SEED:SPLIT:INDEX`."""
     return hashlib.sha256(f"{seed}:{split}:{index}".encode()).digest()

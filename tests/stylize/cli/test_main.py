@@ -13,7 +13,10 @@ from stylize.shards.manifest import read_manifest
 Run = Callable[..., tuple[int, str, str]]
 
 
-@pytest.mark.parametrize("command", ["", "shards", "images", "verify", "info", "preview", "fit-decoder", "weights"])
+COMMANDS = ("", "shards", "images", "verify", "info", "preview", "cue-conflict", "fit-decoder", "weights")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help(run: Run, command: str) -> None:
     code, text, _ = run(*filter(None, [command]), "--help")
     assert code == 0

@@ -1,0 +1,96 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from scipy.stats import binomtest
+from torch import Tensor, nn
+
+from attack.evaluation.shape_bias import measure_shape_bias
+from stylize.drawn.shapes import CLASS_NAMES
+from stylize.errors import InputError
+from stylize.runs.cue_conflict import TEXTURE_FREE, make_cue_set, open_cue_set
+from stylize.runs.spec import ShardOptions
+from stylize.shards.format import read_shard
+from stylize.shards.manifest import read_manifest
+from train import load_test_images
+
+OPTIONS = ShardOptions(size=16, codec="png")
+
+
+class Answers(nn.Module):
+    """Names the class that it was told for each image, and class 0 for any other image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers: dict[bytes, int] = {}
+
+    def forward(self, images: Tensor) -> Tensor:
+        classes = [self.answers.get(image.numpy().tobytes(), 0) for image in images]
+        return torch.nn.functional.one_hot(torch.tensor(classes), len(CLASS_NAMES)).float()
+
+
+@pytest.fixture(scope="module")
+def conflict(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("cues") / "conflict"
+    make_cue_set(open_cue_set(OPTIONS, per_class=4), out)
+    return out
+
+
+def textures(shards: Path) -> dict[str, int]:
+    (path,) = read_manifest(shards).paths(shards, "test")
+    return {sample.key: CLASS_NAMES.index(sample.metadata["texture"]) for sample in read_shard(path)}
+
+
+def test_decisions_are_counted(conflict: Path, tmp_path: Path) -> None:
+    """Of 40 images, 20 go by shape, 10 by texture and 10 by neither."""
+    model, expected = Answers(), []
+    for index, image in enumerate(load_test_images(conflict, 16, "small")):
+        shape, texture = image.label, textures(conflict)[image.key]
+        neither = next(label for label in range(10) if label not in (shape, texture))
+        predicted = (shape, shape, texture, neither)[index % 4]
+        model.answers[image.pixels.numpy().tobytes()] = predicted
+        expected.append({"key": image.key, "shape": shape, "texture": texture, "predicted": predicted})
+
+    document = measure_shape_bias(model, conflict, tmp_path / "out.json", batch_size=7)
+
+    assert document == json.loads((tmp_path / "out.json").read_text())
+    assert document["records"] == expected
+    for name, successes, n in (
+        ("shape_bias", 20, 30),
+        ("shape_accuracy", 20, 40),
+        ("texture_accuracy", 10, 40),
+        ("neither", 10, 40),
+    ):
+        interval = binomtest(successes, n).proportion_ci(method="wilson")
+        numbers = {"share": successes / n, "low": interval.low, "high": interval.high}
+        assert document[name] == pytest.approx({**numbers, "successes": successes, "n": n})
+    assert document["texture_free"] is None
+    assert document["shards"]["name"] == "conflict"
+    assert document["model"]["card"]["arch"] == "Answers"
+
+
+def test_a_model_that_decides_neither_way_has_no_bias(conflict: Path, tmp_path: Path) -> None:
+    model, known = Answers(), textures(conflict)
+    for image in load_test_images(conflict, 16, "small"):
+        third = next(label for label in range(10) if label not in (image.label, known[image.key]))
+        model.answers[image.pixels.numpy().tobytes()] = third
+    bias = measure_shape_bias(model, conflict, tmp_path / "out.json")["shape_bias"]
+    assert bias == {"share": None, "low": 0.0, "high": 1.0, "successes": 0, "n": 0}
+
+
+def test_texture_free_accuracy(conflict: Path, tmp_path: Path) -> None:
+    make_cue_set(open_cue_set(OPTIONS, per_class=2, kind=TEXTURE_FREE), tmp_path / "plain")
+    document = measure_shape_bias(Answers(), conflict, tmp_path / "out.json", texture_free=tmp_path / "plain")
+    accuracy = document["texture_free"]["accuracy"]
+    assert (accuracy["successes"], accuracy["n"]) == (2, 20)  # it names class 0
+    assert document["texture_free"]["shards"]["name"] == "plain"
+
+
+def test_images_without_another_texture_are_refused(conflict: Path, tmp_path: Path) -> None:
+    make_cue_set(open_cue_set(OPTIONS, per_class=1, kind=TEXTURE_FREE), tmp_path / "plain")
+    with pytest.raises(InputError, match=r"no texture of another class: give a folder of `stylize cue-conflict`"):
+        measure_shape_bias(Answers(), tmp_path / "plain", tmp_path / "out.json")
+    with pytest.raises(InputError, match="--batch-size is 0"):
+        measure_shape_bias(Answers(), conflict, tmp_path / "out.json", batch_size=0)
+    assert not (tmp_path / "out.json").exists()
