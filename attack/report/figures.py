@@ -43,8 +43,8 @@ def group_figure(
     group: Group, norms: Sequence[str] = ("l2", "linf"), *, interpolator: str = "linear", title: bool = True
 ) -> Figure:
     """Draw one panel per norm with a line and a band of one standard error per model, labelled at its end."""
-    colours = {"text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK}
-    with rc_context({"font.size": 10, "text.parse_math": False, **colours}):  # a name's $ is a letter
+    literal = rc_context({"text.parse_math": False})  # a name's $ is a letter
+    with literal, rc_context({"font.size": 10, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK}):
         figure = Figure(figsize=(5.4 * len(norms), 3.9), layout="constrained")
         FigureCanvasAgg(figure)
         if title:
