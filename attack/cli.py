@@ -1,21 +1,23 @@
 """`attack run` and `attack report`."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from attack.attacks.protocol import Protocol
 from attack.evaluation.estimates import Estimate, accuracy_at, mean_accuracy
 from attack.evaluation.results import Result, record_arrays
 from attack.evaluation.run import attack_model
-from stylize.errors import run_command_line
+from stylize.command_line import command_app, console, run_command_line
+from stylize.errors import InputError
+from stylize.params import PARAMS, check_list, mapping, parse_options, read_section
+from stylize.wording import counted
 
-app = typer.Typer(
-    help="Find out how robust classifiers are, and report it.", no_args_is_help=True, pretty_exceptions_enable=False
-)
+app = command_app("Find out how robust classifiers are, and report it.")
 
 
 @app.command()
@@ -33,8 +35,7 @@ def run(
     seed: Annotated[int, typer.Option(help="Chooses another hash order of the candidates.")] = 0,
 ) -> None:
     """Attack one model by the paper's protocol and write the result."""
-    console = Console()
-    with _progress(console) as progress:
+    with _progress() as progress:
         tasks: dict[str, TaskID] = {}
 
         def show(stage: str, done: int, total: int) -> None:
@@ -55,7 +56,7 @@ def run(
             progress=show,
         )
     console.print(_table(document, out))
-    _print_failed_checks(console, document)
+    _print_failed_checks(document)
 
 
 @app.command()
@@ -70,10 +71,33 @@ def report(
     from attack.report.build import write_report  # here, so that attacks do not depend on the code of figures
 
     page = write_report(results, out, shards=shards or ())
-    Console().print(f"Report of {len(results)} results: {page}", highlight=False, soft_wrap=True)
+    console.print(f"Report of {counted(len(results), 'result')}: {page}", highlight=False)
 
 
-def _progress(console: Console) -> Progress:
+@app.command("check-params")
+def check_params_command(params: Annotated[Path, typer.Argument(help="The pipeline's parameters.")] = PARAMS) -> None:
+    """Check the sections attack and report of params.yaml, before `dvc repro` runs anything with them."""
+    check_params(params)
+    console.print(f"{params}: attack and report are right")
+
+
+def check_params(path: Path) -> None:
+    """Check the pipeline's sections `attack` and `report`; raise `InputError` for the first value that is wrong."""
+    section = read_section(path, "attack", ("options",))
+    options = mapping(section.get("options"), f"{path}: attack.options")
+    needed = {"model": "model", "shards": "shards", "out": "out"}
+    values = parse_options(app, "run", {**needed, **options}, f"{path}: attack.options")
+    try:
+        Protocol(**{field.name: values[field.name] for field in fields(Protocol) if field.name in values})
+    except InputError as error:
+        raise InputError(f"{path}: attack.options: {error}") from None
+    sets = read_section(path, "train").get("style_sets")
+    shards = read_section(path, "report", ("shards",)).get("shards")
+    known = [f"data/shards/{name}" for name in sets] if isinstance(sets, list) else []
+    check_list(shards if isinstance(shards, list) else [shards], f"{path}: report.shards", known)
+
+
+def _progress() -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     return Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
 
@@ -86,18 +110,18 @@ def _table(document: dict[str, Any], out: Path) -> Table:
     table = Table(title=f"{result.method} {result.arch} on {result.shards_name}", show_header=False)
     table.add_row("clean accuracy", f"{Estimate(clean['accuracy'], clean['standard_error'])}, n = {clean['images']}")
     table.add_row("attacked images", f"{candidates['used']} of {candidates['walked']} candidates")
-    table.add_row("mean accuracy over the L∞ range", str(mean_accuracy(result)))
-    table.add_row(f"accuracy at L∞ = {largest:g} ({255 * largest:.2f}/255)", str(accuracy_at(result, largest)))
+    table.add_row("mean accuracy over the L-infinity range", str(mean_accuracy(result)))
+    table.add_row(f"accuracy at L-infinity = {largest:g} ({255 * largest:.2f}/255)", str(accuracy_at(result, largest)))
     table.add_row("sanity checks", f"{passed} of {len(document['checks'])} passed")
     table.add_row("seconds", str(document["seconds"]))
     table.add_row("result", str(out))
     return table
 
 
-def _print_failed_checks(console: Console, document: dict[str, Any]) -> None:
+def _print_failed_checks(document: dict[str, Any]) -> None:
     for check in document["checks"]:
         if not check["passed"]:
-            console.print(f"[bold red]Check failed:[/] {check['name']}: {check['detail']}")
+            console.print(f"Check failed: {check['name']}: {check['detail']}", style="bold red")
 
 
 def main() -> None:

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from stylize.atomic import write_atomically
 from stylize.errors import InputError
+from stylize.weights_files import why_unreadable
+from stylize.wording import counted
 from train.models import build_model
 
 FORMAT_NAME = "stylized-pairing model"
@@ -71,9 +73,8 @@ def load_model(path: Path) -> tuple[nn.Module, ModelCard]:
         model.load_state_dict(tensors, assign=True)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
-        raise InputError(
-            f"{path} does not hold a {card.arch} of {len(card.class_names)} classes ({reason}): train it again."
-        ) from None
+        kind = f"{card.arch} of {counted(len(card.class_names), 'class', 'classes')}"
+        raise InputError(f"{path} does not hold a {kind} ({reason}): train it again.") from None
     if document.get("tensors_sha256") != _tensors_sha256(tensors):
         raise InputError(f"{path} is damaged (the tensors differ from their checksum): fetch or train it again.")
     return model.eval().requires_grad_(False), card
@@ -87,7 +88,8 @@ def _read(path: Path, with_tensors: bool) -> tuple[dict[str, Any], dict[str, Ten
             document = json.loads((file.metadata() or {})["model"])
             tensors = {name: file.get_tensor(name) for name in file.keys()} if with_tensors else {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} is not a whole safetensors file ({error}): fetch or train it again.") from None
+        reason = why_unreadable(path, error)
+        raise InputError(f"{path} is not a whole safetensors file ({reason}): fetch or train it again.") from None
     except (KeyError, ValueError):
         raise InputError(f"{path} is not a model of this program: use a file written by `train run`.") from None
     return document, tensors

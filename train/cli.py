@@ -1,30 +1,22 @@
 """The command line `train`."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from stylize.errors import InputError, run_command_line
+from stylize.command_line import command_app, console, run_command_line
+from stylize.errors import InputError
+from stylize.params import PARAMS, check_list, mapping, parse_options, read_section
 from train.augmentation import IMAGE_PRESETS
 from train.config import DTYPES, PRESETS, SCHEDULES, TrainConfig
 from train.methods import METHODS
 from train.models import ARCHITECTURES
 from train.run import train_model
 
-app = typer.Typer(
-    help="Train classifiers from shards of image pairs.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-)
-
-
-@app.callback()
-def _keep_subcommands() -> None:
-    """Train classifiers from shards of image pairs."""
+app = command_app("Train classifiers from shards of image pairs.")
 
 
 @app.command()
@@ -79,7 +71,7 @@ def run(
 def with_preset(preset: str, given: dict[str, Any]) -> dict[str, Any]:
     """Return the preset's settings, overridden by those that were given (not None)."""
     if preset not in PRESETS:
-        raise InputError(f"Unknown preset {preset!r}: choose one of {', '.join(PRESETS)}.")
+        raise InputError(f"--preset is {preset!r}: choose one of {', '.join(PRESETS)}.")
     return {**PRESETS[preset], **{name: value for name, value in given.items() if value is not None}}
 
 
@@ -89,7 +81,32 @@ def _print_metrics(metrics: dict[str, Any], out: Path) -> None:
     table = Table(title=str(out), show_header=False)
     for name, value in metrics.items():
         table.add_row(name.replace("_", " "), f"{value:.4f}" if isinstance(value, float) else str(value))
-    Console().print(table)
+    console.print(table)
+
+
+@app.command("check-params")
+def check_params_command(params: Annotated[Path, typer.Argument(help="The pipeline's parameters.")] = PARAMS) -> None:
+    """Check the section train of params.yaml, before `dvc repro` runs anything with it."""
+    check_params(params)
+    console.print(f"{params}: train is right")
+
+
+def check_params(path: Path) -> None:
+    """Check the pipeline's section `train`; raise `InputError` for the first value that is wrong."""
+    section = read_section(path, "train", ("architectures", "methods", "options", "style_sets"))
+    sets = mapping(read_section(path, "stylize").get("style_sets"), f"{path}: stylize.style_sets")
+    check_list(section.get("style_sets"), f"{path}: train.style_sets", sets)
+    archs = check_list(section.get("architectures"), f"{path}: train.architectures", ARCHITECTURES)
+    methods = check_list(section.get("methods"), f"{path}: train.methods", METHODS)
+    options = mapping(section.get("options"), f"{path}: train.options")
+    for given in ({"arch": arch, "method": method} for arch in archs for method in methods):
+        needed = {"shards": "shards", "out": "out", **given}
+        values = parse_options(app, "run", {**needed, **options}, f"{path}: train.options")
+        settings = {field.name: values[field.name] for field in fields(TrainConfig)}
+        try:
+            TrainConfig(**with_preset(values["preset"], settings))
+        except InputError as error:
+            raise InputError(f"{path}: train.options: {error}") from None
 
 
 def main() -> None:

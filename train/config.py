@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from stylize.errors import InputError
+from stylize.wording import option_name
 from train.augmentation import IMAGE_PRESETS
 from train.methods import METHODS
 from train.models import ARCHITECTURES, IMAGENET, SCRATCH
@@ -54,25 +55,26 @@ class TrainConfig:
     workers: int = 2
 
     def __post_init__(self) -> None:
-        _choose("architecture", self.arch, ARCHITECTURES)
+        _choose("arch", self.arch, ARCHITECTURES)
         _choose("method", self.method, METHODS)
-        _choose("image preset", self.image_preset, IMAGE_PRESETS)
+        _choose("image_preset", self.image_preset, IMAGE_PRESETS)
         _choose("schedule", self.schedule, SCHEDULES)
         _choose("dtype", self.dtype, DTYPES)
-        _require(self.epochs >= 1, "epochs must be at least 1", self.epochs)
-        _require(self.batch_size >= 2, "batch_size must be at least 2 (BatchNorm needs two images)", self.batch_size)
-        _require(0 < self.learning_rate < math.inf, "learning_rate must be positive", self.learning_rate)
-        _require(0 <= self.pairing_weight < math.inf, "lambda must not be negative", self.pairing_weight)
-        _require(0 < self.validation_fraction < 1, "validation_fraction must be in (0, 1)", self.validation_fraction)
-        _require(0 <= self.seed < 2**32, "seed must be in [0, 2**32)", self.seed)
-        _require(self.workers >= 0, "workers must not be negative", self.workers)
+        _require(self.epochs >= 1, "epochs", self.epochs, "at least 1")
+        _require(self.batch_size >= 2, "batch_size", self.batch_size, "at least 2, because BatchNorm needs two images")
+        _require(0 < self.learning_rate < math.inf, "learning_rate", self.learning_rate, "a number above 0")
+        _require(0 <= self.pairing_weight < math.inf, "pairing_weight", self.pairing_weight, "0 or more")
+        fraction = self.validation_fraction
+        _require(0 < fraction < 1, "validation_fraction", fraction, "a number between 0 and 1")
+        _require(0 <= self.seed < 2**32, "seed", self.seed, "0 to 4294967295")
+        _require(self.workers >= 0, "workers", self.workers, "0 or more")
 
 
-def _choose(what: str, value: str, choices: Mapping[str, Any] | tuple[str, ...]) -> None:
+def _choose(name: str, value: str, choices: Mapping[str, Any] | tuple[str, ...]) -> None:
     if value not in choices:
-        raise InputError(f"Unknown {what} {value!r}: choose one of {', '.join(choices)}.")
+        raise InputError(f"{option_name(name)} is {value!r}: choose one of {', '.join(choices)}.")
 
 
-def _require(condition: bool, rule: str, value: float) -> None:
+def _require(condition: bool, name: str, value: float, right: str) -> None:
     if not condition:
-        raise InputError(f"{rule[0].upper()}{rule[1:]}, not {value!r}.")
+        raise InputError(f"{option_name(name)} is {value!r}: give {right}.")

@@ -1,6 +1,5 @@
 """Classifiers by torchvision's names; they take [0, 1] pixels because normalisation is their first layer."""
 
-import pickle
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -8,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision import models
 from torchvision.models import WeightsEnum
 
 from stylize.errors import InputError
+from stylize.weights_files import read_weights
+from stylize.wording import counted
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -113,10 +112,8 @@ def _load_body(network: nn.Module, architecture: Architecture, arch: str, weight
         raise InputError(f"Weights {weights} do not fit {arch} ({reason}): choose weights of that network.") from None
     wrong = [name for name in missing if not name.startswith(unused)] + unexpected
     if wrong:
-        raise InputError(
-            f"Weights {weights} do not fit {arch} ({len(wrong)} tensors missing or foreign, such as {wrong[0]}): "
-            "choose weights of that network."
-        )
+        misfits = f"{counted(len(wrong), 'tensor')} missing or foreign, such as {wrong[0]}"
+        raise InputError(f"Weights {weights} do not fit {arch} ({misfits}): choose weights of that network.")
 
 
 def _pretrained_state(architecture: Architecture, arch: str) -> Mapping[str, Tensor]:
@@ -133,13 +130,7 @@ def _pretrained_state(architecture: Architecture, arch: str) -> Mapping[str, Ten
 def _file_state(path: Path) -> Mapping[str, Tensor]:
     if not path.is_file():
         raise InputError(f"Weights {path} do not exist: give {SCRATCH!r}, {IMAGENET!r} or a .safetensors or .pth file.")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"Weights {path} cannot be read ({reason}): fetch or make the file again.") from None
-    if not isinstance(state, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+    state = read_weights(path)
+    if not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise InputError(f"Weights {path} are not a state dict (name to tensor): save `model.state_dict()`.")
     return state

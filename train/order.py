@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
 from stylize.errors import InputError
+from stylize.wording import counted
 
 
 def hashed(*parts: object) -> int:
@@ -24,7 +25,8 @@ def split_validation(keys: NDArray[np.str_], fraction: float, seed: int) -> tupl
     """
     count = max(1, round(fraction * len(keys)))
     if count >= len(keys):
-        raise InputError(f"{len(keys)} training samples cannot be split into training and validation: add images.")
+        there = counted(len(keys), "training sample")
+        raise InputError(f"{there} cannot be split into training and validation: add images.")
     order = np.array(sorted(range(len(keys)), key=lambda index: (hashed(seed, "validation", keys[index]), index)))
     return np.sort(order[count:]), np.sort(order[:count])
 
@@ -42,8 +44,8 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         self.steps = len(indices) // (batch_size * world_size)
         if self.steps == 0:
             raise InputError(
-                f"{len(indices)} training samples do not fill one batch of {batch_size} on each of {world_size} "
-                "processes: lower the batch size."
+                f"{counted(len(indices), 'training sample')} cannot fill a batch of {batch_size} on each of "
+                f"{counted(world_size, 'process', 'processes')}: lower --batch-size."
             )
         self.select(epoch=0)
 

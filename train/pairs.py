@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from stylize.errors import InputError
 from stylize.shards.format import SampleLocation, Span, file_sha256, index_shard, open_shard, read_span
 from stylize.shards.manifest import Manifest, ShardEntry, read_manifest
+from stylize.wording import counted
 
 _FORMATS = ("JPEG", "PNG", "WEBP")
 
@@ -47,19 +48,20 @@ class PairDataset(Dataset[tuple[Tensor, int]]):
         locations = list(index_shard(path))
         if len(locations) != entry.samples:
             raise InputError(
-                f"Shard {path} holds {len(locations)} samples, not the {entry.samples} of its manifest: "
+                f"Shard {path} holds {counted(len(locations), 'sample')}, not the {entry.samples} of its manifest: "
                 "fetch or make it again."
             )
         for location in locations:
             if len(location.styled) != self.copies:
+                found = counted(len(location.styled), "stylized copy", "stylized copies")
                 raise InputError(
-                    f"{path}: sample {location.key} has {len(location.styled)} stylized copies, not the {self.copies} "
-                    "of its manifest: make the shard again."
+                    f"{path}: sample {location.key} has {found}, not the {self.copies} of its manifest: "
+                    "make the shard again."
                 )
             if location.label >= len(manifest.class_names):
                 raise InputError(
                     f"{path}: sample {location.key} has label {location.label}, but the manifest names only "
-                    f"{len(manifest.class_names)} classes: make the shard again."
+                    f"{counted(len(manifest.class_names), 'class', 'classes')}: make the shard again."
                 )
         return locations
 

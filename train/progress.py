@@ -1,8 +1,9 @@
 """A progress bar with images/s and time left on a terminal; one line per epoch everywhere."""
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
+
+from stylize.command_line import LiteralConsole
 
 
 class _Rate(ProgressColumn):
@@ -14,6 +15,6 @@ class _Rate(ProgressColumn):
 
 def training_progress(visible: bool) -> Progress:
     """Return the run's progress display on standard error; an invisible one for all processes but the first."""
-    console = Console(stderr=True, quiet=not visible, soft_wrap=True, highlight=False)
+    console = LiteralConsole(stderr=True, quiet=not visible, highlight=False)
     columns = (TextColumn("{task.description}"), BarColumn(), _Rate(), TimeRemainingColumn())
     return Progress(*columns, console=console, transient=True, disable=not (visible and console.is_terminal))

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -14,6 +13,8 @@ from torch import Tensor
 
 from stylize.atomic import write_atomically
 from stylize.errors import InputError
+from stylize.weights_files import UNREADABLE, why_unreadable
+from stylize.wording import option_name
 from train.checkpoint import read_card
 
 MODEL_NAME, STATE_NAME = "model.safetensors", "state.pt"
@@ -65,21 +66,26 @@ def load_state(out: Path, identity: Mapping[str, Any]) -> SavedState | None:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
         progress = Progress(**{item.name: loaded["progress"][item.name] for item in fields(Progress)})
         state = SavedState(loaded["identity"], progress, loaded["model"], loaded["optimizer"])
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"{path} cannot be read ({reason}): {advice}.") from None
+    except UNREADABLE as error:
+        raise InputError(f"{path} cannot be read ({why_unreadable(path, error)}): {advice}.") from None
     _check_same(state.identity, identity, f"{out} holds an unfinished run", advice)
     return state
 
 
 def _check_same(earlier: Mapping[str, Any], identity: Mapping[str, Any], what: str, advice: str) -> None:
     changes = [
-        f"{name} {earlier.get(name)!r} is now {identity.get(name)!r}"
+        f"{_shown(name)} {earlier.get(name)!r} is now {identity.get(name)!r}"
         for name in sorted({*identity, *earlier})
         if earlier.get(name) != identity.get(name)
     ]
     if changes:
         raise InputError(f"{what} with other settings ({'; '.join(changes)}): {advice}.")
+
+
+def _shown(name: str) -> str:
+    """Return an entry of an identity as people know it: most are options."""
+    others = {"shards_sha256": "the SHA-256 of the shards' manifest", "world_size": "the number of processes"}
+    return others.get(name) or option_name(name)
 
 
 def finished_metrics(out: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from stylize.errors import InputError
+from stylize.wording import option_name
 
 # What an element with a zero gradient does: `stay` where it is (sign(0) = 0), or step by -1 as in the authors' code.
 ZERO_GRADIENT = ("stay", "minus-one")
@@ -27,12 +28,12 @@ class Protocol:
     def __post_init__(self) -> None:
         for name in ("images", "steps", "batch_size"):
             if getattr(self, name) < 1:
-                raise InputError(f"{name.replace('_', ' ').capitalize()} is {getattr(self, name)}: give 1 or more.")
+                raise InputError(f"{option_name(name)} is {getattr(self, name)}: give 1 or more.")
         if not (math.isfinite(self.step_size) and 0 < self.step_size <= 1):
-            raise InputError(f"Step size is {self.step_size}: give a number above 0 and at most 1.")
+            raise InputError(f"--step-size is {self.step_size}: give a number above 0 and at most 1.")
         if self.zero_gradient not in ZERO_GRADIENT:
             choices = " or ".join(ZERO_GRADIENT)
-            raise InputError(f"Rule for zero gradients is {self.zero_gradient!r}: give {choices}.")
+            raise InputError(f"--zero-gradient is {self.zero_gradient!r}: give {choices}.")
 
     @property
     def largest_linf(self) -> float:

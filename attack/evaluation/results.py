@@ -12,6 +12,7 @@ import torch
 from attack.attacks.fgsm import AttackPath
 from attack.evaluation.interpolation import Array
 from stylize.errors import InputError
+from stylize.wording import literal
 
 FORMAT_VERSION = 1
 SECTIONS = {
@@ -125,11 +126,11 @@ def encode_result(document: dict[str, Any]) -> bytes:
 def read_result(path: Path) -> Result:
     """Read a result; raise `InputError` where it is missing, damaged or of another version."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = _literal(json.loads(path.read_text(encoding="utf-8")))
         version = document["format_version"]
     except OSError as error:
         raise InputError(f"Result {path} cannot be read ({error.strerror}): run `attack run` first.") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise InputError(f"{path} is not a result of `attack run`: give the JSON files that it wrote.") from None
     if version != FORMAT_VERSION:
         raise InputError(f"{path} has format version {version}; this program reads version {FORMAT_VERSION}.")
@@ -137,6 +138,17 @@ def read_result(path: Path) -> Result:
         return Result(path, document, record_arrays(_complete(document)["records"]))
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is a damaged result ({error!r}): run `attack run` again.") from None
+
+
+def _literal(value: Any) -> Any:
+    """Return a JSON value without control characters in its texts, names among them: a page can show them."""
+    if isinstance(value, str):
+        return literal(value)
+    if isinstance(value, list):
+        return [_literal(item) for item in value] if value and not isinstance(value[0], int | float) else value
+    if isinstance(value, dict):
+        return {literal(name): _literal(item) for name, item in value.items()}
+    return value
 
 
 def _complete(document: dict[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from stylize.atomic import write_atomically
 from stylize.errors import InputError
 from stylize.shards.format import file_sha256
 from stylize.shards.manifest import MANIFEST_NAME, Manifest, read_manifest
+from stylize.wording import counted
 from train import ModelCard, load_model, load_test_images
 
 
@@ -72,7 +73,8 @@ def attack_model(
         clean = classify_images(model, tests, batch_size, manifest.samples("test"), progress)
         candidates = choose_candidates(clean, images, seed)
         if not candidates.keys:
-            raise InputError(f"{model_path} classifies none of the {len(clean)} test images correctly: train longer.")
+            tested = counted(len(clean), "test image")
+            raise InputError(f"{model_path} classifies none of {tested} correctly: train longer.")
         tests = load_test_images(shards, card.image_size, card.image_preset)
         outcome = _attack_candidates(model, *collect_images(tests, candidates), candidates, protocol, progress)
     document = {
@@ -94,7 +96,8 @@ def _check_classes(model_path: Path, card: ModelCard, shards: Path, manifest: Ma
     known, given = card.class_names, manifest.class_names
     mend = "attack it on shards of the data set that it was trained on."
     if len(known) != len(given):
-        raise InputError(f"{model_path} knows {len(known)} classes but {shards} has {len(given)}: {mend}")
+        here, there = (counted(len(names), "class", "classes") for names in (known, given))
+        raise InputError(f"{model_path} knows {here} but {shards} has {there}: {mend}")
     for label, (ours, theirs) in enumerate(zip(known, given, strict=True)):
         if ours != theirs:
             raise InputError(f"Class {label} is {ours!r} in {model_path} but {theirs!r} in {shards}: {mend}")

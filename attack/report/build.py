@@ -1,7 +1,7 @@
 """Results to a folder that anyone can open: a page, figures, and tables for other tools."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from attack.evaluation.results import Result, check_output, read_result
@@ -13,6 +13,10 @@ from stylize.atomic import write_atomically
 from stylize.errors import InputError
 from stylize.shards.format import file_sha256
 from stylize.shards.manifest import MANIFEST_NAME
+from stylize.wording import literal
+
+GENERATOR = '<meta name="generator" content="stylized-pairing, attack report">'  # as the template has it
+LARGEST_HEAD = 4096  # bytes of a page that hold it
 
 
 def write_report(results: Sequence[Path], out: Path, *, shards: Sequence[Path] = ()) -> Path:
@@ -26,20 +30,32 @@ def write_report(results: Sequence[Path], out: Path, *, shards: Sequence[Path] =
         shards: shard folders that were attacked, to show stylized pairs from.
 
     Raises:
-        InputError: a file is missing or damaged, results cannot be compared, or a folder was not attacked.
+        InputError: a file is missing or damaged, results cannot be compared, a folder was not attacked, or `out` holds
+            files of such names that are no report's.
     """
     read = [read_result(path) for path in results]
     content = build_report(read, shards)
     check_output(out / "index.html")
+    _check_own(out, content)
     for name, payload in content.items():
         write_atomically(out / name, payload)
     return out / "index.html"
 
 
+def _check_own(out: Path, names: Iterable[str]) -> None:
+    """Raise `InputError` where a file would be replaced that no report wrote: ours names its generator in its page."""
+    page = out / "index.html"
+    if page.is_file() and GENERATOR.encode() in page.read_bytes()[:LARGEST_HEAD]:
+        return
+    for name in names:
+        if (out / name).exists():
+            raise InputError(f"{out / name} is not of an earlier report, and would be replaced: give another --out.")
+
+
 def build_report(results: Sequence[Result], shards: Sequence[Path] = ()) -> dict[str, bytes]:
     """Return the report's files by name, `index.html` last (see `write_report`)."""
     groups = group_results(results)
-    examples = [(folder.resolve().name, read_examples(_attacked(folder, results))) for folder in shards]
+    examples = [(literal(folder.resolve().name), read_examples(_attacked(folder, results))) for folder in shards]
     content: dict[str, bytes] = {}
     for group in groups:
         figure = group_figure(group)

@@ -9,6 +9,7 @@ from stylize.errors import InputError
 from stylize.shards.format import SampleLocation, index_shard, open_shard, read_sample
 from stylize.shards.manifest import read_manifest
 from stylize.sources.pictures import PictureError, decode_picture
+from stylize.wording import literal
 
 MOST_CLASSES = 12
 LARGEST_SIDE = 160
@@ -41,7 +42,7 @@ def _read(location: SampleLocation, class_name: str) -> Example:
     with open_shard(location.shard) as file:
         sample = read_sample(file, location)
     try:
-        return Example(class_name, _data_url(sample.content), _data_url(sample.styled[0]))
+        return Example(literal(class_name), _data_url(sample.content), _data_url(sample.styled[0]))
     except PictureError as error:
         raise InputError(f"{location.shard}: sample {location.key} {error}: make the shard again.") from None
 

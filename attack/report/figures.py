@@ -2,6 +2,7 @@
 
 import io
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -42,7 +43,8 @@ def group_figure(
     group: Group, norms: Sequence[str] = ("l2", "linf"), *, interpolator: str = "linear", title: bool = True
 ) -> Figure:
     """Draw one panel per norm with a line and a band of one standard error per model, labelled at its end."""
-    with rc_context({"font.size": 10, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK}):
+    literal = rc_context({"text.parse_math": False})  # a name's $ is a letter
+    with literal, rc_context({"font.size": 10, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK}):
         figure = Figure(figsize=(5.4 * len(norms), 3.9), layout="constrained")
         FigureCanvasAgg(figure)
         if title:
@@ -117,7 +119,8 @@ def figure_bytes(figure: Figure, kind: str) -> bytes:
     """Encode as `png` or `svg`, without date or version, so that equal data give equal bytes."""
     metadata = {"svg": {"Date": None, "Creator": None, "Format": None, "Type": None}, "png": {"Software": None}}[kind]
     buffer = io.BytesIO()
-    with rc_context({"svg.hashsalt": "attack", "svg.fonttype": "path"}):
+    with rc_context({"svg.hashsalt": "attack", "svg.fonttype": "path"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a box stands for a letter that the font lacks
         figure.savefig(buffer, format=kind, dpi=160, metadata=metadata)
     return buffer.getvalue()
 

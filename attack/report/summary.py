@@ -12,6 +12,7 @@ from attack.evaluation.estimates import mean_accuracy
 from attack.evaluation.interpolation import LINEAR_POINTS, Curve, linear_curve
 from attack.evaluation.results import Result
 from stylize.errors import InputError
+from stylize.wording import option_name
 
 TABLE_SHARES = (0.2, 0.4, 0.6, 0.8, 1.0)  # of the attack's largest L-infinity distance
 METHOD_ORDER = ("normal", "stylized", "pairing", "adversarial")
@@ -83,7 +84,7 @@ def _check_comparable(results: Sequence[Result]) -> None:
             first, other = results[0].document["protocol"][name], result.document["protocol"][name]
             if first != other:
                 raise InputError(
-                    f"{results[0].path} was made with {name} {first!r} but {result.path} with {other!r}: "
+                    f"{results[0].path} was made with {option_name(name)} {first!r} but {result.path} with {other!r}: "
                     "attack all models with one protocol, or write two reports."
                 )
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import track
 
 from stylize.atomic import write_atomically
 from stylize.cli.weights import ENCODER_HELP
+from stylize.command_line import console
 from stylize.engine.styles import load_styles
 from stylize.errors import InputError
 from stylize.fitting.data import HOLD_OUT_FRACTION, open_pool
@@ -29,8 +29,7 @@ DECODER_HELP = "A decoder from fit-decoder; else the shipped one."
 class FitProgress:
     """Prints the mean losses, the pace and the time left in the phase, every 25 steps."""
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    def __init__(self) -> None:
         self.phase: Phase | None = None
         self.first_step = 0
         self.started = 0.0
@@ -52,7 +51,7 @@ class FitProgress:
         text = " ".join(f"{name} {value:.4f}" for name, value in means.items())
         left = pace * (phase.steps - step) / 60
         name = f"{phase.loss} at {phase.side} px"
-        self.console.print(f"{name} {step}/{phase.steps}: {text}, {pace:.2f} s/step, {left:.0f} min left")
+        console.print(f"{name} {step}/{phase.steps}: {text}, {pace:.2f} s/step, {left:.0f} min left")
 
 
 def fit_decoder_command(
@@ -73,14 +72,13 @@ def fit_decoder_command(
     encoder: Annotated[str | None, typer.Option(help=ENCODER_HELP)] = None,
 ) -> None:
     """Train a decoder for an encoder; run the same command again to go on after an interruption."""
-    console = Console()
     pool = open_pool(content, style, hold_out, hold_out_fraction)
     if preset not in PRESETS:
         raise InputError(f"There is no preset {preset!r}: choose one of {', '.join(PRESETS)}.")
     if preset == REFINE and start is None:
         raise InputError(f"--preset {REFINE} goes on from a decoder: give its file with --start.")
     settings = replace(PRESETS[preset], seed=seed)
-    fit_decoder(pool, output, load_encoder(encoder), settings, FitProgress(console), start)
+    fit_decoder(pool, output, load_encoder(encoder), settings, FitProgress(), start)
     console.print(f"Wrote {output}")
 
 
@@ -91,13 +89,12 @@ def fit_styles_command(
     decoder: Annotated[Path | None, typer.Option(help=DECODER_HELP)] = None,
 ) -> None:
     """Adapt styles to the decoder, some seconds each, for stronger stylization; finished ones are not made again."""
-    console = Console(soft_wrap=True)
     if out.resolve() in {Path(name).resolve() for name in style}:
         raise InputError(f"--out {out} is a --style too: give a folder apart from the pictures.")
     styles = load_styles(style)
     results = fit_styles(load_pair(encoder, decoder), styles, out)
-    for result in track(results, "Fitting styles", total=len(styles), console=console):
-        console.print(_fit_line(result), markup=False, highlight=False)
+    for result in track(results, "Fitting styles", total=len(styles), console=console, transient=True):
+        console.print(_fit_line(result), highlight=False)
 
 
 def _fit_line(result: FitResult) -> str:
@@ -122,7 +119,6 @@ def evaluate_decoder_command(
     encoder: Annotated[str | None, typer.Option(help=ENCODER_HELP)] = None,
 ) -> None:
     """Measure a decoder on photos and styles that its training did not see; 0 is perfect, 1 is the unstylized photo."""
-    console = Console()
     with console.status("Loading") as status:
         document = evaluate_decoder(
             content, style, decoder, held_out_fraction, photos, size, lower_bound,

@@ -1,39 +1,42 @@
 """Stylize image data sets with AdaIN into paired WebDataset shards."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from stylize.cli.fit import evaluate_decoder_command, fit_decoder_command, fit_styles_command
+from stylize.cli.params import check_params
 from stylize.cli.preview import shard_sheet, style_sheet
 from stylize.cli.summary import counts_line, plan_line, warning_lines
 from stylize.cli.weights import ENCODER_HELP, weights_app
+from stylize.command_line import command_app, console, run_command_line
 from stylize.engine.devices import matrix_rate
 from stylize.engine.engine import Engine
 from stylize.engine.styles import load_styles
-from stylize.errors import InputError, run_command_line
+from stylize.errors import InputError
 from stylize.networks.adain import stylization_flops
 from stylize.networks.pair import load_pair
+from stylize.params import PARAMS
 from stylize.runs.estimate import estimate_run
 from stylize.runs.job import Job, open_job
 from stylize.runs.progress import Effort, images_progress
-from stylize.runs.publish import find_finished, needs_retry
+from stylize.runs.publish import damaged_files, find_finished, needs_retry
 from stylize.runs.run import make_shards
 from stylize.runs.spec import ShardOptions
 from stylize.shards.manifest import Manifest, read_manifest
 from stylize.shards.verify import verify_shards
 from stylize.sources.export import export_images
 from stylize.sources.source import open_source
+from stylize.wording import counted
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+app = command_app(__doc__)
 app.command("fit-decoder")(fit_decoder_command)
 app.command("fit-styles")(fit_styles_command)
 app.command("evaluate-decoder")(evaluate_decoder_command)
 app.add_typer(weights_app, name="weights")
-console = Console(markup=False, soft_wrap=True)  # paths may hold brackets; a pipe wants whole lines
 default = ShardOptions()
 
 STYLE_HELP = "Picture, folder, zip, built-in or fitted style; repeat for more; `patterns` for all built-in ones."
@@ -83,7 +86,8 @@ def shards(
         _print_plan(job, out, retry_failed)
         return
     with images_progress(console, "Stylizing", sum(job.spec.counts.values()), _effort(job)) as report:
-        manifest = make_shards(job, out, max_failures, report, retry_failed=retry_failed)
+        notice = partial(console.print, style="yellow", highlight=False)
+        manifest = make_shards(job, out, max_failures, report, retry_failed=retry_failed, notice=notice)
     _print_summary(out, manifest)
 
 
@@ -99,7 +103,7 @@ def _effort(job: Job) -> Effort | None:
 
 def _print_plan(job: Job, out: Path, retry_failed: bool) -> None:
     finished = find_finished(out, job.spec, other_images=retry_failed)
-    if finished and not needs_retry(finished, job, retry_failed):
+    if finished and not needs_retry(finished, job, retry_failed) and not damaged_files(finished, out):
         console.print(f"{out}: finished, nothing to do")
         return
     estimate = estimate_run(job, out)
@@ -117,7 +121,7 @@ def _print_summary(directory: Path, manifest: Manifest, remark: str = "") -> Non
 @app.command()
 def images(
     out: Annotated[Path, typer.Option(help="Zip to write.")] = Path("data/images.zip"),
-    data: Annotated[str, typer.Option(help=DATA_HELP)] = default.data,
+    data: Annotated[str, typer.Option("--data", "--source", help=DATA_HELP)] = default.data,
     seed: Annotated[int, typer.Option(help="Chooses held-out images.")] = default.seed,
     test_fraction: Annotated[
         float, typer.Option(help="Held-out fraction where the data have no split.")
@@ -125,7 +129,7 @@ def images(
 ) -> None:
     """Write a data set's untouched images as one zip of class folders."""
     count = export_images(open_source(data, seed=seed, test_fraction=test_fraction), out)
-    console.print(f"{out}: {count} images")
+    console.print(f"{out}: {counted(count, 'image')}")
 
 
 @app.command()
@@ -135,7 +139,7 @@ def verify(directory: Path) -> None:
     for defect in defects:
         console.print(defect, highlight=False)
     if defects:
-        console.print(f"{directory}: {len(defects)} defects", style="bold red")
+        console.print(f"{directory}: {counted(len(defects), 'defect')}", style="bold red")
         raise typer.Exit(1)
     _print_summary(directory, read_manifest(directory), "; no defects")
 
@@ -184,6 +188,13 @@ def preview(
     except (OSError, ValueError) as error:
         raise InputError(f"{output} cannot be written ({error}): give the path of a PNG or JPEG.") from None
     console.print(f"{output}: {sheet.width} × {sheet.height} pixels")
+
+
+@app.command("check-params")
+def check_params_command(params: Annotated[Path, typer.Argument(help="The pipeline's parameters.")] = PARAMS) -> None:
+    """Check the sections data and stylize of params.yaml, before `dvc repro` runs anything with them."""
+    check_params(app, params)
+    console.print(f"{params}: data and stylize are right")
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from stylize.shards.format import Sample, read_shard
 from stylize.shards.manifest import read_manifest
 from stylize.sources.picture_files import list_pictures
 from stylize.sources.pictures import PictureError, decode_picture
+from stylize.wording import literal
 
 MARGIN = 6
 LABEL_HEIGHT = 18
@@ -28,6 +29,7 @@ def contact_sheet(
 ) -> Image.Image:
     """Lay out rows of pictures as tiles of `tile` pixels, with labels above the columns and at the left of the rows."""
     font = ImageFont.load_default(size=13)
+    row_labels, column_labels = [[literal(label) for label in labels] for labels in (row_labels, column_labels)]
     left = MARGIN + max((round(font.getlength(label)) for label in row_labels), default=0) + MARGIN
     columns = max(len(row) for row in rows)
     width = left + columns * (tile + MARGIN)

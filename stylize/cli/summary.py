@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from stylize.runs.estimate import Estimate
 from stylize.shards.manifest import FAILURES_NAME, MANIFEST_NAME, Manifest
+from stylize.wording import counted
 
 NAMED_FLAGS = 5
 
@@ -11,18 +12,18 @@ NAMED_FLAGS = 5
 def counts_line(manifest: Manifest) -> str:
     """Return how many pairs, test images and shards there are, their size, and how many images failed."""
     megabytes = sum(shard.bytes for shard in manifest.shards) / 1e6
-    pairs, tests = manifest.samples("train"), manifest.samples("test")
-    text = f"{pairs} training pairs and {tests} test images in {len(manifest.shards)} shards, {megabytes:.1f} MB"
-    return text + (f"; {manifest.failures} images failed, see {FAILURES_NAME}" if manifest.failures else "")
+    pairs, tests = counted(manifest.samples("train"), "training pair"), counted(manifest.samples("test"), "test image")
+    text = f"{pairs} and {tests} in {counted(len(manifest.shards), 'shard')}, {megabytes:.1f} MB"
+    failed = f"; {counted(manifest.failures, 'image')} failed, see {FAILURES_NAME}"
+    return text + (failed if manifest.failures else "")
 
 
 def plan_line(estimate: Estimate) -> str:
     """Return what a run would make and take."""
     minutes, pace = estimate.seconds / 60, estimate.images / max(estimate.seconds, 1e-9)
     disk = f"about {estimate.bytes / 1e6:.1f} MB of {estimate.free / 1e6:.0f} MB free"
-    return (
-        f"{estimate.images} images in {estimate.shards} shards, {disk}, about {minutes:.1f} min at {pace:.1f} images/s"
-    )
+    what = f"{counted(estimate.images, 'image')} in {counted(estimate.shards, 'shard')}"
+    return f"{what}, {disk}, about {minutes:.1f} min at {pace:.1f} images/s"
 
 
 def warning_lines(manifest: Manifest) -> Iterator[str]:

@@ -1,19 +1,19 @@
 """The commands `stylize weights list`, `import` and `export`."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from stylize.command_line import command_app, console
 from stylize.networks.exchange import WEIGHTS, export_weights, import_weights, list_weights
 from stylize.networks.torchvision_encoder import TORCHVISION
 from stylize.shards.format import file_sha256
 
 ENCODER_HELP = f"Encoder file of `stylize weights import`, or {TORCHVISION}; else the embedded one."
 IMPORT_HELP = f"vgg_normalised.pth, a file of torchvision's VGG-19, or {TORCHVISION} to download that."
-weights_app = typer.Typer(no_args_is_help=True, help="List, import and export the networks' weights.")
-console = Console(markup=False, highlight=False, soft_wrap=True)
+weights_app = command_app("List, import and export the networks' weights.")
 
 
 @weights_app.command("list")
@@ -21,9 +21,11 @@ def list_command() -> None:
     """Show which weights there are: where, how large, whose, and the SHA-256 that manifests record."""
     for record in list_weights():
         size = f"{record.bytes / 1e6:.1f} MB" if record.bytes is not None else "not downloaded yet"
-        console.print(f"{record.name}\n  file     {record.path}, {size}\n  licence  {record.licence}")
+        console.print(record.name)
+        console.print(f"  file     {record.path}, {size}", highlight=False)
+        console.print(f"  licence  {record.licence}", highlight=False)
         if record.sha256:
-            console.print(f"  SHA-256  {record.sha256}")
+            console.print(f"  SHA-256  {record.sha256}", highlight=False)
 
 
 @weights_app.command("import")
@@ -35,9 +37,9 @@ def import_command(
     """Turn PyTorch files in the layout of pytorch-AdaIN or torchvision into files for --encoder and --decoder."""
     paths = import_weights(encoder, decoder, out)
     _print_files(paths)
-    options = [f"--encoder {paths[0]}", *(f"--decoder {path}" for path in paths[1:])]
+    options = ["--encoder", str(paths[0]), *(word for path in paths[1:] for word in ("--decoder", str(path)))]
     use = "shards" if decoder else "fit-decoder --content PHOTOS --style PAINTINGS -o decoder.safetensors"
-    console.print(f"To use them: stylize {use} {' '.join(options)}")
+    console.print(f"To use them: stylize {use} {shlex.join(options)}", highlight=False)
 
 
 @weights_app.command("export")
@@ -52,4 +54,4 @@ def export_command(
 
 def _print_files(paths: list[Path]) -> None:
     for path in paths:
-        console.print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, SHA-256 {file_sha256(path)}")
+        console.print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, SHA-256 {file_sha256(path)}", highlight=False)

@@ -2,14 +2,13 @@
 
 import hashlib
 import json
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from PIL import Image
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -20,6 +19,7 @@ from stylize.networks.adain import ENCODER_CHANNELS, MIN_SIDE
 from stylize.shards.format import file_sha256
 from stylize.sources.picture_files import SUFFIXES, PictureFile, exists, list_pictures
 from stylize.sources.pictures import MAX_ASPECT_RATIO, PictureError, decode_picture
+from stylize.weights_files import UNREADABLE, why_unreadable
 
 STYLE_SIDE = 256  # short side at which style statistics are taken
 ALL_PATTERNS = "patterns"
@@ -83,10 +83,8 @@ def _load(name: str) -> list[Style]:
         return [_pattern(pattern) for pattern in PATTERN_NAMES]
     if name in PATTERN_NAMES:
         return [_pattern(name)]
+    check_style_exists(name)
     path = Path(name)
-    if not exists(path):
-        known = ", ".join(PATTERN_NAMES)
-        raise InputError(f"There is no style {name!r}: give the path of a picture or folder, or one of {known}.")
     if path.name.endswith(FITTED_SUFFIX):
         return [read_fitted(path)]
     if path.is_dir() and (fitted := sorted(path.glob(f"[!.]*{FITTED_SUFFIX}"))):
@@ -94,6 +92,13 @@ def _load(name: str) -> list[Style]:
             raise InputError(f"{path} holds pictures and fitted styles: give a folder of one kind, or single files.")
         return [read_fitted(file) for file in fitted]
     return [_from_file(file) for file in list_pictures(path)]
+
+
+def check_style_exists(name: str) -> None:
+    """Raise `InputError` for what is neither the name of a built-in style nor a path."""
+    if name not in (ALL_PATTERNS, *PATTERN_NAMES) and not exists(Path(name)):
+        known = ", ".join(PATTERN_NAMES)
+        raise InputError(f"There is no style {name!r}: give the path of a picture or folder, or one of {known}.")
 
 
 def _pattern(name: str) -> Style:
@@ -137,8 +142,8 @@ def read_fitted(path: Path) -> Style:
         name = f"{origin['name']} (fitted)"
         name.encode()  # or a ValueError: a shard could not hold it
         return Style(name, file_sha256(path), Image.fromarray(picture.numpy()), fitted)
-    except (OSError, SafetensorError, struct.error, KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[-1]
+    except UNREADABLE as error:
+        reason = why_unreadable(path, error)
         raise InputError(f"{path} is not a fitted style ({reason}): make it with `stylize fit-styles`.") from None
 
 

@@ -16,6 +16,7 @@ from stylize.fitting.judge import Judge, Scores, Summary, summarise, summarise_s
 from stylize.networks.adain import MIN_SIDE
 from stylize.networks.pair import load_pair
 from stylize.sources.picture_files import PictureFile, list_pictures
+from stylize.wording import counted
 
 Report = Callable[[str, int, int], None]
 
@@ -93,7 +94,7 @@ def evaluation_table(document: dict[str, Any]) -> Table:
     """Lay out a document of `evaluate_decoder`: median (mean ± standard deviation) per style and overall."""
     names = list(Scores.__dataclass_fields__)
     psnr = Summary(**document["reconstruction_psnr"])
-    title = f"{len(document['photos'])} photos at {document['size']} px, reconstruction {psnr.mean:.1f} dB"
+    title = f"{counted(len(document['photos']), 'photo')} at {document['size']} px, reconstruction {psnr.mean:.1f} dB"
     table = Table("style", *(name.replace("_", " ") for name in names), title=title)
     for rows, label in (("styles", "overall"), ("lower_bound_styles", "lower_bound")):
         for style, summaries in document.get(rows, {}).items():

@@ -1,7 +1,6 @@
 """The file beside a decoder in training from which an interrupted training goes on."""
 
 import io
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import torch
 
 from stylize.atomic import write_atomically
 from stylize.errors import InputError
+from stylize.weights_files import UNREADABLE, why_unreadable
 
 
 def write_state(path: Path, state: dict[str, Any]) -> None:
@@ -24,7 +24,7 @@ def read_state(path: Path) -> dict[str, Any]:
         state: dict[str, Any] = torch.load(path, weights_only=True)
         if not isinstance(state, dict):
             raise ValueError("not a training's state")
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0]
+    except UNREADABLE as error:
+        reason = why_unreadable(path, error)
         raise InputError(f"The unfinished training {path} is damaged ({reason}): delete it to start again.") from None
     return state

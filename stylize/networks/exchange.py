@@ -25,7 +25,6 @@ from stylize.networks.published_layout import (
     encoder_from_published,
     encoder_to_published,
 )
-from stylize.networks.state_dicts import read_state_dict
 from stylize.networks.torchvision_encoder import (
     TORCHVISION,
     cached_file,
@@ -34,6 +33,7 @@ from stylize.networks.torchvision_encoder import (
     torchvision_file,
 )
 from stylize.shards.format import file_sha256
+from stylize.weights_files import read_weights
 
 WEIGHTS = Path("data/weights")
 ENCODER_NAME, DECODER_NAME = "encoder.safetensors", "decoder.safetensors"
@@ -47,13 +47,13 @@ def import_weights(encoder: str, decoder: Path | None = None, out: Path = WEIGHT
     Raises `InputError` where a file cannot be read or does not fit, or where `out` holds other weights.
     """
     file = torchvision_file() if encoder == TORCHVISION else Path(encoder)
-    state = read_state_dict(file)
+    state = read_weights(file)
     if is_torchvision(state) and decoder is not None:
         raise InputError(f"{decoder} cannot belong to torchvision's VGG-19: train one with `stylize fit-decoder`.")
     network = encoder_from_torchvision(state, file) if is_torchvision(state) else encoder_from_published(state, file)
     files = {ENCODER_NAME: encoder_bytes(network)}
     if decoder is not None:
-        published = decoder_from_published(read_state_dict(decoder), decoder)
+        published = decoder_from_published(read_weights(decoder), decoder)
         files[DECODER_NAME] = decoder_bytes(published, hashlib.sha256(files[ENCODER_NAME]).hexdigest())
     return _write_all(out, files)
 

@@ -14,9 +14,9 @@ from stylize.networks.embedded import (
     load_decoder,
     load_encoder_file,
 )
-from stylize.networks.state_dicts import read_state_dict
 from stylize.networks.torchvision_encoder import TORCHVISION, encoder_from_torchvision, torchvision_file
 from stylize.shards.format import file_sha256
+from stylize.weights_files import read_weights
 
 
 @dataclass(frozen=True)
@@ -49,5 +49,5 @@ def load_encoder(name: str | None = None) -> LoadedEncoder:
     if name != TORCHVISION:
         return load_encoder_file(Path(name))
     file = torchvision_file()
-    encoder = encoder_from_torchvision(read_state_dict(file), file)
+    encoder = encoder_from_torchvision(read_weights(file), file)
     return LoadedEncoder(encoder, hashlib.sha256(encoder_bytes(encoder)).hexdigest())

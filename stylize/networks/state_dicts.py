@@ -1,7 +1,5 @@
-"""Read other projects' PyTorch state dicts: never run what a file holds, and take only tensors that fit."""
+"""Take convolutions out of other projects' state dicts: only tensors that fit."""
 
-import pickle
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,23 +10,6 @@ from torch import Tensor
 from stylize.errors import InputError
 
 Convolutions = list[tuple[Tensor, Tensor]]
-
-
-def read_state_dict(path: Path) -> Mapping[str, Any]:
-    """Read a `.pth` file with `torch.load(weights_only=True)`; raise `InputError` for anything but a state dict."""
-    try:
-        with warnings.catch_warnings(action="ignore"):  # about pickles that are refused anyway
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise InputError(f"{path} cannot be opened ({error.strerror}): give the path of a .pth file.") from None
-    except pickle.UnpicklingError:  # its message tells how to run the file after all
-        raise InputError(f"{path} is not a PyTorch file of plain tensors: fetch it again, from its makers.") from None
-    except Exception as error:  # torch raises whatever it likes on damaged files
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"{path} cannot be read as a PyTorch file ({reason}): fetch it again.") from None
-    if not isinstance(state, Mapping):
-        raise InputError(f"{path} holds no state dict (name to tensor): save `model.state_dict()`.")
-    return state
 
 
 def take_convolutions(

@@ -13,6 +13,7 @@ from stylize.runs.workers import start_workers
 from stylize.shards.format import Sample, sample_members
 from stylize.shards.tar_scan import BLOCK
 from stylize.sources.folder import SPLITS
+from stylize.wording import counted
 
 PROBED_IMAGES = 16  # at least
 
@@ -61,8 +62,9 @@ def _probe(job: Job, plan: ShardPlan) -> tuple[float, float]:
             sizes = [_stored_bytes(sample, job.spec.codec) for sample in samples]
             seconds = time.monotonic() - started
     if not sizes:
-        reason = f"{failures[0].path} {failures[0].reason}"
-        raise InputError(f"None of the first {len(plan.indices)} images of {plan.split} can be used (first: {reason}).")
+        first, tried = failures[0], counted(len(plan.indices), "image")
+        reason = f"{first.path} {first.reason}"
+        raise InputError(f"Of the first {tried} of {plan.split} none can be used (first: {reason}).")
     return sum(sizes) / len(sizes), seconds / len(sizes)
 
 

@@ -55,7 +55,8 @@ class _Pace:
 def images_progress(console: Console, title: str, total: int, effort: Effort | None = None) -> Iterator[Report]:
     """Show images done, images/s, achieved FLOP/s where the effort is known, and time left.
 
-    Yields the function that receives numbers of finished images, from one thread at a time.
+    Yields the function that receives numbers of finished images, from one thread at a time.  Nothing is left of the
+    line where the work fails or there was none.
     """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[pace]}"))
     with Progress(*columns, console=console) as progress:
@@ -74,4 +75,6 @@ def images_progress(console: Console, title: str, total: int, effort: Effort | N
                 spoken = time.monotonic()
                 console.print(f"{title}: {done}/{total}, {text}")
 
+        progress.live.transient = True
         yield report
+        progress.live.transient = done == 0

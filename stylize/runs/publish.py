@@ -1,6 +1,8 @@
-"""The published folder of a job: whether it is there already, and how finished shards get into it."""
+"""The published folder of a job: whether it is there already and whole, and how finished shards get into it."""
 
 import json
+import os
+import re
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -9,7 +11,20 @@ from typing import Any
 from stylize.errors import InputError
 from stylize.runs.job import Job
 from stylize.runs.spec import Spec
-from stylize.shards.manifest import FAILURES_NAME, MANIFEST_NAME, Manifest, read_manifest, write_manifest
+from stylize.shards.format import file_sha256
+from stylize.shards.manifest import (
+    FAILURES_NAME,
+    MANIFEST_NAME,
+    SHARD_NAME,
+    Manifest,
+    ShardEntry,
+    read_manifest,
+    render_manifest,
+    write_manifest,
+)
+from stylize.wording import counted
+
+MAX_HASHED_BYTES = 1_000_000_000  # a second or two of hashing, where the disk is as fast
 
 
 def plain_spec(spec: Spec) -> dict[str, Any]:
@@ -33,7 +48,7 @@ def find_finished(out: Path, spec: Spec, *, other_images: bool = False) -> Manif
         raise InputError(f"{out} cannot be read ({error.strerror}): give another --out.") from None
     if not (out / MANIFEST_NAME).is_file():
         raise InputError(f"{out} exists and is not a shard folder: give another --out, or remove it.")
-    manifest = read_manifest(out)
+    manifest = _read_own_manifest(out)
     wanted = plain_spec(spec)
     if {**manifest.spec, "source_fingerprint": None} != {**wanted, "source_fingerprint": None}:
         raise InputError(f"{out} holds shards made with other options: give another --out, or remove it.")
@@ -42,17 +57,53 @@ def find_finished(out: Path, spec: Spec, *, other_images: bool = False) -> Manif
     return manifest
 
 
+def _read_own_manifest(out: Path) -> Manifest:
+    """Read the manifest; where it is damaged nothing tells what the shards are, and a run cannot go on from them."""
+    try:
+        manifest = read_manifest(out)
+        if (out / MANIFEST_NAME).read_text(encoding="utf-8") == render_manifest(manifest):
+            return manifest
+        reason = f"{MANIFEST_NAME} is damaged"
+    except InputError as error:
+        reason = str(error).partition(": ")[0]
+    raise InputError(f"{out} cannot be taken as finished, {reason}: fetch it again, or remove {out} and run again.")
+
+
 def needs_retry(finished: Manifest, job: Job, retry_failed: bool) -> bool:
     """Return whether a finished folder that lacks images, or has others than the source now, is to be mended."""
     return retry_failed and (finished.failures > 0 or finished.spec != plain_spec(job.spec))
+
+
+def compares_hashes(finished: Manifest) -> bool:
+    """Return whether a folder is small enough that a run which finds it finished reads it all."""
+    return sum(shard.bytes for shard in finished.shards) <= MAX_HASHED_BYTES
+
+
+def damaged_files(finished: Manifest, out: Path) -> list[str]:
+    """Return the names of a finished folder's files that are missing or not as they were written.
+
+    Sizes always tell, SHA-256 only where `compares_hashes`; `failures.jsonl` counts too.
+    """
+    read = compares_hashes(finished)
+    damaged = [shard.name for shard in finished.shards if not _is_as_written(out / shard.name, shard, read)]
+    record = out / FAILURES_NAME
+    if finished.failures_sha256 and not (record.is_file() and file_sha256(record) == finished.failures_sha256):
+        damaged.append(FAILURES_NAME)
+    return damaged
+
+
+def _is_as_written(path: Path, shard: ShardEntry, read: bool) -> bool:
+    if not path.is_file() or path.stat().st_size != shard.bytes:
+        return False
+    return not read or file_sha256(path) == shard.sha256
 
 
 def accepted(finished: Manifest, out: Path, max_failures: int) -> Manifest:
     """Return a finished folder's manifest; raise `InputError` where it lacks more images than are accepted."""
     if finished.failures > max_failures:
         raise InputError(
-            f"{out} lacks {finished.failures} images, see {FAILURES_NAME}: mend them and give --retry-failed, "
-            f"or raise --max-failures."
+            f"{out} lacks {counted(finished.failures, 'image')}, see {FAILURES_NAME}: "
+            f"mend and give --retry-failed, or raise --max-failures."
         )
     return finished
 
@@ -60,8 +111,9 @@ def accepted(finished: Manifest, out: Path, max_failures: int) -> Manifest:
 def publish(manifest: Manifest, staging: Path, out: Path, replace: bool) -> None:
     """Write the manifest last and move the whole folder into place with one rename.
 
-    With `replace` the older folder in that place is first moved into the staging folder; after a kill in between, the
-    next run goes on. Raises `OSError` where the place is taken, say by another run with other options.
+    With `replace` the older folder in that place is first moved into the staging folder, and files in it that are none
+    of ours are kept; after a kill in between, the next run goes on. Raises `OSError` where the place is taken, say by
+    another run with other options.
     """
     shards = staging / "shards"
     (shards / FAILURES_NAME).unlink(missing_ok=True)  # of a run that was killed while it published
@@ -69,11 +121,29 @@ def publish(manifest: Manifest, staging: Path, out: Path, replace: bool) -> None
         (staging / FAILURES_NAME).replace(shards / FAILURES_NAME)
     write_manifest(shards, manifest)
     if replace:
+        _keep_foreign_files(out, shards)
         out.rename(staging / "replaced")
     shards.rename(out)
     remove_staging(staging)
 
 
+def _keep_foreign_files(out: Path, shards: Path) -> None:
+    """Link what else lies in the folder, say a note, into the one that replaces it."""
+    ours = re.compile(rf"{SHARD_NAME.pattern}|{re.escape(MANIFEST_NAME)}|{re.escape(FAILURES_NAME)}")
+    for path in out.iterdir():
+        if path.is_file() and not ours.fullmatch(path.name) and not (shards / path.name).exists():
+            link_or_copy(path, shards / path.name)
+
+
 def remove_staging(staging: Path) -> None:
     """Remove the staging folder; what cannot be removed, say the open lock's file on NFS, is left lying."""
     shutil.rmtree(staging, ignore_errors=True)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Put a file into another folder in place of what is there, without copying it where the file system can."""
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(source, target)

@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import shutil
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +9,7 @@ from pathlib import Path
 from stylize.atomic import write_atomically
 from stylize.errors import InputError
 from stylize.runs.job import Failure, Job, Receipt
+from stylize.runs.publish import link_or_copy
 from stylize.runs.spec import ShardPlan, plan_shards
 from stylize.shards.format import Sample, file_sha256, read_shard
 from stylize.shards.manifest import Flag, Manifest, ShardEntry
@@ -53,7 +52,7 @@ def adopt_shards(job: Job, manifest: Manifest, out: Path, staging: Path) -> None
     for plan in plan_shards(job.spec, job.source):
         entry, published = entries.get(plan.name), out / plan.name
         if entry and _is_whole(published, entry, plan) and read_receipt(staging, plan.name) is None:
-            _link(published, staging / "shards" / plan.name)
+            link_or_copy(published, staging / "shards" / plan.name)
             sources = {sample.key: str(sample.metadata["source_sha256"]) for sample in read_shard(published)}
             flags = (flag for flag in manifest.flagged if flag.split == plan.split == "train")
             write_receipt(staging, Receipt(entry, (), tuple(flag for flag in flags if flag.key in sources), sources))
@@ -62,14 +61,6 @@ def adopt_shards(job: Job, manifest: Manifest, out: Path, staging: Path) -> None
 def _is_whole(path: Path, entry: ShardEntry, plan: ShardPlan) -> bool:
     """Return whether a published shard lacks no image and is as it was written."""
     return entry.samples == len(plan.indices) and path.is_file() and file_sha256(path) == entry.sha256
-
-
-def _link(source: Path, target: Path) -> None:
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(source, target)
 
 
 def drop_outdated(job: Job, staging: Path) -> None:

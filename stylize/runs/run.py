@@ -3,7 +3,7 @@
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -15,7 +15,16 @@ from stylize.atomic import remove_leftovers
 from stylize.errors import InputError
 from stylize.runs.job import Failure, Job, Receipt, Report
 from stylize.runs.make import make_shard
-from stylize.runs.publish import accepted, find_finished, needs_retry, plain_spec, publish, remove_staging
+from stylize.runs.publish import (
+    accepted,
+    compares_hashes,
+    damaged_files,
+    find_finished,
+    needs_retry,
+    plain_spec,
+    publish,
+    remove_staging,
+)
 from stylize.runs.quality import flag_repeated
 from stylize.runs.reading import read_image
 from stylize.runs.receipts import adopt_shards, drop_outdated, read_receipt, write_receipt
@@ -23,18 +32,30 @@ from stylize.runs.spec import ShardPlan, plan_shards
 from stylize.runs.workers import Workers, start_workers
 from stylize.shards.format import file_sha256
 from stylize.shards.manifest import FAILURES_NAME, Flag, Manifest
+from stylize.wording import counted
+
+Notice = Callable[[str], None]
 
 
 def make_shards(
-    job: Job, out: Path, max_failures: int = 0, report: Report = lambda images: None, *, retry_failed: bool = False
+    job: Job,
+    out: Path,
+    max_failures: int = 0,
+    report: Report = lambda images: None,
+    *,
+    retry_failed: bool = False,
+    notice: Notice = lambda sentence: None,
 ) -> Manifest:
-    """Make a job's shards in the folder `out` and return their manifest; a finished folder is left as it is.
+    """Make a job's shards in the folder `out` and return their manifest; a finished and whole folder is left as it is.
 
+    Of a finished folder the files' sizes are compared with its manifest, and their SHA-256 where all are 1 GB or less;
+    shards that are damaged or missing are made again.
     Work in progress lies in a hidden folder beside `out`, named by the specification's hash: the same call goes on
     where an interrupted one stopped, reads images that failed again, and never mixes with another job.
     With `retry_failed` a finished folder that lacks images, or whose images have changed since, is made anew from its
     shards that are whole and agree with the source; only the others are made again.
-    `report` receives numbers of finished images, from any thread but never from two at once.
+    `report` receives numbers of finished images, from any thread but never from two at once; `notice` receives what
+    was found in a finished folder, in a sentence.
 
     Raises:
         InputError: `out` holds something else or cannot be written, another run is at work, or more than
@@ -46,19 +67,19 @@ def make_shards(
     finished = find_finished(out, job.spec, other_images=retry_failed)
     staging = out.parent / ".staging" / job.spec.digest()[:16]
     try:
-        if finished and not needs_retry(finished, job, retry_failed) and not staging.exists():
+        if finished and not staging.exists() and not _needs_work(finished, job, out, retry_failed, notice):
             return accepted(finished, out, max_failures)
         with _locked(staging):
-            return _make_and_publish(job, staging, out, max_failures, report, retry_failed)
+            return _make_and_publish(job, staging, out, max_failures, report, retry_failed, notice)
     except OSError as error:
         raise InputError(f"{out} cannot be written ({error.strerror}): mend it, run the same command.") from None
 
 
 def _make_and_publish(
-    job: Job, staging: Path, out: Path, max_failures: int, report: Report, retry_failed: bool
+    job: Job, staging: Path, out: Path, max_failures: int, report: Report, retry_failed: bool, notice: Notice
 ) -> Manifest:
     if finished := find_finished(out, job.spec, other_images=retry_failed):  # maybe by another run, until just now
-        if not needs_retry(finished, job, retry_failed):
+        if not _needs_work(finished, job, out, retry_failed, notice):
             remove_staging(staging)
             return accepted(finished, out, max_failures)
         adopt_shards(job, finished, out, staging)
@@ -72,6 +93,18 @@ def _make_and_publish(
     manifest = Manifest(plain_spec(job.spec), tuple(receipt.shard for receipt in receipts), *failed, _flags(receipts))
     publish(manifest, staging, out, replace=finished is not None)
     return manifest
+
+
+def _needs_work(finished: Manifest, job: Job, out: Path, retry_failed: bool, notice: Notice) -> bool:
+    """Return whether a finished folder is to be made anew from its whole shards, and say what was found."""
+    if damaged := damaged_files(finished, out):
+        notice(f"{out}: damaged or missing, made again: {', '.join(damaged)}")
+        return True
+    if needs_retry(finished, job, retry_failed):
+        return True
+    compared = "sizes and SHA-256" if compares_hashes(finished) else "sizes (`stylize verify` reads everything)"
+    notice(f"{out}: finished already, {compared} as recorded")
+    return False
 
 
 def _one_at_a_time(report: Report) -> Report:
@@ -147,7 +180,7 @@ def _check_failures(failures: Sequence[Failure], staging: Path, max_failures: in
     if len(failures) > max_failures:
         first = f"{failures[0].path} {failures[0].reason}"
         raise InputError(
-            f"{len(failures)} images could not be used (first: {first}; all: {record}): "
-            f"mend them, or accept them with --max-failures {len(failures)}; finished shards are kept."
+            f"{counted(len(failures), 'image')} could not be used (first: {first}; all: {record}): "
+            f"mend, or accept with --max-failures {len(failures)}; finished shards are kept."
         )
     return record

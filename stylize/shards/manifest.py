@@ -14,7 +14,7 @@ from stylize.shards.format import FORMAT_VERSION, MAX_COPIES
 
 MANIFEST_NAME = "manifest.json"
 FAILURES_NAME = "failures.jsonl"
-_SHARD_NAME = re.compile(r"(?:train|test)-[0-9]+\.tar")
+SHARD_NAME = re.compile(r"(?:train|test)-[0-9]+\.tar")
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def _canonical(document: Mapping[str, Any]) -> str:
 
 def _shard_entry(fields: Mapping[str, Any]) -> ShardEntry:
     entry = ShardEntry(**fields)
-    if not _SHARD_NAME.fullmatch(entry.name) or not entry.name.startswith(entry.split):
+    if not SHARD_NAME.fullmatch(entry.name) or not entry.name.startswith(entry.split):
         raise ValueError(f"a shard named {entry.name!r} in split {entry.split!r}")  # no path may lead elsewhere
     for number in (entry.samples, entry.bytes):
         if type(number) is not int or number < 0:

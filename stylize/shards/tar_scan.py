@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from stylize.shards.format import Span
+from stylize.wording import counted
 
 BLOCK = tarfile.BLOCKSIZE
 _ZEROS = bytes(BLOCK)
@@ -49,7 +50,7 @@ def scan_tar(file: BinaryIO, defects: list[str]) -> Iterator[Member]:
         if header is None and following == end and _is_zero(file, offset):
             return  # the mark that ends a tar
         if header:
-            defects.append(f"member {header.name!r} claims {span.size} bytes, {end - span.offset} are left")
+            defects.append(f"member {header.name!r} claims {counted(span.size, 'byte')}, {end - span.offset} left")
         else:
             defects.append(f"no valid header at byte {offset}")
         offset = following

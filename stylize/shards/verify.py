@@ -7,6 +7,7 @@ from stylize.errors import InputError
 from stylize.shards.format import file_sha256
 from stylize.shards.manifest import FAILURES_NAME, MANIFEST_NAME, Manifest, read_manifest, render_manifest
 from stylize.shards.verify_shard import Places, shard_defects
+from stylize.wording import counted
 
 
 def verify_shards(directory: Path) -> list[str]:
@@ -42,4 +43,5 @@ def _folder_defects(directory: Path, manifest: Manifest) -> Iterator[str]:
         yield f"{FAILURES_NAME}: differs from what the manifest records"
     found = sum(shard.samples for shard in manifest.shards) + manifest.failures
     if found != manifest.images:
-        yield f"{MANIFEST_NAME}: {found} samples and failures of {manifest.images} images"
+        there = counted(found, "sample or failure", "samples and failures")
+        yield f"{MANIFEST_NAME}: {there} of {counted(manifest.images, 'image')}"

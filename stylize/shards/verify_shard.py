@@ -9,6 +9,7 @@ from stylize.shards.format import LABEL, MEMBER_NAME, file_sha256, open_shard, p
 from stylize.shards.manifest import Manifest, ShardEntry
 from stylize.shards.tar_scan import Member, scan_tar
 from stylize.sources.pictures import PictureError, decode_picture
+from stylize.wording import counted
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 Places = dict[tuple[str, str], str]
@@ -21,7 +22,7 @@ def shard_defects(path: Path, manifest: Manifest, shard: ShardEntry, places: Pla
     """
     defects = []
     if (size := path.stat().st_size) != shard.bytes:
-        defects.append(f"{size} bytes, the manifest says {shard.bytes}")
+        defects.append(f"{counted(size, 'byte')}, the manifest says {shard.bytes}")
     if file_sha256(path) != shard.sha256:
         defects.append("SHA-256 differs from the manifest's")
     samples = 0
@@ -34,7 +35,7 @@ def shard_defects(path: Path, manifest: Manifest, shard: ShardEntry, places: Pla
             places[shard.split, key] = shard.name
             defects += [f"sample {key}: {defect}" for defect in _sample_defects(manifest, shard.split, members, file)]
     if samples != shard.samples:
-        defects.append(f"{samples} samples, the manifest says {shard.samples}")
+        defects.append(f"{counted(samples, 'sample')}, the manifest says {shard.samples}")
     return defects
 
 
@@ -86,7 +87,7 @@ def _label_defects(payload: bytes, classes: int) -> Iterator[str]:
     if not LABEL.fullmatch(payload):
         yield f"label {payload[:40]!r}, which is not a number"
     elif int(payload) >= classes:
-        yield f"label {int(payload)}, but there are {classes} classes"
+        yield f"label {int(payload)} of {counted(classes, 'class', 'classes')}"
 
 
 def _metadata_defects(payload: bytes, manifest: Manifest, split: str) -> Iterator[str]:

@@ -80,6 +80,8 @@ def _write_bad(kind: str, path: Path) -> None:
             torch.save({name: state[name] for name in list(state)[5:]}, path)
         case "not a state dict":
             torch.save([1, 2], path)
+        case "not only tensors":
+            torch.save({"epoch": 3, "state_dict": state}, path)
         case "not a file of tensors":
             path.write_text("<html>404</html>")
         case "truncated":
@@ -95,10 +97,11 @@ def _write_bad(kind: str, path: Path) -> None:
         ("other architecture", "do not fit mobilenet_v3_small"),
         ("reshaped", "do not fit"),
         ("incomplete", "5 tensors missing or foreign"),
-        ("not a state dict", "are not a state dict"),
-        ("not a file of tensors", "cannot be read"),
+        ("not a state dict", "holds no state dict"),
+        ("not only tensors", "are not a state dict"),
+        ("not a file of tensors", r"cannot be read \(it is an HTML page"),
         ("truncated", "cannot be read"),
-        ("hostile", "cannot be read"),
+        ("hostile", r"cannot be read \(it is damaged, or holds more than plain tensors"),
         ("absent", "do not exist"),
     ],
 )
@@ -106,7 +109,7 @@ def _write_bad(kind: str, path: Path) -> None:
 def test_bad_weights(tmp_path: Path, kind: str, message: str, suffix: str) -> None:
     path = tmp_path / f"weights{suffix}"
     _write_bad(kind, path)
-    with pytest.raises(InputError, match="cannot be read" if suffix == ".safetensors" and path.exists() else message):
+    with pytest.raises(InputError, match=message):
         build_model("mobilenet_v3_small", 3, str(path))
     assert not (tmp_path / "executed").exists()
 

@@ -23,7 +23,7 @@ def test_split_depends_on_seed_and_keys_alone() -> None:
 
 
 def test_split_of_too_few_samples() -> None:
-    with pytest.raises(InputError, match="1 training samples cannot be split"):
+    with pytest.raises(InputError, match="1 training sample cannot be split"):
         split_validation(KEYS[:1], 0.1, seed=0)
     assert [len(part) for part in split_validation(KEYS[:2], 0.1, seed=0)] == [1, 1]
 
@@ -51,7 +51,7 @@ def test_epochs_differ_and_repeat_and_resume() -> None:
 
 
 def test_less_than_one_batch_is_refused() -> None:
-    with pytest.raises(InputError, match="15 training samples do not fill one batch of 8 on each of 2"):
+    with pytest.raises(InputError, match="15 training samples cannot fill a batch of 8 on each of 2"):
         EpochBatches(np.arange(15), 8, seed=0, world_size=2)
 
 

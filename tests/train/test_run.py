@@ -106,7 +106,7 @@ def test_a_finished_run_is_neither_repeated_nor_replaced(config: TrainConfig) ->
     train_model(config)
     before = {path.name: path.stat().st_mtime_ns for path in config.out.iterdir()}
     train_model(replace(config, workers=1))
-    with pytest.raises(InputError, match=r"finished model with other settings \(epochs 2 is now 1\)"):
+    with pytest.raises(InputError, match=r"finished model with other settings \(--epochs 2 is now 1\)"):
         train_model(replace(config, epochs=1))
     assert {path.name: path.stat().st_mtime_ns for path in config.out.iterdir()} == before
 
@@ -127,7 +127,7 @@ def test_an_unfinished_run_is_never_mixed_with_other_settings(
     with pytest.raises(SystemExit) as caught:
         train_model(config)
     assert caught.value.code == 128 + signal.SIGTERM
-    with pytest.raises(InputError, match=r"other settings \(pairing_weight 1.0 is now 0.5; seed 0 is now 1\)"):
+    with pytest.raises(InputError, match=r"other settings \(--lambda 1.0 is now 0.5; --seed 0 is now 1\)"):
         train_model(replace(config, pairing_weight=0.5, seed=1))
     with pytest.raises(InputError, match="shards_sha256"):
         train_model(replace(config, shards=make_shard_folder("other", size=32, seed=1)))
@@ -169,7 +169,7 @@ def test_a_diverged_run_says_so(config: TrainConfig) -> None:
     ("folder", "changes", "message"),
     [
         ({"styles_per_image": 0}, {}, "no stylized copies, which the method 'pairing' needs"),
-        ({"train": 5}, {}, "4 training samples do not fill one batch of 6"),
+        ({"train": 5}, {}, "4 training samples cannot fill a batch of 6"),
         ({"size": None}, {"image_preset": "small"}, "images of one size"),
         ({}, {"device": "nonsense"}, "Device 'nonsense'"),
         ({}, {"weights": "absent.pth"}, "absent.pth do not exist"),

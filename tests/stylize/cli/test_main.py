@@ -162,7 +162,7 @@ def test_an_unusable_image_ends_the_run_and_is_named(run: Run, class_folders: Pa
     assert (code, "train/cat/999.png is not a picture" in err, "Traceback" in err) == (2, True, False)
     assert not (tmp_path / "out").exists()
     code, text, _ = run(*arguments, "--max-failures", 1)
-    assert (code, "1 images failed, see failures.jsonl" in text) == (0, True)
+    assert (code, "1 image failed, see failures.jsonl" in text) == (0, True)
     (class_folders / "train/cat/999.png").write_bytes((class_folders / "train/cat/000.png").read_bytes())
     code, text, _ = run(*arguments, "--retry-failed")
     assert (code, "out: 13 training pairs" in text, "failed" in text) == (0, True, False)

@@ -1,6 +1,3 @@
-import os
-import pickle
-from collections import OrderedDict
 from pathlib import Path
 
 import pytest
@@ -8,16 +5,9 @@ import torch
 from torch import Tensor
 
 from stylize.errors import InputError
-from stylize.networks.state_dicts import read_state_dict, take_convolutions
+from stylize.networks.state_dicts import take_convolutions
 
 PATH = Path("weights.pth")
-
-
-class Hostile:
-    """Unpickling it makes the folder `executed`."""
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.mkdir, ("executed",)
 
 
 def state(**changes: object) -> dict[str, object]:
@@ -26,40 +16,6 @@ def state(**changes: object) -> dict[str, object]:
 
 def take(tensors: dict[str, object]) -> list[tuple[Tensor, Tensor]]:
     return take_convolutions(tensors, ["2"], [(3, 4)], PATH)
-
-
-@pytest.mark.parametrize("modern", [True, False], ids=["zip", "legacy"])
-def test_whole_files_are_read_and_cut_ones_are_refused(tmp_path: Path, modern: bool) -> None:
-    whole, cut = tmp_path / "whole.pth", tmp_path / "cut.pth"
-    torch.save(OrderedDict(state()), whole, _use_new_zipfile_serialization=modern)
-    read = read_state_dict(whole)
-    assert list(read) == ["2.weight", "2.bias"]
-    assert torch.equal(read["2.bias"], torch.arange(4.0))
-    data = whole.read_bytes()
-    for length in [*range(0, len(data), 61), len(data) - 1]:
-        cut.write_bytes(data[:length])
-        with pytest.raises(InputError, match=r"cut\.pth (is not|cannot be read)"):
-            read_state_dict(cut)
-
-
-def test_files_that_are_no_state_dicts_are_refused_and_never_executed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    torch.save({"2.weight": Hostile()}, "hostile.pth")
-    torch.save({"2.weight": Hostile()}, "legacy.pth", _use_new_zipfile_serialization=False)
-    Path("pickle.pth").write_bytes(pickle.dumps(Hostile()))
-    Path("page.pth").write_bytes(b"<html>not found</html>")
-    torch.save([torch.ones(1)], "list.pth")
-    for name in ("hostile", "legacy", "pickle", "page"):
-        with pytest.raises(InputError, match=f"{name}.pth is not a PyTorch file of plain tensors"):
-            read_state_dict(Path(f"{name}.pth"))
-    with pytest.raises(InputError, match=r"list\.pth holds no state dict"):
-        read_state_dict(Path("list.pth"))
-    for name in ("absent.pth", "."):
-        with pytest.raises(InputError, match="cannot be opened"):
-            read_state_dict(Path(name))
-    assert not Path("executed").exists()
 
 
 def test_half_and_double_precision_become_single() -> None:

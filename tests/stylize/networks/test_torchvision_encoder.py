@@ -12,8 +12,8 @@ from torchvision.transforms.functional import normalize
 from stylize.errors import InputError
 from stylize.networks.exchange import import_weights
 from stylize.networks.pair import load_encoder
-from stylize.networks.state_dicts import read_state_dict
 from stylize.networks.torchvision_encoder import encoder_from_torchvision, is_torchvision, torchvision_file
+from stylize.weights_files import read_weights
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
@@ -110,4 +110,4 @@ def test_another_vgg_is_refused(state: dict[str, Tensor], tmp_path: Path) -> Non
         {"features.0.weight": state["features.0.weight"], "features.0.bias": torch.zeros(32)}, tmp_path / "o.pth"
     )
     with pytest.raises(InputError, match=r"o\.pth has features\.0\.bias as \(32,\)"):
-        encoder_from_torchvision(read_state_dict(tmp_path / "o.pth"), tmp_path / "o.pth")
+        encoder_from_torchvision(read_weights(tmp_path / "o.pth"), tmp_path / "o.pth")

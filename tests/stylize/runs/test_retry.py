@@ -75,9 +75,9 @@ def test_a_mended_image_costs_its_shard_only(
 
 def test_images_that_still_fail_leave_the_folder_as_it_was(make: Callable[[], Job], out: Path) -> None:
     before = contents(out)
-    with pytest.raises(InputError, match=r"lacks 1 images, see failures\.jsonl: mend them and give --retry-failed"):
+    with pytest.raises(InputError, match=r"lacks 1 image, see failures\.jsonl: mend and give --retry-failed"):
         make_shards(make(), out)
-    with pytest.raises(InputError, match="1 images could not be used"):
+    with pytest.raises(InputError, match="1 image could not be used"):
         make_shards(make(), out, retry_failed=True)
     assert contents(out) == before
     make_shards(make(), out, max_failures=1, retry_failed=True)
@@ -147,7 +147,7 @@ def test_an_interrupted_retry_goes_on(
 def test_an_unfinished_run_keeps_its_shards_when_an_image_is_mended(
     make: Callable[[], Job], mend: Callable[[], object], tmp_path: Path
 ) -> None:
-    with pytest.raises(InputError, match="1 images could not be used"):
+    with pytest.raises(InputError, match="1 image could not be used"):
         make_shards(make(), tmp_path / "out")
     (staged,) = (tmp_path / ".staging").glob("*/shards")
     before = times(staged)
@@ -161,7 +161,7 @@ def test_an_unfinished_run_keeps_its_shards_when_an_image_is_mended(
 def test_accepting_failures_makes_no_shard_again(
     make: Callable[[], Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(InputError, match="accept them with --max-failures 1; finished shards are kept"):
+    with pytest.raises(InputError, match="accept with --max-failures 1; finished shards are kept"):
         make_shards(make(), tmp_path / "out")
     with monkeypatch.context() as patched:
         patched.delattr("stylize.runs.run.make_shard")
@@ -194,7 +194,7 @@ def test_images_changed_back_between_two_retries_are_made_again(
 def test_an_image_of_another_class_is_not_taken_for_the_same(
     make: Callable[[], Job], mend: Callable[[], object], class_folders: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(InputError, match="1 images could not be used"):
+    with pytest.raises(InputError, match="1 image could not be used"):
         make_shards(make(), tmp_path / "out")
     mend()
     (class_folders / "train/cat/010.png").rename(class_folders / "train/dog/000.png")

@@ -230,7 +230,7 @@ def test_failures_are_recorded_and_cost_no_other_image(make_job: JobMaker, class
     broken = class_folders / "train/dog/003.png"
     broken.write_bytes(broken.read_bytes()[:200])
     job, out = make_job(class_folders, codec="png"), tmp_path / "out"
-    with pytest.raises(InputError, match=r"1 images could not be used \(first: train/dog/003\.png cannot be decoded"):
+    with pytest.raises(InputError, match=r"1 image could not be used \(first: train/dog/003\.png cannot be decoded"):
         make_shards(job, out)
     assert not out.exists()
     (record,) = [json.loads(line) for line in (staging(out) / "failures.jsonl").read_text().splitlines()]
@@ -316,7 +316,7 @@ def test_a_mended_image_is_tried_again(make_job: JobMaker, class_folders: Path, 
     picture = class_folders / "train/cat/000.png"
     whole = picture.read_bytes()
     picture.write_bytes(bytes(len(whole)))  # of the same size: the folder's fingerprint does not tell
-    with pytest.raises(InputError, match="1 images could not be used"):
+    with pytest.raises(InputError, match="1 image could not be used"):
         make_shards(make_job(class_folders), tmp_path / "out")
     picture.write_bytes(whole)
     assert make_shards(make_job(class_folders), tmp_path / "out").failures == 0

@@ -79,7 +79,7 @@ def test_a_cut_at_and_inside_member_boundaries_is_seen(copied: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (first(label=7), "label 7, but there are 2 classes"),
+        (first(label=7), "label 7 of 2 classes"),
         (first(styled=()), "has the members content.jpg, cls, json instead of content.jpg, styled.jpg, cls, json"),
         (first(content=b"<html>"), "content.jpg is not a picture"),
         (first(styled=(b"",)), "styled.jpg is not a picture"),

@@ -1,0 +1,146 @@
+"""How the three command lines look and end: one console, one kind of application, one exit for every error."""
+
+import io
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, TextIO
+
+import typer
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+from rich.text import Text
+
+from stylize.errors import InputError
+from stylize.wording import literal
+
+INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended
+INTERRUPTION = "Interrupted: run the same command to go on."
+
+
+class LiteralConsole(Console):
+    """A console that shows names as they are: no markup, no emoji codes, no control character of theirs.
+
+    Each string is one line.  Where nobody reads any more (`| head -1`) it falls silent, and the work goes on.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"markup": False, "emoji": False, "soft_wrap": True, **options})
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Return a string as a renderable; everything that is printed as a string comes through here."""
+        return super().render_str(literal(text), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Yield the pieces of a renderable; texts that were none of our strings are made literal here."""
+        for piece in super().render(renderable, options):
+            text = "\n".join(literal(line) for line in piece.text.split("\n"))  # these breaks are the layout's
+            yield piece if piece.control else piece._replace(text=text)
+
+    def on_broken_pipe(self) -> None:
+        """Send what is still to be printed nowhere."""
+        self.quiet = True
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), self.file.fileno())
+
+
+console = LiteralConsole()
+_errors = LiteralConsole(stderr=True, highlight=False)
+
+
+def command_app(description: str) -> typer.Typer:
+    """Return an application for commands; it has subcommands even where there is one."""
+    app = typer.Typer(
+        help=description,
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,  # brackets in help texts are brackets
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(lambda: None)
+    return app
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _is_interruption(error: BaseException | None) -> bool:
+    """Tell whether an error is an interruption or followed one, as where the same signal stopped a worker process."""
+    while error and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
+
+
+def run_command_line(app: typer.Typer) -> None:
+    """Run an application and raise `SystemExit`; an `InputError` becomes one line on standard error and exit code 2.
+
+    SIGTERM ends the work as Ctrl-C does: temporary files are removed and finished work is kept.  Characters that
+    standard output cannot encode are replaced.
+    """
+    signal.signal(signal.SIGTERM, _terminate)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        raise SystemExit(_run(app))
+
+
+@contextmanager
+def answered_in_one_line() -> Iterator[None]:
+    """Answer Ctrl-C as `run_command_line` does, for what goes before it."""
+    try:
+        yield
+    except BaseException as end:
+        if not _is_interruption(end):
+            raise
+        _errors.print(INTERRUPTION)
+        raise SystemExit(INTERRUPTED) from None
+
+
+def _run(app: typer.Typer) -> int:
+    try:
+        code = app(standalone_mode=False)
+    except InputError as error:
+        return _fail(f"Error: {error}")
+    except BaseException as end:
+        if _is_interruption(end):
+            code = INTERRUPTED
+        elif hasattr(end, "show"):  # a wrong option; Typer's class for it has no stable place
+            return _fail(*_usage(end))
+        else:
+            raise
+    if code == INTERRUPTED:
+        _errors.print(INTERRUPTION)
+    return code or 0
+
+
+def _usage(error: Any) -> list[str]:
+    """Return the lines that Typer shows for a wrong option."""
+    shown = io.StringIO()
+    error.show(shown)
+    message = f"Error: {error.format_message()}"
+    return shown.getvalue().replace(message, literal(message)).split("\n")[:-1]
+
+
+def _fail(*lines: str) -> int:
+    for line in lines:
+        _errors.print(line)
+    return 2
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Show a library's warning in one line; its text may quote a name."""
+    _errors.print(f"Warning: {message} ({category.__name__}, {filename}:{lineno})")

@@ -1,0 +1,100 @@
+"""`params.yaml` of the pipeline: read as DVC reads it, and checked by the commands that it is for, before any stage."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import typer
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+from typer.main import get_command
+
+from stylize.errors import InputError
+from stylize.wording import literal
+
+PARAMS = Path("params.yaml")
+# DVC takes a dot for a level of the parameters and @ for the end of a stage's name; the others end a quoted word.
+FORBIDDEN = './@\\"`$'
+LONGEST_NAME = 100  # bytes: file names are made of it and of two more
+
+
+def read_section(path: Path, name: str, keys: Iterable[str] | None = None) -> dict[str, Any]:
+    """Return a section of a YAML file, with no other keys than those given (None: any).
+
+    Raises `InputError` where the file cannot be read, or the section is missing or not as it should be.
+    """
+    try:
+        document = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))  # YAML 1.2, as DVC reads it
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): run this where the pipeline is.") from None
+    except (YAMLError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} is not YAML ({reason}): mend it.") from None
+    section = document.get(name) if isinstance(document, dict) else None
+    section = mapping(section, f"{path}: {name}")
+    unknown = [key for key in section if keys is not None and key not in keys]
+    if unknown:
+        raise InputError(f"{path}: {name} has no key {unknown[0]!r}: there are {', '.join(keys or ())}.")
+    return section
+
+
+def mapping(value: Any, where: str) -> dict[str, Any]:
+    """Return a value that is a mapping; raise `InputError` for any other."""
+    if not isinstance(value, dict):
+        raise InputError(f"{where} is {value!r}: give keys and values, as `key: value`.")
+    return value
+
+
+def check_list(values: Any, where: str, known: Iterable[str]) -> list[str]:
+    """Return a list of different names that are all known; raise `InputError` for anything else."""
+    known = list(known)
+    choices = ", ".join(map(str, known)) or "nothing, as there is none"
+    if not isinstance(values, list) or not values:
+        raise InputError(f"{where} is {values!r}: give a list, of {choices}.")
+    for number, value in enumerate(values):
+        if value not in known:
+            raise InputError(f"{where} names {value!r}, which there is not: choose from {choices}.")
+        if value in values[:number]:
+            raise InputError(f"{where} names {value!r} twice: name it once.")
+    return values
+
+
+def check_set_name(name: Any, where: str) -> None:
+    """Raise `InputError` for a style set's name that DVC, the shell or a folder cannot carry as it is."""
+    if not isinstance(name, str):
+        raise InputError(f"{where} has the name {name!r}, which YAML reads as no text: write it in quotes.")
+    fits = name and len(name.encode("utf-8", "replace")) <= LONGEST_NAME
+    if not fits or name != name.strip() or literal(name) != name or set(name) & set(FORBIDDEN):
+        raise InputError(
+            f"{where} has the name {name!r}, which DVC cannot carry: give 1 to {LONGEST_NAME} bytes without any of "
+            f"{' '.join(FORBIDDEN)}, control characters, or spaces at an end."
+        )
+
+
+def parse_options(app: typer.Typer, command: str, given: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return a command's values for options as DVC hands them over, checked by the command's own parser.
+
+    Raises `InputError` for an option that it does not have, a value of the wrong type, or none.
+    """
+    empty = [name for name, value in given.items() if value is None or isinstance(value, dict)]
+    if empty:
+        raise InputError(f"{where}: {empty[0]} is {given[empty[0]]!r}: give a value, or remove the line.")
+    parser: Any = get_command(app)
+    try:
+        with parser.commands[command].make_context(command, list(_words(given))) as context:
+            values: dict[str, Any] = context.params
+            return values
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # Typer's class for wrong options has no stable place
+            raise
+        reason = error.format_message().rstrip(".")
+        value = next((f" (it is {value!r})" for name, value in given.items() if f"'--{name}'" in reason), "")
+        raise InputError(f"{where}: {reason}{value}: see `{command} --help`.") from None
+
+
+def _words(options: Mapping[str, Any]) -> Iterable[str]:
+    """Yield options as words, as DVC does: a list repeats its option, true is a flag, and false is nothing."""
+    for name, value in options.items():
+        for one in value if isinstance(value, list) else [value]:
+            if one is not False:
+                yield from [f"--{name}"] if one is True else [f"--{name}", str(one)]
