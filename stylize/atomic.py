@@ -5,13 +5,26 @@ from pathlib import Path
 
 from stylize.errors import InputError
 
+TEMPORARY_SUFFIX = ".part"
+
+
+def temporary_path(path: Path) -> Path:
+    """Return where this process writes a file before it is whole: beside it and hidden."""
+    return path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes left half-written in a folder."""
+    for leftover in folder.glob(f".*{TEMPORARY_SUFFIX}"):
+        leftover.unlink()
+
 
 def write_atomically(path: Path, payload: bytes) -> None:
     """Write a file under a temporary name, flush it to disk and rename it; make missing folders.
 
     Raises `InputError` where that cannot be done; nothing is left of it then.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

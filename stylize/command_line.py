@@ -5,7 +5,8 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any, TextIO
 
@@ -18,6 +19,7 @@ from stylize.errors import InputError
 from stylize.wording import literal
 
 INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended
+INTERRUPTION = "Interrupted: run the same command to go on."
 
 
 class LiteralConsole(Console):
@@ -89,6 +91,18 @@ def run_command_line(app: typer.Typer) -> None:
         raise SystemExit(_run(app))
 
 
+@contextmanager
+def answered_in_one_line() -> Iterator[None]:
+    """Answer Ctrl-C as `run_command_line` does, for what goes before it."""
+    try:
+        yield
+    except BaseException as end:
+        if not _is_interruption(end):
+            raise
+        _errors.print(INTERRUPTION)
+        raise SystemExit(INTERRUPTED) from None
+
+
 def _run(app: typer.Typer) -> int:
     try:
         code = app(standalone_mode=False)
@@ -102,7 +116,7 @@ def _run(app: typer.Typer) -> int:
         else:
             raise
     if code == INTERRUPTED:
-        _errors.print("Interrupted: run the same command to go on.")
+        _errors.print(INTERRUPTION)
     return code or 0
 
 

@@ -87,7 +87,9 @@ def parse_options(app: typer.Typer, command: str, given: Mapping[str, Any], wher
     except Exception as error:
         if not hasattr(error, "format_message"):  # Typer's class for wrong options has no stable place
             raise
-        raise InputError(f"{where}: {error.format_message().rstrip('.')} (see `{command} --help`).") from None
+        reason = error.format_message().rstrip(".")
+        value = next((f" (it is {value!r})" for name, value in given.items() if f"'--{name}'" in reason), "")
+        raise InputError(f"{where}: {reason}{value}: see `{command} --help`.") from None
 
 
 def _words(options: Mapping[str, Any]) -> Iterable[str]:

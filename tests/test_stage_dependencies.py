@@ -30,7 +30,10 @@ def reached(command: str) -> set[Path]:
     What another subcommand's function imports in its own body does not count.
     """
     script, subcommand, *_ = command.split()
-    *packages, entry = files_of(SCRIPTS[script].partition(":")[0])
+    *packages, start = files_of(SCRIPTS[script].partition(":")[0])
+    (name,) = (name for name in imported(ast.parse(start.read_text())) if name.endswith(".main"))
+    *inner, entry = files_of(name.removesuffix(".main"))
+    packages += [start, *inner]
     own = {subcommand.replace("-", "_"), f"{subcommand.replace('-', '_')}_command"}
     others = {node.name for node in functions(entry) if is_command(node)} - own
     waiting, found = [*packages, *imported_files(entry, skipped=others)], {entry}
@@ -54,7 +57,16 @@ def imported_files(path: Path, skipped: Collection[str] = ()) -> list[Path]:
     tree = ast.parse(path.read_text())
     tree.body = [node for node in tree.body if getattr(node, "name", None) not in skipped]
     names = (name for name in imported(tree) if name.split(".")[0] in PACKAGES)
-    return [file for name in names for file in files_of(name)]
+    return [file for name in names for module in (name, *behind_front(name)) for file in files_of(module)]
+
+
+def behind_front(name: str) -> Iterator[str]:
+    """Yield the module that a package's `__init__.pyi` names for one of its public names."""
+    package, _, public = name.rpartition(".")
+    stub = ROOT / package / "__init__.pyi"
+    for node in ast.parse(stub.read_text()).body if package in PACKAGES and stub.is_file() else ():
+        if isinstance(node, ast.ImportFrom) and public in (alias.asname for alias in node.names):
+            yield f"{package}.{node.module}"
 
 
 def code_dependencies(stage: dict[str, Any]) -> list[Path]:

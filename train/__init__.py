@@ -1,25 +1,8 @@
-"""Paired shards to classifiers."""
+"""Paired shards to classifiers.
 
-from train.augmentation import ImagePreset, image_preset
-from train.checkpoint import ModelCard, load_model, read_card, save_model
-from train.config import TrainConfig
-from train.evaluation import TestImage, evaluate, load_test_images
-from train.models import build_model
-from train.pairs import PairDataset
-from train.run import train_model
+The public names stand in `__init__.pyi`; each is imported when it is first used.
+"""
 
-__all__ = [
-    "ImagePreset",
-    "ModelCard",
-    "PairDataset",
-    "TestImage",
-    "TrainConfig",
-    "build_model",
-    "evaluate",
-    "image_preset",
-    "load_model",
-    "load_test_images",
-    "read_card",
-    "save_model",
-    "train_model",
-]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -3,7 +3,7 @@
 import multiprocessing
 import signal
 from collections.abc import Iterable, Sequence
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 
 import torch
 from torch import Tensor
@@ -91,6 +91,7 @@ def _process_context(workers: int) -> multiprocessing.context.BaseContext | None
     context.set_forkserver_preload(["train.loading"])  # imports torch once, not once per worker
     # The server and the workers that it forks inherit the mask: Ctrl-C reaches the main process alone, from the first
     # moment on, and not also imports that answer with a traceback each.
+    resource_tracker.ensure_running()  # first, because starting it lifts the mask
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         forkserver.ensure_running()

@@ -5,14 +5,13 @@ from functools import cache
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from stylize.drawn.patterns import PATTERN_NAMES, draw_pattern
 from stylize.drawn.shapes import draw_shape
 from stylize.engine.quantisation import QuantisedConvolution, best_range, quantise_chain
-from stylize.networks.adain import ENCODER_CHANNELS, POOLED, UPSAMPLED, Decoder, Encoder, adain
+from stylize.networks.adain import ENCODER_CHANNELS, Decoder, Encoder, adain, unit_range
 
 PICTURES = 24  # half shapes, half patterns
 SIDE = 64
@@ -44,15 +43,13 @@ def quantise_pair(encoder: Encoder, decoder: Decoder, means: Tensor, deviations:
     The decoder's first convolution is left out: aligned features have peaks far beyond their deviation, and 256 levels
     either clip those or are too coarse for the rest.
     """
-    pixels = torch.from_numpy(calibration_pictures()).permute(0, 3, 1, 2).float() / 255
+    pixels = unit_range(torch.from_numpy(calibration_pictures()).permute(0, 3, 1, 2))
     channels = torch.ones(1, ENCODER_CHANNELS[0][0], 1, 1)
-    encoder_chain = quantise_chain(encoder.convolutions, pixels, _pool, (0 * channels, channels))
-    targets = _targets(encoder(pixels), means, deviations)
-    entered = _upsample(0, F.relu(decoder.convolutions[0](targets)))
-    following = quantise_chain(
-        decoder.convolutions[1:], entered, _upsample_following, best_range(entered, HEADROOM), HEADROOM
-    )
-    return encoder_chain, following
+    encoder_chain = quantise_chain(encoder.chain, pixels, (0 * channels, channels))
+    first, *following = decoder.chain
+    entered = first(_targets(encoder(pixels), means, deviations))
+    ends = best_range(following[0].resample(entered), HEADROOM)
+    return encoder_chain, quantise_chain(following, entered, ends, HEADROOM)
 
 
 def _targets(features: Tensor, means: Tensor, deviations: Tensor) -> Tensor:
@@ -60,16 +57,3 @@ def _targets(features: Tensor, means: Tensor, deviations: Tensor) -> Tensor:
     count, styles = len(features), len(means)
     chosen = torch.arange(count) * styles // count if styles > count else torch.arange(count) % styles
     return torch.cat([adain(features, means[chosen], deviations[chosen]), features[: count // 3]])
-
-
-def _pool(index: int, activations: Tensor) -> Tensor:
-    return F.max_pool2d(activations, 2) if index in POOLED else activations
-
-
-def _upsample(index: int, activations: Tensor) -> Tensor:
-    return F.interpolate(activations, scale_factor=2, mode="nearest") if index in UPSAMPLED else activations
-
-
-def _upsample_following(index: int, activations: Tensor) -> Tensor:
-    """Count from the decoder's second convolution."""
-    return _upsample(index + 1, activations)

@@ -14,7 +14,7 @@ from stylize.engine.inference import rearranged
 from stylize.engine.openvino_network import openvino_stylizer
 from stylize.engine.styles import Style
 from stylize.errors import InputError
-from stylize.networks.adain import Decoder, Encoder, Stylizer
+from stylize.networks.adain import Decoder, Encoder, Stylizer, unit_range
 
 Pixels = NDArray[np.uint8]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -91,7 +91,7 @@ class Engine:
         if self.device.type == "cuda":  # only pinned memory is copied while the GPU works
             pixels = pixels.pin_memory()
         on_device = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
-        return on_device.to(self.dtype, memory_format=torch.channels_last).div_(255)
+        return unit_range(on_device, self.dtype)
 
     def stylize(self, pictures: Pixels, choice: Sequence[int], alpha: float, work_size: int | None = None) -> Pixels:
         """Stylize pictures (B, H, W, 3) of one size, each with its chosen style; returns the same shape.

@@ -1,6 +1,6 @@
 """The networks rearranged for inference: the same function with fewer multiplications."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 import torch
@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stylize.engine.winograd import WinogradConvolution
-from stylize.networks.adain import POOLED, UPSAMPLED, Decoder, Encoder, Stylizer
+from stylize.networks.adain import Decoder, Encoder, Layer, Stylizer
 
 MIN_CHANNELS = 64  # below it, Winograd's transforms cost more than the multiplications that they save
 # How the rows (or columns) of a 3×3 filter add up where two neighbours are copies of one: for even and odd outputs.
@@ -46,23 +46,17 @@ class UpsampledConvolution(nn.Module):
 
 def rearranged(encoder: Encoder, decoder: Decoder, winograd: bool) -> Stylizer:
     """Return a stylizer of a pair, which shares what needs no rearrangement; `winograd` for float32 on a CPU."""
-    stages = (nn.Sequential(*_encoder_modules(encoder, winograd)), nn.Sequential(*_decoder_modules(decoder, winograd)))
-    return Stylizer(*stages)
+    return Stylizer(*(nn.Sequential(*_modules(network.chain, winograd)) for network in (encoder, decoder)))
 
 
-def _encoder_modules(encoder: Encoder, winograd: bool) -> Iterator[nn.Module]:
-    for index, convolution in enumerate(encoder.convolutions):
-        yield _fastest(convolution, winograd)
-        yield nn.ReLU(inplace=True)
-        if index in POOLED:
+def _modules(chain: Sequence[Layer], winograd: bool) -> Iterator[nn.Module]:
+    for layer in chain:
+        if layer.resampling == "pool":
             yield nn.MaxPool2d(2)
-
-
-def _decoder_modules(decoder: Decoder, winograd: bool) -> Iterator[nn.Module]:
-    for index, convolution in enumerate(decoder.convolutions):
-        if index:
+        upsampled = layer.resampling == "upsample"
+        yield UpsampledConvolution(layer.convolution) if upsampled else _fastest(layer.convolution, winograd)
+        if layer.rectified:
             yield nn.ReLU(inplace=True)
-        yield UpsampledConvolution(convolution) if index - 1 in UPSAMPLED else _fastest(convolution, winograd)
 
 
 def _fastest(convolution: nn.Conv2d, winograd: bool) -> nn.Module:

@@ -18,7 +18,7 @@ from stylize.engine.calibration import quantise_pair
 from stylize.engine.devices import best_dtype, sums_int8_exactly
 from stylize.engine.quantisation import LEVELS, QuantisedConvolution
 from stylize.errors import InputError
-from stylize.networks.adain import POOLED, UPSAMPLED, Decoder, Encoder, Stylizer
+from stylize.networks.adain import Decoder, Encoder, Layer, Stylizer
 
 INSTALL = 'pip install "stylized-pairing[openvino]"'
 
@@ -45,12 +45,10 @@ def openvino_stylizer(encoder: Encoder, decoder: Decoder, means: Tensor, deviati
     if not sums_int8_exactly() or "INT8" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise InputError("This CPU does not multiply int8 exactly in hardware (VNNI or AMX): give --backend torch.")
     encoder_chain, decoder_chain = quantise_pair(encoder, decoder, means, deviations)
+    first, *following = decoder.chain
     return Stylizer(
-        CompiledChain(core, encoder_chain, POOLED, frozenset(), relu_last=True),
-        MixedDecoder(
-            decoder.convolutions[0],
-            CompiledChain(core, decoder_chain, frozenset(), frozenset(n - 1 for n in UPSAMPLED), relu_last=False),
-        ),
+        CompiledChain(core, encoder.chain, encoder_chain),
+        MixedDecoder(first.convolution, CompiledChain(core, following, decoder_chain)),
     )
 
 
@@ -71,18 +69,15 @@ class MixedDecoder(nn.Module):
 
 
 class CompiledChain(nn.Module):
-    """Int8 convolutions with ReLU between them, compiled for pictures of any size; float32 in, float32 out.
+    """Layers with quantised convolutions, compiled for pictures of any size; float32 in, float32 out.
 
     Every Python thread has a compiled model of its own, with as many threads of the CPU as PyTorch has there.
     """
 
-    def __init__(
-        self, core: Any, chain: Sequence[QuantisedConvolution], pooled: frozenset[int], upsampled: frozenset[int],
-        relu_last: bool,
-    ) -> None:  # fmt: skip
+    def __init__(self, core: Any, layers: Sequence[Layer], quantised: Sequence[QuantisedConvolution]) -> None:
         super().__init__()
         self._core = core
-        self._graph = _graph(chain, pooled, upsampled, relu_last)
+        self._graph = _graph(layers, quantised)
         self._compiled = threading.local()
 
     def forward(self, activations: Tensor) -> Tensor:
@@ -99,16 +94,15 @@ class CompiledChain(nn.Module):
         return self._core.compile_model(self._graph, "CPU", options)
 
 
-def _graph(
-    chain: Sequence[QuantisedConvolution], pooled: frozenset[int], upsampled: frozenset[int], relu_last: bool
-) -> Any:
+def _graph(layers: Sequence[Layer], quantised: Sequence[QuantisedConvolution]) -> Any:
     openvino = import_openvino()
     ops = openvino.opset13
-    entry = ops.parameter([-1, chain[0].weight.shape[1], -1, -1], np.float32)
+    entry = ops.parameter([-1, quantised[0].weight.shape[1], -1, -1], np.float32)
     node = entry
-    for index, layer in enumerate(chain):
-        node = _convolution(ops, _resampled(ops, _rounded(ops, node, layer), index - 1, pooled, upsampled), layer)
-        if relu_last or index < len(chain) - 1:
+    for layer, convolution in zip(layers, quantised, strict=True):
+        # Resampled after the rounding, so that it moves bytes.
+        node = _convolution(ops, _resampled(ops, _rounded(ops, node, convolution), layer), convolution)
+        if layer.rectified:
             node = ops.relu(node)
     return openvino.Model([node], [entry])
 
@@ -118,11 +112,10 @@ def _rounded(ops: Any, node: Any, layer: QuantisedConvolution) -> Any:
     return ops.fake_quantize(node, layer.low.numpy(), layer.high.numpy(), zero, one, LEVELS + 1)
 
 
-def _resampled(ops: Any, node: Any, index: int, pooled: frozenset[int], upsampled: frozenset[int]) -> Any:
-    """Resample after the layer of an index, -1 for what enters; after the rounding, so that it moves bytes."""
-    if index in pooled:
+def _resampled(ops: Any, node: Any, layer: Layer) -> Any:
+    if layer.resampling == "pool":
         return ops.max_pool(node, [2, 2], [1, 1], [0, 0], [0, 0], [2, 2]).output(0)
-    if index in upsampled:
+    if layer.resampling == "upsample":
         factors, axes = np.full(2, 2.0, np.float32), np.array([2, 3])
         modes = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
         return ops.interpolate(node, factors, "nearest", "scales", axes=axes, **modes)

@@ -1,12 +1,14 @@
 """Int8 convolutions: ranges, rounded weights and corrected biases, found in float32 on calibration activations."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from stylize.networks.adain import Layer
 
 LEVELS = 255  # steps of an 8-bit activation
 WEIGHT_LEVEL = 127  # the largest 8-bit weight; symmetric
@@ -15,7 +17,6 @@ SEARCHED_VALUES = 250_000  # of a layer's activations, to find its range
 RANGE_STEPS = torch.arange(-64, 97) / 8
 SMALLEST_PEAK = 2.0**-8  # the first of the grid, for layers that are silent
 SMALLEST_SHARE = 1e-2  # of the loudest channel's peak, so that a silent channel's range is not empty
-Resample = Callable[[int, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -43,32 +44,30 @@ class QuantisedConvolution:
 
 
 def quantise_chain(
-    convolutions: Sequence[nn.Conv2d],
+    layers: Sequence[Layer],
     activations: Tensor,
-    resample: Resample,
     first: tuple[Tensor, Tensor],
     headroom: float = 1.0,
 ) -> list[QuantisedConvolution]:
-    """Quantise convolutions with ReLU between them, one after the other, each on what the ones before it now give.
+    """Quantise a network's convolutions one after the other, each on what the ones before it now give.
 
     Args:
-        convolutions: The convolutions in their order.
+        layers: The layers in their order.
         activations: Calibration input (N, C, H, W).
-        resample: Pooling or up-sampling after the convolution of an index.
         first: Lower and upper end of the first convolution's input, each (1, C, 1, 1).
         headroom: Factor of the other ranges, for inputs with higher peaks than the calibration's.
     """
     chain: list[QuantisedConvolution] = []
     exact = rounded = activations
-    for index, convolution in enumerate(convolutions):
-        low, high = best_range(exact, headroom) if index else first
-        wanted = convolution(exact)
-        quantised = _quantise(convolution, low, high)
+    for layer in layers:
+        exact, rounded = layer.resample(exact), layer.resample(rounded)
+        low, high = best_range(exact, headroom) if chain else first
+        wanted = layer.convolution(exact)
+        quantised = _quantise(layer.convolution, low, high)
         found = quantised(rounded)
         shift = (wanted - found).mean((0, 2, 3))  # of a channel's mean by rounding, in the layers before too
         chain.append(replace(quantised, bias=quantised.bias + shift))
-        outputs = wanted, found + shift[:, None, None]
-        exact, rounded = (resample(index, F.relu(output)) for output in outputs)
+        exact, rounded = F.relu(wanted), F.relu(found + shift[:, None, None])
     return chain
 
 

@@ -21,7 +21,7 @@ from stylize.fitting.muon import Muon
 from stylize.fitting.samples import sample_sheet
 from stylize.fitting.settings import FitSettings, Phase
 from stylize.fitting.state import read_state, write_state
-from stylize.networks.adain import Decoder, Encoder
+from stylize.networks.adain import Decoder, Encoder, unit_range
 from stylize.networks.embedded import LoadedEncoder, load_decoder, read_recipe, save_decoder
 from stylize.shards.format import file_sha256
 
@@ -61,7 +61,7 @@ class DecoderFit:
         self.encoder.to(self.dtype)
 
     def _pixels(self, batch: Tensor) -> Tensor:
-        return batch.to(self.device, non_blocking=True).to(memory_format=torch.channels_last).float() / 255
+        return unit_range(batch.to(self.device, non_blocking=True))
 
     def _make_optimisers(self) -> None:
         """Muon moves the 4-D weights, as matrices; Adam the biases and the last layer."""

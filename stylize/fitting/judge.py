@@ -21,7 +21,7 @@ from stylize.fitting.losses import (
     style_transfer_losses,
 )
 from stylize.fitting.settings import FitSettings
-from stylize.networks.adain import Decoder, Encoder, adain, pad_to_stride
+from stylize.networks.adain import Decoder, Encoder, adain, pad_to_stride, unit_range
 
 BATCH = 4
 OPTIMISER_STEPS = 300
@@ -73,8 +73,7 @@ class Judge:
         self.photos = torch.cat([self._pixels(ImageOps.fit(photo, (size, size))) for photo in photos])
 
     def _pixels(self, picture: Image.Image) -> Tensor:
-        pixels = torch.from_numpy(np.array(picture)).to(self.device).permute(2, 0, 1)[None]
-        return pixels.to(torch.float32, memory_format=torch.channels_last) / 255
+        return unit_range(torch.from_numpy(np.array(picture)).to(self.device).permute(2, 0, 1)[None])
 
     def _layers(self, pixels: Tensor) -> list[Tensor]:
         return self.encoder.style_features(pixels.to(self.dtype))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from stylize.fitting.data import CropBatches, Pool
 from stylize.fitting.settings import FitSettings
-from stylize.networks.adain import Decoder, Encoder, Stylizer
+from stylize.networks.adain import Decoder, Encoder, Stylizer, unit_range
 
 SAMPLE_SIDE = 96
 
@@ -24,8 +24,8 @@ def sample_sheet(decoder: Decoder, encoder: Encoder, pool: Pool, settings: FitSe
     device, dtype = weight.device, next(encoder.parameters()).dtype
     stylizer = Stylizer(encoder, decoder)
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        statistics = stylizer.style_statistics(style.to(device).float() / 255)
-        stylized = stylizer(content.to(device).float() / 255, *statistics)
+        statistics = stylizer.style_statistics(unit_range(style.to(device)))
+        stylized = stylizer(unit_range(content.to(device)), *statistics)
     rows = [content, style, (stylized.float() * 255).round().byte().cpu()]
     buffer = io.BytesIO()
     _tile(rows).save(buffer, "PNG")

@@ -17,7 +17,7 @@ from stylize.engine.styles import FITTED_SUFFIX, FittedStatistics, Style, read_f
 from stylize.errors import InputError
 from stylize.fitting.losses import Targets, statistics_of, style_targets, style_transfer_losses
 from stylize.fitting.settings import FitSettings
-from stylize.networks.adain import Decoder, Encoder, adain, pad_to_stride
+from stylize.networks.adain import Decoder, Encoder, adain, pad_to_stride, unit_range
 from stylize.networks.pair import Pair
 
 STEPS = 20
@@ -56,7 +56,7 @@ class StyleFit:
 
     def _pixels(self, pictures: NDArray[np.uint8]) -> Tensor:
         device = next(self.decoder.parameters()).device
-        return torch.from_numpy(np.array(pictures)).to(device).permute(0, 3, 1, 2).float() / 255
+        return unit_range(torch.from_numpy(np.array(pictures)).to(device).permute(0, 3, 1, 2))
 
     def statistics(self) -> tuple[Tensor, Tensor]:
         """Return mean and deviation as fitted so far, each (1, 512, 1, 1)."""

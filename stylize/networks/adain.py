@@ -1,7 +1,8 @@
 """The AdaIN networks (Huang & Belongie 2017): VGG-19 encoder up to relu4_1, feature alignment, mirrored decoder."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import cast
+from dataclasses import dataclass
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +26,28 @@ def _convolutions(channels: Iterable[tuple[int, int]]) -> Sequence[nn.Conv2d]:
     return cast("Sequence[nn.Conv2d]", nn.ModuleList(layers))
 
 
+@dataclass(frozen=True)
+class Layer:
+    """One layer of either network: pooling or up-sampling by 2, a convolution, and ReLU but at the decoder's end."""
+
+    resampling: Literal["pool", "upsample"] | None
+    convolution: nn.Conv2d
+    rectified: bool
+
+    def resample(self, activations: Tensor) -> Tensor:
+        """Return activations (B, C, h, w) as the convolution takes them."""
+        if self.resampling == "pool":
+            return F.max_pool2d(activations, 2)
+        if self.resampling == "upsample":
+            return F.interpolate(activations, scale_factor=2, mode="nearest")
+        return activations
+
+    def __call__(self, activations: Tensor) -> Tensor:
+        """Run the layer on (B, C, h, w)."""
+        output: Tensor = self.convolution(self.resample(activations))
+        return F.relu(output, inplace=True) if self.rectified else output
+
+
 class Encoder(nn.Module):
     """VGG-19 up to relu4_1 with reflection padding; input (B, 3, H, W) in [0, 1], RGB; H and W multiples of 8, ≥ 16."""
 
@@ -34,14 +57,20 @@ class Encoder(nn.Module):
         super().__init__()
         self.convolutions = _convolutions(ENCODER_CHANNELS)
 
+    @property
+    def chain(self) -> list[Layer]:
+        """The layers in their order."""
+        return [
+            Layer("pool" if index - 1 in POOLED else None, convolution, rectified=True)
+            for index, convolution in enumerate(self.convolutions)
+        ]
+
     def layers(self, pixels: Tensor) -> Iterator[Tensor]:
         """Yield the activations after every ReLU, relu1_1 … relu4_1."""
         activations = pixels
-        for index, convolution in enumerate(self.convolutions):
-            activations = F.relu(convolution(activations), inplace=True)
+        for layer in self.chain:
+            activations = layer(activations)
             yield activations
-            if index in POOLED:
-                activations = F.max_pool2d(activations, 2)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return relu4_1, (B, 512, H/8, W/8)."""
@@ -62,17 +91,25 @@ class Decoder(nn.Module):
         super().__init__()
         self.convolutions = _convolutions([(last, first) for first, last in reversed(ENCODER_CHANNELS)])
 
+    @property
+    def chain(self) -> list[Layer]:
+        """The layers in their order."""
+        last = len(self.convolutions) - 1
+        return [
+            Layer("upsample" if index - 1 in UPSAMPLED else None, convolution, rectified=index < last)
+            for index, convolution in enumerate(self.convolutions)
+        ]
+
     def forward(self, features: Tensor) -> Tensor:
         """Decode relu4_1 features to pixels."""
-        last = len(self.convolutions) - 1
-        for index, convolution in enumerate(self.convolutions):
-            features = convolution(features)
-            if index == last:
-                break
-            features = F.relu(features, inplace=True)
-            if index in UPSAMPLED:
-                features = F.interpolate(features, scale_factor=2, mode="nearest")
+        for layer in self.chain:
+            features = layer(features)
         return features
+
+
+def unit_range(pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Turn uint8 (B, 3, H, W) into pixels in [0, 1], channels last."""
+    return pixels.to(dtype, memory_format=torch.channels_last).div_(255)
 
 
 def channel_statistics(features: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from stylize.drawn.patterns import PATTERN_NAMES, draw_pattern
 from stylize.drawn.shapes import draw_shape
-from stylize.networks.adain import Encoder
+from stylize.networks.adain import Encoder, unit_range
 from stylize.networks.embedded import rescale
 
 SIDE = 64
@@ -44,7 +44,7 @@ def built_in_pictures() -> Iterator[Tensor]:
 
 
 def _pixels(picture: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].double() / 255
+    return unit_range(torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None], torch.float64)
 
 
 def normalise(encoder: Encoder, pictures: Iterable[Tensor]) -> None:

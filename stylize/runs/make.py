@@ -1,7 +1,6 @@
 """Make one shard: read and decode its images, stylize them, encode the copies, write the tar."""
 
 import hashlib
-import os
 from collections import defaultdict, deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from stylize.atomic import temporary_path
 from stylize.engine.engine import Pixels
 from stylize.engine.styles import style_choice
 from stylize.errors import InputError
@@ -37,7 +37,8 @@ def make_shard(job: Job, plan: ShardPlan, folder: Path, report: Report, workers:
     failures: list[Failure] = []
     flags: list[Flag] = []
     sources: dict[str, str] = {}
-    temporary, final = folder / f"{plan.name}.{os.getpid()}.part", folder / plan.name
+    final = folder / plan.name
+    temporary = temporary_path(final)
     try:
         # Closed, because it may hold the turn when writing fails, and the error keeps it alive.
         with closing(shard_samples(job, plan, failures, flags, report, workers)) as samples:

@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TextIO
 
+from stylize.atomic import remove_leftovers
 from stylize.errors import InputError
 from stylize.runs.job import Failure, Job, Receipt, Report
 from stylize.runs.make import make_shard
@@ -141,8 +142,8 @@ def locked_staging(staging: Path) -> Iterator[None]:
             raise InputError(f"Another run is making the same shards in {staging}: wait for it to end.") from None
         if not _is_in_place(lock):
             raise InputError(f"Another run has just ended in {staging}: run the same command again.")
-        for leftover in (*staging.glob("*/*.part"), *staging.glob("*/.*.tmp")):
-            leftover.unlink()
+        remove_leftovers(staging / "shards")
+        remove_leftovers(staging / "receipts")
         yield
 
 

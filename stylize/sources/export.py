@@ -1,9 +1,9 @@
 """`stylize images`: a source's untouched image files as one zip of class folders, the pipeline's first stage."""
 
-import os
 import zipfile
 from pathlib import Path
 
+from stylize.atomic import temporary_path
 from stylize.errors import InputError
 from stylize.sources.folder import SPLITS
 from stylize.sources.pictures import PictureError
@@ -22,7 +22,7 @@ def export_images(source: Source, out: Path) -> int:
 
 
 def _write_zip(source: Source, out: Path) -> int:
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.part")
+    temporary = temporary_path(out)
     try:
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
             count = sum(_write_image(archive, source, split, i) for split in SPLITS for i in range(source.count(split)))

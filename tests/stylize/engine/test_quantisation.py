@@ -12,12 +12,8 @@ from stylize.drawn.shapes import draw_shape
 from stylize.engine.calibration import calibration_pictures, quantise_pair
 from stylize.engine.quantisation import best_range, best_upper_end, quantise_chain
 from stylize.engine.selftest import psnr
-from stylize.networks.adain import POOLED, UPSAMPLED, Decoder, Encoder, Stylizer
+from stylize.networks.adain import POOLED, UPSAMPLED, Decoder, Encoder, Layer, Stylizer
 from stylize.networks.pair import load_pair
-
-
-def keep(_index: int, activations: Tensor) -> Tensor:
-    return activations
 
 
 def convolution(channels: int = 4, outputs: int = 5) -> nn.Conv2d:
@@ -28,7 +24,7 @@ def convolution(channels: int = 4, outputs: int = 5) -> nn.Conv2d:
 def test_a_quantised_convolution_is_integer_arithmetic() -> None:
     exact, inputs = convolution(), 10 * torch.rand(6, 4, 8, 8, generator=torch.Generator().manual_seed(1)) - 3
     low, high = inputs.amin((0, 2, 3), keepdim=True), inputs.amax((0, 2, 3), keepdim=True)
-    (layer,) = quantise_chain([exact], inputs, keep, (low, high))
+    (layer,) = quantise_chain([Layer(None, exact, rectified=False)], inputs, (low, high))
     levels = np.rint((inputs - low).numpy() / (high - low).numpy() * 255).astype(np.int64)
     padded = np.pad(levels, ((0, 0), (0, 0), (1, 1), (1, 1)), mode="reflect")
     weight, sums = layer.weight.numpy().astype(np.int64), np.zeros((6, 5, 8, 8), np.int64)
@@ -46,7 +42,7 @@ def test_biases_take_back_what_rounding_shifts() -> None:
     convolutions = [convolution(), convolution(5, 3)]
     inputs = torch.rand(6, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     ends = torch.zeros(1, 4, 1, 1), torch.full((1, 4, 1, 1), 0.7)  # clips, so that there is a shift
-    first, second = quantise_chain(convolutions, inputs, keep, ends)
+    first, second = quantise_chain([Layer(None, layer, rectified=True) for layer in convolutions], inputs, ends)
     exact, found = convolutions[1](F.relu(convolutions[0](inputs))), second(F.relu(first(inputs)))
     torch.testing.assert_close(found.mean((0, 2, 3)), exact.mean((0, 2, 3)), rtol=0, atol=1e-5)
 

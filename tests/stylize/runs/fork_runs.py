@@ -20,6 +20,7 @@ import stylize.runs.spec
 from stylize import ShardOptions, make_shards, open_job
 from stylize.cli.main import main
 from stylize.sources.source import ShapesSource
+from tests.stylize.runs.contents import contents
 
 OPTIONS = {"data": "shapes", "size": 16, "limit": 120, "dtype": "float32"}
 STYLE = "dots"
@@ -52,10 +53,6 @@ def start(out: Path) -> int:
 def finish(process: int) -> int:
     """Wait for a process and return its exit code, negative for a signal."""
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.glob("*"))}
 
 
 def finished_shards(folder: Path) -> dict[str, tuple[int, int]]:

@@ -12,13 +12,10 @@ from stylize.errors import InputError
 from stylize.runs.job import Job
 from stylize.runs.run import make_shards
 from stylize.shards.manifest import read_manifest
+from tests.stylize.runs.contents import contents
 
 JobMaker = Callable[..., Job]
 TOO_LONG = "x" * 300  # for a file's name
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
 def test_shards_that_another_run_published_meanwhile_are_not_replaced(

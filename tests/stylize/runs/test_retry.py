@@ -13,13 +13,10 @@ from stylize.runs.run import make_shards
 from stylize.shards.format import read_shard
 from stylize.shards.manifest import read_manifest
 from stylize.shards.verify import verify_shards
+from tests.stylize.runs.contents import contents
 
 JobMaker = Callable[..., Job]
 BROKEN = "train/dog/003.png"
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
 def times(folder: Path) -> dict[str, int]:

@@ -24,14 +24,11 @@ from stylize.runs.spec import ShardOptions
 from stylize.shards.format import Sample, read_shard
 from stylize.shards.manifest import read_manifest, write_manifest
 from stylize.shards.verify import verify_shards
+from tests.stylize.runs.contents import contents
 
 JobMaker = Callable[..., Job]
 Noise = Callable[..., Pixels]
 Encode = Callable[..., bytes]
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
 def samples(folder: Path, split: str) -> list[Sample]:

@@ -13,6 +13,7 @@ from stylize.runs.job import Job
 from stylize.runs.run import make_shards
 from stylize.shards.manifest import read_manifest
 from stylize.shards.verify import verify_shards
+from tests.stylize.runs.contents import contents
 
 Remount = Callable[[str], None]
 
@@ -42,10 +43,6 @@ def remount(disk: Path) -> Remount:
         assert mount("-o", f"remount,{options}", str(disk))
 
     return change
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
 def test_a_disk_that_fills_up_anywhere_costs_no_finished_shard(

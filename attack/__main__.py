@@ -1,0 +1,14 @@
+"""The console script `attack`, also `python -m attack`."""
+
+from stylize.command_line import answered_in_one_line
+
+
+def main() -> None:
+    """Import the commands, which takes seconds, and run them."""
+    with answered_in_one_line():
+        from attack.cli import main as run
+    run()
+
+
+if __name__ == "__main__":
+    main()

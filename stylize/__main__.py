@@ -1,0 +1,14 @@
+"""The console script `stylize`, also `python -m stylize`."""
+
+from stylize.command_line import answered_in_one_line
+
+
+def main() -> None:
+    """Import the commands, which takes seconds, and run them."""
+    with answered_in_one_line():
+        from stylize.cli.main import main as run
+    run()
+
+
+if __name__ == "__main__":
+    main()

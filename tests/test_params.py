@@ -1,0 +1,218 @@
+"""`params.yaml` and the commands that DVC makes of it: mistakes named before anything runs, values passed on whole."""
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import attack.cli
+import stylize.cli.main
+import stylize.cli.params
+import train.cli
+from stylize.errors import InputError
+from stylize.params import FORBIDDEN, check_set_name, read_section
+
+PROJECT = Path(__file__).parents[1]
+Params = dict[str, Any]
+CARRIED = (
+    *("my set", "it's", "a,b;c:d!e", "a(b)c", "[red]x", "{a}", "<b>", "a|b&c", "100%", "#1", "*?", "-x", "~", "^"),
+    *("ünï", "日本", "🎨", "a+b=c_d", "x" * 100, "true", "1", "null"),
+)
+NOT_CARRIED = (
+    *("", " a", "a ", "x" * 101, "é" * 51, "a\nb", "esc\x1b[31m", "a\u202eb", "..", ".hidden", "a/b", "a@b"),
+    *(f"a{letter}b" for letter in FORBIDDEN),
+    *(1, 1.5, True, None, ("a", "b")),
+)
+
+
+def check_all(path: Path) -> None:
+    """Check a file as the pipeline's first stage does."""
+    stylize.cli.params.check_params(stylize.cli.main.app, path)
+    train.cli.check_params(path)
+    attack.cli.check_params(path)
+
+
+def given(change: str, value: object) -> Params:
+    """Return the project's own parameters with one changed, named by keys and dots; `...` removes it."""
+    params: Params = yaml.safe_load((PROJECT / "params.yaml").read_text())
+    *path, last = change.split(".")
+    section = params
+    for key in path:
+        section = section[key]
+    section[last] = value
+    if value is ...:
+        del section[last]
+    return params
+
+
+def write(folder: Path, params: object) -> Path:
+    path = folder / "params.yaml"
+    path.write_text(yaml.safe_dump(params, allow_unicode=True))
+    return path
+
+
+def test_the_project_s_own_parameters_are_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(PROJECT)
+    check_all(Path("params.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("change", "value", "message"),
+    [
+        ("train.methods", ["pairng"], "train.methods names 'pairng', which there is not: choose from normal, stylized"),
+        ("train.methods", ["normal", "normal"], "train.methods names 'normal' twice"),
+        ("train.methods", [], r"train.methods is \[\]: give a list"),
+        ("train.methods", "pairing", "train.methods is 'pairing': give a list"),
+        ("train.methods", [["normal"]], r"names \['normal'\], which there is not"),
+        ("train.methods", [None], "names None, which there is not"),
+        ("train.architectures", ["resnet43"], "'resnet43', which there is not: choose from resnet18, resnet34"),
+        ("train.architectures", ["resnet18", "Resnet34"], "'Resnet34', which there is not"),
+        ("train.style_sets", ["swirl"], "train.style_sets names 'swirl', which there is not: choose from swirls"),
+        ("train.style_sets", ..., "train.style_sets is None: give a list, of swirls"),
+        (
+            "train.styles",
+            ["swirls"],
+            "train has no key 'styles': there are architectures, methods",
+        ),
+        ("train.options.epoch", 3, "train.options: No such option.*--epoch"),
+        ("train.options.epochs", "many", r"'--.*valid.*\(it is 'many'\)"),
+        ("train.options.epochs", 2.5, r"'--.*valid.*\(it is 2.5\)"),
+        ("train.options.epochs", [1, 2], None),  # the option given twice: the last counts, as on the command line
+        ("train.options.epochs", 0, "train.options: --epochs is 0: give at least 1"),
+        ("train.options.epochs", None, "train.options: epochs is None: give a value, or remove the line"),
+        ("train.options.batch-size", 1, "train.options: --batch-size is 1: give at least 2"),
+        ("train.options.learning-rate", "0,1", r"'--.*valid.*\(it is '0,1'\)"),
+        ("train.options.preset", "best", "--preset is 'best'"),
+        ("train.options.schedule", "step", "--schedule is 'step': choose one of cosine, constant"),
+        ("train.options", {"lambda": {"a": 1}}, "lambda is {'a': 1}: give a value"),
+        ("train.options", [1], r"train.options is \[1\]: give keys and values"),
+        ("train", ..., "params.yaml: train is None: give keys and values"),
+        ("stylize.style_sets.marble", {"style": "marbel"}, "style_sets.marble: There is no style 'marbel'.*swirls"),
+        ("stylize.style_sets.marble", None, "style_sets.marble is None: give keys and values"),
+        ("stylize.style_sets.marble", {"styles": "marble"}, "style_sets.marble: No such option.*--styles"),
+        ("stylize.style_sets.marble", {"style": ["dots", "marble"], "alpha": 2}, "--alpha is 2.0"),
+        ("stylize.style_sets.marble", {"style": ["dots", "marble"], "retry-failed": True}, None),
+        ("stylize.style_sets", ["swirls"], r"stylize.style_sets is \['swirls'\]: give keys and values"),
+        ("stylize.options.size", 4, "--size is 4"),
+        ("stylize.options.size", "64px", r"'--.*valid.*\(it is '64px'\)"),
+        ("stylize.option", {}, "stylize has no key 'option'"),
+        ("data.source", ..., "data: source is None"),
+        ("data.source", 10, "data: source is 10"),
+        ("data.sed", 1, "data: No such option.*--sed"),
+        ("data.seed", "x", r"'--.*valid.*\(it is 'x'\)"),
+        ("attack.options.image", 5, "attack.options: No such option.*--image"),
+        ("attack.options.step-size", "1/255", r"'--.*valid.*\(it is '1/255'\)"),
+        ("attack.options.steps", 0, "attack.options: --steps is 0: give 1 or more"),
+        ("attack.option", {}, "attack has no key 'option'"),
+        ("report.shards", "data/shards/swirl", "report.shards names 'data/shards/swirl', which there is not"),
+        ("report.shards", ["data/shards/swirls"], None),
+        ("report.shard", "x", "report has no key 'shard'"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str, value: object, message: str | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = write(Path(), given(change, value))
+    if message is None:
+        check_all(path)
+        return
+    with pytest.raises(InputError, match=message) as caught:
+        check_all(path)
+    assert str(caught.value).startswith("params.yaml: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train: [", "is not YAML"),
+        ("train: {a: 1, a: 2}", "is not YAML.*duplicate"),
+        ("", "train is None"),
+        ("- train", "train is None"),
+        ("train: 3", "train is 3"),
+    ],
+)
+def test_other_files(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_section(tmp_path / "params.yaml", "train")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_section(tmp_path, "train")
+
+
+@pytest.mark.parametrize("name", NOT_CARRIED, ids=repr)
+def test_style_sets_that_dvc_cannot_carry_are_refused(name: object) -> None:
+    with pytest.raises(InputError, match=re.escape(repr(name))):
+        check_set_name(name, "params.yaml: stylize.style_sets")
+
+
+def test_the_numbers_are_read_as_dvc_reads_them(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("options: {step-size: 1e-4, on: yes}")
+    assert read_section(tmp_path / "params.yaml", "options") == {"step-size": 1e-4, "on": "yes"}
+
+
+COMMANDS = """
+import json, sys
+from dvc.repo import Repo
+repo = Repo.init(".", no_scm=True)
+print(json.dumps({stage.addressing: stage.cmd for stage in repo.index.stages}))
+"""
+
+
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Return the commands that DVC makes of `dvc.yaml` where names and paths hold every odd letter."""
+    folder = tmp_path_factory.mktemp("odd")
+    shutil.copy(PROJECT / "dvc.yaml", folder)
+    params = given("data.source", SOURCE)
+    params["stylize"]["style_sets"] = {name: {"style": STYLE} for name in CARRIED}
+    params["train"] |= {"style_sets": list(CARRIED), "methods": ["pairing"]}
+    params["report"]["shards"] = f"data/shards/{CARRIED[1]}"
+    write(folder, params)
+    for name in CARRIED:
+        check_set_name(name, "params.yaml")
+    done = subprocess.run([sys.executable, "-c", COMMANDS], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    made: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return made
+
+
+SOURCE = 'my "photos" it\'s $HOME `id` \\x [red] 日本'
+STYLE = 'O\'Keeffe $1 "sun".jpg'
+
+
+@pytest.fixture(scope="module")
+def words(commands: dict[str, Any]) -> Callable[[str], list[str]]:
+    """Return a function from a stage's name to its command's words, as a shell passes them."""
+
+    def split(stage: str) -> list[str]:
+        printer = f"{shlex.quote(sys.executable)} -c 'import json, sys; print(json.dumps(sys.argv[1:]))' "
+        shown = subprocess.run(["sh", "-c", printer + commands[stage]], capture_output=True, text=True, check=True)
+        found: list[str] = json.loads(shown.stdout)
+        return found
+
+    return split
+
+
+def test_paths_reach_the_commands_as_they_are(words: Callable[[str], list[str]]) -> None:
+    assert SOURCE in words("data")
+    assert f"data/shards/{CARRIED[1]}" in words("report")
+    assert STYLE in words(f"stylize@{CARRIED[0]}")
+
+
+@pytest.mark.parametrize("name", CARRIED)
+def test_style_sets_reach_the_commands_as_they_are(words: Callable[[str], list[str]], name: str) -> None:
+    item = f"mobilenet_v3_small-pairing-{name}"
+    assert words(f"stylize@{name}")[5] == f"data/shards/{name}"
+    trained = words(f"train@{item}")
+    assert {f"data/shards/{name}", f"data/models/{item}"} <= set(trained)
+    assert {f"data/models/{item}/model.safetensors", f"data/results/{item}.json"} <= set(words(f"attack@{item}"))
