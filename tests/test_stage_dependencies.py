@@ -35,13 +35,12 @@ def reached(command: str) -> set[Path]:
     *inner, entry = files_of(name.removesuffix(".main"))
     packages += [start, *inner]
     own = {subcommand.replace("-", "_"), f"{subcommand.replace('-', '_')}_command"}
-    others = {node.name for node in functions(entry) if is_command(node)} - own
-    waiting, found = [*packages, *imported_files(entry, skipped=others)], {entry}
+    waiting, found = [*packages, entry], set[Path]()
     while waiting:
         path = waiting.pop()
         if path not in found:
             found.add(path)
-            waiting += imported_files(path)
+            waiting += imported_files(path, skipped={node.name for node in functions(path) if is_command(node)} - own)
     return found
 
 
@@ -50,7 +49,8 @@ def functions(path: Path) -> list[ast.FunctionDef]:
 
 
 def is_command(function: ast.FunctionDef) -> bool:
-    return any("app.command" in ast.unparse(decorator) for decorator in function.decorator_list)
+    registered = any("app.command" in ast.unparse(decorator) for decorator in function.decorator_list)
+    return registered or function.name.endswith("_command")
 
 
 def imported_files(path: Path, skipped: Collection[str] = ()) -> list[Path]:

@@ -24,8 +24,7 @@ class Share:
     n: int
 
     def __str__(self) -> str:
-        text = f"{100 * self.mean:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}]"
-        return text.replace(" ", "\N{NO-BREAK SPACE}")
+        return f"{100 * self.mean:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}]"
 
 
 def share(values: Sequence[bool] | Array) -> Share:
