@@ -91,11 +91,17 @@ def report(
         list[Path] | None, typer.Option(help="Shard folder to show stylized pairs from; repeatable.")
     ] = None,
     transfer: Annotated[Path | None, typer.Option(help="File that `attack transfer` wrote.")] = None,
+    beside: Annotated[
+        list[Path] | None, typer.Option(help="File of `attack shape-bias` or `attack corruptions`; repeatable.")
+    ] = None,
+    explanations: Annotated[Path | None, typer.Option(help="Picture that `attack explain` wrote.")] = None,
 ) -> None:
     """Write one page, its figures and tables from results."""
     from attack.report.build import write_report  # here, so that attacks do not depend on the code of figures
 
-    page = write_report(results, out, shards=shards or (), transfer=transfer)
+    page = write_report(
+        results, out, shards=shards or (), transfer=transfer, beside=beside or (), explanations=explanations
+    )
     console.print(f"Report of {counted(len(results), 'result')}: {page}", highlight=False)
 
 

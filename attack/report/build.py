@@ -6,11 +6,12 @@ from pathlib import Path
 
 from attack.evaluation.results import Result, check_output, read_result
 from attack.evaluation.transfer_file import read_transfer
-from attack.report.examples import read_examples
+from attack.report.examples import read_examples, read_png
 from attack.report.figures import Panel, figure_bytes, panel_figure
 from attack.report.grouping import group_results, take_in
 from attack.report.groups import Group
-from attack.report.page import render_page
+from attack.report.measurements import read_measurement
+from attack.report.page import Extras, render_page
 from attack.report.tables import NORMS, curves_csv, metrics_files, plot_csv
 from stylize.atomic import write_atomically
 from stylize.errors import InputError
@@ -23,17 +24,25 @@ LARGEST_HEAD = 4096  # bytes of a page that hold it
 
 
 def write_report(
-    results: Sequence[Path], out: Path, *, shards: Sequence[Path] = (), transfer: Path | None = None
+    results: Sequence[Path],
+    out: Path,
+    *,
+    shards: Sequence[Path] = (),
+    transfer: Path | None = None,
+    beside: Sequence[Path] = (),
+    explanations: Path | None = None,
 ) -> Path:
     """Write `index.html` and, for other tools, figures, curves, plots and metrics into `out`; return the page's path.
 
-    The same results and shards give the same bytes.  Nothing is written unless everything could be made.
+    The same files give the same bytes.  Nothing is written unless everything could be made.
 
     Args:
         results: JSON files of `attack run`, made with one protocol.
         out: folder, made when missing; files of an earlier report in it are replaced.
         shards: shard folders that were attacked or trained on, to show stylized pairs from; they name style sets.
         transfer: file of `attack transfer`, whose attacks count in verdicts and robust accuracies.
+        beside: files of `attack shape-bias` and `attack corruptions` on the same models.
+        explanations: picture of `attack explain`.
 
     Raises:
         InputError: a file is missing or damaged, results cannot be compared, a folder was not used, or `out` holds
@@ -43,12 +52,29 @@ def write_report(
     if transfer is not None:
         transferred = read_transfer(transfer)
         read = [take_in(transferred, result) for result in read]
-    content = build_report(read, shards)
+    pairs = [(literal(folder.resolve().name), read_examples(_used(folder, read))) for folder in shards]
+    measured = [read_measurement(path) for path in beside]
+    extras = Extras(measured, read_png(explanations) if explanations else None, pairs)
+    names = {file_sha256(folder / MANIFEST_NAME): literal(folder.resolve().name) for folder in shards}
+    content = build_report(group_results(read, names), extras)
     check_output(out / "index.html")
     _check_own(out, content)
     for name, payload in content.items():
         write_atomically(out / name, payload)
     return out / "index.html"
+
+
+def build_report(groups: Sequence[Group], extras: Extras) -> dict[str, bytes]:
+    """Return the report's files by name, `index.html` last (see `write_report`)."""
+    content: dict[str, bytes] = {}
+    for group in groups:
+        content |= _figures(group)
+    content["curves.csv"] = curves_csv(groups).encode()
+    for norm in NORMS:
+        content[f"plots/{norm}.csv"] = plot_csv(groups, norm).encode()
+    content |= {f"metrics/{name}": payload for name, payload in metrics_files(groups).items()}
+    content["index.html"] = render_page(groups, extras).encode()
+    return content
 
 
 def _check_own(out: Path, names: Iterable[str]) -> None:
@@ -59,23 +85,6 @@ def _check_own(out: Path, names: Iterable[str]) -> None:
     for name in names:
         if (out / name).exists():
             raise InputError(f"{out / name} is not of an earlier report, and would be replaced: give another --out.")
-
-
-def build_report(results: Sequence[Result], shards: Sequence[Path] = ()) -> dict[str, bytes]:
-    """Return the report's files by name, `index.html` last (see `write_report`)."""
-    used = [_used(folder, results) for folder in shards]
-    examples = [(literal(folder.resolve().name), read_examples(folder)) for folder in used]
-    names = {file_sha256(folder / MANIFEST_NAME): literal(folder.resolve().name) for folder in used}
-    groups = group_results(results, names)
-    content: dict[str, bytes] = {}
-    for group in groups:
-        content |= _figures(group)
-    content["curves.csv"] = curves_csv(groups).encode()
-    for norm in NORMS:
-        content[f"plots/{norm}.csv"] = plot_csv(groups, norm).encode()
-    content |= {f"metrics/{name}": payload for name, payload in metrics_files(groups).items()}
-    content["index.html"] = render_page(groups, examples).encode()
-    return content
 
 
 def _figures(group: Group) -> dict[str, bytes]:

@@ -53,3 +53,14 @@ def _data_url(encoded: bytes) -> str:
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def read_png(path: Path) -> bytes:
+    """Return the bytes of a PNG picture; raise `InputError` where there is none."""
+    try:
+        payload = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): run `attack explain` first.") from None
+    if not payload.startswith(b"\x89PNG\r\n"):
+        raise InputError(f"{path} is no PNG picture: give the one that `attack explain` wrote.")
+    return payload

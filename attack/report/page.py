@@ -1,13 +1,16 @@
 """The report as one HTML page: every function returns a piece of HTML, with text escaped."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
 from string import Template
 
 from attack.report.examples import Example
 from attack.report.groups import Group
+from attack.report.measurements import Measurement
 from attack.report.page_attacks import attacks, checks, transfers
+from attack.report.page_beyond import corruptions, explanations, shape_bias
 from attack.report.page_paper import clean_tables, examples, figures
 from attack.report.page_protocol import protocol, provenance
 from attack.report.page_verdicts import verdicts
@@ -22,7 +25,19 @@ CAVEATS = (
 )
 
 
-def render_page(groups: Sequence[Group], pairs: Sequence[tuple[str, Sequence[Example]]]) -> str:
+@dataclass(frozen=True)
+class Extras:
+    """What a report shows beside results: measurements of the same models, the picture of `attack explain`, and pairs.
+
+    `pairs` are examples by the name of their shard folder.
+    """
+
+    measurements: Sequence[Measurement] = ()
+    explanations: bytes | None = None
+    pairs: Sequence[tuple[str, Sequence[Example]]] = ()
+
+
+def render_page(groups: Sequence[Group], extras: Extras) -> str:
     """Return the whole page; it refers to nothing on the network."""
     template = Template(files("attack.report").joinpath("report.html").read_text(encoding="utf-8"))
     return template.substitute(
@@ -35,7 +50,10 @@ def render_page(groups: Sequence[Group], pairs: Sequence[tuple[str, Sequence[Exa
                 transfers(groups),
                 figures(groups),
                 clean_tables(groups),
-                *(examples(name, shown) for name, shown in pairs),
+                shape_bias(groups, extras.measurements),
+                corruptions(groups, extras.measurements),
+                explanations(extras.explanations),
+                *(examples(name, shown) for name, shown in extras.pairs),
                 checks(groups),
                 attacks(groups),
                 protocol(groups),

@@ -231,6 +231,41 @@ def test_a_model_near_chance_is_named_and_not_compared(results: list[Path], tmp_
     assert text.index("pairing") < text.index("home-made <method>")  # last in its table
 
 
+def share_of(successes: int, n: int) -> dict[str, float]:
+    low, high = wilson(successes, n)
+    return {"share": successes / n, "low": low, "high": high, "successes": successes, "n": n}
+
+
+def test_what_was_measured_beside(results: list[Path], shards: Path, tmp_path: Path) -> None:
+    model = read_result(results[1]).document["model"]
+    bias = {
+        "kind": "shape-bias", "model": model, "shape_bias": share_of(3, 4), "shape_accuracy": share_of(3, 9),
+        "texture_accuracy": share_of(1, 9), "texture_free": None,
+    }  # fmt: skip
+    records = [{"corruption": "fog", "severity": level, "error": share_of(level, 10)} for level in (1, 2)]
+    corrupted = {
+        "kind": "corruptions", "model": model, "corruptions_from": "home-made", "images": 10, "clean_error": None,
+        "mean_corruption_error": {"mean": 0.15, "standard_error": 0.01}, "records": records,
+    }  # fmt: skip
+    paths = [tmp_path / "bias.json", tmp_path / "corrupted.json", tmp_path / "explained.png"]
+    for path, document in zip(paths, (bias, corrupted), strict=False):
+        path.write_text(json.dumps(document))
+    Image.new("RGB", (8, 8)).save(paths[2])
+
+    page = write(results, tmp_path / "report", beside=paths[:2], explanations=paths[2])
+
+    assert "75.0 % [30.1, 95.4]" in page.text  # Wilson of 3 of 4
+    assert "15.0 %" in page.text
+    assert "Figure 6" in page.text
+    assert page.open == []
+    for path, content in ((paths[0], "{}"), (paths[1], '{"kind": "other"}'), (paths[2], "no picture")):
+        sound = path.read_bytes()
+        path.write_text(content)
+        with pytest.raises(InputError, match=path.name):
+            write_report(results, tmp_path / "report", beside=paths[:2], explanations=paths[2])
+        path.write_bytes(sound)
+
+
 def test_the_phrase_papers_protocol_is_earned(shards: Path, make_result: Maker, tmp_path: Path) -> None:
     result = read_result(make_result(shards, "normal", suite="paper", images=4, steps=2))
     document = json.loads(json.dumps(result.document))
