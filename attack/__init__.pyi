@@ -25,7 +25,7 @@ from .evaluation.interpolation import interpolate_records as interpolate_records
 from .evaluation.interpolation import linear_curve as linear_curve
 from .evaluation.models import OpenedModel as OpenedModel
 from .evaluation.models import open_model as open_model
-from .evaluation.results import Records as Records
+from .evaluation.records import Records as Records
 from .evaluation.results import Result as Result
 from .evaluation.results import read_result as read_result
 from .evaluation.run import attack_model as attack_model

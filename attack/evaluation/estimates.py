@@ -3,7 +3,7 @@
 import numpy as np
 
 from attack.evaluation.interpolation import LINEAR_POINTS, Array, interpolate_records
-from attack.evaluation.results import Records
+from attack.evaluation.records import Records
 from attack.evaluation.statistics import Share, share
 
 

@@ -2,19 +2,17 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from attack.attacks.attempt import Attempt
 from attack.checks.check import Check
 from attack.checks.verdict import Verdict
 from attack.evaluation.documents import read_attempt
-from attack.evaluation.interpolation import Array
+from attack.evaluation.records import Records, read_records
 from stylize.errors import InputError
 from stylize.wording import literal
 
@@ -31,21 +29,6 @@ SECTIONS = {
     "hardware": ("cpu", "threads", "device"),
 }
 LISTS = ("records", "attempts", "checks")  # written with one line per item
-
-
-@dataclass(frozen=True)
-class Records:
-    """What happened to P images at the start and after each of S steps: 0/1 `correct`, `l2` and `linf`, (P, S+1)."""
-
-    keys: tuple[str, ...]
-    correct: Array
-    l2: Array
-    linf: Array
-
-    def chosen(self, keys: Sequence[str]) -> "Records":
-        """Return the records of these images alone, in their order."""
-        rows = [self.keys.index(key) for key in keys]
-        return Records(tuple(keys), self.correct[rows], self.l2[rows], self.linf[rows])
 
 
 @dataclass(frozen=True)
@@ -119,17 +102,6 @@ class Result:
     def largest_linf(self) -> float:
         """The L∞ distance of the whole path, steps × step size."""
         return float(self.document["path"]["steps"] * self.document["path"]["step_size"])
-
-
-def read_records(documents: Sequence[Mapping[str, Any]]) -> Records:
-    """Stack the images' records; raise `ValueError` where their shapes or values make no sense."""
-    columns = [np.array([record[name] for record in documents], float) for name in ("correct", "l2", "linf")]
-    for array in columns:
-        if documents and (array.ndim != 2 or array.shape != columns[0].shape or array.shape[1] < 2):
-            raise ValueError("the records of the images do not fit together")
-        if not np.isfinite(array).all():
-            raise ValueError("a record holds a number that is not finite")
-    return Records(tuple(record["key"] for record in documents), *columns)
 
 
 def check_output(path: Path) -> None:

@@ -8,7 +8,8 @@ import numpy as np
 
 from attack.attacks.attempt import Norm
 from attack.evaluation.interpolation import AUTHORS_POINTS, LINEAR_POINTS, Array, Curve, authors_curve, linear_curve
-from attack.evaluation.results import Records, Result
+from attack.evaluation.records import Records
+from attack.evaluation.results import Result
 from attack.evaluation.worst_case import worst_case
 
 NEAR_CHANCE = "near chance"  # the verdict on a model that knows too little for its robustness to mean anything
