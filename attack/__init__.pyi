@@ -6,10 +6,12 @@ from .attacks.autoattack import autoattack as autoattack
 from .attacks.fgsm import AttackPath as AttackPath
 from .attacks.fgsm import fgsm_path as fgsm_path
 from .attacks.fgsm import join_paths as join_paths
+from .attacks.minimal_norm import minimal_norm as minimal_norm
 from .attacks.noise import uniform_noise as uniform_noise
 from .attacks.pgd import pgd as pgd
 from .attacks.pgd import single_step as single_step
 from .attacks.pgd import unbounded as unbounded
+from .attacks.square import square as square
 from .checks.check import Check as Check
 from .checks.model import check_model as check_model
 from .checks.path import check_path as check_path

@@ -39,14 +39,15 @@ def steepest(gradient: Tensor, norm: Norm) -> Tensor:
     return gradient / per_image(size(gradient, "l2").clamp_min(TINY))
 
 
-def project(current: Tensor, origin: Tensor, epsilon: float, norm: Norm) -> Tensor:
-    """Move images back into the ball of radius epsilon around `origin`, then into [0, 1].
+def project(current: Tensor, origin: Tensor, epsilon: float | Tensor, norm: Norm) -> Tensor:
+    """Move images back into the ball of radius epsilon, one for all or (B, 1, 1, 1), around `origin`, then into [0, 1].
 
     Clipping moves every pixel towards `origin`, which lies in [0, 1]: the result is in the ball still.
     """
     delta = current - origin
     if norm == "linf":
-        delta = delta.clamp(-epsilon, epsilon)
+        radius = torch.as_tensor(epsilon, dtype=delta.dtype, device=delta.device)
+        delta = delta.clamp(-radius, radius)
     else:
         delta = delta * (epsilon / per_image(size(delta, "l2").clamp_min(TINY))).clamp_max(1)
     return (origin + delta).clamp(0, 1)

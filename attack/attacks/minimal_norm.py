@@ -1,0 +1,83 @@
+"""The smallest perturbation that changes the prediction: the fast minimum-norm attack (FMN, Pintor et al. 2021)."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from attack.attacks.attempt import Attacked, Norm
+from attack.attacks.balls import TINY, check_norm, per_image, project, size
+from attack.attacks.victim import Victim, attacked, batches, check_counts, check_images
+
+# The paper's step sizes and changes of the radius, which fall from the first to the second along a half cosine.
+STEP_SIZE, RADIUS_CHANGE = (1.0, 0.01), (0.05, 0.001)
+# How far beyond the boundary a point must lie, in margins of the clean image, so that rounding does not bring it back.
+BEYOND = 1e-4
+DUAL: dict[Norm, float] = {"l2": 2.0, "linf": 1.0}
+
+
+def minimal_norm(
+    model: nn.Module, images: Tensor, labels: Tensor, *, norm: Norm, steps: int, seed: int, batch_size: int
+) -> Attacked:
+    """Look for the nearest misclassified image: climb the margin inside a ball whose radius follows the boundary.
+
+    The radius starts at the distance to the boundary of a linear model, |margin| / ‖gradient‖ in the dual norm, and is
+    multiplied by 1 - γ after each misclassified point and by 1 + γ after each other one. A step is
+    x ← P(x + α · g / ‖g‖₂), with the margin's gradient g and P into the ball and [0, 1].
+
+    Returned is the nearest misclassified point of each image; the image itself where it is wrong already, or where
+    none was found, which a pass over the returned images tells apart.
+
+    Args:
+        model: maps float32 [0, 1] pixels (B, C, H, W) to logits (B, classes); every module in eval mode.
+        images: float32 in [0, 1], (N, C, H, W).
+        labels: true labels, int64 (N,).
+        norm: `l2` or `linf`, the distance to make small.
+        steps: points visited, each with one pass forwards and one backwards.
+        seed: of the directions taken where a gradient is zero.
+        batch_size: images at a time. It changes results by float rounding only.
+
+    Raises:
+        InputError: a module is in training mode, or an argument is out of range.
+    """
+    check_images(model, images, labels)
+    check_norm(norm)
+    check_counts(steps=steps, batch_size=batch_size)
+    found, right = images.clone(), torch.ones_like(labels, dtype=torch.bool)
+    detours = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed)).to(images.device)
+    with attacked(model) as victim:
+        for rows in batches(right, batch_size):
+            right[rows] = ~victim.scores(images[rows], labels[rows], "margin")[1]
+        for rows in batches(right, batch_size):
+            found[rows] = _approach(victim, images[rows], labels[rows], detours[rows], norm, steps)
+    return Attacked(found, victim.forwards, victim.backwards)
+
+
+def _approach(victim: Victim, images: Tensor, labels: Tensor, detours: Tensor, norm: Norm, steps: int) -> Tensor:
+    """Return the nearest misclassified points (B, C, H, W) found for images that are classified correctly."""
+    current, best = images, images.clone()
+    nearest = torch.full(images.shape[:1], math.inf, device=images.device)
+    radius, widest = nearest, size(torch.maximum(images, 1 - images), norm)
+    for step in range(steps):
+        cosine = (1 + math.cos(math.pi * step / steps)) / 2
+        alpha, gamma = (last + (first - last) * cosine for first, last in (STEP_SIZE, RADIUS_CHANGE))
+        margin, _, gradient = victim.gradients(current, labels, "margin")
+        if step == 0:
+            beyond = BEYOND * margin.abs()
+        fooled, distance = margin > beyond, size(current - images, norm)
+        better = fooled & (distance < nearest)
+        best[better], nearest = current[better], torch.where(better, distance, nearest)
+        steepness = torch.linalg.vector_norm(gradient.flatten(1), ord=DUAL[norm], dim=1).clamp_min(TINY)
+        # The estimate grows too: a step exactly onto the boundary would never cross it.
+        wider = (1 + gamma) * torch.where(nearest.isfinite(), radius, distance + margin.abs() / steepness)
+        radius = torch.where(fooled, torch.minimum(radius * (1 - gamma), nearest), wider).minimum(widest)
+        current = project(current + alpha * _direction(gradient, detours), images, per_image(radius), norm)
+    return best
+
+
+def _direction(gradient: Tensor, detours: Tensor) -> Tensor:
+    """Return gradients of length 1, and detours of length 1 in the place of those that are zero or not finite."""
+    length = size(gradient, "l2")
+    usable = length.isfinite() & (length > 0)
+    vector = torch.where(per_image(usable), gradient, detours)
+    return vector / per_image(size(vector, "l2").clamp_min(TINY))
