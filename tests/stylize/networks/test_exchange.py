@@ -201,7 +201,7 @@ def test_weights_that_do_not_fit_are_refused_before_images_are_looked_at(
 
 
 def test_import_names_what_is_wrong(run: Run, weights: Path) -> None:
-    for file, message in (("e", "e is not a PyTorch file"), ("absent", "absent cannot be opened"),
+    for file, message in (("e", "e has no tensor 0.weight"), ("absent", "absent cannot be read (No such file or directory)"),
                           ("pth", "pth has no tensor 0.weight")):  # fmt: skip
         code, out, err = run("weights", "import", "--encoder", file)
         assert (code, out, message in err, "Traceback" in err) == (2, "", True, False)
