@@ -1,6 +1,7 @@
 """What a manifest says, in a few lines for people."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from operator import itemgetter
 
 from stylize.runs.estimate import Estimate
 from stylize.shards.manifest import FAILURES_NAME, MANIFEST_NAME, Manifest
@@ -11,9 +12,18 @@ NAMED_FLAGS = 5
 def counts_line(manifest: Manifest) -> str:
     """Return how many pairs, test images and shards there are, their size, and how many images failed."""
     megabytes = sum(shard.bytes for shard in manifest.shards) / 1e6
-    pairs, tests = manifest.samples("train"), manifest.samples("test")
-    text = f"{pairs} training pairs and {tests} test images in {len(manifest.shards)} shards, {megabytes:.1f} MB"
+    validation = f", {count} validation images" if (count := manifest.samples("val")) else ""
+    counts = f"{manifest.samples('train')} training pairs{validation} and {manifest.samples('test')} test images"
+    text = f"{counts} in {len(manifest.shards)} shards, {megabytes:.1f} MB{left_out_text(manifest.left_out)}"
     return text + (f"; {manifest.failures} images failed, see {FAILURES_NAME}" if manifest.failures else "")
+
+
+def left_out_text(left_out: Mapping[str, int]) -> str:
+    """Return how many files were left out, by rule; nothing for none."""
+    if not left_out:
+        return ""
+    rules = ", ".join(f"{count} {rule}" for rule, count in sorted(left_out.items(), key=itemgetter(1), reverse=True))
+    return f"; {sum(left_out.values())} files that are no pictures left out ({rules})"
 
 
 def plan_line(estimate: Estimate) -> str:
