@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, TiffTags, UnidentifiedImageError
 
 from stylize.sources.colour import changes_colours
 from stylize.sources.formats import FORMATS
@@ -106,6 +106,8 @@ def _decode(data: bytes, side: SideData | None = None) -> Decoded:
     try:
         with _watched() as caught:
             picture = Image.open(io.BytesIO(data), formats=FORMATS)
+            if picture.format == "TIFF":
+                _read_directories(picture)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise PictureError("is larger than any real picture (decompression bomb)") from None
     _check_size(*picture.size)
@@ -120,6 +122,14 @@ def _decode(data: bytes, side: SideData | None = None) -> Decoded:
     rgb.info.clear()  # a colour profile or a comment of the source would be written into its copies
     decoded = Decoded(rgb, None, data, tuple(sorted({str(warning.message) for warning in caught})))
     return _as_stored(decoded, picture) if turn == 1 and _is_plain(picture, profile) else decoded
+
+
+def _read_directories(picture: Image.Image) -> None:
+    """Read a TIFF's directories beside its pixels, which loading would do too, where nobody collects the warnings."""
+    exif = picture.getexif()
+    for tag in TiffTags.TAGS_V2_GROUPS:
+        if tag in exif:
+            exif.get_ifd(tag)
 
 
 def _decode_without_side_data(data: bytes) -> Decoded | None:
