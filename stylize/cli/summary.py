@@ -27,7 +27,8 @@ def left_out_text(left_out: Mapping[str, int]) -> str:
     if not left_out:
         return ""
     rules = ", ".join(f"{count} {rule}" for rule, count in sorted(left_out.items(), key=itemgetter(1), reverse=True))
-    return f"; {counted(sum(left_out.values()), 'file that is no picture', 'files that are no pictures')} left out ({rules})"
+    files = counted(sum(left_out.values()), "file that is no picture", "files that are no pictures")
+    return f"; {files} left out ({rules})"
 
 
 def plan_line(estimate: Estimate) -> str:
