@@ -80,7 +80,8 @@ def _print_metrics(metrics: dict[str, Any], out: Path) -> None:
         return  # not the main process
     table = Table(title=str(out), show_header=False)
     for name, value in metrics.items():
-        table.add_row(name.replace("_", " "), f"{value:.4f}" if isinstance(value, float) else str(value))
+        text = "none, the shards have no test images" if value is None else str(value)
+        table.add_row(name.replace("_", " "), f"{value:.4f}" if isinstance(value, float) else text)
     console.print(table)
 
 

@@ -34,7 +34,8 @@ class TrainConfig:
     """What to train, on what and how; a value out of range raises `InputError`.
 
     `batch_size` counts pairs per process.  `pairing_weight` is λ of Eq. 6.  `validation_fraction` of the training
-    samples choose the best epoch.  `workers` load images and do not change any result; nor does `out`.
+    samples choose the best epoch, unless the shards have a split `val`.  `workers` load images and do not change any
+    result; nor does `out`.
     """
 
     shards: Path

@@ -34,7 +34,9 @@ def load_test_images(shards: Path, image_size: int, image_preset: str) -> Iterat
     preset = _preset(image_preset, image_size)
     samples = PairDataset(shards, "test")
     if len(samples) == 0:
-        raise InputError(f"{shards} has no test split: make shards from a data set with test images.")
+        raise InputError(
+            f"{shards} has no test images, so there is nothing to attack: make shards from a data set that has some."
+        )
     return _test_images(samples, EvaluationImages(samples, preset))
 
 

@@ -9,8 +9,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import rich.progress
 import torch
+from numpy.typing import NDArray
 
 from stylize.errors import InputError
 from train.augmentation import image_preset
@@ -74,7 +76,7 @@ class _Run:
             raise InputError(f"{config.shards} has no stylized copies, which the method {config.method!r} needs.")
         self.test_samples = PairDataset(config.shards, "test")
         self.preset = image_preset(config.image_preset, self.samples.size)
-        training, self.validation = split_validation(self.samples.keys, config.validation_fraction, config.seed)
+        training, self.validation_samples, self.validation = _validation(config, self.samples)
         self.batches = EpochBatches(training, config.batch_size, config.seed, world.rank, world.size)
         pairs = TrainingPairs(self.samples, self.preset, config.seed, method.with_styled)
         self.loader = training_loader(pairs, self.batches, config.workers, world.device.type == "cuda")
@@ -127,7 +129,7 @@ class _Run:
         self.trainer.settle_statistics(self.loader)
         indices = self.validation.tolist()
         model, workers = self.trainer.model, self.config.workers
-        return self.world.from_main(evaluate(model, self.samples, self.preset, indices, workers=workers))
+        return self.world.from_main(evaluate(model, self.validation_samples, self.preset, indices, workers=workers))
 
     def _save(self, whole_epoch: bool) -> None:
         state = self.trainer.state(self.identity)
@@ -159,6 +161,15 @@ class _Run:
         }
         write_metrics(config.out, metrics)
         return metrics
+
+
+def _validation(config: TrainConfig, samples: PairDataset) -> tuple[NDArray[np.int64], PairDataset, NDArray[np.int64]]:
+    """Return the indices to train on, the samples to validate on, and their indices; `val` goes before a fraction."""
+    own = PairDataset(config.shards, "val")
+    if len(own):
+        return np.arange(len(samples)), own, np.arange(len(own))
+    training, validation = split_validation(samples.keys, config.validation_fraction, config.seed)
+    return training, samples, validation
 
 
 @contextmanager

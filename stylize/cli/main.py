@@ -11,7 +11,7 @@ from stylize.cli.cue_conflict import cue_conflict_command
 from stylize.cli.fit import evaluate_decoder_command, fit_decoder_command, fit_styles_command
 from stylize.cli.params import check_params
 from stylize.cli.preview import shard_sheet, style_sheet
-from stylize.cli.summary import counts_line, plan_line, warning_lines
+from stylize.cli.summary import counts_line, left_out_text, plan_line, warning_lines
 from stylize.cli.weights import ENCODER_HELP, weights_app
 from stylize.command_line import command_app, console, run_command_line
 from stylize.engine.devices import matrix_rate
@@ -44,7 +44,7 @@ default = ShardOptions()
 STYLE_HELP = "Picture, folder, zip, built-in or fitted style; repeat for more; `patterns` for all built-in ones."
 BACKEND_HELP = "auto (torch), torch, or openvino: int8 on CPUs, faster, and not the same pixels."
 DTYPE_HELP = "auto, float32, bfloat16 or float16 for torch; int8 for openvino."
-DATA_HELP = "shapes, cifar10, cifar100, or a folder or zip of class folders."
+DATA_HELP = "shapes, cifar10, cifar100, or a folder or zip of class folders, maybe in train/, test/ and val/."
 DECODER_HELP = "Decoder file that belongs to the encoder; else the shipped one."
 RETRY_HELP = "Make the shards of a finished folder again that lack images or whose images changed."
 SHARDS = Path("data/shards")
@@ -63,7 +63,7 @@ def shards(
     seed: Annotated[int, typer.Option(help="Chooses styles, order and held-out images.")] = default.seed,
     limit: Annotated[int | None, typer.Option(help="At most N images of every split.")] = None,
     test_fraction: Annotated[
-        float, typer.Option(help="Held-out fraction where the data have no split.")
+        float, typer.Option(help="Held-out fraction where the data have no test split; 0 for no test split.")
     ] = default.test_fraction,
     codec: Annotated[str, typer.Option(help="jpg, png or webp.")] = default.codec,
     quality: Annotated[int, typer.Option(help="1 to 100.")] = default.quality,
@@ -90,7 +90,7 @@ def shards(
     with images_progress(console, "Stylizing", sum(job.spec.counts.values()), _effort(job)) as report:
         notice = partial(console.print, style="yellow", highlight=False)
         manifest = make_shards(job, out, max_failures, report, retry_failed=retry_failed, notice=notice)
-    _print_summary(out, manifest)
+    _print_summary(out, manifest, "".join(f"; {note}" for note in job.source.notes))
 
 
 def _effort(job: Job) -> Effort | None:
@@ -126,12 +126,14 @@ def images(
     data: Annotated[str, typer.Option("--data", "--source", help=DATA_HELP)] = default.data,
     seed: Annotated[int, typer.Option(help="Chooses held-out images.")] = default.seed,
     test_fraction: Annotated[
-        float, typer.Option(help="Held-out fraction where the data have no split.")
+        float, typer.Option(help="Held-out fraction where the data have no test split; 0 for no test split.")
     ] = default.test_fraction,
 ) -> None:
     """Write a data set's untouched images as one zip of class folders."""
-    count = export_images(open_source(data, seed=seed, test_fraction=test_fraction), out)
-    console.print(f"{out}: {counted(count, 'image')}")
+    source = open_source(data, seed=seed, test_fraction=test_fraction)
+    count = export_images(source, out)
+    notes = "".join(f"; {note}" for note in source.notes)
+    console.print(f"{out}: {counted(count, 'image')}{left_out_text(source.left_out)}{notes}")
 
 
 @app.command()

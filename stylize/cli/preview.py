@@ -12,7 +12,7 @@ from stylize.errors import InputError
 from stylize.networks.adain import MIN_SIDE
 from stylize.shards.format import Sample, read_shard
 from stylize.shards.manifest import read_manifest
-from stylize.sources.picture_files import list_pictures
+from stylize.sources.listing import list_pictures
 from stylize.sources.pictures import PictureError, decode_picture
 from stylize.wording import literal
 

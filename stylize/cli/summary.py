@@ -1,6 +1,7 @@
 """What a manifest says, in a few lines for people."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from operator import itemgetter
 
 from stylize.runs.estimate import Estimate
 from stylize.shards.manifest import FAILURES_NAME, MANIFEST_NAME, Manifest
@@ -12,10 +13,22 @@ NAMED_FLAGS = 5
 def counts_line(manifest: Manifest) -> str:
     """Return how many pairs, test images and shards there are, their size, and how many images failed."""
     megabytes = sum(shard.bytes for shard in manifest.shards) / 1e6
-    pairs, tests = counted(manifest.samples("train"), "training pair"), counted(manifest.samples("test"), "test image")
-    text = f"{pairs} and {tests} in {counted(len(manifest.shards), 'shard')}, {megabytes:.1f} MB"
-    failed = f"; {counted(manifest.failures, 'image')} failed, see {FAILURES_NAME}"
-    return text + (failed if manifest.failures else "")
+    split_counts = [counted(manifest.samples("train"), "training pair")]
+    if validation := manifest.samples("val"):
+        split_counts.append(counted(validation, "validation image"))
+    counts = f"{', '.join(split_counts)} and {counted(manifest.samples('test'), 'test image')}"
+    shards = counted(len(manifest.shards), "shard")
+    failed = f"; {counted(manifest.failures, 'image')} failed, see {FAILURES_NAME}" if manifest.failures else ""
+    return f"{counts} in {shards}, {megabytes:.1f} MB{left_out_text(manifest.left_out)}{failed}"
+
+
+def left_out_text(left_out: Mapping[str, int]) -> str:
+    """Return how many files were left out, by rule; nothing for none."""
+    if not left_out:
+        return ""
+    rules = ", ".join(f"{count} {rule}" for rule, count in sorted(left_out.items(), key=itemgetter(1), reverse=True))
+    files = counted(sum(left_out.values()), "file that is no picture", "files that are no pictures")
+    return f"; {files} left out ({rules})"
 
 
 def plan_line(estimate: Estimate) -> str:

@@ -17,7 +17,9 @@ from stylize.drawn.patterns import PATTERN_NAMES, draw_pattern
 from stylize.errors import InputError
 from stylize.networks.adain import ENCODER_CHANNELS, MIN_SIDE
 from stylize.shards.format import file_sha256
-from stylize.sources.picture_files import SUFFIXES, PictureFile, exists, list_pictures
+from stylize.sources.formats import PICTURE_SUFFIXES
+from stylize.sources.listing import list_pictures
+from stylize.sources.picture_files import PictureFile, exists
 from stylize.sources.pictures import MAX_ASPECT_RATIO, PictureError, decode_picture
 from stylize.weights_files import UNREADABLE, why_unreadable
 
@@ -88,7 +90,7 @@ def _load(name: str) -> list[Style]:
     if path.name.endswith(FITTED_SUFFIX):
         return [read_fitted(path)]
     if path.is_dir() and (fitted := sorted(path.glob(f"[!.]*{FITTED_SUFFIX}"))):
-        if any(file.suffix.lower() in SUFFIXES for file in path.iterdir()):
+        if any(file.suffix.lower() in PICTURE_SUFFIXES for file in path.iterdir()):
             raise InputError(f"{path} holds pictures and fitted styles: give a folder of one kind, or single files.")
         return [read_fitted(file) for file in fitted]
     return [_from_file(file) for file in list_pictures(path)]

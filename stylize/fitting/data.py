@@ -17,7 +17,8 @@ from stylize.engine.styles import ALL_PATTERNS
 from stylize.errors import InputError
 from stylize.fitting.settings import FitSettings
 from stylize.fitting.variations import combine, draw_texture, paint, recolour
-from stylize.sources.picture_files import PictureFile, list_pictures
+from stylize.sources.listing import list_pictures
+from stylize.sources.picture_files import PictureFile
 from stylize.sources.pictures import PictureError, decode_picture
 
 HOLD_OUT_FRACTION = 0.1  # of the photos, by hash

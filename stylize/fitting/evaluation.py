@@ -15,7 +15,8 @@ from stylize.fitting.data import HOLD_OUT_FRACTION, decode_file, is_held_out
 from stylize.fitting.judge import Judge, Scores, Summary, summarise, summarise_scores
 from stylize.networks.adain import MIN_SIDE
 from stylize.networks.pair import load_pair
-from stylize.sources.picture_files import PictureFile, list_pictures
+from stylize.sources.listing import list_pictures
+from stylize.sources.picture_files import PictureFile
 from stylize.wording import counted
 
 Report = Callable[[str, int, int], None]

@@ -2,6 +2,7 @@
 
 import io
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -11,6 +12,14 @@ from stylize.networks.adain import MIN_SIDE
 from stylize.sources.pictures import PictureError, decode, decode_picture
 
 _PILLOW_FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
+
+
+class Content(NamedTuple):
+    """A sample's content bytes, their pixels (H, W, 3), and what looked wrong in decoding the source."""
+
+    data: bytes
+    pixels: Pixels
+    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -33,21 +42,22 @@ class Codec:
             raise PictureError(f"cannot be stored as {self.name}: {error}") from None
         return buffer.getvalue()
 
-    def read_content(self, data: bytes, size: int | None) -> tuple[bytes, Pixels]:
-        """Return a sample's content bytes and its pixels (H, W, 3).
+    def read_content(self, data: bytes, size: int | None) -> Content:
+        """Return a sample's content.
 
         With `size` the picture is scaled and centre-cropped to size × size. The source's bytes are kept untouched where
-        nothing had to change: right codec, upright RGB, right size. Raises `PictureError` for an unusable picture.
+        nothing had to change: right codec, upright sRGB, right size, side data that anybody can read. Raises
+        `PictureError` for an unusable picture.
         """
         decoded = decode(data)
         picture = decoded.picture
         if size is not None and picture.size != (size, size):
             picture = ImageOps.fit(picture, (size, size), Image.Resampling.BICUBIC)
         elif decoded.plain_format == _PILLOW_FORMATS[self.name] and min(picture.size) >= MIN_SIDE:
-            return data, np.asarray(picture)
+            return Content(decoded.data, np.asarray(picture), decoded.warnings)
         if min(picture.size) < MIN_SIDE:
             raise PictureError(
                 f"has {picture.width}×{picture.height} pixels, the limit is {MIN_SIDE} a side; or set --size"
             )
         encoded = self.encode(picture)
-        return encoded, np.asarray(decode_picture(encoded))
+        return Content(encoded, np.asarray(decode_picture(encoded)), decoded.warnings)

@@ -22,7 +22,7 @@ from stylize.sources.source import SHAPES_SIDE, ShapesSource, Source
 def draw_cue(source: ShapesSource, split: str, index: int, codec: Codec, size: int | None) -> Sample:
     """Draw an image of the exact splits of `shapes`, which goes the way of its other images, through 64 × 64 pixels."""
     data = source.read(split, index)
-    content, _ = codec.read_content(data, size)
+    content = codec.read_content(data, size).data
     texture = draw_shape(index, size=SHAPES_SIDE, split=split).texture
     metadata = {"source": source.path(split, index), "source_sha256": hashlib.sha256(data).hexdigest()}
     if texture is not None:
@@ -71,7 +71,7 @@ class Painter:
         path = self.source.path("test", index)
         try:
             data = self.source.read("test", index)
-            _, pixels = self.codec.read_content(data, self.size)
+            pixels = self.codec.read_content(data, self.size).pixels
         except PictureError as error:
             return Failure("test", path, str(error))
         return StoredPicture(path, hashlib.sha256(data).hexdigest(), pixels)

@@ -12,7 +12,6 @@ from stylize.runs.spec import ShardPlan, plan_shards
 from stylize.runs.workers import start_workers
 from stylize.shards.format import Sample, sample_members
 from stylize.shards.tar_scan import BLOCK
-from stylize.sources.folder import SPLITS
 from stylize.wording import counted
 
 PROBED_IMAGES = 16  # at least
@@ -30,13 +29,13 @@ class Estimate:
 
 
 def estimate_run(job: Job, out: Path) -> Estimate:
-    """Make the first samples of both splits in memory and extrapolate; nothing is written.
+    """Make the first samples of every split in memory and extrapolate; nothing is written.
 
     Raises `InputError` where none of the probed images can be used.
     """
     plans = list(plan_shards(job.spec, job.source))
     size, seconds = 0.0, 0.0
-    for split in SPLITS:
+    for split in job.source.splits:
         first = next(plan for plan in plans if plan.split == split)
         sample_size, sample_seconds = _probe(job, replace(first, indices=first.indices[: _probed_images(job)]))
         size += sample_size * job.spec.counts[split]

@@ -128,7 +128,9 @@ def _make_sample(job: Job, split: str, image: SourceImage, copies: Sequence[Pixe
         sample = _sample(job, split, image, copies)
     except PictureError as error:
         return Failure(split, job.source.path(split, image.index), f"copy {error}"), []
-    return sample, flag_copies(sample.key, image.pixels, copies)
+    source = job.source.path(split, image.index)
+    warned = [Flag(split, sample.key, f"{source}: {text}") for text in image.warnings]
+    return sample, [*warned, *flag_copies(sample.key, image.pixels, copies)]
 
 
 def _take_chunk(images: Iterator[SourceImage], copies: int) -> list[SourceImage]:

@@ -1,6 +1,6 @@
 """The quality gate: pairs that teach nothing, and images that stand in both splits; a warning, never a failure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from stylize.shards.manifest import Flag
 # In 8-bit grey levels; copies by the shipped decoder differ from their content by 45 and more, and vary by 30 and more.
 MIN_DIFFERENCE = 3.0
 MIN_DEVIATION = 3.0
+REPEATED = "the same file is in train"
 
 
 def flag_copies(key: str, content: Pixels, copies: Sequence[Pixels]) -> list[Flag]:
@@ -31,7 +32,6 @@ def flag_copies(key: str, content: Pixels, copies: Sequence[Pixels]) -> list[Fla
     return flags
 
 
-def flag_repeated(train: Iterable[str], test: Iterable[tuple[str, str]]) -> list[Flag]:
-    """Flag test images, given as (key, SHA-256 of the source), whose file stands among the SHA-256 of `train` too."""
-    known = set(train)
-    return [Flag("test", key, "the same file is in train") for key, sha256 in test if sha256 in known]
+def flag_repeated(train: Collection[str], others: Iterable[tuple[str, str]], split: str = "test") -> list[Flag]:
+    """Flag a split's images, given as (key, SHA-256 of the source), whose file is among the SHA-256 of `train` too."""
+    return [Flag(split, key, REPEATED) for key, sha256 in others if sha256 in train]

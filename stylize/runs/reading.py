@@ -21,12 +21,13 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class SourceImage:
-    """An image as it was read, as it will be stored, and its pixels (H, W, 3)."""
+    """An image as it was read, as it will be stored, its pixels (H, W, 3), and what looked wrong in decoding it."""
 
     index: int
     source: bytes
     content: bytes
     pixels: Pixels
+    warnings: tuple[str, ...] = ()
 
 
 def cut_tasks(items: Sequence[Item], values: int) -> Iterator[Sequence[Item]]:
@@ -60,7 +61,7 @@ def read_image(job: Job, split: str, index: int) -> SourceImage | Failure:
     """Read and decode one image, or say why it cannot be used."""
     try:
         source = job.source.read(split, index)
-        content, pixels = job.codec.read_content(source, job.spec.size)
+        content = job.codec.read_content(source, job.spec.size)
     except PictureError as error:
         return Failure(split, job.source.path(split, index), str(error))
-    return SourceImage(index, source, content, pixels)
+    return SourceImage(index, source, *content)

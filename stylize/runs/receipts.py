@@ -10,6 +10,7 @@ from stylize.atomic import write_atomically
 from stylize.errors import InputError
 from stylize.runs.job import Failure, Job, Receipt
 from stylize.runs.publish import link_or_copy
+from stylize.runs.quality import REPEATED
 from stylize.runs.spec import ShardPlan, plan_shards
 from stylize.shards.format import Sample, file_sha256, read_shard
 from stylize.shards.manifest import Flag, Manifest, ShardEntry
@@ -54,7 +55,7 @@ def adopt_shards(job: Job, manifest: Manifest, out: Path, staging: Path) -> None
         if entry and _is_whole(published, entry, plan) and read_receipt(staging, plan.name) is None:
             link_or_copy(published, staging / "shards" / plan.name)
             sources = {sample.key: str(sample.metadata["source_sha256"]) for sample in read_shard(published)}
-            flags = (flag for flag in manifest.flagged if flag.split == plan.split == "train")
+            flags = (flag for flag in manifest.flagged if flag.split == plan.split and flag.reason != REPEATED)
             write_receipt(staging, Receipt(entry, (), tuple(flag for flag in flags if flag.key in sources), sources))
 
 

@@ -90,7 +90,8 @@ def _make_and_publish(
     failures = [failure for receipt in receipts for failure in receipt.failures]
     record = check_failures(failures, staging, max_failures)
     failed = len(failures), file_sha256(record) if failures else None
-    manifest = Manifest(plain_spec(job.spec), tuple(receipt.shard for receipt in receipts), *failed, _flags(receipts))
+    shards, left_out = tuple(receipt.shard for receipt in receipts), dict(job.source.left_out)
+    manifest = Manifest(plain_spec(job.spec), shards, *failed, _flags(receipts), left_out)
     publish(manifest, staging, out, replace=finished is not None)
     return manifest
 
@@ -120,9 +121,12 @@ def _one_at_a_time(report: Report) -> Report:
 
 def _flags(receipts: Sequence[Receipt]) -> tuple[Flag, ...]:
     """Return the shards' flags and those that only all shards together show."""
-    train = (sha256 for receipt in receipts if receipt.shard.split == "train" for sha256 in receipt.sources.values())
-    test = (source for receipt in receipts if receipt.shard.split == "test" for source in receipt.sources.items())
-    return (*(flag for receipt in receipts for flag in receipt.flags), *flag_repeated(train, test))
+    train = {sha256 for receipt in receipts if receipt.shard.split == "train" for sha256 in receipt.sources.values()}
+    flags = [flag for receipt in receipts for flag in receipt.flags]
+    for receipt in receipts:
+        if receipt.shard.split != "train":
+            flags += flag_repeated(train, receipt.sources.items(), receipt.shard.split)
+    return tuple(flags)
 
 
 @contextmanager

@@ -15,7 +15,6 @@ from stylize.engine.styles import Style
 from stylize.errors import InputError
 from stylize.networks.adain import MIN_SIDE
 from stylize.shards.format import CODECS, MAX_COPIES
-from stylize.sources.folder import SPLITS
 from stylize.sources.source import Source
 
 SAMPLES_PER_SHARD = 1000
@@ -53,8 +52,10 @@ class ShardOptions:
             raise InputError(f"--alpha is {self.alpha}: give a number from 0 (content) to 1 (style).")
         if not 1 <= self.styles_per_image <= MAX_COPIES:
             raise InputError(f"--styles-per-image is {self.styles_per_image}: give 1 to {MAX_COPIES}.")
-        if not 0 < self.test_fraction < 1:
-            raise InputError(f"--test-fraction is {self.test_fraction}: give a number between 0 and 1.")
+        if not 0 <= self.test_fraction < 1:
+            raise InputError(
+                f"--test-fraction is {self.test_fraction}: give a number from 0 (no test split) to below 1."
+            )
         if self.codec not in CODECS or not 1 <= self.quality <= 100:
             raise InputError(
                 f"No codec {self.codec} at quality {self.quality}: give {', '.join(CODECS)}, and 1 to 100."
@@ -109,13 +110,7 @@ def make_spec(
 ) -> Spec:
     """Resolve the options; `hashes` are the encoder's and the decoder's SHA-256."""
     limit, device = options.limit, engine.device.type
-    counts = {split: source.count(split) if limit is None else min(limit, source.count(split)) for split in SPLITS}
-    for split, count in counts.items():
-        if not count:
-            raise InputError(
-                f"The data set {options.data} has no images for {split}: give a larger --test-fraction, "
-                "or, where it has a folder train, add test or val beside it."
-            )
+    counts = {split: min(limit or source.count(split), source.count(split)) for split in source.splits}
     return Spec(
         source=source.name,
         source_fingerprint=source.fingerprint(),
@@ -153,7 +148,7 @@ class ShardPlan:
 
 def plan_shards(spec: Spec, source: Source) -> Iterator[ShardPlan]:
     """Shuffle every split once, by hashing (seed, split, index), and cut it into shards."""
-    for split in SPLITS:
+    for split in source.splits:
         order = sorted(range(source.count(split)), key=lambda index: shuffle_key(spec.seed, split, index))
         chosen = order[: spec.counts[split]]
         for number, start in enumerate(range(0, len(chosen), spec.samples_per_shard)):

@@ -5,7 +5,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,12 @@ from stylize.shards.format import FORMAT_VERSION, MAX_COPIES
 
 MANIFEST_NAME = "manifest.json"
 FAILURES_NAME = "failures.jsonl"
-SHARD_NAME = re.compile(r"(?:train|test)-[0-9]+\.tar")
+SHARD_NAME = re.compile(r"(?:train|test|val)-[0-9]+\.tar")
 
 
 @dataclass(frozen=True)
 class ShardEntry:
-    """One shard: file name, split (`train` has pairs, `test` originals only), samples, bytes and SHA-256."""
+    """One shard: file name, split (`train` has pairs, `test` and `val` originals only), samples, bytes and SHA-256."""
 
     name: str
     split: str
@@ -42,7 +42,7 @@ class Manifest:
     """The full specification of a run (see `docs/shard-format.md`), its shards, and what went wrong.
 
     `failures` counts the images that could not be used; `failures.jsonl` names them and has the hash `failures_sha256`.
-    `flagged` names samples that look wrong.
+    `flagged` names samples that look wrong; `left_out` counts the source's files that are no pictures, by rule.
     """
 
     spec: Mapping[str, Any]
@@ -50,6 +50,7 @@ class Manifest:
     failures: int = 0
     failures_sha256: str | None = None
     flagged: tuple[Flag, ...] = ()
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def class_names(self) -> list[str]:
@@ -91,6 +92,8 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
 def render_manifest(manifest: Manifest) -> str:
     """Return canonical JSON (sorted keys, two spaces) with `checksum`, the SHA-256 of the same JSON without it."""
     document: dict[str, Any] = {"format_version": FORMAT_VERSION, **asdict(manifest)}
+    if not manifest.left_out:
+        del document["left_out"]
     text = _canonical(document).encode("utf-8", "surrogatepass")  # what a reader may be given can hold anything
     document["checksum"] = hashlib.sha256(text).hexdigest()
     return _canonical(document)
@@ -128,7 +131,7 @@ def read_manifest(directory: Path) -> Manifest:
         shards = tuple(_shard_entry(shard) for shard in document["shards"])
         flagged = tuple(Flag(**flag) for flag in document.get("flagged", ()))
         failures = int(document["failures"]), document.get("failures_sha256")
-        manifest = Manifest(document["spec"], shards, *failures, flagged)
+        manifest = Manifest(document["spec"], shards, *failures, flagged, dict(document.get("left_out", {})))
         _check(manifest)
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(

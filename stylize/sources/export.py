@@ -5,7 +5,6 @@ from pathlib import Path
 
 from stylize.atomic import temporary_path
 from stylize.errors import InputError
-from stylize.sources.folder import SPLITS
 from stylize.sources.pictures import PictureError
 from stylize.sources.source import Source
 
@@ -13,7 +12,7 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can say: equal in
 
 
 def export_images(source: Source, out: Path) -> int:
-    """Write `train/CLASS/INDEX.SUFFIX` and `test/…` into the zip `out` and return the number of images."""
+    """Write `train/CLASS/INDEX.SUFFIX`, `test/…` and `val/…` into the zip `out` and return the number of images."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         return _write_zip(source, out)
@@ -25,7 +24,8 @@ def _write_zip(source: Source, out: Path) -> int:
     temporary = temporary_path(out)
     try:
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-            count = sum(_write_image(archive, source, split, i) for split in SPLITS for i in range(source.count(split)))
+            images = ((split, index) for split in source.splits for index in range(source.count(split)))
+            count = sum(_write_image(archive, source, split, index) for split, index in images)
         temporary.replace(out)
     finally:
         temporary.unlink(missing_ok=True)

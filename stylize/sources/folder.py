@@ -1,16 +1,21 @@
 """Class folders as a source of labelled images, in a folder or a zip."""
 
 import hashlib
+import tarfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from stylize.errors import InputError
-from stylize.sources.picture_files import PictureFile, check_name, is_visible, list_pictures
+from stylize.sources.formats import PICTURE_SUFFIXES
+from stylize.sources.held_out import hold_out
+from stylize.sources.layout import SPLITS, Layout, look_alikes, read_layout, split_of
+from stylize.sources.listing import Listing, is_zip, list_files
+from stylize.sources.picture_files import PictureFile, check_name, exists
+from stylize.sources.pictures import PictureError, is_picture
 
-SPLITS = ("train", "test")
-_SPLIT_FOLDERS = {"train": "train", "test": "test", "val": "test"}
+OUTSIDE = "outside the class folders"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,32 +25,39 @@ class _Entry:
 
 
 class FolderSource:
-    """A folder or zip of class folders, optionally below `train/` and `test/` or `val/`."""
+    """A folder or zip of class folders, optionally below split folders (see docs/shard-format.md).
+
+    `splits` are those that have images; `left_out` counts the files that are no pictures, by rule; `notes` say in
+    sentences what else than the folders' names decided on the splits.
+    """
 
     def __init__(self, root: Path, seed: int, test_fraction: float) -> None:
-        files = list_pictures(root)
+        _check_root(root)
         self.name = root.resolve().name
         check_name(self.name)
-        depth = _common_depth([PurePosixPath(file.name) for file in files])
-        divided = any(_in_split_folder(_folders(file, depth)) for file in files)
-        _check_class_folders(root, files, depth + divided)
-        triples = [(*_split_and_class(file, depth, divided, seed, test_fraction), file) for file in files]
+        listing = list_files(root)
+        files = _inside_classes(root, listing)
+        if not files:
+            raise InputError(f"{root} holds no pictures: give another folder or zip.")
+        self.left_out: Mapping[str, int] = dict(sorted(listing.left_out.items()))
+        layout = read_layout(str(root), [file.name for file in files])
+        _check_class_folders(root, files, listing.folders, layout)
+        places, self.notes = _with_test_split(root, files, layout, seed, test_fraction)
         self._sizes = _sizes(root, files)
-        self.class_names = tuple(sorted({name for split, name, _ in triples if split == "train"}))
-        self._check(root, triples)
+        self.class_names = tuple(sorted({name for _, name in places}))
+        self._check_classes(root)
         labels = {name: label for label, name in enumerate(self.class_names)}
-        self._entries = {
-            split: [_Entry(file, labels[name]) for own, name, file in triples if own == split] for split in SPLITS
-        }
+        self._entries: dict[str, list[_Entry]] = {split: [] for split in SPLITS}
+        for (split, name), file in zip(places, files, strict=True):
+            self._entries[split].append(_Entry(file, labels[name]))
+        self.splits = tuple(split for split in SPLITS if self._entries[split])
 
-    def _check(self, root: Path, triples: Sequence[tuple[str, str, PictureFile]]) -> None:
+    def _check_classes(self, root: Path) -> None:
         if len(self.class_names) < 2:
             found = ", ".join(self.class_names) or "none"
             raise InputError(f"{root} has fewer than two class folders with pictures ({found}): give one per class.")
-        strangers = {name for split, name, _ in triples if split == "test"} - set(self.class_names)
-        if strangers:
-            names = ", ".join(sorted(strangers)[:5])
-            raise InputError(f"{root}: classes {names} are in the test split but not in train: make them agree.")
+        for one, other in look_alikes(self.class_names):
+            raise InputError(f"{root}: two classes are called {one!r} in different Unicode forms: rename {other!r}.")
 
     def count(self, split: str) -> int:
         """Return the number of images of a split."""
@@ -68,59 +80,79 @@ class FolderSource:
         return hashlib.sha256(repr(self._sizes).encode()).hexdigest()
 
 
-def _check_class_folders(root: Path, files: Sequence[PictureFile], depth: int) -> None:
-    """Refuse a folder with an empty class folder, or with one that is a link: its class would be lost silently."""
-    if not root.is_dir():
+def _check_root(root: Path) -> None:
+    """Refuse a file that is no zip, with what to do about it."""
+    if not exists(root) or root.is_dir() or is_zip(root):
         return
-    classes = {PurePosixPath(file.name).parts[: depth + 1] for file in files}
-    for parent in sorted({folders[:-1] for folders in classes}):
-        for folder in sorted(root.joinpath(*parent).iterdir()):
-            if is_visible(folder.name) and folder.is_dir() and (*parent, folder.name) not in classes:
-                name = folder.relative_to(root)
-                raise InputError(f"{root}: the folder {name} has no pictures, or is a link: fill or remove it.")
+    try:
+        packed = tarfile.is_tarfile(root)
+    except OSError as error:
+        raise InputError(f"{root} cannot be read ({error.strerror}): check its permissions.") from None
+    if packed:
+        raise InputError(f"{root} is a tar: unpack it and give the folder, or give a zip of class folders.")
+    raise InputError(f"{root} is a single file and no zip: give a folder or zip of class folders.")
+
+
+def _inside_classes(root: Path, listing: Listing) -> list[PictureFile]:
+    """Return the files without those that neither are pictures by name or content nor lie with pictures: these count.
+
+    Raises `InputError` for one of them that cannot be read, say a link to nothing in place of a class folder.
+    """
+    pictures = [file for file in listing.files if PurePosixPath(file.name).suffix.lower() in PICTURE_SUFFIXES]
+    if len(pictures) in (0, len(listing.files)):
+        return listing.files
+    depth = read_layout(str(root), [file.name for file in pictures]).depth + 1
+    classes = {tuple(file.name.split("/")[:depth]) for file in pictures}
+    files = []
+    for file in listing.files:
+        if tuple(file.name.split("/")[:depth]) in classes or _is_picture(file):
+            files.append(file)
+        else:
+            listing.left_out[OUTSIDE] += 1
+    return files
+
+
+def _is_picture(file: PictureFile) -> bool:
+    try:
+        return is_picture(file.read())
+    except PictureError as error:
+        raise InputError(f"{file.root}: {file.name} {error}: mend or remove it.") from None
+
+
+def _check_class_folders(root: Path, files: Sequence[PictureFile], folders: set[str], layout: Layout) -> None:
+    """Refuse a folder without pictures among the class folders: its class would be lost silently."""
+    classes = {"/".join(file.name.split("/")[: layout.depth + 1]) for file in files}
+    around = {name.rpartition("/")[0] for name in classes}
+    for name in sorted(folders - classes):
+        if name.rpartition("/")[0] in around:
+            raise InputError(f"{root}: the folder {name} has no pictures: fill or remove it.")
+
+
+def _with_test_split(
+    root: Path, files: Sequence[PictureFile], layout: Layout, seed: int, test_fraction: float
+) -> tuple[list[tuple[str, str]], tuple[str, ...]]:
+    """Return every file's split and class, and notes on how the test split came about where no folder names it."""
+    folder = layout.split_folders.get("test")
+    if folder is not None:
+        note = f"{folder}/ is the test split" if split_of(folder) == "val" else ""
+        return [(split or "train", name) for split, name in layout.places], (note,) if note else ()
+    images = [(name, file.name) for (_, name), file in zip(layout.places, files, strict=True)]
+    chosen = hold_out(str(root), images, test_fraction, seed)
+    places = [("test" if path in chosen else "train", name) for name, path in images]
+    return places, (f"{len(chosen)} of {len(images)} images are held out for testing",)
 
 
 def _sizes(root: Path, files: Sequence[PictureFile]) -> list[tuple[str, int, int]]:
     if root.is_dir():
-        return [(file.name, _size(root / file.name), 0) for file in files]
+        return [(file.name, _size(file), 0) for file in files]
     with zipfile.ZipFile(root) as archive:
-        infos = [archive.getinfo(file.name) for file in files]
-    return [(info.filename, info.file_size, info.CRC) for info in infos]
+        infos = [archive.getinfo(file.member or file.name) for file in files]
+    return [(file.name, info.file_size, info.CRC) for file, info in zip(files, infos, strict=True)]
 
 
-def _size(path: Path) -> int:
+def _size(file: PictureFile) -> int:
     """Return a file's size, −1 for one that cannot be looked at: reading it will say why."""
     try:
-        return path.stat().st_size
+        return -1 if file.problem else (file.root / file.name).stat().st_size
     except OSError:
         return -1
-
-
-def _common_depth(names: Sequence[PurePosixPath]) -> int:
-    """Return how many leading folders all pictures share and that are neither a split nor a class."""
-    depth = 0
-    while all(len(name.parts) > depth + 2 for name in names):
-        folders = {name.parts[depth] for name in names}
-        if len(folders) > 1 or folders & set(_SPLIT_FOLDERS):
-            break
-        depth += 1
-    return depth
-
-
-def _folders(file: PictureFile, depth: int) -> tuple[str, ...]:
-    return PurePosixPath(file.name).parts[depth:-1]
-
-
-def _in_split_folder(folders: tuple[str, ...]) -> bool:
-    return len(folders) > 1 and folders[0] in _SPLIT_FOLDERS
-
-
-def _split_and_class(file: PictureFile, depth: int, divided: bool, seed: int, test_fraction: float) -> tuple[str, str]:
-    folders = _folders(file, depth)
-    if not folders or (divided and not _in_split_folder(folders)):
-        raise InputError(f"{file.root}: the picture {file.name} lies in no class folder: put it into one.")
-    if divided:
-        return _SPLIT_FOLDERS[folders[0]], folders[1]
-    digest = hashlib.sha256(f"{seed}:{file.name}".encode()).digest()
-    held_out = int.from_bytes(digest[:8], "big") < test_fraction * 2**64
-    return ("test" if held_out else "train"), folders[0]

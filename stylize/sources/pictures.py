@@ -1,16 +1,36 @@
-"""Decode pictures to RGB, with one documented policy for odd ones."""
+"""Decode pictures to RGB, with one documented policy for odd ones (docs/shard-format.md)."""
 
 import io
+import logging
 import threading
 import warnings
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, TiffTags, UnidentifiedImageError
+
+from stylize.sources.colour import changes_colours
+from stylize.sources.formats import FORMATS
+from stylize.sources.pixels import to_rgb, unknown_range
+from stylize.sources.side_data import SideData, orientation, read_side_data
 
 MAX_PIXELS = 64_000_000
 MAX_ASPECT_RATIO = 16
 _FILTERS = threading.Lock()  # warning filters are the process's, and pictures are decoded in threads
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_EXIF_KEYS = frozenset({"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"})
+_SRGB_GAMMA, _SRGB_PRIMARIES = 0.45455, (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # its lines do not name the picture; what is recorded does
 
 
 class PictureError(Exception):
@@ -19,10 +39,17 @@ class PictureError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """An upright 8-bit RGB picture, and its file's format, as Pillow names it, if nothing had to change for that."""
+    """An upright 8-bit picture in sRGB, and bytes that decode to it by any reader.
+
+    `plain_format` is their format as Pillow names it, None where the source's pixels had to change. `data` are the
+    source's own or, where these hold a colour profile or what readers stumble over, those without side data.
+    `warnings` are Pillow's.
+    """
 
     picture: Image.Image
     plain_format: str | None
+    data: bytes
+    warnings: tuple[str, ...] = ()
 
 
 def decode_picture(data: bytes) -> Image.Image:
@@ -33,35 +60,128 @@ def decode_picture(data: bytes) -> Image.Image:
 def decode(data: bytes) -> Decoded:
     """Decode to an upright 8-bit RGB picture; raise `PictureError` with the reason where there is no right answer.
 
-    First frame of an animation; EXIF orientation applied; transparency composited on white; 16-bit grey scaled to 8;
-    floating-point pixels refused.
+    First frame of an animation; EXIF orientation applied; colour profiles converted to sRGB; transparency composited on
+    white; 16-bit grey scaled to 8; pixels of unknown range refused. Side data that cannot be read are as if absent.
     A JPEG whose scan is corrupt but complete is decoded as far as Pillow can, as every other tool does.
     """
     try:
-        with _FILTERS, warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            picture = Image.open(io.BytesIO(data))
-        _check_size(*picture.size)
-        picture.load()
-        plain = _is_plain(picture)
-        ImageOps.exif_transpose(picture, in_place=True)
-        return Decoded(_to_rgb(picture), picture.format if plain else None)
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise PictureError("is larger than any real picture (decompression bomb)") from None
+        return _decode(data)
     except PictureError:
         raise
-    except UnidentifiedImageError:  # its message holds a memory address, different in every run
-        raise PictureError("is not a picture in a known format") from None
     except Exception as error:  # Pillow's decoders raise whatever they like on damaged files
-        raise PictureError(f"cannot be decoded: {error}") from None
+        if decoded := _decode_without_side_data(data):
+            return replace(decoded, warnings=(f"side data are left out, since with them it {_reason(error)}",))
+        raise PictureError(_reason(error)) from None
 
 
-def _is_plain(picture: Image.Image) -> bool:
-    """Tell whether a picture is upright RGB and a single frame."""
-    upright = picture.getexif().get(0x0112, 1) == 1
+def is_picture(data: bytes) -> bool:
+    """Return whether a file's content is in the format of a picture, damaged or not."""
+    try:
+        with _watched():
+            Image.open(io.BytesIO(data), formats=FORMATS).close()
+    except UnidentifiedImageError:
+        return False
+    except Exception:  # a picture, if a strange one: decoding will say what is wrong
+        return True
+    return True
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):  # its message holds a memory address, different in every run
+        return "is not a picture in a known format"
+    return f"cannot be decoded: {error}"
+
+
+@contextmanager
+def _watched() -> Iterator[list[warnings.WarningMessage]]:
+    """Collect Pillow's warnings, which do not name the picture; that of a decompression bomb is an error."""
+    with _FILTERS, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield caught
+
+
+def _decode(data: bytes, side: SideData | None = None) -> Decoded:
+    """Decode bytes; `side` are those of the side data that were cut out of them before."""
+    try:
+        with _watched() as caught:
+            picture = Image.open(io.BytesIO(data), formats=FORMATS)
+            if picture.format == "TIFF":
+                _read_directories(picture)
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise PictureError("is larger than any real picture (decompression bomb)") from None
+    _check_size(*picture.size)
+    if reason := unknown_range(picture):
+        raise PictureError(reason)
+    picture.load()
+    turn = orientation(side.exif) if side else _orientation(picture, caught)
+    profile = side.profile if side else picture.info.get("icc_profile")
+    rgb = to_rgb(picture, data, profile)
+    if turn in _UPRIGHT:
+        rgb = rgb.transpose(_UPRIGHT[turn])
+    rgb.info.clear()  # a colour profile or a comment of the source would be written into its copies
+    decoded = Decoded(rgb, None, data, tuple(sorted({str(warning.message) for warning in caught})))
+    return _as_stored(decoded, picture) if turn == 1 and _is_plain(picture, profile) else decoded
+
+
+def _read_directories(picture: Image.Image) -> None:
+    """Read a TIFF's directories beside its pixels, which loading would do too, where nobody collects the warnings."""
+    exif = picture.getexif()
+    for tag in TiffTags.TAGS_V2_GROUPS:
+        if tag in exif:
+            exif.get_ifd(tag)
+
+
+def _decode_without_side_data(data: bytes) -> Decoded | None:
+    side = read_side_data(data)
+    if side is None or side.bare == data:
+        return None
+    try:
+        return _decode(side.bare, side)
+    except PictureError:
+        raise
+    except Exception:  # then the pixels are damaged, and the first error says how
+        return None
+
+
+def _as_stored(decoded: Decoded, picture: Image.Image) -> Decoded:
+    """Return a plain picture with bytes that any reader takes, without a profile."""
+    if not ("icc_profile" in picture.info or decoded.warnings or _has_other_colours(picture, decoded.data)):
+        return replace(decoded, plain_format=picture.format)
+    side = read_side_data(decoded.data)
+    return replace(decoded, plain_format=picture.format, data=side.bare) if side else decoded
+
+
+def _orientation(picture: Image.Image, caught: list[warnings.WarningMessage]) -> int:
+    """Return a loaded picture's orientation, 1 to 8, and add the warnings on the way to those that were caught."""
+    if picture.format != "TIFF" and _EXIF_KEYS.isdisjoint(picture.info):
+        return 1
+    try:
+        with _watched() as more:
+            found = picture.getexif().get(0x0112, 1)
+        caught += more
+    except Exception as error:  # Pillow raises whatever it likes on damaged blocks
+        caught.append(warnings.WarningMessage(f"EXIF cannot be read: {error}", UserWarning, "", 0))
+        found = orientation(picture.info.get("exif", b""))
+    return found if isinstance(found, int) and found in _UPRIGHT else 1
+
+
+def _is_plain(picture: Image.Image, profile: bytes | None) -> bool:
+    """Tell whether a picture is opaque sRGB and a single frame."""
     opaque = picture.mode == "RGB" and not picture.has_transparency_data
     # Pages of a TIFF are read for their number, and some may be damaged; no codec keeps a TIFF.
-    return upright and opaque and picture.format != "TIFF" and getattr(picture, "n_frames", 1) == 1
+    single = picture.format != "TIFF" and getattr(picture, "n_frames", 1) == 1
+    return opaque and single and not (profile and changes_colours(profile, "RGB"))
+
+
+def _has_other_colours(picture: Image.Image, data: bytes) -> bool:
+    """Tell whether a PNG names other colours than sRGB without a profile, which is not heeded and must not stay."""
+    if picture.format != "PNG" or "srgb" in picture.info:
+        return False
+    gamma = picture.info.get("gamma", _SRGB_GAMMA)
+    primaries = picture.info.get("chromaticity", _SRGB_PRIMARIES)
+    usual = np.allclose((gamma, *primaries), (_SRGB_GAMMA, *_SRGB_PRIMARIES), rtol=0, atol=0.005)
+    return not usual or b"cICP" in data[: data.find(b"IDAT")]
 
 
 def _check_size(width: int, height: int) -> None:
@@ -69,18 +189,3 @@ def _check_size(width: int, height: int) -> None:
         raise PictureError(f"has {width}×{height} pixels, more than the limit of {MAX_PIXELS}")
     if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
         raise PictureError(f"has the aspect ratio of {width}×{height}, beyond the limit of {MAX_ASPECT_RATIO}")
-
-
-def _to_rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode == "F":
-        raise PictureError("has floating-point pixels, whose range is not known")
-    if picture.mode.startswith("I"):  # 16-bit grey: a plain conversion to RGB would clip it to white
-        grey = np.clip(np.asarray(picture, dtype=np.float64) / 257.0, 0, 255).round().astype(np.uint8)
-        picture = Image.fromarray(grey)
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
-        picture = Image.alpha_composite(white, picture)
-    rgb = picture.convert("RGB")
-    rgb.info.clear()  # a colour profile or a comment of the source would be written into its copies
-    return rgb

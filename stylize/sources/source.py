@@ -2,7 +2,9 @@
 
 import hashlib
 import io
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 from PIL import Image
@@ -10,7 +12,7 @@ from torchvision.datasets import CIFAR10, CIFAR100
 
 from stylize.drawn.shapes import CLASS_NAMES, draw_shape
 from stylize.errors import InputError
-from stylize.sources.folder import SPLITS, FolderSource
+from stylize.sources.folder import FolderSource
 from stylize.sources.picture_files import exists
 
 SHAPES_COUNTS = {"train": 4000, "test": 1000}
@@ -19,10 +21,17 @@ DOWNLOADS = Path("data/downloads")
 
 
 class Source(Protocol):
-    """Labelled images in a fixed order; an image is named by its split and its index in it."""
+    """Labelled images in a fixed order; an image is named by its split and its index in it.
+
+    `splits` are those of `train`, `test` and `val` that have images; `left_out` counts files that are no pictures, by
+    rule; `notes` are sentences about how the splits came about.
+    """
 
     name: str
     class_names: tuple[str, ...]
+    splits: tuple[str, ...]
+    left_out: Mapping[str, int]
+    notes: tuple[str, ...]
 
     def count(self, split: str) -> int:
         """Return the number of images of a split."""
@@ -43,7 +52,7 @@ class Source(Protocol):
 def open_source(data: str, *, seed: int = 0, test_fraction: float = 0.1) -> Source:
     """Open `shapes`, `cifar10`, `cifar100`, or a folder or zip of class folders.
 
-    A folder without `train/` and `test/` (or `val/`) inside gets a held-out fraction of its images, by hash and seed.
+    In a folder without a test split a fraction of every class's images is held out, by hash and seed; 0 for none.
     Raises `InputError` where the source does not exist, is empty, or has classes without images.
     """
     if data == "shapes":
@@ -60,6 +69,9 @@ class ShapesSource:
 
     name = "shapes"
     class_names: tuple[str, ...] = CLASS_NAMES
+    splits: tuple[str, ...] = tuple(SHAPES_COUNTS)
+    left_out: Mapping[str, int] = MappingProxyType({})
+    notes: tuple[str, ...] = ()
 
     def count(self, split: str) -> int:
         """Return the number of images of a split."""
@@ -85,11 +97,15 @@ class ShapesSource:
 class CifarSource:
     """CIFAR-10 or CIFAR-100 in torchvision's layout, downloaded to `data/downloads` when it is not there."""
 
+    splits: tuple[str, ...] = ("train", "test")
+    left_out: Mapping[str, int] = MappingProxyType({})
+    notes: tuple[str, ...] = ()
+
     def __init__(self, name: str) -> None:
         self.name = name
         kind = CIFAR10 if name == "cifar10" else CIFAR100
         try:
-            self._splits = {split: kind(DOWNLOADS, train=split == "train", download=True) for split in SPLITS}
+            self._splits = {split: kind(DOWNLOADS, train=split == "train", download=True) for split in self.splits}
         except (OSError, RuntimeError) as error:
             message = (
                 f"{name} is neither in {DOWNLOADS} nor can it be downloaded ({error}): put it there in torchvision's"

@@ -19,7 +19,7 @@ from stylize.runs.run import make_shards
 from stylize.shards.format import Sample, read_shard
 from stylize.shards.manifest import read_manifest
 from stylize.shards.verify import verify_shards
-from stylize.sources.picture_files import list_pictures
+from stylize.sources.listing import list_pictures
 from stylize.sources.pictures import PictureError
 
 HEIGHT, WIDTH = 20, 24
@@ -150,6 +150,7 @@ UNREADABLE = {
     "dangling.png": "cannot be read: No such file or directory",
     "loop.png": "cannot be read: Too many levels of symbolic links",
     "pipe.png": "cannot be read: it is not a regular file",
+    "around": "is a link to a folder around it",
     "endless.png": "cannot be read: it is not a regular file",
 }
 REASONS = {name: reason for name, _, reason in REJECTED} | UNREADABLE

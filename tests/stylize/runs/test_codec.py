@@ -23,7 +23,7 @@ def decoded(data: bytes) -> Pixels:
 @pytest.mark.parametrize("size", [None, 32])
 def test_bytes_stay_untouched_where_nothing_changes(noise: Noise, encode: Encode, codec: str, size: int | None) -> None:
     data = encode(noise(0), FORMATS[codec])
-    content, pixels = Codec(codec, 50).read_content(data, size)
+    content, pixels, _ = Codec(codec, 50).read_content(data, size)
     assert content is data
     np.testing.assert_array_equal(pixels, decoded(data))
 
@@ -31,7 +31,7 @@ def test_bytes_stay_untouched_where_nothing_changes(noise: Noise, encode: Encode
 @pytest.mark.parametrize("codec", FORMATS)
 def test_another_codec_re_encodes_and_returns_the_new_pixels(noise: Noise, encode: Encode, codec: str) -> None:
     data = encode(noise(0), "BMP")
-    content, pixels = Codec(codec, 90).read_content(data, None)
+    content, pixels, _ = Codec(codec, 90).read_content(data, None)
     with Image.open(io.BytesIO(content)) as picture:
         assert picture.format == FORMATS[codec]
     np.testing.assert_array_equal(pixels, decoded(content))
@@ -41,7 +41,7 @@ def test_another_codec_re_encodes_and_returns_the_new_pixels(noise: Noise, encod
 @pytest.mark.parametrize(("height", "width"), [(48, 32), (20, 60), (64, 64), (16, 16)])
 def test_size_scales_the_short_side_and_crops_the_centre(noise: Noise, encode: Encode, height: int, width: int) -> None:
     data = encode(noise(1, height, width))
-    _, pixels = Codec("png", 1).read_content(data, 24)
+    _, pixels, _ = Codec("png", 1).read_content(data, 24)
     short = min(height, width)
     left, top = (width - short) / 2, (height - short) / 2
     with Image.open(io.BytesIO(data)) as picture:
@@ -54,7 +54,7 @@ def test_exif_orientation_is_applied_and_dropped(noise: Noise, encode: Encode) -
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90° clockwise
     data = encode(noise(2, 32, 48), "JPEG", exif=exif, quality=100, subsampling=0)
-    content, pixels = Codec("jpg", 100).read_content(data, None)
+    content, pixels, _ = Codec("jpg", 100).read_content(data, None)
     assert content != data
     with Image.open(io.BytesIO(content)) as picture:
         assert (picture.size, dict(picture.getexif())) == ((32, 48), {})
@@ -64,7 +64,7 @@ def test_exif_orientation_is_applied_and_dropped(noise: Noise, encode: Encode) -
 @pytest.mark.parametrize("codec", FORMATS)
 def test_a_copy_carries_no_profile_or_comment_of_its_source(noise: Noise, encode: Encode, codec: str) -> None:
     data = encode(noise(0), "JPEG", icc_profile=b"profile of the source", comment=b"comment of the source")
-    content, _ = Codec(codec, 90).read_content(data, 16)
+    content, _, _ = Codec(codec, 90).read_content(data, 16)
     assert b"of the source" not in content
     with Image.open(io.BytesIO(content)) as picture:
         assert "icc_profile" not in picture.info
@@ -76,7 +76,7 @@ def test_grey_and_transparent_pictures_become_rgb(noise: Noise) -> None:
     for picture in (grey, transparent):
         buffer = io.BytesIO()
         picture.save(buffer, "PNG")
-        content, pixels = Codec("png", 1).read_content(buffer.getvalue(), None)
+        content, pixels, _ = Codec("png", 1).read_content(buffer.getvalue(), None)
         with Image.open(io.BytesIO(content)) as stored:
             assert stored.mode == "RGB"
         assert pixels.shape == (32, 32, 3)
@@ -106,5 +106,5 @@ def test_a_damaged_second_page_does_not_matter(noise: Noise) -> None:
     buffer = io.BytesIO()
     first.save(buffer, "TIFF", save_all=True, append_images=[second])
     data = buffer.getvalue()[: len(buffer.getvalue()) // 2]  # in the header of the second
-    _, pixels = Codec("png", 50).read_content(data, None)
+    _, pixels, _ = Codec("png", 50).read_content(data, None)
     np.testing.assert_array_equal(pixels, noise(0))

@@ -14,6 +14,7 @@ from stylize.errors import InputError
 from stylize.shards.format import Sample, file_sha256, read_shard, write_shard
 from stylize.shards.manifest import read_manifest, write_manifest
 from stylize.shards.verify import verify_shards
+from stylize.wording import counted
 
 SHARD = "train-000001.tar"
 
@@ -70,7 +71,7 @@ def test_a_cut_at_and_inside_member_boundaries_is_seen(copied: Path) -> None:
             path.write_bytes(whole[: offsets[members] + extra])
             defects = verify_shards(copied)
             assert f"{SHARD}: ends without the mark that ends a tar" in defects
-            assert any(f"{SHARD}: {left} samples, the manifest says 5" in defect for defect in defects)
+            assert f"{SHARD}: {counted(left, 'sample')}, the manifest says 5" in defects
             assert any(f"{SHARD}: SHA-256 differs" in defect for defect in defects)
         cut_payloads = [defect for defect in defects if "claims" in defect]
         assert len(cut_payloads) == 1

@@ -13,7 +13,7 @@ from PIL import Image
 
 from stylize.engine.engine import Pixels
 from stylize.errors import InputError
-from stylize.sources.picture_files import list_pictures
+from stylize.sources.listing import list_files, list_pictures
 from stylize.sources.pictures import PictureError, decode_picture
 
 Noise = Callable[..., Pixels]
@@ -152,18 +152,20 @@ def test_nothing_of_the_sources_metadata_is_kept(noise: Noise, encode: Encode) -
 
 def test_a_folders_pictures_by_name(tmp_path: Path, encode: Encode, noise: Noise) -> None:
     visible = ["a b.png", "c.d.e.JPG", "deep/er/x.webp", "x.jpeg", "x.jpg", "über/日本.png"]
-    ignored = [".hidden.png", ".folder/x.png", "__MACOSX/x.png", "notes.txt", "noext", "a/.DS_Store"]
+    visible += ["noext", "odd.suffix"]
+    ignored = [".hidden.png", ".folder/x.png", "__MACOSX/x.png", "notes.txt", "a/.DS_Store", "Thumbs.db"]
     for name in [*visible, *ignored]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(encode(noise(0)))
     files = list_pictures(tmp_path)
     assert [file.name for file in files] == sorted(visible)
     assert [file.stem for file in files][:3] == ["a b", "c.d.e", "x"]
+    assert dict(list_files(tmp_path).left_out) == {"hidden": 5, ".txt": 1}
 
 
 def test_a_zip_lists_and_reads_as_its_folder(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
-        for name in ("b/2.png", "b/1.png", "a/x.png", "a/notes.txt", "../evil.png"):
+        for name in ("b/2.png", "b/1.png", "a/x.png", "a/notes.txt"):
             archive.writestr(name, name)
     files = list_pictures(tmp_path / "a.zip")
     assert [file.name for file in files] == ["a/x.png", "b/1.png", "b/2.png"]
@@ -175,9 +177,9 @@ def test_links_do_not_lead_into_loops(tmp_path: Path) -> None:
     (tmp_path / "self.png").symlink_to(tmp_path / "self.png")
     (tmp_path / "dangling.png").symlink_to(tmp_path / "absent")
     files = list_pictures(tmp_path)
-    assert [file.name for file in files] == ["dangling.png", "self.png"]
+    assert [file.name for file in files] == ["dangling.png", "loop", "self.png"]
     for file in files:
-        with pytest.raises(PictureError, match="cannot be read"):
+        with pytest.raises(PictureError, match=r"cannot be read|is a link to a folder around it"):
             file.read()
 
 

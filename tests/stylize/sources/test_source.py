@@ -27,7 +27,7 @@ def fill(root: Path, *names: str) -> Path:
 def listing(source: Source) -> Listing:
     return {
         split: [(source.path(split, index), source.label(split, index)) for index in range(source.count(split))]
-        for split in ("train", "test")
+        for split in source.splits
     }
 
 
@@ -62,14 +62,12 @@ def test_without_a_split_a_fraction_is_held_out_by_hash(tmp_path: Path) -> None:
     fill(tmp_path, *(f"{label}/{index}.png" for label in ("cat", "dog", "train") for index in range(300)))
     found = listing(open_source(str(tmp_path), seed=1, test_fraction=0.25))
     assert listing(open_source(str(tmp_path), seed=1, test_fraction=0.25)) == found
-    assert 0.19 < len(found["test"]) / 900 < 0.31
-    assert len(found["train"]) + len(found["test"]) == 900
-    assert {label for _, label in found["test"]} == {0, 1, 2}
+    assert [label for _, label in found["test"]] == [0] * 75 + [1] * 75 + [2] * 75
+    assert len(found["train"]) == 675
     assert listing(open_source(str(tmp_path), seed=2, test_fraction=0.25)) != found
     (tmp_path / "dog" / "7.png").unlink()
     left = listing(open_source(str(tmp_path), seed=1, test_fraction=0.25))
-    for split, files in left.items():
-        assert files == [entry for entry in found[split] if entry[0] != "dog/7.png"]
+    assert len(set(found["test"]) ^ set(left["test"])) <= 2
 
 
 def test_a_zip_is_its_folder(tmp_path: Path) -> None:
@@ -103,13 +101,13 @@ def test_an_unreadable_file_is_the_readers_problem(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ((), "holds no pictures"),
+        ((), "holds no pictures: give another folder or zip"),
         (("cat/notes.txt",), "holds no pictures"),
         (("cat/1.png", "cat/2.png"), r"fewer than two class folders with pictures \(cat\)"),
         (("train/cat/1.png", "train/dog/1.png", "test/cow/1.png"), "classes cow are in the test split but not in"),
         (("cat/1.png", "dog/1.png", "1.png"), r"the picture 1\.png lies in no class folder"),
         (("train/cat/1.png", "train/dog/1.png", "train/1.png"), r"train/1\.png lies in no class folder"),
-        (("train/cat/1.png", "train/dog/1.png", "cow/1.png"), r"cow/1\.png lies in no class folder"),
+        (("train/cat/1.png", "train/dog/1.png", "cow/1.png"), "train name splits, but cow beside them does not"),
     ],
 )
 def test_folders_that_are_no_data_set_are_refused(tmp_path: Path, names: tuple[str, ...], message: str) -> None:
@@ -118,17 +116,16 @@ def test_folders_that_are_no_data_set_are_refused(tmp_path: Path, names: tuple[s
 
 
 @pytest.mark.parametrize("name", ["train/cow", "test/cow"])
-@pytest.mark.parametrize("kind", ["empty", "text", "link"])
+@pytest.mark.parametrize("kind", ["empty", "text", "unknown"])
 def test_a_class_folder_without_pictures_is_named(tmp_path: Path, name: str, kind: str) -> None:
     root = fill(tmp_path / "pets", *DIVIDED, "train/.cache/x", "train/__MACOSX/x", "notes/x")
     assert open_source(str(root)).class_names == ("cat", "dog")
-    if kind == "link":
-        (root / name).symlink_to(root / "train/cat")
-    else:
-        (root / name).mkdir()
+    (root / name).mkdir()
     if kind == "text":
         (root / name / "notes.txt").write_text("no picture")
-    with pytest.raises(InputError, match=f"the folder {name} has no pictures, or is a link"):
+    if kind == "unknown":
+        (root / name / "notes.xyz").write_text("no picture")
+    with pytest.raises(InputError, match=f"the folder {name} has no pictures"):
         open_source(str(root))
 
 
@@ -136,7 +133,7 @@ def test_a_missing_path_and_a_single_picture_are_refused(tmp_path: Path) -> None
     with pytest.raises(InputError, match="There is no data set"):
         open_source(str(tmp_path / "absent"))
     fill(tmp_path, "1.png", "cut.zip")
-    for name, message in (("1.png", "lies in no class folder"), ("cut.zip", "is not a whole zip")):
+    for name, message in (("1.png", "is a single file and no zip"), ("cut.zip", "is not a whole zip")):
         with pytest.raises(InputError, match=message):
             open_source(str(tmp_path / name))
 

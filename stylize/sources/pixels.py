@@ -1,0 +1,97 @@
+"""From the pixels of any picture to 8-bit sRGB: ranges, transparency and colour profiles (docs/shard-format.md)."""
+
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from stylize.sources.colour import to_srgb
+
+_KNOWN_RANGE = ("JPEG2000", "PNG", "PPM", "TIFF")  # formats whose 16-bit pixels go from 0 to a maximum that they name
+_TIFF_SUBFILE, _TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_SAMPLE_FORMAT = 254, 258, 262, 339
+_SIGNED = 2
+_PNG_DEPTH = 24  # the byte of a PNG that says how many bits a sample has
+
+
+def unknown_range(picture: Image.Image) -> str | None:
+    """Return why the pixels of an opened picture have no known meaning, None where they have one."""
+    tags = getattr(picture, "tag_v2", {})
+    if picture.mode == "F":
+        return "has floating-point pixels, whose range is not known"
+    if picture.mode == "I" and picture.format != "PPM":
+        return "has 32-bit or signed integer pixels, whose range is not known"
+    if _SIGNED in np.atleast_1d(tags.get(_TIFF_SAMPLE_FORMAT, 1)):
+        return "has signed integer pixels, whose range is not known"
+    if picture.mode.startswith("I") and picture.format not in _KNOWN_RANGE:
+        return f"has 16-bit pixels, whose range {picture.format} does not tell"
+    if tags.get(_TIFF_SUBFILE, 0) == 1:
+        return "is the small preview of a camera's raw picture, which cannot be read"
+    return None
+
+
+def to_rgb(picture: Image.Image, data: bytes, profile: bytes | None) -> Image.Image:
+    """Return a loaded picture of known range as RGB in sRGB; transparency is composited on white afterwards."""
+    if picture.mode == "RGB" and not picture.has_transparency_data and not profile:
+        return picture.convert("RGB")
+    colours, opacity = _split_opacity(picture, data)
+    rgb = to_srgb(colours, profile)
+    if opacity is None:
+        return rgb
+    rgb.putalpha(opacity)
+    return Image.alpha_composite(Image.new("RGBA", rgb.size, (255, 255, 255, 255)), rgb).convert("RGB")
+
+
+def _split_opacity(picture: Image.Image, data: bytes) -> tuple[Image.Image, Image.Image | None]:
+    """Return the colours as L, RGB, CMYK or LAB, and the opacity as L, None where all is opaque."""
+    key = picture.info.get("transparency")
+    if picture.mode in ("1", "L", "RGB") or picture.mode.startswith("I"):
+        opacity = None if key is None else Image.fromarray(_differs_from(key, picture, data))
+        return _opaque(picture), opacity
+    if picture.mode == "La":
+        picture = picture.convert("LA")
+    elif picture.has_transparency_data and picture.mode != "LA":
+        picture = picture.convert("RGBA")
+    opacity = picture.getchannel("A") if picture.mode in ("LA", "RGBA") else None
+    return _opaque(picture), opacity
+
+
+def _opaque(picture: Image.Image) -> Image.Image:
+    """Return a picture's colours, without opacity, in a mode that profiles describe."""
+    if picture.mode.startswith("I"):
+        return Image.fromarray(_grey_levels(picture))
+    plain = picture.copy()
+    plain.info.clear()  # Pillow would carry a transparent colour over
+    if plain.mode in ("1", "LA"):
+        return plain.convert("L")
+    return plain if plain.mode in ("L", "RGB", "CMYK", "LAB") else plain.convert("RGB")
+
+
+def _grey_levels(picture: Image.Image) -> NDArray[np.uint8]:
+    """Scale 16-bit grey (H, W) to 8 bits; a plain conversion would clip it to white."""
+    tags = getattr(picture, "tag_v2", {})
+    bits = int(np.atleast_1d(tags.get(_TIFF_BITS, 16))[0])  # 12 bits come as they are
+    grey = np.clip(np.asarray(picture, dtype=np.float64) / ((2**bits - 1) / 255.0), 0, 255).round().astype(np.uint8)
+    white_is_zero = tags.get(_TIFF_PHOTOMETRIC, 1) == 0  # which Pillow heeds up to 8 bits only
+    return np.asarray(255 - grey if white_is_zero else grey)
+
+
+def _differs_from(key: int | tuple[int, ...], picture: Image.Image, data: bytes) -> NDArray[np.uint8]:
+    """Return the opacity (H, W): 0 where a pixel, at its full depth, has the transparent colour, else 255."""
+    pixels = np.asarray(picture, dtype=np.int64) * (255 if picture.mode == "1" else 1)
+    if picture.format == "PNG" and picture.mode != "1":  # for that Pillow has scaled the key already
+        depth = data[_PNG_DEPTH]
+        if depth < 8:
+            pixels = pixels // (255 // (2**depth - 1))
+        elif depth == 16 and picture.mode == "RGB":
+            pixels = 256 * pixels + _low_bytes(data)
+        key = np.asarray(key) & (2**depth - 1)
+    same = pixels == key
+    return np.where(same.all(-1) if same.ndim == 3 else same, 0, 255).astype(np.uint8)
+
+
+def _low_bytes(data: bytes) -> NDArray[np.int64]:
+    """Return the lower bytes of a 16-bit RGB PNG (H, W, 3), of which Pillow takes the upper ones."""
+    with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
+        picture.tile = [tile._replace(args="RGB;16L") for tile in picture.tile]  # as if the lower byte came last
+        return np.asarray(picture, dtype=np.int64)
