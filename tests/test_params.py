@@ -67,28 +67,27 @@ def test_the_project_s_own_parameters_are_right(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("change", "value", "message"),
     [
-        ("train.methods", ["pairng"], "train.methods names 'pairng', which there is not: choose from normal, stylized"),
-        ("train.methods", ["normal", "normal"], "train.methods names 'normal' twice"),
-        ("train.methods", [], r"train.methods is \[\]: give a list"),
-        ("train.methods", "pairing", "train.methods is 'pairing': give a list"),
-        ("train.methods", [["normal"]], r"names \['normal'\], which there is not"),
-        ("train.methods", [None], "names None, which there is not"),
-        ("train.architectures", ["resnet43"], "'resnet43', which there is not: choose from resnet18, resnet34"),
-        ("train.architectures", ["resnet18", "Resnet34"], "'Resnet34', which there is not"),
-        ("train.style_sets", ["swirl"], "train.style_sets names 'swirl', which there is not: choose from swirls"),
-        ("train.style_sets", ..., "train.style_sets is None: give a list, of swirls"),
+        ("train.models.pairing.method", "pairng", "pairing: --method is 'pairng': choose one of normal, stylized"),
+        ("train.models.pairing.method", None, "method is None: give a value"),
+        ("train.models.pairing.method", ..., "train.models.pairing: Missing option '--method'"),
+        ("train.models.pairing.arch", "resnet43", "--arch is 'resnet43': choose one of resnet18, resnet34"),
         (
-            "train.styles",
-            ["swirls"],
-            "train has no key 'styles': there are architectures, methods",
+            "train.models.pairing.shards",
+            "data/shards/swirl",
+            "'data/shards/swirl', which there is not: choose from data",
         ),
-        ("train.options.epoch", 3, "train.options: No such option.*--epoch"),
+        ("train.models.pairing.shards", ..., "shards names None, which there is not: choose from data/shards/swirls"),
+        ("train.models.pairing.metod", "normal", "train.models.pairing: No such option.*--metod"),
+        ("train.models.pairing", "pairing", "train.models.pairing is 'pairing': give keys and values"),
+        ("train.models", ["pairing"], r"train.models is \['pairing'\]: give keys and values"),
+        ("train.styles", ["swirls"], "train has no key 'styles': there are models, options"),
+        ("train.options.epoch", 3, "train.models.normal: No such option.*--epoch"),
         ("train.options.epochs", "many", r"'--.*valid.*\(it is 'many'\)"),
         ("train.options.epochs", 2.5, r"'--.*valid.*\(it is 2.5\)"),
         ("train.options.epochs", [1, 2], None),  # the option given twice: the last counts, as on the command line
-        ("train.options.epochs", 0, "train.options: --epochs is 0: give at least 1"),
-        ("train.options.epochs", None, "train.options: epochs is None: give a value, or remove the line"),
-        ("train.options.batch-size", 1, "train.options: --batch-size is 1: give at least 2"),
+        ("train.options.epochs", 0, "train.models.normal: --epochs is 0: give at least 1"),
+        ("train.options.epochs", None, "train.models.normal: epochs is None: give a value, or remove the line"),
+        ("train.options.batch-size", 1, "train.models.normal: --batch-size is 1: give at least 2"),
         ("train.options.learning-rate", "0,1", r"'--.*valid.*\(it is '0,1'\)"),
         ("train.options.preset", "best", "--preset is 'best'"),
         ("train.options.schedule", "step", "--schedule is 'step': choose one of cosine, constant"),
@@ -112,7 +111,10 @@ def test_the_project_s_own_parameters_are_right(monkeypatch: pytest.MonkeyPatch)
         ("attack.options.step-size", "1/255", r"'--.*valid.*\(it is '1/255'\)"),
         ("attack.options.steps", 0, "attack.options: --steps is 0: give 1 or more"),
         ("attack.option", {}, "attack has no key 'option'"),
-        ("report.shards", "data/shards/swirl", "report.shards names 'data/shards/swirl', which there is not"),
+        ("report.shards", ["data/shards/swirl"], "report.shards names 'data/shards/swirl', which there is not"),
+        ("attack.shared.shards", "data/shards/swirl", "attack.shared.shards names 'data/shards/swirl', which there"),
+        ("attack.shared.suite", "full", "attack.shared has no 'suite'"),
+        ("attack.shared.epsilon", ["8/256/1"], "--epsilon is '8/256/1'"),
         ("report.shards", ["data/shards/swirls"], None),
         ("report.shard", "x", "report has no key 'shard'"),
     ],
@@ -175,8 +177,10 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     shutil.copy(PROJECT / "dvc.yaml", folder)
     params = given("data.source", SOURCE)
     params["stylize"]["style_sets"] = {name: {"style": STYLE} for name in CARRIED}
-    params["train"] |= {"style_sets": list(CARRIED), "methods": ["pairing"]}
-    params["report"]["shards"] = f"data/shards/{CARRIED[1]}"
+    common = {"method": "pairing", "arch": "resnet18"}
+    params["train"]["models"] = {name: {**common, "shards": f"data/shards/{name}"} for name in CARRIED}
+    params["attack"]["shared"]["shards"] = f"data/shards/{CARRIED[0]}"
+    params["report"]["shards"] = [f"data/shards/{name}" for name in CARRIED[:2]]
     write(folder, params)
     for name in CARRIED:
         check_set_name(name, "params.yaml")
@@ -205,14 +209,13 @@ def words(commands: dict[str, Any]) -> Callable[[str], list[str]]:
 
 def test_paths_reach_the_commands_as_they_are(words: Callable[[str], list[str]]) -> None:
     assert SOURCE in words("data")
-    assert f"data/shards/{CARRIED[1]}" in words("report")
+    assert {f"data/shards/{name}" for name in CARRIED[:2]} <= set(words("report"))
+    assert f"data/shards/{CARRIED[0]}" in words("transfer")
     assert STYLE in words(f"stylize@{CARRIED[0]}")
 
 
 @pytest.mark.parametrize("name", CARRIED)
 def test_style_sets_reach_the_commands_as_they_are(words: Callable[[str], list[str]], name: str) -> None:
-    item = f"mobilenet_v3_small-pairing-{name}"
     assert words(f"stylize@{name}")[5] == f"data/shards/{name}"
-    trained = words(f"train@{item}")
-    assert {f"data/shards/{name}", f"data/models/{item}"} <= set(trained)
-    assert {f"data/models/{item}/model.safetensors", f"data/results/{item}.json"} <= set(words(f"attack@{item}"))
+    assert {f"data/shards/{name}", f"data/models/{name}"} <= set(words(f"train@{name}"))
+    assert {f"data/models/{name}/model.safetensors", f"data/results/{name}.json"} <= set(words(f"attack@{name}"))

@@ -64,7 +64,7 @@ def test_accuracy_against_a_loop_over_the_same_images(make_shard_folder: ShardFo
 
 @pytest.mark.parametrize(
     ("size", "name", "test", "message"),
-    [(16, "large", 3, "'large'"), (32, "paper", 3, "224 pixels, not 32"), (16, "small", 0, "no test split")],
+    [(16, "large", 3, "'large'"), (32, "paper", 3, "224 pixels, not 32"), (16, "small", 0, "no test images")],
 )
 def test_bad_input_is_refused_at_the_call(
     make_shard_folder: ShardFolderMaker, size: int, name: str, test: int, message: str

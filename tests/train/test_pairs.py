@@ -107,7 +107,7 @@ def _changed_spec(**changes: object) -> Callable[[Path], None]:
         (_missing, "missing or differs from its manifest"),
         (_flip_a_bit, "missing or differs from its manifest"),
         (_cut_at_member, "holds 2 samples, not the 3"),
-        (_changed_spec(styles_per_image=2), "has 1 stylized copies, not the 2"),
+        (_changed_spec(styles_per_image=2), "has 1 stylized copy, not the 2"),
         (_changed_spec(class_names=["one"]), "label 1, but the manifest names only 1"),
         (lambda shards: _rewrite(shards, styled=()), "has 0 stylized copies"),
     ],

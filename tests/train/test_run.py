@@ -129,7 +129,7 @@ def test_an_unfinished_run_is_never_mixed_with_other_settings(
     assert caught.value.code == 128 + signal.SIGTERM
     with pytest.raises(InputError, match=r"other settings \(--lambda 1.0 is now 0.5; --seed 0 is now 1\)"):
         train_model(replace(config, pairing_weight=0.5, seed=1))
-    with pytest.raises(InputError, match="shards_sha256"):
+    with pytest.raises(InputError, match="the SHA-256 of the shards' manifest"):
         train_model(replace(config, shards=make_shard_folder("other", size=32, seed=1)))
     (config.out / "state.pt").write_bytes((config.out / "state.pt").read_bytes()[:500])
     with pytest.raises(InputError, match="cannot be read"):

@@ -104,8 +104,8 @@ def test_preview_of_pictures(run: Run, class_folders: Path, tmp_path: Path) -> N
         ("shards --style empty --data images", "empty holds no pictures"),
         ("shards --data absent", "There is no data set 'absent'"),
         ("shards --data empty", "empty holds no pictures"),
-        ("shards --data broken.png", "broken.png lies in no class folder"),
-        ("shards --data images/train", "no images for test"),
+        ("shards --data broken.png", "broken.png is a single file and no zip"),
+        ("shards --data images/train/cat", "lies in no class folder"),
         ("shards --data images --alpha 1.5", "--alpha is 1.5"),
         ("shards --data images --alpha nan", "--alpha is nan"),
         ("shards --data images --size 15", "--size is 15"),
@@ -140,11 +140,7 @@ def test_preview_of_pictures(run: Run, class_folders: Path, tmp_path: Path) -> N
 def test_mistakes_exit_with_2_and_one_line_and_write_nothing(
     run: Run, tmp_path: Path, make_class_folders: Callable[..., Path], arguments: str, message: str
 ) -> None:
-    make_class_folders(tmp_path / "images", train=40 if "images/train" in arguments else 2, test=2)
-    if arguments.startswith("shards --data images/train"):
-        (tmp_path / "images/train").rename(tmp_path / "all")
-        (tmp_path / "images/train/train").mkdir(parents=True)
-        (tmp_path / "all").rename(tmp_path / "images/train/train")
+    make_class_folders(tmp_path / "images", train=2, test=2)
     (tmp_path / "broken.png").write_bytes(b"<html>")
     (tmp_path / "empty").mkdir()
     (tmp_path / "damaged").mkdir()
