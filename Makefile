@@ -10,8 +10,8 @@ export GOMP_SPINCOUNT := 20000
 repro: $(INSTALLED)  ## images → shards → classifiers → curves → report
 	PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
 
-test: $(INSTALLED)
-	$(BIN)/pytest
+test: $(INSTALLED)  ## in two processes of one thread each
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

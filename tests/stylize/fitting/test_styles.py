@@ -177,6 +177,7 @@ def test_finished_styles_are_not_made_again(
     tmp_path: Path, pair: Pair, styles: list[Style], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stylize.fitting.styles.STEPS", 1)
+    monkeypatch.setattr("stylize.fitting.styles.calibration_pictures", few_pictures)
     first = next(fit_styles(pair, styles[:2], tmp_path))  # stopped after one of two
     assert [path.name for path in tmp_path.iterdir()] == [first.path.name] == ["style0-00000000.style.safetensors"]
     payload, time = first.path.read_bytes(), first.path.stat().st_mtime_ns
@@ -192,6 +193,7 @@ def test_styles_of_another_decoder_are_refused_and_fitted_anew(
     tmp_path: Path, pair: Pair, styles: list[Style], fitted: FittedStatistics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stylize.fitting.styles.STEPS", 1)
+    monkeypatch.setattr("stylize.fitting.styles.calibration_pictures", few_pictures)
     path = tmp_path / "style0-00000000.style.safetensors"
     write_fitted(path, styles[0], FittedStatistics(fitted.mean, fitted.deviation, "c" * 64), {})
     with pytest.raises(InputError, match=r"style0 \(fitted\) was fitted to decoder cccccccccccc, not to dddddddddddd"):
@@ -204,8 +206,10 @@ def test_styles_of_another_decoder_are_refused_and_fitted_anew(
 
 
 def test_what_cannot_be_fitted_is_said(
-    tmp_path: Path, pair: Pair, styles: list[Style], fitted: FittedStatistics
+    tmp_path: Path, pair: Pair, styles: list[Style], fitted: FittedStatistics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("stylize.fitting.styles.STEPS", 1)
+    monkeypatch.setattr("stylize.fitting.styles.calibration_pictures", few_pictures)
     with pytest.raises(InputError, match="style0 is fitted already"):
         list(fit_styles(pair, [replace(styles[0], fitted=fitted)], tmp_path))
     broken = copy.deepcopy(pair.decoder)
