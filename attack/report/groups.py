@@ -87,8 +87,8 @@ class Group:
 
     @cached_property
     def largest_l2(self) -> float:
-        """The largest L2 distance that occurs on the common images."""
-        return max((float(entry.records(self.common).l2.max(initial=0)) for entry in self.ranked), default=0.0)
+        """The largest L2 distance that occurs."""
+        return max(float(entry.result.records.l2.max(initial=0)) for entry in self.entries)
 
     def largest(self, norm: Norm) -> float:
         """Return where the curves of a norm end."""

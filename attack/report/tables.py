@@ -34,13 +34,12 @@ def _curves(group: Group, entry: Entry) -> Iterator[tuple[str, ...]]:
 
 
 def plot_csv(groups: Sequence[Group], norm: Norm) -> str:
-    """Return the linear curves of one norm on the common images, for `dvc plots`: one per value of `model`."""
+    """Return the linear curves of one norm over all images, for `dvc plots`: one per value of `model`."""
     rows = (
         (f"{group.arch} {entry.label}", *point[:2])
         for group in groups
-        for entry in group.ranked
-        if group.common
-        for point in _points(group.curve(entry, norm))
+        for entry in group.entries
+        for point in _points(group.curve(entry, norm, common=False))
     )
     return _csv(("model", "distance", "accuracy"), rows)
 
