@@ -1,5 +1,4 @@
 import io
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +12,7 @@ from PIL import Image
 
 from stylize.errors import InputError
 from stylize.shards.format import Sample, file_sha256, read_shard, write_shard
-from stylize.shards.manifest import MANIFEST_NAME, read_manifest, write_manifest
+from stylize.shards.manifest import read_manifest, write_manifest
 from train import PairDataset
 
 ShardFolderMaker = Callable[..., Path]
@@ -92,10 +91,8 @@ def _cut_at_member(shards: Path) -> None:
 
 def _changed_spec(**changes: object) -> Callable[[Path], None]:
     def change(shards: Path) -> None:
-        path = shards / MANIFEST_NAME
-        document = json.loads(path.read_text())
-        document["spec"].update(changes)
-        path.write_text(json.dumps(document))
+        manifest = read_manifest(shards)
+        write_manifest(shards, replace(manifest, spec={**manifest.spec, **changes}))
 
     return change
 
