@@ -16,7 +16,7 @@ from train.loading import Batch, to_pixels
 from train.methods import METHODS
 from train.models import ARCHITECTURES
 from train.order import hashed
-from train.state import Progress, SavedState
+from train.state import Progress, SavedState, unusable_state
 
 _CPU_INFO = Path("/proc/cpuinfo")
 
@@ -133,8 +133,27 @@ class Trainer:
         return SavedState(identity, self.progress, self.model.state_dict(), self.optimizer.state_dict())
 
     def resume(self, state: SavedState) -> None:
-        """Continue exactly where `state` was taken."""
-        self.model.load_state_dict(state.model)
-        self.optimizer.load_state_dict(state.optimizer)
+        """Continue exactly where `state` was taken; raises `InputError` where it does not fit model and optimiser."""
+        try:
+            if state.progress.best_model:
+                self.model.load_state_dict(state.progress.best_model)
+            self.model.load_state_dict(state.model)
+            self.optimizer.load_state_dict(state.optimizer)
+            _check_optimizer(self.optimizer)
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise unusable_state(self.config.out, " ".join(str(error).split())) from None
+        if state.progress.step > self.steps_per_epoch:
+            raise unusable_state(self.config.out, f"step {state.progress.step} of {self.steps_per_epoch}")
         self.progress = state.progress
         self._loss_sum.fill_(state.progress.loss_sum)
+
+
+def _check_optimizer(optimizer: torch.optim.Optimizer) -> None:
+    """Raise `ValueError` where parameters have different kinds of state, or a state of another shape."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if len({frozenset(optimizer.state.get(parameter, {})) for parameter in parameters}) > 1:
+        raise ValueError("the optimiser's state lacks tensors")
+    for parameter in parameters:
+        for name, value in optimizer.state.get(parameter, {}).items():
+            if isinstance(value, Tensor) and value.shape not in (parameter.shape, torch.Size()):
+                raise ValueError(f"the optimiser's {name} has the shape {tuple(value.shape)}")

@@ -1,6 +1,7 @@
 """Random access to the samples of a shard folder, decoded to pixels."""
 
 import io
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from torch.utils.data import Dataset
 from stylize.errors import InputError
 from stylize.shards.format import SampleLocation, Span, file_sha256, index_shard, open_shard, read_span
 from stylize.shards.manifest import Manifest, ShardEntry, read_manifest
+from stylize.sources.pictures import MAX_PIXELS
 from stylize.wording import counted
 
 _FORMATS = ("JPEG", "PNG", "WEBP")
@@ -78,18 +80,42 @@ class PairDataset(Dataset[tuple[Tensor, int]]):
         # Opened anew for every sample (some 20 µs): nothing to share between processes, no limit on open files.
         with open_shard(path) as file:
             payloads = [read_span(file, Span(*self._spans[index, image].tolist())) for image in images]
-        decoded = [decode_image(payload, where) for payload in payloads]
+        decoded = [decode_image(payload, where, self.size) for payload in payloads]
         if any(image.shape != decoded[0].shape for image in decoded):
             raise InputError(f"{where} has images of different sizes: its pair is not aligned, make the shard again.")
         return torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2)
 
 
-def decode_image(payload: bytes, where: str) -> NDArray[np.uint8]:
-    """Return an encoded JPEG, PNG or WebP image as RGB (H, W, 3); `where` names it in the error."""
+def decode_image(payload: bytes, where: str, side: int | None = None) -> NDArray[np.uint8]:
+    """Return an encoded JPEG, PNG or WebP image as RGB (H, W, 3); `where` names it in the error.
+
+    Raises `InputError` for an image that is none, that is not `side` × `side` pixels, or that has more pixels than any
+    picture in a shard (`side` None).
+    """
     try:
-        with Image.open(io.BytesIO(payload), formats=_FORMATS) as image:
+        with _open_image(payload) as image:
+            _check_size(*image.size, where, side)
             return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     except UnidentifiedImageError:
         raise InputError(f"{where} has an image that is not {', '.join(_FORMATS)}: make the shard again.") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"{where} has an undecodable image ({error}): make the shard again.") from None
+
+
+def _open_image(payload: bytes) -> Image.Image:
+    """Read an image's header.  Pillow only warns of sizes which `_check_size` refuses, so its warning says nothing."""
+    with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
+        return Image.open(io.BytesIO(payload), formats=_FORMATS)
+
+
+def _check_size(width: int, height: int, where: str, side: int | None) -> None:
+    if side is not None and (width, height) != (side, side):
+        raise InputError(
+            f"{where} has an image of {width}×{height} pixels, not the {side}×{side} of its manifest: "
+            "make the shard again."
+        )
+    if width * height > MAX_PIXELS:
+        raise InputError(
+            f"{where} has an image of {width}×{height} pixels, more than the limit of {MAX_PIXELS}: "
+            "make the shard again."
+        )

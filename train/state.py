@@ -1,6 +1,7 @@
 """What a run leaves in its folder: `state.pt` while it runs, metrics and the model when it has finished."""
 
 import csv
+import hashlib
 import io
 import json
 from collections.abc import Mapping
@@ -19,6 +20,8 @@ from train.checkpoint import read_card
 
 MODEL_NAME, STATE_NAME = "model.safetensors", "state.pt"
 METRICS_NAME, EPOCHS_NAME = "metrics.json", "metrics.csv"
+_FORMAT = b"stylized-pairing state 1\n"
+_HEADER_LENGTH = len(_FORMAT) + 65
 
 
 @dataclass
@@ -50,26 +53,55 @@ class SavedState:
 
 
 def save_state(out: Path, state: SavedState) -> None:
-    """Write `state.pt` atomically, in a form that loads without unpickling code."""
+    """Write `state.pt` atomically: a line with the SHA-256 of the rest, then a form that loads without running code."""
     buffer = io.BytesIO()
     torch.save({**vars(state), "progress": vars(state.progress)}, buffer)
-    write_atomically(out / STATE_NAME, buffer.getvalue())
+    payload = buffer.getbuffer()
+    write_atomically(out / STATE_NAME, b"".join((_header(payload), payload)))
 
 
 def load_state(out: Path, identity: Mapping[str, Any]) -> SavedState | None:
-    """Return the state to continue from, None where there is none; raises `InputError` if it is another run's."""
+    """Return the state to continue from, None where there is none.
+
+    Raises `InputError` where it is damaged, was not written by `save_state`, or is another run's.
+    """
     path = out / STATE_NAME
     if not path.exists():
         return None
-    advice = f"delete {path} to start anew, or choose another output folder"
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        written = path.read_bytes()
+        payload = memoryview(written)[_HEADER_LENGTH:]
+        if written[:_HEADER_LENGTH] != _header(payload):
+            raise ValueError("it differs from its checksum")
+        loaded = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
         progress = Progress(**{item.name: loaded["progress"][item.name] for item in fields(Progress)})
         state = SavedState(loaded["identity"], progress, loaded["model"], loaded["optimizer"])
+        _check_progress(progress)
     except UNREADABLE as error:
-        raise InputError(f"{path} cannot be read ({why_unreadable(path, error)}): {advice}.") from None
-    _check_same(state.identity, identity, f"{out} holds an unfinished run", advice)
+        raise unusable_state(out, why_unreadable(path, error)) from None
+    _check_same(state.identity, identity, f"{out} holds an unfinished run", _advice(out))
     return state
+
+
+def unusable_state(out: Path, reason: str) -> InputError:
+    """Return the error that says why a run's state cannot be used, and what to do."""
+    return InputError(f"{out / STATE_NAME} cannot be read ({reason.partition(chr(10))[0]}): {_advice(out)}.")
+
+
+def _advice(out: Path) -> str:
+    return f"delete {out / STATE_NAME} to start anew, or choose another output folder"
+
+
+def _header(payload: memoryview) -> bytes:
+    return _FORMAT + hashlib.sha256(payload).hexdigest().encode() + b"\n"
+
+
+def _check_progress(progress: Progress) -> None:
+    """Raise `ValueError` or `TypeError` where a part of the progress cannot be right."""
+    if min(progress.epoch, progress.step) < 0 or len(progress.rows) != progress.epoch:
+        raise ValueError(f"{len(progress.rows)} rows of metrics at epoch {progress.epoch}, step {progress.step}")
+    if bool(progress.best_model) != (progress.epoch > 0):
+        raise ValueError(f"the best of {progress.epoch} epochs has {len(progress.best_model)} tensors")
 
 
 def _check_same(earlier: Mapping[str, Any], identity: Mapping[str, Any], what: str, advice: str) -> None:

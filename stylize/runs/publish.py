@@ -20,7 +20,6 @@ from stylize.shards.manifest import (
     Manifest,
     ShardEntry,
     read_manifest,
-    render_manifest,
     write_manifest,
 )
 from stylize.wording import counted
@@ -67,13 +66,12 @@ def find_folder(out: Path, wanted: Mapping[str, Any], *, other_images: bool = Fa
 def _read_own_manifest(out: Path) -> Manifest:
     """Read the manifest; where it is damaged nothing tells what the shards are, and a run cannot go on from them."""
     try:
-        manifest = read_manifest(out)
-        if (out / MANIFEST_NAME).read_text(encoding="utf-8") == render_manifest(manifest):
-            return manifest
-        reason = f"{MANIFEST_NAME} is damaged"
+        return read_manifest(out)
     except InputError as error:
         reason = str(error).partition(": ")[0]
-    raise InputError(f"{out} cannot be taken as finished, {reason}: fetch it again, or remove {out} and run again.")
+        raise InputError(
+            f"{out} cannot be taken as finished, {reason}: fetch it again, or remove {out} and run again."
+        ) from None
 
 
 def needs_retry(finished: Manifest, job: Job, retry_failed: bool) -> bool:

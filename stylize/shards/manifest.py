@@ -4,13 +4,14 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from stylize.errors import InputError
-from stylize.shards.format import FORMAT_VERSION, MAX_COPIES
+from stylize.shards.format import FORMAT_VERSION
+from stylize.shards.manifest_fields import check_spec, count_defects, text, whole_number
 
 MANIFEST_NAME = "manifest.json"
 FAILURES_NAME = "failures.jsonl"
@@ -94,9 +95,13 @@ def render_manifest(manifest: Manifest) -> str:
     document: dict[str, Any] = {"format_version": FORMAT_VERSION, **asdict(manifest)}
     if not manifest.left_out:
         del document["left_out"]
-    text = _canonical(document).encode("utf-8", "surrogatepass")  # what a reader may be given can hold anything
-    document["checksum"] = hashlib.sha256(text).hexdigest()
+    document["checksum"] = _checksum(document)
     return _canonical(document)
+
+
+def _checksum(document: Mapping[str, Any]) -> str:
+    payload = _canonical(document).encode("utf-8", "surrogatepass")  # what a reader may be given can hold anything
+    return hashlib.sha256(payload).hexdigest()
 
 
 def _canonical(document: Mapping[str, Any]) -> str:
@@ -107,32 +112,38 @@ def _shard_entry(fields: Mapping[str, Any]) -> ShardEntry:
     entry = ShardEntry(**fields)
     if not SHARD_NAME.fullmatch(entry.name) or not entry.name.startswith(entry.split):
         raise ValueError(f"a shard named {entry.name!r} in split {entry.split!r}")  # no path may lead elsewhere
-    for number in (entry.samples, entry.bytes):
-        if type(number) is not int or number < 0:
-            raise ValueError(f"{entry.name} with {entry.samples} samples and {entry.bytes} bytes")
+    whole_number(f"samples of {entry.name}", entry.samples)
+    whole_number(f"bytes of {entry.name}", entry.bytes)
+    text(f"sha256 of {entry.name}", entry.sha256)
     return entry
 
 
-def _check(manifest: Manifest) -> None:
-    """Raise an error of some kind where a part of the specification that readers use is not what it should be."""
-    _ = manifest.class_names, manifest.style_names, manifest.images
-    if not 0 <= manifest.styles_per_image <= MAX_COPIES:
-        raise ValueError(f"{manifest.styles_per_image} styles per image")
-
-
 def read_manifest(directory: Path) -> Manifest:
-    """Read and check a folder's manifest; raise `InputError` where it is missing, damaged or of another version."""
+    """Read and check a folder's manifest.
+
+    Raises `InputError` where it is missing, damaged, of another version, changed since it was written, or where its
+    counts do not agree.
+    """
+    manifest, defects = inspect_manifest(directory)
+    if defects:
+        path = directory / MANIFEST_NAME
+        raise InputError(f"{path} is not to be trusted ({'; '.join(defects)}): fetch or make the shards again.")
+    return manifest
+
+
+def inspect_manifest(directory: Path) -> tuple[Manifest, list[str]]:
+    """Read a folder's manifest, and name what is wrong in it though it can be read.
+
+    Raises `InputError` where it is missing, of another version, or has fields that cannot be used.
+    """
     path = directory / MANIFEST_NAME
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        written = path.read_text(encoding="utf-8")
+        document = json.loads(written, parse_constant=_refuse_constant)
         version = document["format_version"]
         if version != FORMAT_VERSION:
             raise InputError(f"{path} has format version {version}; this program reads version {FORMAT_VERSION}.")
-        shards = tuple(_shard_entry(shard) for shard in document["shards"])
-        flagged = tuple(Flag(**flag) for flag in document.get("flagged", ()))
-        failures = int(document["failures"]), document.get("failures_sha256")
-        manifest = Manifest(document["spec"], shards, *failures, flagged, dict(document.get("left_out", {})))
-        _check(manifest)
+        return _from_document(document), list(_defects(document, written))
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(
             f"{directory} is not a finished shard folder (no {MANIFEST_NAME}): run `stylize shards` first."
@@ -140,5 +151,36 @@ def read_manifest(directory: Path) -> Manifest:
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}): check its permissions.") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"{path} is damaged ({error!r}): fetch or make the shards again.") from None
-    return manifest
+        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise InputError(f"{path} is damaged ({reason}): fetch or make the shards again.") from None
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name}, which is not JSON")
+
+
+def _from_document(document: Mapping[str, Any]) -> Manifest:
+    """Return the manifest of a parsed document; raise an error of some kind where a field is not what it should be."""
+    shards = tuple(_shard_entry(shard) for shard in document["shards"])
+    flagged = tuple(Flag(**flag) for flag in document.get("flagged", ()))
+    for flag in flagged:
+        for value in (flag.split, flag.key, flag.reason):
+            text("part of a flagged sample", value)
+    failures_sha256 = document.get("failures_sha256")
+    if failures_sha256 is not None:
+        text("failures_sha256", failures_sha256)
+    check_spec(document["spec"])
+    left_out = dict(document.get("left_out", {}))
+    for rule, count in left_out.items():
+        whole_number(f"files left out as {rule}", count)
+    failures = whole_number("failures", document["failures"])
+    return Manifest(document["spec"], shards, failures, failures_sha256, flagged, left_out)
+
+
+def _defects(document: Mapping[str, Any], written: str) -> Iterator[str]:
+    """Yield what is wrong in a usable document; its own JSON is checked, so that fields unknown here count too."""
+    rest = {name: value for name, value in document.items() if name != "checksum"}
+    if document.get("checksum") != _checksum(rest) or written != _canonical(document):
+        yield "changed since it was written"
+    shards = [(shard["name"], shard["split"], shard["samples"]) for shard in document["shards"]]
+    yield from count_defects(document["spec"]["counts"], shards, document["failures"])

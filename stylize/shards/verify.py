@@ -5,9 +5,8 @@ from pathlib import Path
 
 from stylize.errors import InputError
 from stylize.shards.format import file_sha256
-from stylize.shards.manifest import FAILURES_NAME, MANIFEST_NAME, Manifest, read_manifest, render_manifest
+from stylize.shards.manifest import FAILURES_NAME, MANIFEST_NAME, Manifest, inspect_manifest
 from stylize.shards.verify_shard import Places, shard_defects
-from stylize.wording import counted
 
 
 def verify_shards(directory: Path) -> list[str]:
@@ -16,8 +15,8 @@ def verify_shards(directory: Path) -> list[str]:
     Every defect of every shard is named, also beyond damaged places.
     Raises `InputError` where there is no manifest to check against.
     """
-    manifest = read_manifest(directory)
-    defects = list(_folder_defects(directory, manifest))
+    manifest, wrong = inspect_manifest(directory)
+    defects = [*(f"{MANIFEST_NAME}: {defect}" for defect in wrong), *_folder_defects(directory, manifest)]
     places: Places = {}
     for shard in manifest.shards:
         path = directory / shard.name
@@ -36,12 +35,6 @@ def _folder_defects(directory: Path, manifest: Manifest) -> Iterator[str]:
     present = {path.name for path in directory.iterdir()}
     for name in sorted(present - named - {MANIFEST_NAME, FAILURES_NAME, ".gitignore"}):
         yield f"{name}: not named in the manifest"
-    if (directory / MANIFEST_NAME).read_text(encoding="utf-8") != render_manifest(manifest):
-        yield f"{MANIFEST_NAME}: changed since it was written"
     failures = directory / FAILURES_NAME
     if (file_sha256(failures) if failures.is_file() else None) != manifest.failures_sha256:
         yield f"{FAILURES_NAME}: differs from what the manifest records"
-    found = sum(shard.samples for shard in manifest.shards) + manifest.failures
-    if found != manifest.images:
-        there = counted(found, "sample or failure", "samples and failures")
-        yield f"{MANIFEST_NAME}: {there} of {counted(manifest.images, 'image')}"

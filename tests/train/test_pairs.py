@@ -1,6 +1,7 @@
 import io
-import json
 import shutil
+import struct
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from PIL import Image
 
 from stylize.errors import InputError
 from stylize.shards.format import Sample, file_sha256, read_shard, write_shard
-from stylize.shards.manifest import MANIFEST_NAME, read_manifest, write_manifest
+from stylize.shards.manifest import read_manifest, write_manifest
 from train import PairDataset
 
 ShardFolderMaker = Callable[..., Path]
@@ -92,10 +93,8 @@ def _cut_at_member(shards: Path) -> None:
 
 def _changed_spec(**changes: object) -> Callable[[Path], None]:
     def change(shards: Path) -> None:
-        path = shards / MANIFEST_NAME
-        document = json.loads(path.read_text())
-        document["spec"].update(changes)
-        path.write_text(json.dumps(document))
+        manifest = read_manifest(shards)
+        write_manifest(shards, replace(manifest, spec={**manifest.spec, **changes}))
 
     return change
 
@@ -126,11 +125,42 @@ def test_damaged_images_name_their_sample(make_shard_folder: ShardFolderMaker) -
     _rewrite(shards, content=b"<html>")
     with pytest.raises(InputError, match="sample 00000001 has an image that is not JPEG"):
         PairDataset(shards, "train")[1]
-    small, large = io.BytesIO(), io.BytesIO()
-    Image.new("RGB", (8, 16)).save(small, "PNG")
-    Image.new("RGB", (16, 16)).save(large, "PNG")
-    _rewrite(shards, content=large.getvalue(), styled=(small.getvalue(),))
-    with pytest.raises(InputError, match="different sizes"):
+
+
+def _png(width: int, height: int) -> bytes:
+    """Return a PNG whose header claims a size; beyond a thousand pixels it is only claimed."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (min(width, 1000), min(height, 1000))).save(buffer, "PNG")
+    whole = bytearray(buffer.getvalue())
+    whole[16:24] = struct.pack(">II", width, height)  # of the chunk IHDR, which has a checksum
+    whole[29:33] = struct.pack(">I", zlib.crc32(whole[12:29]))
+    return bytes(whole)
+
+
+@pytest.mark.parametrize(
+    ("size", "content", "styled", "message"),
+    [
+        (64, (96, 80), (96, 80), "96×80 pixels, not the 64×64 of its manifest"),
+        (64, (64, 64), (32, 32), "32×32 pixels, not the 64×64"),
+        (64, (64, 63), (64, 63), "64×63 pixels, not the 64×64"),
+        (64, (12_000, 12_000), (64, 64), "12000×12000 pixels, not the 64×64"),
+        (64, (14_000, 14_000), (64, 64), "undecodable"),  # what Pillow itself takes for a bomb
+        (None, (16, 16), (8, 16), "different sizes"),
+        (None, (8_001, 8_000), (8_001, 8_000), "8001×8000 pixels, more than the limit of 64000000"),
+        (None, (12_000, 12_000), (12_000, 12_000), "12000×12000 pixels, more than the limit"),
+        (None, (14_000, 14_000), (14_000, 14_000), "undecodable"),
+    ],
+)
+def test_sizes_are_compared_with_the_manifest_and_bounded(
+    make_shard_folder: ShardFolderMaker,
+    size: int | None,
+    content: tuple[int, int],
+    styled: tuple[int, int],
+    message: str,
+) -> None:
+    shards = make_shard_folder(train=3, size=size)
+    _rewrite(shards, content=_png(*content), styled=(_png(*styled),))
+    with pytest.raises(InputError, match=f"sample 00000000 has .*{message}"):
         PairDataset(shards, "train")[0]
 
 

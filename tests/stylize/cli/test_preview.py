@@ -82,8 +82,9 @@ def test_a_row_is_a_class_and_its_pairs_stand_side_by_side(tmp_path: Path, encod
         if label != 7
     ]
     write_shard(tmp_path / "train-000000.tar", samples, "png")
-    spec = {"class_names": ["long name " * 9] * 30, "styles_per_image": 1, "styles": [], "counts": {"train": 87}}
-    write_manifest(tmp_path, Manifest(spec, (ShardEntry("train-000000.tar", "train", 87, 1, ""),)))
+    names = [f"{label} {'long name ' * 9}" for label in range(30)]
+    spec = {"class_names": names, "styles_per_image": 1, "styles": [], "counts": {"train": 87}}
+    write_manifest(tmp_path, Manifest(spec, (ShardEntry("train-000000.tar", "train", 87, 1, "00"),)))
     sheet = shard_sheet(tmp_path, tile=16)
     assert sheet.height == LABEL_HEIGHT + MARGIN + 19 * (16 + MARGIN)
     assert sheet.width < 6 * (16 + MARGIN) + 250
@@ -100,6 +101,7 @@ def test_shards_that_cannot_be_shown_are_named(copied: Path) -> None:
         shard_sheet(copied)
     manifest = read_manifest(copied)
     tests = tuple(shard for shard in manifest.shards if shard.split == "test")
-    write_manifest(copied, replace(manifest, shards=tests))
+    spec = {**manifest.spec, "counts": {"train": 0, "test": 4}}
+    write_manifest(copied, replace(manifest, spec=spec, shards=tests))
     with pytest.raises(InputError, match="has no training pairs"):
         shard_sheet(copied)

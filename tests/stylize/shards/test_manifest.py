@@ -7,13 +7,15 @@ from typing import Any
 import pytest
 
 from stylize.errors import InputError
-from stylize.shards.manifest import Flag, Manifest, ShardEntry, read_manifest, write_manifest
+from stylize.shards.manifest import Flag, Manifest, ShardEntry, inspect_manifest, read_manifest, write_manifest
 
 SPEC = {
     "class_names": ["cat", "dög"],
     "styles_per_image": 1,
     "alpha": 0.5,
     "styles": [{"name": "dots", "sha256": "dd"}],
+    "size": 64,
+    "codec": "jpg",
     "counts": {"train": 8, "test": 4},
 }
 SHARDS = (
@@ -96,6 +98,33 @@ def rename(name: str, split: str = "train") -> Callable[[dict[str, Any]], None]:
         lambda document: document["shards"].append("train-000009.tar"),
         lambda document: document.update(flagged=[{"key": "1"}]),
         lambda document: document.update(flagged=3),
+        lambda document: document.update(flagged=[{"split": "train", "key": 1, "reason": "is odd"}]),
+        lambda document: document.update(failures=-1),
+        lambda document: document.update(failures="2"),
+        lambda document: document.update(failures_sha256=7),
+        lambda document: document["spec"].update(class_names=["cat", "cat"]),
+        lambda document: document["spec"].update(class_names=["cat", ""]),
+        lambda document: document["spec"].update(class_names=["cat", 7]),
+        lambda document: document["spec"].update(class_names="cat"),
+        lambda document: document["spec"].update(class_names=[]),
+        lambda document: document["spec"].update(counts={"train": -1, "test": 13}),
+        lambda document: document["spec"].update(counts={"train": 8.0, "test": 4}),
+        lambda document: document["spec"].update(counts={"train": True, "test": 11}),
+        lambda document: document["spec"].update(counts=None),
+        lambda document: document["spec"].update(size="64"),
+        lambda document: document["spec"].update(size=0),
+        lambda document: document["spec"].update(size=-64),
+        lambda document: document["spec"].update(size=64.0),
+        lambda document: document["spec"].update(size=10**30),
+        lambda document: document["spec"].update(size=float("nan")),
+        lambda document: document["spec"].update(alpha=float("inf")),
+        lambda document: document["spec"].update(styles_per_image="1"),
+        lambda document: document["spec"].update(styles_per_image=-1),
+        lambda document: document["spec"].update(codec="pkl"),
+        lambda document: document["spec"].update(styles=[{"sha256": "dd"}]),
+        lambda document: document["shards"][0].update(samples=10**30),
+        lambda document: document["shards"][0].update(samples=float("nan")),
+        lambda document: document["shards"][0].update(sha256=None),
         rename("../train-000000.tar"),
         rename("/etc/passwd"),
         rename("train-000000.tar", "test"),
@@ -103,11 +132,85 @@ def rename(name: str, split: str = "train") -> Callable[[dict[str, Any]], None]:
     ],
 )
 def test_damaged_fields_are_refused(folder: Path, damage: Callable[[dict[str, Any]], None]) -> None:
-    document = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    damage(document)
-    (folder / "manifest.json").write_text(json.dumps(document))
-    with pytest.raises(InputError, match="is damaged"):
+    change_document(folder, damage)
+    with pytest.raises(InputError, match="is damaged") as caught:
         read_manifest(folder)
+    assert "\n" not in str(caught.value)
+
+
+CHANGES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "reversed class names": (lambda document: document["spec"]["class_names"].reverse(), "changed since"),
+    "ghost class": (lambda document: document["spec"]["class_names"].append("ghost"), "changed since"),
+    "other size": (lambda document: document["spec"].update(size=32), "changed since"),
+    "unknown field": (lambda document: document.update(index="train.idx"), "changed since"),
+    "no checksum": (lambda document: document.pop("checksum"), "changed since"),
+    "other checksum": (lambda document: document.update(checksum=[]), "changed since"),
+    "a shard twice": (
+        lambda document: document["shards"].append(document["shards"][0]),
+        "changed since it was written; train-000000.tar is listed 2 times; 17 samples and failures of 12 images; ",
+    ),
+    "no test shard": (lambda document: document["shards"].pop(), "9 samples and failures of 12 images"),
+    "fewer images": (lambda document: document["spec"]["counts"].pop("test"), "3 samples of 0 images in test"),
+}
+
+
+def change_document(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    document = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    change(document)
+    (folder / "manifest.json").write_text(
+        json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_changed_manifest_is_refused_and_named(folder: Path, name: str) -> None:
+    change, message = CHANGES[name]
+    change_document(folder, change)
+    with pytest.raises(InputError, match="is not to be trusted") as caught:
+        read_manifest(folder)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert message.partition(";")[0] in "; ".join(inspect_manifest(folder)[1])
+
+
+@pytest.mark.parametrize(
+    ("shards", "failures", "message"),
+    [
+        ((*SHARDS, SHARDS[0]), 2, "train-000000.tar is listed 2 times"),
+        (SHARDS[:2], 2, "9 samples and failures of 12 images"),
+        (SHARDS, 1, "11 samples and failures of 12 images"),
+        ((*SHARDS, ShardEntry("test-000001.tar", "test", 2, 70, "dd")), 0, "5 samples of 4 images in test"),
+    ],
+)
+def test_counts_that_disagree_are_refused_also_with_a_right_checksum(
+    tmp_path: Path, shards: tuple[ShardEntry, ...], failures: int, message: str
+) -> None:
+    write_manifest(tmp_path, Manifest(SPEC, shards, failures))
+    with pytest.raises(InputError, match=message):
+        read_manifest(tmp_path)
+
+
+def test_fields_of_later_versions_are_covered_by_the_checksum_and_read_over(folder: Path) -> None:
+    def add(document: dict[str, Any]) -> None:
+        document["index"] = {"train-000000.tar": "train-000000.idx"}
+        document["spec"]["novel"] = 0.1
+        del document["checksum"]
+        rest = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        document["checksum"] = hashlib.sha256(rest.encode()).hexdigest()
+
+    change_document(folder, add)
+    assert read_manifest(folder).shards == SHARDS
+
+
+def test_a_manifest_without_optional_fields_is_read(folder: Path) -> None:
+    def remove(document: dict[str, Any]) -> None:
+        for name in ("flagged", "failures_sha256", "checksum"):
+            del document[name]
+        rest = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        document["checksum"] = hashlib.sha256(rest.encode()).hexdigest()
+
+    change_document(folder, remove)
+    assert read_manifest(folder) == Manifest(SPEC, SHARDS, 2)
 
 
 def test_another_version_is_named_even_where_its_fields_differ(tmp_path: Path) -> None:

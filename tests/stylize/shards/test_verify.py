@@ -160,6 +160,7 @@ def test_counts_of_the_manifest_are_checked(copied: Path) -> None:
     assert verify_shards(copied) == [
         "manifest.json: changed since it was written",
         "manifest.json: 20 samples and failures of 16 images",
+        "manifest.json: 13 samples of 12 images in train",
         "train-000000.tar: 5 samples, the manifest says 6",
         f"{SHARD}: {shards[1]['bytes'] - 1} bytes, the manifest says {shards[1]['bytes']}",
     ]
