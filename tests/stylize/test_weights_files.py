@@ -81,7 +81,7 @@ KINDS = {
     "XML document": (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', b"<Error><Code>NoSuchKey"),
     "JSON document": (b'{"error": "not found"}', b'["a", 1]'),
     "it is a text": (b"epoch,loss\n0,1.5\n", "größe\n".encode() * 900, b"hello", b"Entry not found"),
-    "gzip archive": (gzip.compress(b"weights"),),
+    "gzip archive": (gzip.compress(b"weights", mtime=0),),
     "tar archive": (tar_bytes(),),
     "zip archive of other files": (zip_bytes("weights.bin"), zip_bytes()),
     "TorchScript": (script_bytes(),),
@@ -107,7 +107,14 @@ KINDS = {
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-@pytest.mark.parametrize(("kind", "content"), [(kind, content) for kind, many in KINDS.items() for content in many])
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [
+        pytest.param(kind, content, id=f"{kind}-{number}")
+        for kind, many in KINDS.items()
+        for number, content in enumerate(many)
+    ],
+)
 def test_what_is_no_weights_file_is_called_by_name_and_never_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, content: bytes, suffix: str
 ) -> None:
