@@ -12,6 +12,7 @@ from attack.attacks.attempt import Attempt
 from attack.checks.check import Check
 from attack.checks.verdict import Verdict
 from attack.evaluation.documents import read_attempt
+from attack.evaluation.earlier_results import upgrade_result
 from attack.evaluation.records import Records, read_records
 from stylize.errors import InputError
 from stylize.wording import literal
@@ -138,7 +139,11 @@ def _finite(value: Any) -> Any:
 
 
 def read_result(path: Path) -> Result:
-    """Read a result; raise `InputError` where it is missing, damaged or of another version."""
+    """Read a result, of version 1 too (see `earlier_results`).
+
+    Raises:
+        InputError: it is missing, damaged or of another version.
+    """
     try:
         document = _literal(json.loads(path.read_text(encoding="utf-8")))
         version = document["format_version"]
@@ -146,12 +151,13 @@ def read_result(path: Path) -> Result:
         raise InputError(f"Result {path} cannot be read ({error.strerror}): run `attack run` first.") from None
     except (ValueError, KeyError, TypeError, RecursionError):
         raise InputError(f"{path} is not a result of `attack run`: give the JSON files that it wrote.") from None
-    if version != FORMAT_VERSION:
+    if version not in (1, FORMAT_VERSION):
         raise InputError(
-            f"{path} has format version {version}; this program reads version {FORMAT_VERSION}: run `attack run` again."
+            f"{path} has format version {version}; this program reads versions up to {FORMAT_VERSION}: "
+            "run `attack run` again."
         )
     try:
-        return _result(path, document)
+        return _result(path, upgrade_result(document) if version == 1 else document)
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is a damaged result ({error!r}): run `attack run` again.") from None
 
