@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from stylize.cli.cue_conflict import cue_conflict_command
 from stylize.cli.fit import evaluate_decoder_command, fit_decoder_command, fit_styles_command
 from stylize.cli.params import check_params
 from stylize.cli.preview import shard_sheet, style_sheet
-from stylize.cli.summary import counts_line, left_out_text, plan_line, warning_lines
+from stylize.cli.summary import counts_line, left_out_text, manifest_table, plan_line, warning_lines
 from stylize.cli.weights import ENCODER_HELP, weights_app
 from stylize.command_line import command_app, console, run_command_line
 from stylize.engine.devices import matrix_rate
@@ -152,21 +151,9 @@ def verify(directory: Path) -> None:
 def info(directory: Path) -> None:
     """Print a shard folder's manifest for people."""
     manifest = read_manifest(directory)
-    table = Table("", "", show_header=False, title=f"{directory}: {counts_line(manifest)}")
-    for name, value in manifest.spec.items():
-        table.add_row(name, _plain(value))
-    console.print(table)
+    console.print(manifest_table(manifest, title=f"{directory}: {counts_line(manifest)}"))
     for line in warning_lines(manifest):
         console.print(line, style="yellow", highlight=False)
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, list):
-        names = [entry["name"] if isinstance(entry, dict) else str(entry) for entry in value]
-        return f"{len(names)}: {', '.join(names[:12])}{' …' if len(names) > 12 else ''}"
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {entry}" for name, entry in value.items())
-    return str(value)
 
 
 @app.command()

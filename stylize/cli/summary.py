@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping
 from operator import itemgetter
 
+from rich.table import Table
+
 from stylize.runs.estimate import Estimate
 from stylize.shards.manifest import FAILURES_NAME, MANIFEST_NAME, Manifest
 from stylize.wording import counted
@@ -45,3 +47,20 @@ def warning_lines(manifest: Manifest) -> Iterator[str]:
         yield f"Warning: {flag.split} {flag.key}: {flag.reason}"
     if len(manifest.flagged) > NAMED_FLAGS:
         yield f"Warning: {len(manifest.flagged)} samples look wrong, all of them in {MANIFEST_NAME} under `flagged`"
+
+
+def manifest_table(manifest: Manifest, *, title: str) -> Table:
+    """Return all that determined a folder's bytes, one line a field."""
+    table = Table("", "", show_header=False, title=title)
+    for name, value in manifest.spec.items():
+        table.add_row(name, _plain(value))
+    return table
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, list):
+        names = [entry["name"] if isinstance(entry, dict) else str(entry) for entry in value]
+        return f"{len(names)}: {', '.join(names[:12])}{' …' if len(names) > 12 else ''}"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {entry}" for name, entry in value.items())
+    return str(value)
