@@ -1,6 +1,6 @@
 """The paper's figures and tables, made again, with the numbers that it prints beside ours."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 
 from attack.evaluation.estimates import accuracy_at, mean_accuracy
@@ -90,24 +90,28 @@ def _distances(group: Group) -> str:
 
 
 def clean_tables(groups: Sequence[Group]) -> str:
-    """Return Tables 1 and 2: clean accuracy of pairing and normal training, ours and the paper's."""
-    header = ["model", "ours, whole test split", *(f"paper, {name}" for name in PAPER_CLEAN)]
+    """Return Tables 1 and 2: clean accuracy of pairing and normal training, ours and the paper's where it has any."""
+    shown = [(group.arch, entry) for group in groups for entry in group.entries]
+    printed = {name: [_printed(numbers, arch, entry) for arch, entry in shown] for name, numbers in PAPER_CLEAN.items()}
+    known = {name: column for name, column in printed.items() if any(column)}
+    header = ["model", "ours, whole test split", *(f"paper, {name}" for name in known)]
     rows = [
-        [f"{name_entry(entry)} {escape(group.arch)}", str(whole_split(entry.result)), *_printed(group.arch, entry)]
-        for group in groups
-        for entry in group.entries
+        [
+            f"{name_entry(entry)} {escape(arch)}",
+            str(whole_split(entry.result)),
+            *(column[row] or "–" for column in known.values()),
+        ]
+        for row, (arch, entry) in enumerate(shown)
     ]
-    note = quiet(
-        "The paper’s models are fine-tuned from ImageNet weights at 224 px; it chose epochs on the test images."
-    )
-    return section("Clean accuracy: Tables 1 and 2", table(header, rows), note, anchor="clean")
+    note = "The paper’s models are fine-tuned from ImageNet weights at 224 px; it chose epochs on the test images."
+    return section("Clean accuracy: Tables 1 and 2", table(header, rows), quiet(note) if known else "", anchor="clean")
 
 
-def _printed(arch: str, entry: Entry) -> list[str]:
+def _printed(numbers: Mapping[str, tuple[float, float]], arch: str, entry: Entry) -> str:
+    """Return the paper's number for a model, nothing where it has none."""
+    pair = numbers.get("mobilenet" if arch.startswith("mobilenet") else arch)
     column = {"pairing": 0, "normal": 1}.get(entry.result.method)
-    row = "mobilenet" if arch.startswith("mobilenet") else arch
-    numbers = [printed.get(row) for printed in PAPER_CLEAN.values()]
-    return ["–" if pair is None or column is None else f"{pair[column]:.2f} %" for pair in numbers]
+    return "" if pair is None or column is None else f"{pair[column]:.2f} %"
 
 
 def examples(name: str, pairs: Sequence[Example]) -> str:
