@@ -97,10 +97,10 @@ def network_alone(engine: Engine, source: Source, side: int, pool: Executor) -> 
             torch.cuda.synchronize()
         return count
 
-    return lambda: sum(pool.map(stylize_batch, range(4 * engine.streams(side))))
+    return lambda: sum(pool.map(stylize_batch, range(4 * engine.streams)))
 
 
-def end_to_end_rate(data: Path, side: int, images: int, backend: str) -> float:
+def end_to_end_rate(data: Path, side: int | None, images: int, backend: str) -> float:
     """Return images/s of `stylize shards` after its start: read, decode, stylize, encode, tar on disk, flushed."""
     job = open_job(ShardOptions(data=str(data), size=side, limit=images, test_fraction=0.1, backend=backend))
     with tempfile.TemporaryDirectory(dir=".") as folder:
@@ -131,10 +131,11 @@ def measure(data: Path | None, side: int, seconds: float, images: int, backend: 
         turns = []
         for _ in range(TURNS):
             turn = {"machine": matrix_rate(engine.device, best_dtype(engine.device), seconds / TURNS)}
-            with start_workers(engine.streams(side)) as workers:
+            with start_workers(engine.streams) as workers:
                 stylize_batches = network_alone(engine, source, side, workers.network)
                 turn["network"] = rate(stylize_batches, seconds / TURNS)
             turn["end_to_end"] = end_to_end_rate(source_path, side, images, backend)
+            turn["without_size"] = end_to_end_rate(source_path, None, images, backend)
             turn["published_loop"] = published_loop(source, side, loop_style, seconds / TURNS)
             turns.append(turn | ratios(turn, side))
         return {name: median(turn[name] for turn in turns) for name in turns[0]}
@@ -145,6 +146,7 @@ def ratios(turn: Row, side: int) -> Row:
     return {
         "network_share_of_machine": turn["network"] * stylization_flops(side, side) / turn["machine"],
         "end_to_end_share_of_network": turn["end_to_end"] / turn["network"],
+        "without_size_share_of_end_to_end": turn["without_size"] / turn["end_to_end"],
         "times_published_loop": turn["end_to_end"] / turn["published_loop"],
     }
 

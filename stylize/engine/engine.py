@@ -23,7 +23,7 @@ BACKENDS = ("torch", "openvino")
 # Pixels per network batch; fixed, because a kernel's rounding may depend on the batch. On a CPU every thread has a
 # batch of its own, and small ones suit its caches; a GPU needs many pixels to be busy.
 BATCH_PIXELS = {"cpu": 224 * 224, "openvino": 2 * 224 * 224, "cuda": 8 * 224 * 224}
-STREAM_SIDE = 512  # up to which a CPU's every thread has a batch of its own; the memory of larger pictures adds up
+STREAM_PIXELS = 512 * 768  # up to which a CPU's every thread has a batch of its own; larger ones take all, one by one
 
 
 class Engine:
@@ -65,9 +65,15 @@ class Engine:
         height, width = _working_shape((height, width), work_size)
         return max(1, self.batch_pixels // (height * width))
 
-    def streams(self, side: int | None) -> int:
-        """Return how many batches should run side by side for pictures of a short side; None if it is not known."""
-        return torch.get_num_threads() if self.device.type == "cpu" and side and side <= STREAM_SIDE else 1
+    @property
+    def streams(self) -> int:
+        """How many batches should run side by side: one for each thread of a CPU."""
+        return torch.get_num_threads() if self.device.type == "cpu" else 1
+
+    def is_large(self, height: int, width: int, work_size: int | None = None) -> bool:
+        """Return whether pictures of a size should be alone on the network: the memory of several would add up."""
+        working_height, working_width = _working_shape((height, width), work_size)
+        return max(height * width, working_height * working_width) > STREAM_PIXELS
 
     def use_styles(self, styles: Sequence[Style]) -> None:
         """Take other styles instead; with torch only, because OpenVINO's networks were calibrated with the old ones."""

@@ -47,14 +47,14 @@ def estimate_run(job: Job, out: Path) -> Estimate:
 def _probed_images(job: Job) -> int:
     """Return how many images give every stream a batch."""
     side, work_size = job.spec.size or 0, job.spec.work_size
-    copies = job.streams * job.engine.batch_size(side, side, work_size) if side else 0
+    copies = job.engine.streams * job.engine.batch_size(side, side, work_size) if side else 0
     return max(PROBED_IMAGES, copies // job.spec.styles_per_image)
 
 
 def _probe(job: Job, plan: ShardPlan) -> tuple[float, float]:
     """Return bytes and seconds per sample."""
     failures: list[Failure] = []
-    with start_workers(job.streams) as workers:
+    with start_workers(job.engine.streams) as workers:
         for _ in range(2):  # the first run warms up
             started = time.monotonic()
             samples = shard_samples(job, plan, failures, [], _nobody, workers)

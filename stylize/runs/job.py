@@ -47,11 +47,6 @@ class Job:
         """Return how images are stored."""
         return Codec(self.spec.codec, self.spec.quality)
 
-    @property
-    def streams(self) -> int:
-        """Return how many batches the network should stylize side by side; one where some picture may be large."""
-        return self.engine.streams(self.spec.size and max(self.spec.size, self.spec.work_size or 0))
-
 
 def open_job(options: ShardOptions) -> Job:
     """Load source, styles and networks; raise `InputError` for anything that does not exist or does not fit."""

@@ -3,8 +3,8 @@
 import hashlib
 from collections import defaultdict, deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future
-from contextlib import closing
+from concurrent.futures import Future
+from contextlib import closing, nullcontext
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
@@ -68,7 +68,7 @@ def shard_samples(
     """
     finished = 0
     working: deque[tuple[Sequence[SourceImage], list[_Stylizing]]] = deque()
-    make = partial(_stylize_batch, job, plan.split, workers.codec)
+    make = partial(_stylize_batch, job, plan.split, workers)
     images = read_images(job, plan, failures, workers.codec)
     ahead = BATCHES_AHEAD * (workers.streams - 1)
     with workers.turn:
@@ -93,10 +93,13 @@ def _batches(job: Job, chunk: Sequence[SourceImage]) -> Iterator[Sequence[Source
         yield from (images[start : start + size] for start in range(0, len(images), size))
 
 
-def _stylize_batch(job: Job, split: str, pool: Executor, batch: Sequence[SourceImage]) -> list[_Encoding]:
-    copies = _stylize(job, batch) if split == "train" else [[] for _ in batch]
+def _stylize_batch(job: Job, split: str, workers: Workers, batch: Sequence[SourceImage]) -> list[_Encoding]:
+    height, width, _ = batch[0].pixels.shape
+    large = split == "train" and job.engine.is_large(height, width, job.spec.work_size)
+    with workers.all_threads() if large else nullcontext():
+        copies = _stylize(job, batch) if split == "train" else [[] for _ in batch]
     made = list(zip(batch, copies, strict=True))
-    return [pool.submit(_encode, job, split, task) for task in cut_tasks(made, batch[0].pixels.size)]
+    return [workers.codec.submit(_encode, job, split, task) for task in cut_tasks(made, batch[0].pixels.size)]
 
 
 def _encoded(

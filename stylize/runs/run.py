@@ -84,7 +84,7 @@ def _make_and_publish(
             return accepted(finished, out, max_failures)
         adopt_shards(job, finished, out, staging)
     drop_outdated(job, staging)
-    with start_workers(job.streams) as workers:
+    with start_workers(job.engine.streams) as workers:
         make = partial(_make_or_reuse, job, staging, _one_at_a_time(report), workers)
         receipts = list(workers.shards.map(make, plan_shards(job.spec, job.source)))
     failures = [failure for receipt in receipts for failure in receipt.failures]

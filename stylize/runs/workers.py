@@ -16,10 +16,22 @@ class Workers:
     """Executors that all shards of a run share: new threads for every shard would leave their memory arenas behind."""
 
     streams: int  # threads of the network
+    threads: int  # of PyTorch, which the streams share
     network: Executor
     codec: Executor
     shards: Executor  # two, so that the network goes on while the end of a shard is being written
     turn: Lock = field(default_factory=Lock)  # of the shard whose images go to the network
+    alone: Lock = field(default_factory=Lock)  # of the stream that has all threads
+
+    @contextmanager
+    def all_threads(self) -> Iterator[None]:
+        """Give the calling stream all threads for a large picture; another's waits, so that memory holds one."""
+        with self.alone:
+            torch.set_num_threads(self.threads)
+            try:
+                yield
+            finally:
+                torch.set_num_threads(max(1, self.threads // self.streams))
 
 
 @contextmanager
@@ -32,7 +44,7 @@ def start_workers(streams: int) -> Iterator[Workers]:
     threads = torch.get_num_threads()
     share = (max(1, threads // streams),)
     network = ThreadPoolExecutor(streams, initializer=torch.set_num_threads, initargs=share)
-    workers = Workers(streams, network, ThreadPoolExecutor(_cores()), ThreadPoolExecutor(2))
+    workers = Workers(streams, threads, network, ThreadPoolExecutor(_cores()), ThreadPoolExecutor(2))
     gc.freeze()  # what is loaded stays: garbage collections among thousands of pictures need not walk through it
     try:
         yield workers

@@ -134,12 +134,14 @@ def test_too_little_memory_of_a_cpu_is_named(engine: Engine, noise: Noise, monke
         copy.copy(engine).stylize(np.stack([noise(0, 16, 20)] * 2), [0, 0], 1.0)
 
 
-@pytest.mark.parametrize(("side", "streams"), [(16, 3), (512, 3), (513, 1), (None, 1)])
-def test_threads_share_large_pictures_and_have_small_ones_of_their_own(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch, side: int | None, streams: int
+def test_every_thread_has_a_stream_and_large_pictures_are_alone(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.get_num_threads", lambda: 3)
-    assert engine.streams(side) == (streams if engine.device.type == "cpu" else 1)
+    assert engine.streams == (3 if engine.device.type == "cpu" else 1)
+    small = [(16, 16, None), (512, 768, None), (768, 512, 512), (64, 64, 600)]
+    large = [(512, 769, None), (300, 4000, None), (900, 900, 64), (64, 64, 700)]
+    assert [engine.is_large(*size) for size in small + large] == [False] * 4 + [True] * 4
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -23,7 +23,7 @@ def shards(folder: Path) -> dict[str, bytes]:
 
 def test_the_order_of_shards_does_not_matter(finished_job: Job, finished: Path, tmp_path: Path) -> None:
     plans = list(plan_shards(finished_job.spec, finished_job.source))
-    with start_workers(finished_job.streams) as workers:
+    with start_workers(finished_job.engine.streams) as workers:
         receipts = [make_shard(finished_job, plan, tmp_path, lambda _images: None, workers) for plan in reversed(plans)]
     assert shards(tmp_path) == shards(finished)
     assert tuple(receipt.shard for receipt in reversed(receipts)) == read_manifest(finished).shards
@@ -33,7 +33,7 @@ def test_the_order_of_shards_does_not_matter(finished_job: Job, finished: Path, 
 def test_the_number_of_streams_does_not_matter(
     finished_job: Job, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streams: int
 ) -> None:
-    monkeypatch.setattr(Engine, "streams", lambda _engine, _side: streams)
+    monkeypatch.setattr(Engine, "streams", streams)
     make_shards(finished_job, tmp_path / "out")
     assert shards(tmp_path / "out") == shards(finished)
 

@@ -57,7 +57,7 @@ def test_every_stream_is_probed(
         return stylize(pictures, *options)
 
     monkeypatch.setattr("stylize.runs.estimate.PROBED_IMAGES", 1)
-    monkeypatch.setattr(Engine, "streams", lambda _engine, _side: 3)
+    monkeypatch.setattr(Engine, "streams", 3)
     monkeypatch.setattr(job.engine, "batch_pixels", 2 * 16 * 16)
     monkeypatch.setattr(job.engine, "stylize", record)
     estimate_run(job, tmp_path)

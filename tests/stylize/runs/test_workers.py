@@ -1,12 +1,14 @@
 import gc
+import itertools
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from stylize.engine.engine import Engine
+from stylize.engine.engine import Engine, Pixels
 from stylize.runs.job import Job
 from stylize.runs.run import make_shards
 from stylize.runs.workers import start_workers
@@ -28,24 +30,38 @@ def test_streams_share_the_threads_and_leave_them_as_they_were(threads: int, str
     assert gc.get_freeze_count() == frozen
 
 
-@pytest.mark.parametrize(
-    ("options", "streams"),
-    [({"size": 64}, 3), ({"size": 64, "work_size": 600}, 1), ({"size": 600}, 1), ({}, 1), ({"work_size": 64}, 1)],
-)
-def test_pictures_that_may_be_large_are_not_stylized_side_by_side(
-    make_job: Callable[..., Job],
-    class_folders: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    options: dict[str, int],
-    streams: int,
+def test_large_pictures_have_all_threads_one_at_a_time(
+    make_job: Callable[..., Job], class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("torch.get_num_threads", lambda: 3)
-    job = make_job(class_folders, **options)
-    assert job.streams == (streams if job.engine.device.type == "cpu" else 1)
+    """Half of the pictures count as large; these never meet, and each meets its stream's threads as they were."""
+    job = make_job(class_folders, size=16)
+    threads, at_work, met = torch.get_num_threads(), [], []
+    stylize = job.engine.stylize
+
+    def record(pictures: Pixels, *options: Any) -> Pixels:
+        large = torch.get_num_threads() == 4
+        at_work.append(large)
+        time.sleep(0.01)
+        met.append((large, at_work.count(True)))
+        at_work.remove(large)
+        return stylize(pictures, *options)
+
+    torch.set_num_threads(4)
+    try:
+        monkeypatch.setattr(Engine, "streams", 2)
+        monkeypatch.setattr(job.engine, "batch_pixels", 16 * 16)
+        answers = itertools.cycle([True, False])
+        monkeypatch.setattr(Engine, "is_large", lambda *_: next(answers))
+        monkeypatch.setattr(job.engine, "stylize", record)
+        make_shards(job, tmp_path / "out")
+    finally:
+        torch.set_num_threads(threads)
+    assert {large for large, _ in met} == {True, False}
+    assert max(count for _, count in met) == 1
 
 
 def test_reports_do_not_overlap(finished_job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Engine, "streams", lambda _engine, _side: 3)
+    monkeypatch.setattr(Engine, "streams", 3)
     at_work: list[int] = []
     done = []
 
