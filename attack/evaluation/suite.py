@@ -76,26 +76,27 @@ def main_attack(config: AttackConfig) -> Callable[[nn.Module, Tensor, Tensor], A
 
 
 def _quick(config: AttackConfig, second_loss: Loss) -> Iterator[Planned]:
-    steps = STEPS["quick"]
     for epsilon in config.epsilons:
-        yield _single_step(epsilon, config)
-        yield _noise(epsilon, config)
-        yield _pgd("pgd-ce", epsilon, "ce", config, steps=steps)
-        yield _pgd(f"pgd-{second_loss}", epsilon, second_loss, config, steps=steps)
+        yield from _simple(epsilon, config, second_loss)
     yield _square(config.epsilons[-1], config)
 
 
 def _full(config: AttackConfig, second_loss: Loss) -> Iterator[Planned]:
     steps = STEPS["full"]
     for epsilon in config.epsilons:
-        yield _single_step(epsilon, config)
-        yield _noise(epsilon, config)
-        yield _pgd("pgd-ce", epsilon, "ce", config, steps=steps)
-        yield _pgd(f"pgd-{second_loss}", epsilon, second_loss, config, steps=steps)
+        yield from _simple(epsilon, config, second_loss)
         yield _pgd("pgd-ce-doubled", epsilon, "ce", config, steps=2 * steps)
         yield _pgd("pgd-restarts", epsilon, "ce", config, steps=steps, restarts=RESTARTS)
     yield _square(config.epsilons[-1], config)
     yield from (_minimal_norm(norm, config) for norm in ("linf", "l2"))
+
+
+def _simple(epsilon: float, config: AttackConfig, second_loss: Loss) -> Iterator[Planned]:
+    steps = STEPS[config.suite]
+    yield _single_step(epsilon, config)
+    yield _noise(epsilon, config)
+    yield _pgd("pgd-ce", epsilon, "ce", config, steps=steps)
+    yield _pgd(f"pgd-{second_loss}", epsilon, second_loss, config, steps=steps)
 
 
 def _pgd(name: str, epsilon: float, loss: Loss, config: AttackConfig, *, steps: int, restarts: int = 1) -> Planned:
