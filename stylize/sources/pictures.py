@@ -14,6 +14,7 @@ from PIL import Image, TiffTags, UnidentifiedImageError
 from stylize.sources.colour import changes_colours
 from stylize.sources.formats import FORMATS
 from stylize.sources.pixels import to_rgb, unknown_range
+from stylize.sources.plain_jpeg import decode_plain_jpeg
 from stylize.sources.side_data import SideData, orientation, read_side_data
 
 MAX_PIXELS = 64_000_000
@@ -64,6 +65,9 @@ def decode(data: bytes) -> Decoded:
     white; 16-bit grey scaled to 8; pixels of unknown range refused. Side data that cannot be read are as if absent.
     A JPEG whose scan is corrupt but complete is decoded as far as Pillow can, as every other tool does.
     """
+    if picture := decode_plain_jpeg(data, MAX_PIXELS):
+        _check_size(*picture.size)
+        return Decoded(picture, "JPEG", data)
     try:
         return _decode(data)
     except PictureError:

@@ -1,0 +1,45 @@
+"""JPEGs that hold nothing but pixels in YCbCr, as data sets of small pictures are full of: decoded by libjpeg-turbo."""
+
+import simplejpeg
+from PIL import Image
+
+_SOI, _START_OF_SCAN, _JFIF = b"\xff\xd8", 0xDA, 0xE0
+_FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive; all with Huffman's code
+_TABLES = (0xC4, 0xDB, 0xDD)  # Huffman tables, quantisation tables, restart interval
+_FRAME_BYTES = 17  # of a frame with three components, its length's two included
+
+
+def decode_plain_jpeg(data: bytes, limit: int) -> Image.Image | None:
+    """Return the pixels of a JPEG of JFIF, three components of 8 bits and no side data, equal to Pillow's to the bit.
+
+    None for any other file, more than `limit` pixels, and whatever libjpeg-turbo warns of: `decode` has rules for them.
+    """
+    size = _plain_size(data)
+    if size is None or not 0 < size[0] * size[1] <= limit:
+        return None
+    try:
+        return Image.fromarray(simplejpeg.decode_jpeg(data, "RGB"))
+    except ValueError:
+        return None
+
+
+def _plain_size(data: bytes) -> tuple[int, int] | None:
+    """Return height and width, from the segments before the scan; None where one of them is not of a plain JPEG."""
+    position, size, jfif = 2, None, False
+    if not data.startswith(_SOI):
+        return None
+    while position + 4 <= len(data) and data[position] == 0xFF:
+        marker, length = data[position + 1], int.from_bytes(data[position + 2 : position + 4])
+        body = data[position + 4 : position + 2 + length]
+        if marker == _START_OF_SCAN:
+            return size if jfif else None
+        if marker in _FRAMES:
+            if length != _FRAME_BYTES or body[0] != 8 or size is not None:
+                return None
+            size = int.from_bytes(body[1:3]), int.from_bytes(body[3:5])
+        elif marker == _JFIF and not jfif and length == 16 and body.startswith(b"JFIF\0"):
+            jfif = True
+        elif marker not in _TABLES:
+            return None
+        position += 2 + length
+    return None
