@@ -8,6 +8,7 @@ other guests of a machine slow it at times. Run it while nothing else does. With
 data set are drawn once and stored as JPEG files of the side in question.
 """
 
+import io
 import json
 import platform
 import tempfile
@@ -32,7 +33,6 @@ from stylize.engine.engine import DTYPES, Engine
 from stylize.engine.styles import load_styles
 from stylize.networks.adain import Stylizer, stylization_flops
 from stylize.networks.pair import load_pair
-from stylize.runs.codec import Codec
 from stylize.runs.job import open_job
 from stylize.runs.run import make_shards
 from stylize.runs.spec import ShardOptions
@@ -63,7 +63,7 @@ def published_loop(source: Source, side: int, style: bytes, seconds: float) -> f
     """
     pair = load_pair()
     network = Stylizer(pair.encoder.network, pair.decoder)
-    codec, count = Codec("jpg", 95), source.count("train")
+    count = source.count("train")
     index = 0
 
     @torch.inference_mode()
@@ -72,11 +72,17 @@ def published_loop(source: Source, side: int, style: bytes, seconds: float) -> f
         content = ImageOps.fit(decode_picture(source.read("train", index % count)), (side, side))
         style_pixels = _tensor(resize(decode_picture(style), LOOP_STYLE_SIDE))
         output = network(_tensor(content), *network.style_statistics(style_pixels))
-        codec.encode(Image.fromarray(output[0].permute(1, 2, 0).mul(255).round().byte().numpy()))
+        _save(Image.fromarray(output[0].permute(1, 2, 0).mul(255).round().byte().numpy()))
         index += 1
         return 1
 
     return rate(stylize_one, seconds)
+
+
+def _save(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=95, subsampling=0)
+    return buffer.getvalue()
 
 
 def _tensor(picture: Image.Image) -> torch.Tensor:
@@ -125,7 +131,7 @@ def measure(data: Path | None, side: int, seconds: float, images: int, backend: 
         source_path = data or draw_data(Path(folder), side, images)
         source = open_source(str(source_path), test_fraction=0.1)
         style = load_styles(["swirls"])
-        loop_style = Codec("jpg", 95).encode(ImageOps.fit(style[0].picture, LOOP_STYLE_SHAPE))
+        loop_style = _save(ImageOps.fit(style[0].picture, LOOP_STYLE_SHAPE))
         pair = load_pair()
         engine = Engine(pair.encoder.network, pair.decoder, style, backend=backend)
         turns = []

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import simplejpeg
 from PIL import Image, ImageOps
 
 from stylize.engine.engine import Pixels
@@ -29,15 +30,18 @@ class Codec:
     name: str
     quality: int
 
-    def encode(self, picture: Image.Image) -> bytes:
-        """Encode a picture; JPEG without chroma subsampling, which would smear small pictures.
+    def encode(self, pixels: Pixels) -> bytes:
+        """Encode pixels (H, W, 3); JPEG by libjpeg-turbo, without chroma subsampling, which would smear small pictures.
 
-        Raises `PictureError` where the format cannot hold it.
+        Raises `PictureError` where the format cannot hold them.
         """
         buffer = io.BytesIO()
-        options = {"jpg": {"quality": self.quality, "subsampling": 0}, "webp": {"quality": self.quality}, "png": {}}
+        options = {"quality": self.quality} if self.name == "webp" else {}
         try:
-            picture.save(buffer, _PILLOW_FORMATS[self.name], **options[self.name])
+            if self.name == "jpg":
+                encoded: bytes = simplejpeg.encode_jpeg(pixels, self.quality, colorsubsampling="444")
+                return encoded
+            Image.fromarray(pixels).save(buffer, _PILLOW_FORMATS[self.name], **options)
         except (OSError, ValueError) as error:
             raise PictureError(f"cannot be stored as {self.name}: {error}") from None
         return buffer.getvalue()
@@ -59,5 +63,5 @@ class Codec:
             raise PictureError(
                 f"has {picture.width}×{picture.height} pixels, the limit is {MIN_SIDE} a side; or set --size"
             )
-        encoded = self.encode(picture)
+        encoded = self.encode(np.ascontiguousarray(picture))
         return Content(encoded, np.asarray(decode_picture(encoded)), decoded.warnings)

@@ -109,7 +109,7 @@ class Painter:
             "alpha": self.alpha,
         }
         try:
-            content = self.codec.encode(Image.fromarray(pixels))
+            content = self.codec.encode(pixels)
         except PictureError as error:
             return Failure("test", shape.path, f"image {error}")
         return Sample(f"{cue.shape:08d}", content, (), self.source.label("test", cue.shape), metadata)

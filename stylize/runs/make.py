@@ -10,7 +10,6 @@ from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from stylize.atomic import temporary_path
 from stylize.engine.engine import Pixels
@@ -171,5 +170,5 @@ def _sample(job: Job, split: str, image: SourceImage, styled: Sequence[Pixels]) 
     }
     if styled:
         metadata |= {"alpha": spec.alpha, "styles": [spec.styles[style].name for style in _choice(spec, image.index)]}
-    encoded = tuple(job.codec.encode(Image.fromarray(pixels)) for pixels in styled)
+    encoded = tuple(job.codec.encode(pixels) for pixels in styled)
     return Sample(_key(image.index), image.content, encoded, job.source.label(split, image.index), metadata)

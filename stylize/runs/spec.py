@@ -18,7 +18,7 @@ from stylize.shards.format import CODECS, MAX_COPIES
 from stylize.sources.source import Source
 
 SAMPLES_PER_SHARD = 1000
-VERSIONED = ("stylized-pairing", "torch", "pillow", "numpy")
+VERSIONED = ("stylized-pairing", "torch", "pillow", "numpy", "simplejpeg")
 BACKEND_PACKAGES = {"torch": (), "openvino": ("openvino",)}  # beside torch, which every backend needs
 
 

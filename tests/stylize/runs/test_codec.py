@@ -83,7 +83,7 @@ def test_grey_and_transparent_pictures_become_rgb(noise: Noise) -> None:
 
 
 def test_jpeg_keeps_the_colours_resolution(noise: Noise) -> None:
-    with Image.open(io.BytesIO(Codec("jpg", 95).encode(Image.fromarray(noise(0))))) as picture:
+    with Image.open(io.BytesIO(Codec("jpg", 95).encode(noise(0)))) as picture:
         assert picture.layer == [(1, 1, 1, 0), (2, 1, 1, 1), (3, 1, 1, 1)]  # type: ignore[attr-defined]
 
 
