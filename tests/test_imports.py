@@ -31,7 +31,12 @@ ORDER = (
 RANKS = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
 # All that classifiers and their evaluation may know of how shards are made.
 BOTTOM = ("errors", "wording", "atomic", "command_line", "params", "weights_files")
-SHARED = (*(f"stylize.{name}" for name in BOTTOM), "stylize.shards", "stylize.sources.pictures")
+SHARED = (
+    *(f"stylize.{name}" for name in BOTTOM),
+    "stylize.shards",
+    "stylize.sources.pictures",
+    "stylize.sources.plain_jpeg",
+)
 
 
 def module_name(path: Path) -> str:
