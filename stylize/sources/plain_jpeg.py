@@ -11,7 +11,7 @@ _FRAME_BYTES = 17  # of a frame with three components, its length's two included
 
 
 def decode_plain_jpeg(data: bytes, limit: int) -> NDArray[np.uint8] | None:
-    """Return the pixels (H, W, 3), equal to Pillow's, of a JPEG of JFIF with three components of 8 bits and no side data.
+    """Return the pixels (H, W, 3), as Pillow's, of a JPEG of JFIF with three components of 8 bits, no side data.
 
     None for any other file, more than `limit` pixels, and whatever libjpeg-turbo warns of: `decode` has rules for them.
     """
