@@ -133,8 +133,8 @@ def clean_difference(first: Sequence[Model], second: Sequence[Model]) -> tuple[f
 
 
 def judge(claim: Claim, low: float, high: float) -> str:
-    """Return `supported` where the interval lies in the claim's range, `refuted` where it lies outside, else `open`."""
-    if claim.low <= low and high <= claim.high:
+    """Return `supported` where the interval lies inside the claim's range, `refuted` where outside, else `open`."""
+    if claim.low < low and high < claim.high:
         return "supported"
     return "refuted" if high < claim.low or low > claim.high else "open"
 

@@ -9,6 +9,7 @@ from stylize.engine.styles import check_style_exists
 from stylize.errors import InputError
 from stylize.params import check_set_name, mapping, parse_options, read_section
 from stylize.runs.spec import ShardOptions
+from stylize.sources.held_out import check_fraction
 
 
 def check_params(app: typer.Typer, path: Path) -> None:
@@ -16,7 +17,11 @@ def check_params(app: typer.Typer, path: Path) -> None:
     data = read_section(path, "data")
     if not isinstance(data.get("source"), str):
         raise InputError(f"{path}: data: source is {data.get('source')!r}: give a data set's name or a path, as text.")
-    parse_options(app, "images", data, f"{path}: data")
+    values = parse_options(app, "images", data, f"{path}: data")
+    try:
+        check_fraction(values["test_fraction"])
+    except InputError as error:
+        raise InputError(f"{path}: data: {error}") from None
     section = read_section(path, "stylize", ("options", "style_sets"))
     options = mapping(section.get("options"), f"{path}: stylize.options")
     sets = mapping(section.get("style_sets"), f"{path}: stylize.style_sets")

@@ -98,7 +98,7 @@ def _load(name: str) -> list[Style]:
 
 def check_style_exists(name: str) -> None:
     """Raise `InputError` for what is neither the name of a built-in style nor a path."""
-    if name not in (ALL_PATTERNS, *PATTERN_NAMES) and not exists(Path(name)):
+    if name not in (ALL_PATTERNS, *PATTERN_NAMES) and not (name and exists(Path(name))):
         known = ", ".join(PATTERN_NAMES)
         raise InputError(f"There is no style {name!r}: give the path of a picture or folder, or one of {known}.")
 

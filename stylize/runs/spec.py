@@ -15,6 +15,7 @@ from stylize.engine.styles import Style
 from stylize.errors import InputError
 from stylize.networks.adain import MIN_SIDE
 from stylize.shards.format import CODECS, MAX_COPIES
+from stylize.sources.held_out import check_fraction
 from stylize.sources.source import Source
 
 SAMPLES_PER_SHARD = 1000
@@ -52,10 +53,7 @@ class ShardOptions:
             raise InputError(f"--alpha is {self.alpha}: give a number from 0 (content) to 1 (style).")
         if not 1 <= self.styles_per_image <= MAX_COPIES:
             raise InputError(f"--styles-per-image is {self.styles_per_image}: give 1 to {MAX_COPIES}.")
-        if not 0 <= self.test_fraction < 1:
-            raise InputError(
-                f"--test-fraction is {self.test_fraction}: give a number from 0 (no test split) to below 1."
-            )
+        check_fraction(self.test_fraction)
         if self.codec not in CODECS or not 1 <= self.quality <= 100:
             raise InputError(
                 f"No codec {self.codec} at quality {self.quality}: give {', '.join(CODECS)}, and 1 to 100."

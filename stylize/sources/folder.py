@@ -1,8 +1,10 @@
 """Class folders as a source of labelled images, in a folder or a zip."""
 
 import hashlib
+import lzma
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -84,13 +86,18 @@ def _check_root(root: Path) -> None:
     """Refuse a file that is no zip, with what to do about it."""
     if not exists(root) or root.is_dir() or is_zip(root):
         return
-    try:
-        packed = tarfile.is_tarfile(root)
-    except OSError as error:
-        raise InputError(f"{root} cannot be read ({error.strerror}): check its permissions.") from None
-    if packed:
+    if _is_tar(root):
         raise InputError(f"{root} is a tar: unpack it and give the folder, or give a zip of class folders.")
     raise InputError(f"{root} is a single file and no zip: give a folder or zip of class folders.")
+
+
+def _is_tar(root: Path) -> bool:
+    try:
+        return tarfile.is_tarfile(root)
+    except OSError as error:
+        raise InputError(f"{root} cannot be read ({error.strerror or error}): check its permissions.") from None
+    except (EOFError, lzma.LZMAError, zlib.error):  # a compressed file that is cut or damaged
+        return False
 
 
 def _inside_classes(root: Path, listing: Listing) -> list[PictureFile]:

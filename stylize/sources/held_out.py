@@ -7,6 +7,12 @@ from collections.abc import Sequence
 from stylize.errors import InputError
 
 
+def check_fraction(fraction: float) -> None:
+    """Raise `InputError` for a fraction that is not in [0, 1)."""
+    if not 0 <= fraction < 1:
+        raise InputError(f"--test-fraction is {fraction}: give a number from 0 (no test split) to below 1.")
+
+
 def hold_out(root: str, images: Sequence[tuple[str, str]], fraction: float, seed: int) -> set[str]:
     """Return the names of the held-out ones of images, given as (class, name).
 

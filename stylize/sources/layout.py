@@ -94,6 +94,7 @@ def _divided(
         splits[split_folders["val"]] = "test"
     places = [(splits[parts[0]], parts[1]) for parts in inner]
     _check_alike(root, [parts[1:] for parts, (split, _) in zip(inner, places, strict=True) if split == "train"])
+    _check_splits_below(root, [parts[1:] for parts in inner])
     _check_strangers(root, places)
     return Layout(places, {split: folder for folder, split in splits.items()}, depth + 1)
 
@@ -112,11 +113,13 @@ def _check_undivided(root: str, paths: Sequence[str], inner: Sequence[Folders]) 
         found = _listed(top for top in tops if words[top])
         raise InputError(f"{root}: {found} seem to name splits: call them train, test and val, or rename the classes.")
     _check_alike(root, inner)
+    _check_splits_below(root, inner)
 
 
 def _split_words(folder: str) -> set[str]:
     """Return the splits whose names are words of a folder's name, as in `seg_train`."""
-    words = re.findall(r"[^\W\d_]+", folder.casefold())
+    apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", folder)  # as in `trainA`
+    words = re.findall(r"[^\W\d_]+", apart.casefold())
     return {_SPLIT_OF[word] for word in words if word in _SPLIT_OF}
 
 
@@ -138,6 +141,15 @@ def _check_alike(root: str, inner: Iterable[Folders]) -> None:
             f"{root}: {_listed(below)} all hold the same folders ({_listed(shared)}), so which are the classes cannot "
             "be known: give one of them, join them, or move each class's pictures into one folder."
         )
+
+
+def _check_splits_below(root: str, inner: Iterable[Folders]) -> None:
+    """Refuse folders of different splits below classes, even where not all classes hold them."""
+    named = {split_of(folder): "/".join(parts) for parts in inner for folder in parts[1:]}
+    named.pop(None, None)
+    if len(named) > 1:
+        found = _listed(named.values())
+        raise InputError(f"{root}: {found} name splits below classes: put the splits above the classes.")
 
 
 def _split_first(folder: str) -> tuple[bool, str]:

@@ -42,7 +42,7 @@ class PictureFile:
             return _read_member(self.root, self.member or self.name)
         except OSError as error:  # without the path, which differs between machines
             raise PictureError(f"cannot be read: {error.strerror or error}") from None
-        except (EOFError, RuntimeError, lzma.LZMAError, zipfile.BadZipFile, zlib.error) as error:
+        except (EOFError, KeyError, RuntimeError, lzma.LZMAError, zipfile.BadZipFile, zlib.error) as error:
             raise PictureError(f"cannot be read: {error}") from None
 
 

@@ -115,7 +115,7 @@ def _decode(data: bytes, side: SideData | None = None) -> Decoded:
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise PictureError("is larger than any real picture (decompression bomb)") from None
     _check_size(*picture.size)
-    if reason := unknown_range(picture):
+    if reason := unknown_range(picture, data):
         raise PictureError(reason)
     picture.load()
     turn = orientation(side.exif) if side else _orientation(picture, caught)

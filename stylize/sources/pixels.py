@@ -1,6 +1,8 @@
 """From the pixels of any picture to 8-bit sRGB: ranges, transparency and colour profiles (docs/shard-format.md)."""
 
 import io
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,24 +11,40 @@ from PIL import Image
 from stylize.sources.colour import to_srgb
 
 _KNOWN_RANGE = ("JPEG2000", "PNG", "PPM", "TIFF")  # formats whose 16-bit pixels go from 0 to a maximum that they name
-_TIFF_SUBFILE, _TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_SAMPLE_FORMAT = 254, 258, 262, 339
+_TIFF_SUBFILE, _TIFF_BITS, _TIFF_COMPRESSION, _TIFF_PHOTOMETRIC, _TIFF_PLANES, _TIFF_SAMPLE_FORMAT = (
+    *(254, 258, 259, 262, 284, 339),
+)
 _SIGNED = 2
+_JPEG2000_START, _JPEG2000_SIGN = b"\xff\x4f\xff\x51", 42  # of a codestream, and from there the byte of the sign
 _PNG_DEPTH = 24  # the byte of a PNG that says how many bits a sample has
 
 
-def unknown_range(picture: Image.Image) -> str | None:
+def unknown_range(picture: Image.Image, data: bytes) -> str | None:
     """Return why the pixels of an opened picture have no known meaning, None where they have one."""
     tags = getattr(picture, "tag_v2", {})
     if picture.mode == "F":
         return "has floating-point pixels, whose range is not known"
     if picture.mode == "I" and picture.format != "PPM":
         return "has 32-bit or signed integer pixels, whose range is not known"
-    if _SIGNED in np.atleast_1d(tags.get(_TIFF_SAMPLE_FORMAT, 1)):
+    if _SIGNED in np.atleast_1d(tags.get(_TIFF_SAMPLE_FORMAT, 1)) or _is_signed_jpeg2000(picture, data):
         return "has signed integer pixels, whose range is not known"
     if picture.mode.startswith("I") and picture.format not in _KNOWN_RANGE:
         return f"has 16-bit pixels, whose range {picture.format} does not tell"
     if tags.get(_TIFF_SUBFILE, 0) == 1:
         return "is the small preview of a camera's raw picture, which cannot be read"
+    return _unreadable_planes(picture.mode, tags)
+
+
+def _is_signed_jpeg2000(picture: Image.Image, data: bytes) -> bool:
+    start = data.find(_JPEG2000_START)
+    return picture.format == "JPEG2000" and start >= 0 and bool(data[start + _JPEG2000_SIGN] & 0x80)
+
+
+def _unreadable_planes(mode: str, tags: Mapping[int, Any]) -> str | None:
+    """Return why a TIFF that stores its channels one after another is refused: Pillow reads two kinds wrongly."""
+    plain_16_bit = 16 in np.atleast_1d(tags.get(_TIFF_BITS, 1)) and tags.get(_TIFF_COMPRESSION, 1) == 1
+    if tags.get(_TIFF_PLANES, 1) == 2 and (plain_16_bit or mode == "LA"):
+        return "stores its channels apart, which cannot be read for this kind of TIFF: store them together"
     return None
 
 

@@ -13,6 +13,7 @@ from torchvision.datasets import CIFAR10, CIFAR100
 from stylize.drawn.shapes import CLASS_NAMES, draw_shape
 from stylize.errors import InputError
 from stylize.sources.folder import FolderSource
+from stylize.sources.held_out import check_fraction
 from stylize.sources.picture_files import exists
 
 SHAPES_COUNTS = {"train": 4000, "test": 1000}
@@ -53,13 +54,15 @@ def open_source(data: str, *, seed: int = 0, test_fraction: float = 0.1) -> Sour
     """Open `shapes`, `cifar10`, `cifar100`, or a folder or zip of class folders.
 
     In a folder without a test split a fraction of every class's images is held out, by hash and seed; 0 for none.
-    Raises `InputError` where the source does not exist, is empty, or has classes without images.
+    Raises `InputError` where the source does not exist, is empty, or has classes without images, or for a fraction
+    beyond [0, 1).
     """
     if data == "shapes":
         return ShapesSource()
     if data in ("cifar10", "cifar100"):
         return CifarSource(data)
-    if not exists(Path(data)):
+    check_fraction(test_fraction)
+    if not (data and exists(Path(data))):
         raise InputError(f"There is no data set {data!r}: give shapes, cifar10, cifar100, or a folder or zip.")
     return FolderSource(Path(data), seed, test_fraction)
 

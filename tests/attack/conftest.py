@@ -124,3 +124,43 @@ def make_result(tmp_path: Path) -> ResultMaker:
         return out
 
     return make
+
+
+CARD = {"arch": "resnet18", "class_names": ["a", "b"], "image_size": 32, "seed": 0}
+
+
+def _earlier(correct: list[list[int]], accuracy: float = 0.75, method: str = "pairing") -> dict[str, Any]:
+    linf = [step / 100 for step in range(len(correct[0]))]
+    records = [
+        {"key": f"{key:08}", "label": key % 2, "correct": row, "l2": [far * 5 for far in linf], "linf": linf}
+        for key, row in enumerate(correct)
+    ]
+    protocol = {"attack": "fgsm-path", "images": len(correct), "steps": len(linf) - 1, "step_size": 0.01}
+    return {
+        "format_version": 1,
+        "model": {
+            "path": "m/model.safetensors",
+            "sha256": "1" * 64,
+            "card": {**CARD, "method": method, "shards_sha256": "2" * 64, "config": {}},
+        },
+        "shards": {"path": "s_$x^{y$", "name": "s_$x^{y$", "manifest_sha256": "2" * 64, "used_in_training": True},
+        "protocol": {**protocol, "zero_gradient": "stay", "batch_size": 25, "seed": 0, "interpolators": {}},
+        "clean": {"accuracy": accuracy, "standard_error": 0.1, "images": 40},
+        "candidates": {"walked": 9, "used": len(correct)},
+        "checks": [{"name": "eval mode", "passed": True, "detail": "0 of 9 modules in training mode"}],
+        "loss": [0.1 * step for step in range(len(linf))],
+        "curves": [],
+        "records": records,
+        "versions": {"python": "3.11.7"},
+        "hardware": {"cpu": "a processor", "threads": 2, "device": "cpu"},
+        "seconds": 23.0,
+    }
+
+
+@pytest.fixture
+def earlier() -> Callable[..., dict[str, Any]]:
+    """Return a function of 0/1 records (images, steps + 1) that gives a result as `attack run` wrote it in version 1.
+
+    Images move 0.01 in L∞ a step.
+    """
+    return _earlier

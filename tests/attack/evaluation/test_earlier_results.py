@@ -1,6 +1,7 @@
 """Results of version 1 are read as what they knew."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,39 +11,10 @@ from attack.evaluation.results import read_result
 from attack.report.build import write_report
 from stylize.errors import InputError
 
-CARD = {"arch": "resnet18", "method": "pairing", "class_names": ["a", "b"], "image_size": 32, "seed": 0}
+Earlier = Callable[..., dict[str, Any]]
 
 
-def earlier(correct: list[list[int]]) -> dict[str, Any]:
-    """A document as `attack run` wrote it in format version 1, of images that moved 0.01 in L∞ a step."""
-    linf = [step / 100 for step in range(len(correct[0]))]
-    records = [
-        {"key": f"{key:08}", "label": key % 2, "correct": row, "l2": [far * 5 for far in linf], "linf": linf}
-        for key, row in enumerate(correct)
-    ]
-    protocol = {"attack": "fgsm-path", "images": len(correct), "steps": len(linf) - 1, "step_size": 0.01}
-    return {
-        "format_version": 1,
-        "model": {
-            "path": "m/model.safetensors",
-            "sha256": "1" * 64,
-            "card": {**CARD, "shards_sha256": "2" * 64, "config": {}},
-        },
-        "shards": {"path": "s_$x^{y$", "name": "s_$x^{y$", "manifest_sha256": "2" * 64, "used_in_training": True},
-        "protocol": {**protocol, "zero_gradient": "stay", "batch_size": 25, "seed": 0, "interpolators": {}},
-        "clean": {"accuracy": 0.75, "standard_error": 0.1, "images": 40},
-        "candidates": {"walked": 9, "used": len(correct)},
-        "checks": [{"name": "eval mode", "passed": True, "detail": "0 of 9 modules in training mode"}],
-        "loss": [0.1 * step for step in range(len(linf))],
-        "curves": [],
-        "records": records,
-        "versions": {"python": "3.11.7"},
-        "hardware": {"cpu": "a processor", "threads": 2, "device": "cpu"},
-        "seconds": 23.0,
-    }
-
-
-def test_version_1_says_what_it_knew_and_that_it_did_not_count_wrong_images(tmp_path: Path) -> None:
+def test_version_1_says_what_it_knew_and_that_it_did_not_count_wrong_images(tmp_path: Path, earlier: Earlier) -> None:
     path = tmp_path / "r.json"
     path.write_text(json.dumps(earlier([[1, 0, 0], [1, 1, 0], [1, 1, 1]] * 40)))
     result = read_result(path)
@@ -56,7 +28,7 @@ def test_version_1_says_what_it_knew_and_that_it_did_not_count_wrong_images(tmp_
     assert list((tmp_path / "report" / "figures").glob("*.svg"))
 
 
-def test_a_damaged_version_1_is_refused(tmp_path: Path) -> None:
+def test_a_damaged_version_1_is_refused(tmp_path: Path, earlier: Earlier) -> None:
     whole = earlier([[1, 0]])
     for missing in ("records", "clean", "model", "protocol"):
         path = tmp_path / "r.json"

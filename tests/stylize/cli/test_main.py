@@ -114,6 +114,7 @@ def test_preview_of_pictures(run: Run, class_folders: Path, tmp_path: Path) -> N
         ("shards --data images --styles-per-image 0", "--styles-per-image is 0"),
         ("shards --data images --seed -1", "--seed is -1"),
         ("shards --data images --test-fraction 1", "--test-fraction is 1.0"),
+        ("images --data images --test-fraction nan", "--test-fraction is nan"),
         ("shards --data images --codec gif", "No codec gif"),
         ("shards --data images --quality 0", "at quality 0"),
         ("shards --data images --style dots --dtype int8", "--dtype is 'int8'"),

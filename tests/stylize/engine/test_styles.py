@@ -76,6 +76,7 @@ def test_unknown_repeated_and_missing_styles_are_named(tmp_path: Path, noise: No
         (tmp_path / name).write_bytes(encode(noise(0)))
     cases = [
         (["plaid"], "There is no style 'plaid'"),
+        ([""], "There is no style ''"),
         ([str(tmp_path / "absent.png")], "There is no style"),
         ([], "No style given"),
         (["dots", "dots"], "The style dots is given twice"),

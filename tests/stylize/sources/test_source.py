@@ -1,3 +1,4 @@
+import gzip
 import pickle
 import zipfile
 from collections.abc import Callable
@@ -132,8 +133,12 @@ def test_a_class_folder_without_pictures_is_named(tmp_path: Path, name: str, kin
 def test_a_missing_path_and_a_single_picture_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="There is no data set"):
         open_source(str(tmp_path / "absent"))
+    with pytest.raises(InputError, match="There is no data set ''"):
+        open_source("")
     fill(tmp_path, "1.png", "cut.zip")
-    for name, message in (("1.png", "is a single file and no zip"), ("cut.zip", "is not a whole zip")):
+    (tmp_path / "cut.tgz").write_bytes(gzip.compress(b"long enough to be cut")[:12])
+    files = {"1.png": "is a single file and no zip", "cut.zip": "is not a whole zip", "cut.tgz": "is a single file"}
+    for name, message in files.items():
         with pytest.raises(InputError, match=message):
             open_source(str(tmp_path / name))
 
@@ -142,6 +147,20 @@ def test_a_data_sets_name_that_is_no_text_is_named(tmp_path: Path) -> None:
     fill(tmp_path / "caf\udce9", "a/1.png", "b/1.png")
     with pytest.raises(InputError, match="not UTF-8: rename it"):
         open_source(str(tmp_path / "caf\udce9"))
+
+
+def test_an_image_that_a_zip_no_longer_holds_is_named(tmp_path: Path) -> None:
+    source = open_source(str(packed(tmp_path / "pets.zip", *DIVIDED)))
+    packed(tmp_path / "pets.zip", "train/cat/other.png")
+    with pytest.raises(PictureError, match="cannot be read"):
+        source.read("train", 0)
+
+
+def packed(root: Path, *names: str) -> Path:
+    with zipfile.ZipFile(root, "w") as archive:
+        for name in names:
+            archive.writestr(name, f"bytes of {name}")
+    return root
 
 
 def test_shapes_are_drawn_without_loss() -> None:

@@ -1,0 +1,67 @@
+"""The study's answer: what each measure counts, and which word an interval earns."""
+
+import importlib.util
+import json
+from collections.abc import Callable
+from math import inf, sqrt
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+PROJECT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def study() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("answer", PROJECT / "studies" / "claims" / "answer.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_words(study: ModuleType) -> None:
+    for low, high, between, word in (
+        (1, 3, (0, inf), "supported"), (-3, -1, (0, inf), "refuted"), (-1, 3, (0, inf), "open"),
+        (-4, 4, (-5, 5), "supported"), (6, 9, (-5, 5), "refuted"), (-9, -6, (-5, 5), "refuted"),
+        (4, 6, (-5, 5), "open"), (0, 0, (0, inf), "open"),
+    ):  # fmt: skip
+        claim = study.Claim("C", "", "a", "b", "weak", *between)
+        assert study.judge(claim, low, high) == word
+
+
+def test_the_whole_answer(study: ModuleType, earlier: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    """Pairing keeps all images along the whole path, normal training loses all at the first step; two seeds each."""
+    results, shape = tmp_path / "results", tmp_path / "shape"
+    results.mkdir()
+    shape.mkdir()
+    for name, kept, accuracy in (("pairing", 1, 0.70), ("normal", 0, 0.72)):
+        for seed in (0, 1):
+            document = earlier([[1, kept, kept]] * 50, accuracy + 0.01 * seed, name)
+            document["clean"]["images"] = 10_000
+            (results / f"{name}-{seed}.json").write_text(json.dumps(document))
+            records = [{"predicted": kept, "shape": 1}] * 30
+            (shape / f"{name}-{seed}.json").write_text(json.dumps({"records": records}))
+    study.main(results, shape, tmp_path / "answer")
+    found = {
+        (each["claim"], each["measure"]): each for each in json.loads((tmp_path / "answer/answer.json").read_text())
+    }
+    assert set(found) == {("C1", "weak"), ("C1", "strong"), ("C5", "clean"), ("C6", "shape")}
+    # Linear from 1 to 0 over the first of two steps: a quarter of the height is left, so 75 points between them.
+    assert found["C1", "weak"]["difference"] == pytest.approx(75, abs=0.5)
+    assert found["C1", "strong"]["difference"] == 0  # 2/255 is short of the first step
+    assert found["C6", "shape"]["difference"] == 100
+    clean = found["C5", "clean"]
+    means = np.array([0.705, 0.725])
+    half = 1.96 * sqrt(sum(means * (1 - means)) / 10_000 + 2 * 0.005**2)  # two seeds 0.01 apart: variance of the mean
+    assert clean["difference"] == pytest.approx(-2)
+    assert clean["high"] - clean["low"] == pytest.approx(200 * half)
+    assert [found[key]["word"] for key in sorted(found)] == ["open", "supported", "open", "supported"]
+    assert (
+        "| C6 | it learns shape | pairing − normal | shape | +100.0 [+100.0, +100.0] | 2 and 2, 30 | **supported** |"
+        in (tmp_path / "answer" / "answer.md").read_text()
+    )
