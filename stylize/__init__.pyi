@@ -12,7 +12,7 @@ from .networks.adain import Decoder as Decoder
 from .networks.adain import Encoder as Encoder
 from .networks.adain import Stylizer as Stylizer
 from .networks.adain import adain as adain
-from .networks.adain import channel_statistics as channel_statistics
+from .networks.channels_last import channel_statistics as channel_statistics
 from .networks.embedded import LoadedEncoder as LoadedEncoder
 from .networks.embedded import default_decoder_file as default_decoder_file
 from .networks.embedded import embedded_encoder as embedded_encoder

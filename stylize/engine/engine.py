@@ -22,7 +22,7 @@ INT8 = "int8"
 BACKENDS = ("torch", "openvino")
 # Pixels per network batch; fixed, because a kernel's rounding may depend on the batch. On a CPU every thread has a
 # batch of its own, and small ones suit its caches; a GPU needs many pixels to be busy.
-BATCH_PIXELS = {"cpu": 224 * 224, "openvino": 2 * 224 * 224, "cuda": 8 * 224 * 224}
+BATCH_PIXELS = {"cpu": 224 * 224, "openvino": 2 * 224 * 224, "cuda": 64 * 224 * 224}
 STREAM_PIXELS = 512 * 768  # up to which a CPU's every thread has a batch of its own; larger ones take all, one by one
 
 

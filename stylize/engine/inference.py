@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from stylize.engine.winograd import WinogradConvolution
 from stylize.networks.adain import Decoder, Encoder, Layer, Stylizer
+from stylize.networks.channels_last import replicated
 
 MIN_CHANNELS = 64  # below it, Winograd's transforms cost more than the multiplications that they save
 # How the rows (or columns) of a 3×3 filter add up where two neighbours are copies of one: for even and odd outputs.
@@ -35,7 +36,7 @@ class UpsampledConvolution(nn.Module):
     def forward(self, activations: Tensor) -> Tensor:
         """Convolve; reflecting the up-sampled activations is replicating them before."""
         images, _, height, width = activations.shape
-        padded = F.pad(activations, (1, 1, 1, 1), mode="replicate")
+        padded = replicated(activations)
         output = activations.new_empty(images, height, 2, width, 2, len(self.bias))
         for parity, filters in enumerate(self.filters.chunk(4)):
             row, column = divmod(parity, 2)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -23,7 +23,8 @@ from stylize.sources.pictures import PictureError, decode_picture
 
 HOLD_OUT_FRACTION = 0.1  # of the photos, by hash
 PATTERN_VARIATIONS = 60  # arrangements and palettes per built-in pattern
-DECODED_PICTURES = 2000  # kept in memory: decoding a photo takes longer than cropping it
+DECODED_PICTURES = 2000  # kept in memory by each process: decoding a photo takes longer than cropping it
+DECODED_SIDE = 512  # of these, the short one at most: scans of paintings would fill the memory
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,11 @@ def decode_file(file: PictureFile) -> Image.Image:
         raise InputError(f"The picture {file.root}/{file.name} {error}: remove it.") from None
 
 
-_remembered = lru_cache(DECODED_PICTURES)(decode_file)
+@lru_cache(DECODED_PICTURES)
+def _remembered(file: PictureFile) -> Image.Image:
+    picture = decode_file(file)
+    scale = DECODED_SIDE / min(picture.size)
+    return picture if scale >= 1 else ImageOps.scale(picture, scale, Image.Resampling.BICUBIC)
 
 
 def random_crop(picture: Image.Image, side: int, rng: np.random.Generator) -> Image.Image:

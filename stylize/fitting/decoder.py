@@ -2,14 +2,17 @@
 
 import copy
 import json
+import math
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from stylize.atomic import write_atomically
@@ -17,7 +20,8 @@ from stylize.engine.devices import best_device, best_dtype
 from stylize.errors import InputError, plain_errors
 from stylize.fitting.data import CropBatches, Pool
 from stylize.fitting.losses import initialise_from_encoder, statistics_of, style_targets, style_transfer_losses
-from stylize.fitting.muon import Muon
+from stylize.fitting.optimisation import Optimisation
+from stylize.fitting.recorded import Recorded
 from stylize.fitting.samples import sample_sheet
 from stylize.fitting.settings import FitSettings, Phase
 from stylize.fitting.state import read_state, write_state
@@ -36,7 +40,7 @@ def _identity(settings: FitSettings, pool: Pool, encoder: LoadedEncoder, start_s
 
 
 class DecoderFit:
-    """A decoder in training: weights, their running average, two optimisers, and the position in the recipe."""
+    """A decoder in training: its weights, what updates them, and the position in the recipe."""
 
     def __init__(self, settings: FitSettings, pool: Pool, encoder: LoadedEncoder, start: Path | None = None) -> None:
         self.settings = settings
@@ -52,8 +56,9 @@ class DecoderFit:
         self.step = 0
         if not start:
             self._initialise()
-        self.averaged = copy.deepcopy(self.decoder)
-        self._make_optimisers()
+        self.optimisation = Optimisation(self.decoder, settings, self.dtype)
+        self.recorded: dict[Any, Recorded] = {}
+        torch.backends.cudnn.benchmark = self.device.type == "cuda"  # every batch of a phase has the same shapes
 
     def _initialise(self) -> None:
         content, _ = CropBatches(self.pool, self.settings, self.settings.phases[0].side)[0]
@@ -63,25 +68,25 @@ class DecoderFit:
     def _pixels(self, batch: Tensor) -> Tensor:
         return unit_range(batch.to(self.device, non_blocking=True))
 
-    def _make_optimisers(self) -> None:
-        """Muon moves the 4-D weights, as matrices; Adam the biases and the last layer."""
-        *hidden, last = self.decoder.convolutions
-        self.matrices = [(layer.weight, nn.Parameter(layer.weight.data.flatten(1))) for layer in hidden]
-        rest = [*(cast("Tensor", layer.bias) for layer in hidden), *last.parameters()]
-        matrices = [matrix for _, matrix in self.matrices]
-        muon = Muon(matrices, self.settings.muon_rate, self.dtype)
-        self.optimisers = [muon, torch.optim.Adam(rest, lr=self.settings.learning_rate, betas=(0.9, 0.99))]
-        self.base_rates = [group["lr"] for optimiser in self.optimisers for group in optimiser.param_groups]
-
     def train_step(self, loss: str, content: Tensor, style: Tensor) -> dict[str, float]:
         """Update once per pairing of uint8 crops (B, 3, side, side); return the last losses."""
-        compute = self._reconstruction if loss == "reconstruction" else self._style_transfer
-        found: dict[str, float] = {}
-        for losses in compute(self._pixels(content), self._pixels(style)):
-            self._descend(losses)
-            found = {name: float(value.detach()) for name, value in losses.items()}
+        key = (loss, content.shape, style.shape)
+        if key not in self.recorded:  # a phase's, so that the memory of the last one is free again
+            self.recorded = {key: Recorded(partial(self._updates, loss), self.device)}
+        self.optimisation.set_step(self.step)
+        found = {name: float(value) for name, value in self.recorded[key](content, style).items()}
+        if not all(map(math.isfinite, found.values())):
+            raise InputError(f"The loss is not finite at step {self.step}: lower the learning rate.")
         self.step += 1
         return found
+
+    def _updates(self, loss: str, content: Tensor, style: Tensor) -> dict[str, Tensor]:
+        compute = self._reconstruction if loss == "reconstruction" else self._style_transfer
+        weights = {"style": self.settings.style_weight, "identity": self.settings.identity_weight}
+        found: dict[str, Tensor] = {}
+        for found in compute(self._pixels(content), self._pixels(style)):
+            self.optimisation.descend(torch.stack([weights.get(name, 1.0) * found[name] for name in found]).sum())
+        return {name: value.detach() for name, value in found.items()}
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
@@ -99,36 +104,19 @@ class DecoderFit:
             own, given = statistics_of(content_layers), statistics_of(self.encoder.style_features(style))
         layers = [zip(*layer, strict=True) for layer in zip(own, given, strict=True)]
         styles = [tuple(torch.cat([mine[:1], theirs[1:]]) for mine, theirs in layer) for layer in layers]
-        others = list(range(1, len(content)))
         for turn in range(self.settings.pairings):
-            order = [0, *others[turn:], *others[:turn]]
-            targets = style_targets(content_layers, [(mean[order], deviation[order]) for mean, deviation in styles])
+            wanted = [(_turned(mean, turn), _turned(deviation, turn)) for mean, deviation in styles]
+            targets = style_targets(content_layers[-1], own, wanted)
             with self._autocast():
                 output = self.decoder(targets.features)
                 losses = style_transfer_losses(self.encoder, output, targets)
             yield losses | {"identity": F.l1_loss(output[0].float(), content[0])}
 
-    def _descend(self, losses: dict[str, Tensor]) -> None:
-        weights = {"style": self.settings.style_weight, "identity": self.settings.identity_weight}
-        total = torch.stack([weights.get(name, 1.0) * loss for name, loss in losses.items()]).sum()
-        if not torch.isfinite(total):
-            raise InputError(f"The loss is not finite at step {self.step}: lower the learning rate.")
-        self.decoder.zero_grad()
-        total.backward()  # type: ignore[no-untyped-call]
-        self._update_weights()
-
-    def _update_weights(self) -> None:
-        for weight, matrix in self.matrices:
-            matrix.grad = cast("Tensor", weight.grad).flatten(1)
-        factor = self.settings.rate_factor(self.step)
-        groups = [group for optimiser in self.optimisers for group in optimiser.param_groups]
-        for group, rate in zip(groups, self.base_rates, strict=True):
-            group["lr"] = rate * factor
-        for optimiser in self.optimisers:
-            optimiser.step()
-        keep = min(self.settings.averaging, self.step / (self.step + 10))
-        for mean, parameter in zip(self.averaged.parameters(), self.decoder.parameters(), strict=True):
-            mean.data.lerp_(parameter.data, 1 - keep)
+    def _loader(self, batches: CropBatches, steps: Any) -> DataLoader[tuple[Tensor, Tensor]]:
+        """Draw batches in other processes: one beside a CPU that trains, all CPUs for a GPU, which must never wait."""
+        on_gpu = self.device.type == "cuda"
+        workers = max(1, (os.cpu_count() or 2) - 1) if on_gpu else 1
+        return DataLoader(batches, batch_size=None, sampler=steps, num_workers=workers, pin_memory=on_gpu)
 
     def run(self, save: Callable[[], None], report: Report) -> None:
         """Run what is left of every phase, saving regularly and at the end."""
@@ -136,7 +124,7 @@ class DecoderFit:
         for phase in self.settings.phases:
             todo: Any = range(max(self.step, first), first + phase.steps)
             batches = CropBatches(self.pool, self.settings, phase.side, phase.style_side)
-            for content, style in plain_errors(DataLoader(batches, batch_size=None, sampler=todo, num_workers=1)):
+            for content, style in plain_errors(self._loader(batches, todo)):
                 losses = self.train_step(phase.loss, content, style)
                 report(phase, self.step - first, losses)
                 if self.step % CHECKPOINT_STEPS == 0:
@@ -147,24 +135,19 @@ class DecoderFit:
 
     def state(self) -> dict[str, Any]:
         """Return everything that resuming needs."""
-        return {
-            "identity": self.identity,
-            "step": self.step,
-            "decoder": self.decoder.state_dict(),
-            "averaged": self.averaged.state_dict(),
-            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
-        }
+        return {"identity": self.identity, "step": self.step} | self.optimisation.state()
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from `state()`; raise `InputError` where it was made with other settings."""
         if state.get("identity") != self.identity:
             raise InputError("The unfinished training beside the output has other settings: repeat them or delete it.")
         self.step = state["step"]
-        self.decoder.load_state_dict(state["decoder"])
-        self.averaged.load_state_dict(state["averaged"])
-        self._make_optimisers()
-        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(saved)
+        self.optimisation.restore(state)
+
+
+def _turned(values: Tensor, turn: int) -> Tensor:
+    """Rotate samples (B, ...) but the first, without an index, which a GPU would have to be sent."""
+    return torch.cat([values[:1], values[1 + turn :], values[1 : 1 + turn]])
 
 
 def fit_decoder(
@@ -186,7 +169,7 @@ def fit_decoder(
 
     def save() -> None:
         write_state(state_file, fit.state())
-        write_atomically(samples, sample_sheet(fit.averaged, fit.encoder, pool, settings))
+        write_atomically(samples, sample_sheet(fit.optimisation.averaged, fit.encoder, pool, settings))
 
     fit.run(save, report)
     recipe = asdict(settings) | {
@@ -196,5 +179,5 @@ def fit_decoder(
         **({"start": fit.start_sha256, "start_recipe": read_recipe(start)} if start else {}),
         "torch": torch.__version__,
     }
-    save_decoder(output, fit.averaged, encoder.sha256, recipe)
+    save_decoder(output, fit.optimisation.averaged, encoder.sha256, recipe)
     state_file.unlink(missing_ok=True)

@@ -86,7 +86,7 @@ class Judge:
         scores: list[Scores] = []
         for photos in torch.split(self.photos, BATCH):
             layers = self._layers(photos)
-            targets = style_targets(layers, statistics)
+            targets = style_targets(layers[-1], statistics_of(layers), statistics)
             fitted = style.fitted and style.fitted.on(self.device)
             features = adain(layers[-1], *fitted) if fitted else targets.features
             output = self.decoder(features.to(self.dtype)).clamp(0, 1)
@@ -120,7 +120,8 @@ class Judge:
         scores: list[Scores] = []
         for photo in torch.split(self.photos[:photos], 1):
             with torch.no_grad():
-                targets = style_targets(self._layers(photo), statistics)
+                layers = self._layers(photo)
+                targets = style_targets(layers[-1], statistics_of(layers), statistics)
             candidates = [optimise(self._objective(targets), photo) for optimise in (_by_adam, _by_lbfgs)]
             best, _ = min(candidates, key=lambda candidate: candidate[1])
             with torch.no_grad():

@@ -6,7 +6,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from stylize.networks.adain import Decoder, Encoder, adain, channel_statistics
+from stylize.networks.adain import Decoder, Encoder, adain
+from stylize.networks.channels_last import channel_statistics
 
 Statistics = tuple[Tensor, Tensor]  # mean and deviation, each (B, C, 1, 1)
 # Added to the photo's own losses: where photo and style hardly differ, the ratio would be noise.
@@ -66,11 +67,10 @@ def content_distance(found: Tensor, wanted: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def style_targets(content_layers: list[Tensor], style: list[Statistics]) -> Targets:
-    """Align the content's relu4_1 with the style's, and measure the photo itself against both goals."""
-    features = adain(content_layers[-1], *style[-1])
-    content_scale = content_distance(content_layers[-1], features)
-    return Targets(features, style, content_scale, style_distance(statistics_of(content_layers), style))
+def style_targets(content: Tensor, own: list[Statistics], style: list[Statistics]) -> Targets:
+    """Align the content's relu4_1 with the style's, and measure the photo, whose statistics are `own`, against both."""
+    features = adain(content, *style[-1])
+    return Targets(features, style, content_distance(content, features), style_distance(own, style))
 
 
 def style_transfer_losses(encoder: Encoder, output: Tensor, targets: Targets) -> dict[str, Tensor]:

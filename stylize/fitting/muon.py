@@ -29,7 +29,7 @@ class Muon(torch.optim.Optimizer):
     one step takes minutes.
     """
 
-    def __init__(self, matrices: Iterable[nn.Parameter], lr: float, dtype: torch.dtype) -> None:
+    def __init__(self, matrices: Iterable[nn.Parameter], lr: float | Tensor, dtype: torch.dtype) -> None:
         super().__init__(matrices, {"lr": lr})
         self.dtype = dtype
 
@@ -43,4 +43,5 @@ class Muon(torch.optim.Optimizer):
                     self.state[matrix]["momentum_buffer"] = torch.zeros_like(matrix)
                 momentum = self.state[matrix]["momentum_buffer"].lerp_(gradient, 1 - MOMENTUM)
                 update = orthogonalise(gradient.lerp(momentum, MOMENTUM).to(self.dtype))
-                matrix.add_(update, alpha=-group["lr"] * max(1, matrix.size(0) / matrix.size(1)) ** 0.5)
+                rate = group["lr"] * max(1, matrix.size(0) / matrix.size(1)) ** 0.5
+                matrix.sub_(update.to(matrix.dtype).mul_(rate))

@@ -100,5 +100,6 @@ PRESETS = {
         )
     ),
     REFINE: FitSettings(REFINEMENT),
+    "gpu": FitSettings((Phase("reconstruction", 256, 1000), Phase("style", 256, 25_000)), pairings=4, averaging=0.999),
     "quick": FitSettings((Phase("reconstruction", 64, 100), Phase("style", 64, 200))),
 }

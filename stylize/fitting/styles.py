@@ -49,7 +49,9 @@ class StyleFit:
         self.encoder, self.decoder = encoder, decoder
         wanted = statistics_of(encoder.style_features(pad_to_stride(self._pixels(np.asarray(style.picture)[None]))))
         layers = [encoder.style_features(batch) for batch in torch.split(self._pixels(calibration_pictures()), BATCH)]
-        self.batches: list[tuple[Tensor, Targets]] = [(batch[-1], style_targets(batch, wanted)) for batch in layers]
+        self.batches: list[tuple[Tensor, Targets]] = [
+            (batch[-1], style_targets(batch[-1], statistics_of(batch), wanted)) for batch in layers
+        ]
         self.mean, self.deviation = wanted[-1]
         self.shift = torch.zeros_like(self.mean, requires_grad=True)
         self.log_scale = torch.zeros_like(self.deviation, requires_grad=True)

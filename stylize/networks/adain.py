@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stylize.networks.channels_last import ReflectedConvolution, channel_statistics
+
 # (input channels, output channels) of conv1_1 … conv4_1; a max-pooling follows the layers in POOLED.
 ENCODER_CHANNELS = (
     (3, 64), (64, 64), (64, 128), (128, 128),
@@ -18,11 +20,10 @@ UPSAMPLED = frozenset({0, 4, 6})  # the decoder's layers, counted from its input
 STYLE_LAYERS = (0, 2, 4, 8)  # relu1_1, relu2_1, relu3_1, relu4_1
 STRIDE = 8  # relu4_1 has one position per 8×8 pixels
 MIN_SIDE = 16  # below it, reflection padding has nothing to reflect at relu4_1
-STATISTICS_EPSILON = 1e-5
 
 
 def _convolutions(channels: Iterable[tuple[int, int]]) -> Sequence[nn.Conv2d]:
-    layers = (nn.Conv2d(first, last, kernel_size=3, padding=1, padding_mode="reflect") for first, last in channels)
+    layers = (ReflectedConvolution(first, last) for first, last in channels)
     return cast("Sequence[nn.Conv2d]", nn.ModuleList(layers))
 
 
@@ -110,15 +111,6 @@ class Decoder(nn.Module):
 def unit_range(pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Turn uint8 (B, 3, H, W) into pixels in [0, 1], channels last."""
     return pixels.to(dtype, memory_format=torch.channels_last).div_(255)
-
-
-def channel_statistics(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation of every channel, each (B, C, 1, 1), in float32.
-
-    The deviation is biased (divided by n) with 1e-5 added to the variance, as in the authors' Torch code.
-    """
-    variance, mean = torch.var_mean(features.float(), dim=(2, 3), correction=0, keepdim=True)
-    return mean, (variance + STATISTICS_EPSILON).sqrt()
 
 
 def adain(content: Tensor, style_mean: Tensor, style_deviation: Tensor, alpha: float = 1.0) -> Tensor:

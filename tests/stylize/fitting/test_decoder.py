@@ -10,7 +10,7 @@ from PIL import Image
 
 from stylize.engine.engine import Pixels
 from stylize.errors import InputError
-from stylize.fitting.data import CropBatches, Pool, is_held_out, open_pool
+from stylize.fitting.data import CropBatches, Pool, _remembered, is_held_out, open_pool
 from stylize.fitting.decoder import DecoderFit, fit_decoder
 from stylize.fitting.losses import (
     CONTENT_FLOOR,
@@ -22,7 +22,7 @@ from stylize.fitting.losses import (
     style_targets,
     style_transfer_losses,
 )
-from stylize.fitting.settings import FitSettings, Phase
+from stylize.fitting.settings import PRESETS, FitSettings, Phase
 from stylize.networks.adain import Decoder, Encoder
 from stylize.networks.embedded import LoadedEncoder, load_decoder, read_recipe, save_decoder
 from stylize.shards.format import file_sha256
@@ -50,7 +50,8 @@ def statistics(features: Array) -> tuple[Array, Array]:
 def test_losses_are_the_papers_over_those_of_the_photo(encoder: Encoder, decoder: Decoder) -> None:
     generator = torch.Generator().manual_seed(0)
     content, style, output = (torch.rand(2, 3, 16, 16, generator=generator) for _ in range(3))
-    targets = style_targets(encoder.style_features(content), statistics_of(encoder.style_features(style)))
+    photo = encoder.style_features(content)
+    targets = style_targets(photo[-1], statistics_of(photo), statistics_of(encoder.style_features(style)))
     found = style_transfer_losses(encoder, output, targets)
 
     layers = {
@@ -82,8 +83,8 @@ def test_every_content_meets_other_styles_and_the_first_its_own(
 ) -> None:
     seen: list[Targets] = []
 
-    def record(content_layers: list[torch.Tensor], style: list[Statistics]) -> Targets:
-        seen.append(style_targets(content_layers, style))
+    def record(content: torch.Tensor, own: list[Statistics], style: list[Statistics]) -> Targets:
+        seen.append(style_targets(content, own, style))
         return seen[-1]
 
     monkeypatch.setattr("stylize.fitting.decoder.style_targets", record)
@@ -167,7 +168,7 @@ def test_a_training_begins_with_the_weights_it_is_given(pool: Pool, tmp_path: Pa
     fit = DecoderFit(SETTINGS, pool, loaded, start)
     for name, tensor in load_decoder(start, SHA256).state_dict().items():
         assert torch.equal(tensor, fit.decoder.state_dict()[name])
-        assert torch.equal(tensor, fit.averaged.state_dict()[name])
+        assert torch.equal(tensor, fit.optimisation.averaged.state_dict()[name])
     with pytest.raises(InputError, match="has other settings"):
         DecoderFit(SETTINGS, pool, loaded, other).restore(fit.state())
     with pytest.raises(InputError, match="belongs to encoder"):
@@ -179,6 +180,38 @@ def test_a_training_begins_with_the_weights_it_is_given(pool: Pool, tmp_path: Pa
     assert (recipe["start"], recipe["start_recipe"]) == (file_sha256(start), {"seed": 1})
     trained = load_decoder(tmp_path / "out", SHA256).state_dict()
     assert not torch.equal(trained["convolutions.0.weight"], fit.decoder.state_dict()["convolutions.0.weight"])
+
+
+def test_the_preset_for_gpus_runs_from_start_to_end(pool: Pool, tmp_path: Path, encoder: Encoder) -> None:
+    preset = PRESETS["gpu"]
+    *_, last = preset.phases
+    assert {phase.side for phase in preset.phases} == {256}
+    assert last.steps * preset.pairings >= 100_000
+    tiny = replace(preset, phases=tuple(replace(phase, side=16, steps=2) for phase in preset.phases), batch_size=4)
+    seen: list[tuple[str, int]] = []
+    fit_decoder(
+        pool,
+        tmp_path / "out",
+        LoadedEncoder(encoder, SHA256),
+        tiny,
+        lambda phase, step, _: seen.append((phase.loss, step)),
+    )
+    assert seen == [("reconstruction", 1), ("reconstruction", 2), ("style", 1), ("style", 2)]
+    assert read_recipe(tmp_path / "out")["pairings"] == preset.pairings
+    load_decoder(tmp_path / "out", SHA256)
+
+
+def test_a_loss_that_is_not_finite_ends_the_training(pool: Pool, encoder: Encoder) -> None:
+    fit = DecoderFit(SETTINGS, pool, LoadedEncoder(encoder, SHA256))
+    fit.decoder.convolutions[0].weight.data.fill_(torch.nan)
+    with pytest.raises(InputError, match="not finite at step 0: lower the learning rate"):
+        fit.train_step("style", *CropBatches(pool, SETTINGS, 16)[0])
+
+
+def test_large_pictures_are_kept_reduced(tmp_path: Path) -> None:
+    Image.new("RGB", (1400, 700), (9, 8, 7)).save(tmp_path / "scan.png")
+    pool = open_pool(tmp_path, ["dots"], [], 0.0)
+    assert _remembered(pool.content[0]).size == (1024, 512)
 
 
 def _drawn(batches: CropBatches) -> tuple[set[tuple[int, ...]], set[tuple[int, ...]]]:
