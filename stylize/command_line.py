@@ -105,6 +105,7 @@ def answered_in_one_line() -> Iterator[None]:
 
 def _run(app: typer.Typer) -> int:
     try:
+        _check_words(sys.argv)
         code = app(standalone_mode=False)
     except InputError as error:
         return _fail(f"Error: {error}")
@@ -118,6 +119,15 @@ def _run(app: typer.Typer) -> int:
     if code == INTERRUPTED:
         _errors.print(INTERRUPTION)
     return code or 0
+
+
+def _check_words(words: Iterable[str]) -> None:
+    """Refuse names that no result file could hold before any work is done."""
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:  # bytes of another encoding, which Python keeps as lone surrogates
+            raise InputError(f"{word!r} is not UTF-8: rename the file or folder.") from None
 
 
 def _usage(error: Any) -> list[str]:
