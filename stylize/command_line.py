@@ -5,8 +5,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from types import FrameType
 from typing import Any, TextIO
 
@@ -16,10 +15,8 @@ from rich.segment import Segment
 from rich.text import Text
 
 from stylize.errors import InputError
+from stylize.interruption import INTERRUPTED, INTERRUPTION
 from stylize.wording import literal
-
-INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended
-INTERRUPTION = "Interrupted: run the same command to go on."
 
 
 class LiteralConsole(Console):
@@ -89,18 +86,6 @@ def run_command_line(app: typer.Typer) -> None:
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         raise SystemExit(_run(app))
-
-
-@contextmanager
-def answered_in_one_line() -> Iterator[None]:
-    """Answer Ctrl-C as `run_command_line` does, for what goes before it."""
-    try:
-        yield
-    except BaseException as end:
-        if not _is_interruption(end):
-            raise
-        _errors.print(INTERRUPTION)
-        raise SystemExit(INTERRUPTED) from None
 
 
 def _run(app: typer.Typer) -> int:
