@@ -1,6 +1,7 @@
 """Files that are whole or not there."""
 
 import os
+import secrets
 from pathlib import Path
 
 from stylize.errors import InputError
@@ -9,14 +10,14 @@ TEMPORARY_SUFFIX = ".part"
 
 
 def temporary_path(path: Path) -> Path:
-    """Return where this process writes a file before it is whole: beside it and hidden."""
-    return path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
+    """Return where a file is written before it is whole: beside it, hidden, and where no other process writes."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes left half-written in a folder."""
-    for leftover in folder.glob(f".*{TEMPORARY_SUFFIX}"):
-        leftover.unlink()
+def remove_leftovers(folder: Path, name: str = "*") -> None:
+    """Remove what killed processes left half-written in a folder, of all files or of one."""
+    for leftover in folder.glob(f".{name}.*{TEMPORARY_SUFFIX}"):
+        leftover.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, payload: bytes) -> None:

@@ -9,8 +9,9 @@ import typer
 from stylize.cli.cue_conflict import cue_conflict_command
 from stylize.cli.fit import evaluate_decoder_command, fit_decoder_command, fit_styles_command
 from stylize.cli.params import check_params
+from stylize.cli.parts import ONLY_HELP, make_only, publish_command
 from stylize.cli.preview import shard_sheet, style_sheet
-from stylize.cli.summary import counts_line, left_out_text, manifest_table, plan_line, warning_lines
+from stylize.cli.summary import counts_line, left_out_text, manifest_table, plan_line, print_summary, warning_lines
 from stylize.cli.weights import ENCODER_HELP, weights_app
 from stylize.command_line import command_app, console, run_command_line
 from stylize.engine.devices import matrix_rate
@@ -26,7 +27,7 @@ from stylize.runs.progress import Effort, images_progress
 from stylize.runs.publish import damaged_files, find_finished, needs_retry
 from stylize.runs.run import make_shards
 from stylize.runs.spec import ShardOptions
-from stylize.shards.manifest import Manifest, read_manifest
+from stylize.shards.manifest import read_manifest
 from stylize.shards.verify import verify_shards
 from stylize.sources.export import export_images
 from stylize.sources.source import open_source
@@ -37,6 +38,7 @@ app.command("cue-conflict")(cue_conflict_command)
 app.command("fit-decoder")(fit_decoder_command)
 app.command("fit-styles")(fit_styles_command)
 app.command("evaluate-decoder")(evaluate_decoder_command)
+app.command("publish")(publish_command)
 app.add_typer(weights_app, name="weights")
 default = ShardOptions()
 
@@ -72,6 +74,7 @@ def shards(
     decoder: Annotated[Path | None, typer.Option(help=DECODER_HELP)] = None,
     max_failures: Annotated[int, typer.Option(help="Unusable images to accept; they are recorded.")] = 0,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help=RETRY_HELP)] = False,
+    only: Annotated[str | None, typer.Option(help=ONLY_HELP)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would make and take, from a probe.")] = False,
 ) -> None:
     """Make shards of originals and stylized copies; run the same command again to go on after an interruption."""
@@ -86,10 +89,13 @@ def shards(
     if dry_run:
         _print_plan(job, out, retry_failed)
         return
+    if only:
+        make_only(job, out, only, max_failures, retry_failed)
+        return
     with images_progress(console, "Stylizing", sum(job.spec.counts.values()), _effort(job)) as report:
         notice = partial(console.print, style="yellow", highlight=False)
         manifest = make_shards(job, out, max_failures, report, retry_failed=retry_failed, notice=notice)
-    _print_summary(out, manifest, "".join(f"; {note}" for note in job.source.notes))
+    print_summary(out, manifest, "".join(f"; {note}" for note in job.source.notes))
 
 
 def _effort(job: Job) -> Effort | None:
@@ -104,19 +110,13 @@ def _effort(job: Job) -> Effort | None:
 
 def _print_plan(job: Job, out: Path, retry_failed: bool) -> None:
     finished = find_finished(out, job.spec, other_images=retry_failed)
-    if finished and not needs_retry(finished, job, retry_failed) and not damaged_files(finished, out):
+    if finished and not needs_retry(finished, job.spec, retry_failed) and not damaged_files(finished, out):
         console.print(f"{out}: finished, nothing to do")
         return
     estimate = estimate_run(job, out)
     console.print(f"{out}: {'at most ' if finished else ''}{plan_line(estimate)}; nothing was written")
     if estimate.bytes > estimate.free:
         console.print("Warning: the disk is too small for this", style="yellow")
-
-
-def _print_summary(directory: Path, manifest: Manifest, remark: str = "") -> None:
-    console.print(f"{directory}: {counts_line(manifest)}{remark}")
-    for line in warning_lines(manifest):
-        console.print(line, style="yellow", highlight=False)
 
 
 @app.command()
@@ -144,7 +144,7 @@ def verify(directory: Path) -> None:
     if defects:
         console.print(f"{directory}: {counted(len(defects), 'defect')}", style="bold red")
         raise typer.Exit(1)
-    _print_summary(directory, read_manifest(directory), "; no defects")
+    print_summary(directory, read_manifest(directory), "; no defects")
 
 
 @app.command()

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator, Mapping
 from operator import itemgetter
+from pathlib import Path
 
 from rich.table import Table
 
+from stylize.command_line import console
 from stylize.runs.estimate import Estimate
 from stylize.shards.manifest import FAILURES_NAME, MANIFEST_NAME, Manifest
 from stylize.wording import counted
@@ -47,6 +49,13 @@ def warning_lines(manifest: Manifest) -> Iterator[str]:
         yield f"Warning: {flag.split} {flag.key}: {flag.reason}"
     if len(manifest.flagged) > NAMED_FLAGS:
         yield f"Warning: {len(manifest.flagged)} samples look wrong, all of them in {MANIFEST_NAME} under `flagged`"
+
+
+def print_summary(directory: Path | str, manifest: Manifest, remark: str = "") -> None:
+    """Print what a folder holds, and what looks wrong in it."""
+    console.print(f"{directory}: {counts_line(manifest)}{remark}")
+    for line in warning_lines(manifest):
+        console.print(line, style="yellow", highlight=False)
 
 
 def manifest_table(manifest: Manifest, *, title: str) -> Table:

@@ -15,12 +15,13 @@ from stylize.engine.selftest import golden_style, self_test
 from stylize.errors import InputError
 from stylize.networks.pair import load_pair
 from stylize.runs.codec import Codec
+from stylize.runs.collect import check_failures
 from stylize.runs.cue_images import Painter, draw_cue
 from stylize.runs.cues import design_cues
 from stylize.runs.job import Failure, Report
 from stylize.runs.publish import damaged_files, find_folder, plain_spec, publish
-from stylize.runs.run import check_failures, locked_staging
 from stylize.runs.spec import SAMPLES_PER_SHARD, VERSIONED, ShardOptions, make_spec, shuffle_key
+from stylize.runs.staging import STAGING, locked_staging
 from stylize.shards.format import Sample, file_sha256, write_shard
 from stylize.shards.manifest import Manifest, ShardEntry
 from stylize.sources.source import ShapesSource, Source, open_source
@@ -108,7 +109,7 @@ def make_cue_set(cues: CueSet, out: Path, max_failures: int = 0, report: Report 
             raise InputError(f"{out} is damaged ({', '.join(damaged)}): remove it and run the same command.")
         return finished
     digest = hashlib.sha256(json.dumps(cues.spec, sort_keys=True).encode()).hexdigest()
-    staging = out.parent / ".staging" / digest[:16]
+    staging = out.parent / STAGING / digest[:16]
     try:
         with locked_staging(staging):
             failures: list[Failure] = []

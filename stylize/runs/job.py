@@ -32,6 +32,7 @@ class Receipt:
     failures: tuple[Failure, ...]
     flags: tuple[Flag, ...]
     sources: Mapping[str, str]  # every sample's key and the SHA-256 of its source
+    source_fingerprint: str  # of the source that the shard was made from, or was found to agree with
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,8 @@ def make_shard(job: Job, plan: ShardPlan, folder: Path, report: Report, workers:
         raise InputError(f"{final} cannot be written ({error.strerror}): make room and run the same command.") from None
     finally:
         temporary.unlink(missing_ok=True)
-    return Receipt(entry, tuple(sorted(failures, key=attrgetter("path"))), tuple(flags), sources)
+    ordered = tuple(sorted(failures, key=attrgetter("path")))
+    return Receipt(entry, ordered, tuple(flags), sources, job.spec.source_fingerprint)
 
 
 def _note_sources(samples: Iterable[Sample], sources: dict[str, str]) -> Iterator[Sample]:

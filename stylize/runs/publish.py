@@ -9,8 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from stylize.atomic import remove_leftovers
 from stylize.errors import InputError
-from stylize.runs.job import Job
 from stylize.runs.spec import Spec
 from stylize.shards.format import file_sha256
 from stylize.shards.manifest import (
@@ -74,9 +74,9 @@ def _read_own_manifest(out: Path) -> Manifest:
         ) from None
 
 
-def needs_retry(finished: Manifest, job: Job, retry_failed: bool) -> bool:
+def needs_retry(finished: Manifest, spec: Spec, retry_failed: bool) -> bool:
     """Return whether a finished folder that lacks images, or has others than the source now, is to be mended."""
-    return retry_failed and (finished.failures > 0 or finished.spec != plain_spec(job.spec))
+    return retry_failed and (finished.failures > 0 or finished.spec != plain_spec(spec))
 
 
 def compares_hashes(finished: Manifest) -> bool:
@@ -125,6 +125,7 @@ def publish(manifest: Manifest, staging: Path, out: Path, replace: bool) -> None
     if manifest.failures:
         (staging / FAILURES_NAME).replace(shards / FAILURES_NAME)
     write_manifest(shards, manifest)
+    remove_leftovers(shards)  # a worker that was given up may have gone on until now
     if replace:
         _keep_foreign_files(out, shards)
         out.rename(staging / "replaced")

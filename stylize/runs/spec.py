@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -144,6 +144,19 @@ class ShardPlan:
     indices: tuple[int, ...]
 
 
+def shard_sizes(counts: Mapping[str, int], samples_per_shard: int) -> dict[str, int]:
+    """Return how many images every shard is made of, by name and in the order of shards."""
+    return {
+        _shard_name(split, number): min(samples_per_shard, count - start)
+        for split, count in counts.items()
+        for number, start in enumerate(range(0, count, samples_per_shard))
+    }
+
+
+def _shard_name(split: str, number: int) -> str:
+    return f"{split}-{number:06d}.tar"
+
+
 def plan_shards(spec: Spec, source: Source) -> Iterator[ShardPlan]:
     """Shuffle every split once, by hashing (seed, split, index), and cut it into shards."""
     for split in source.splits:
@@ -151,7 +164,7 @@ def plan_shards(spec: Spec, source: Source) -> Iterator[ShardPlan]:
         chosen = order[: spec.counts[split]]
         for number, start in enumerate(range(0, len(chosen), spec.samples_per_shard)):
             indices = tuple(chosen[start : start + spec.samples_per_shard])
-            yield ShardPlan(f"{split}-{number:06d}.tar", split, indices)
+            yield ShardPlan(_shard_name(split, number), split, indices)
 
 
 def shuffle_key(seed: int, split: str, index: int) -> bytes:

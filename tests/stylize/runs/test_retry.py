@@ -164,7 +164,7 @@ def test_accepting_failures_makes_no_shard_again(
     with pytest.raises(InputError, match="accept with --max-failures 1; finished shards are kept"):
         make_shards(make(), tmp_path / "out")
     with monkeypatch.context() as patched:
-        patched.delattr("stylize.runs.run.make_shard")
+        patched.delattr("stylize.runs.local.make_shard")
         manifest = make_shards(make(), tmp_path / "out", max_failures=1)
     assert manifest.failures == 1
     make_shards(make(), tmp_path / "fresh" / "out", max_failures=1)
