@@ -1,6 +1,6 @@
 """The console script `attack`, also `python -m attack`."""
 
-from stylize.command_line import answered_in_one_line
+from stylize.interruption import answered_in_one_line
 
 
 def main() -> None:

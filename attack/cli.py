@@ -80,7 +80,7 @@ def transfer(
     config = AttackConfig(images=images, epsilons=_epsilons(epsilon), batch_size=batch_size, seed=seed)
     with stage_progress() as show:
         attack_transfer(models, shards, out, config, progress=show)
-    console.print(f"Transfer among {len(models)} models: {out}", highlight=False)
+    console.print(f"Transfer among {counted(len(models), 'model')}: {out}", highlight=False)
 
 
 @app.command()

@@ -1,6 +1,6 @@
 """The console script `stylize`, also `python -m stylize`."""
 
-from stylize.command_line import answered_in_one_line
+from stylize.interruption import answered_in_one_line
 
 
 def main() -> None:

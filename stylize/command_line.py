@@ -5,8 +5,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from types import FrameType
 from typing import Any, TextIO
 
@@ -16,10 +15,8 @@ from rich.segment import Segment
 from rich.text import Text
 
 from stylize.errors import InputError
+from stylize.interruption import INTERRUPTED, INTERRUPTION
 from stylize.wording import literal
-
-INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended
-INTERRUPTION = "Interrupted: run the same command to go on."
 
 
 class LiteralConsole(Console):
@@ -91,20 +88,9 @@ def run_command_line(app: typer.Typer) -> None:
         raise SystemExit(_run(app))
 
 
-@contextmanager
-def answered_in_one_line() -> Iterator[None]:
-    """Answer Ctrl-C as `run_command_line` does, for what goes before it."""
-    try:
-        yield
-    except BaseException as end:
-        if not _is_interruption(end):
-            raise
-        _errors.print(INTERRUPTION)
-        raise SystemExit(INTERRUPTED) from None
-
-
 def _run(app: typer.Typer) -> int:
     try:
+        _check_words(sys.argv)
         code = app(standalone_mode=False)
     except InputError as error:
         return _fail(f"Error: {error}")
@@ -118,6 +104,15 @@ def _run(app: typer.Typer) -> int:
     if code == INTERRUPTED:
         _errors.print(INTERRUPTION)
     return code or 0
+
+
+def _check_words(words: Iterable[str]) -> None:
+    """Refuse names that no result file could hold before any work is done."""
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:  # bytes of another encoding, which Python keeps as lone surrogates
+            raise InputError(f"{word!r} is not UTF-8: rename the file or folder.") from None
 
 
 def _usage(error: Any) -> list[str]:

@@ -72,8 +72,12 @@ def why_unreadable(path: Path, error: BaseException) -> str:
     """Return why weights cannot be read: what the file is instead, else the last line that the reader wrote."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
+    if path.is_dir():
+        return "it is a folder"
     if kind := recognise(path):
         return kind
+    if isinstance(error, SafetensorError) and _head(path).startswith((b"PK", b"\x80")):
+        return "it is a file of PyTorch, not safetensors"
     text = str(error).strip()
     if isinstance(error, pickle.UnpicklingError) or "weights_only" in text:  # torch tells how to run the file after all
         return "it is damaged, or holds more than plain tensors and would have to be run"

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("stylize", "train", "attack")
 # Rooms in their order: each imports itself and those on lines above it, never its neighbours on a line.
 ORDER = (
-    ("stylize.errors", "stylize.wording"),
+    ("stylize.errors", "stylize.interruption", "stylize.wording"),
     ("stylize.atomic", "stylize.command_line", "stylize.params", "stylize.weights_files", "stylize.drawn"),
     ("stylize.sources",),
     ("stylize.shards",),
@@ -30,8 +30,13 @@ ORDER = (
 )
 RANKS = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
 # All that classifiers and their evaluation may know of how shards are made.
-BOTTOM = ("errors", "wording", "atomic", "command_line", "params", "weights_files")
-SHARED = (*(f"stylize.{name}" for name in BOTTOM), "stylize.shards", "stylize.sources.pictures")
+BOTTOM = ("errors", "wording", "interruption", "atomic", "command_line", "params", "weights_files")
+SHARED = (
+    *(f"stylize.{name}" for name in BOTTOM),
+    "stylize.shards",
+    "stylize.sources.pictures",
+    "stylize.sources.plain_jpeg",
+)
 
 
 def module_name(path: Path) -> str:

@@ -1,6 +1,6 @@
 """The console script `train`, also `python -m train`."""
 
-from stylize.command_line import answered_in_one_line
+from stylize.interruption import answered_in_one_line
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from stylize.errors import InputError
 from stylize.shards.format import SampleLocation, Span, file_sha256, index_shard, open_shard, read_span
 from stylize.shards.manifest import Manifest, ShardEntry, read_manifest
 from stylize.sources.pictures import MAX_PIXELS
+from stylize.sources.plain_jpeg import decode_plain_jpeg
 from stylize.wording import counted
 
 _FORMATS = ("JPEG", "PNG", "WEBP")
@@ -92,6 +93,9 @@ def decode_image(payload: bytes, where: str, side: int | None = None) -> NDArray
     Raises `InputError` for an image that is none, that is not `side` × `side` pixels, or that has more pixels than any
     picture in a shard (`side` None).
     """
+    if (pixels := decode_plain_jpeg(payload, MAX_PIXELS)) is not None:
+        _check_size(pixels.shape[1], pixels.shape[0], where, side)
+        return pixels
     try:
         with _open_image(payload) as image:
             _check_size(*image.size, where, side)

@@ -68,7 +68,7 @@ def _read_own_manifest(out: Path) -> Manifest:
     try:
         return read_manifest(out)
     except InputError as error:
-        reason = str(error).partition(": ")[0]
+        reason = str(error).rpartition(": ")[0] or str(error).rstrip(".")  # without its own advice
         raise InputError(
             f"{out} cannot be taken as finished, {reason}: fetch it again, or remove {out} and run again."
         ) from None

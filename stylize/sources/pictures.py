@@ -65,9 +65,9 @@ def decode(data: bytes) -> Decoded:
     white; 16-bit grey scaled to 8; pixels of unknown range refused. Side data that cannot be read are as if absent.
     A JPEG whose scan is corrupt but complete is decoded as far as Pillow can, as every other tool does.
     """
-    if picture := decode_plain_jpeg(data, MAX_PIXELS):
-        _check_size(*picture.size)
-        return Decoded(picture, "JPEG", data)
+    if (pixels := decode_plain_jpeg(data, MAX_PIXELS)) is not None:
+        _check_size(pixels.shape[1], pixels.shape[0])
+        return Decoded(Image.fromarray(pixels), "JPEG", data)
     try:
         return _decode(data)
     except PictureError:

@@ -1,7 +1,8 @@
 """JPEGs that hold nothing but pixels in YCbCr, as data sets of small pictures are full of: decoded by libjpeg-turbo."""
 
+import numpy as np
 import simplejpeg
-from PIL import Image
+from numpy.typing import NDArray
 
 _SOI, _START_OF_SCAN, _JFIF = b"\xff\xd8", 0xDA, 0xE0
 _FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive; all with Huffman's code
@@ -9,8 +10,8 @@ _TABLES = (0xC4, 0xDB, 0xDD)  # Huffman tables, quantisation tables, restart int
 _FRAME_BYTES = 17  # of a frame with three components, its length's two included
 
 
-def decode_plain_jpeg(data: bytes, limit: int) -> Image.Image | None:
-    """Return the pixels of a JPEG of JFIF, three components of 8 bits and no side data, equal to Pillow's to the bit.
+def decode_plain_jpeg(data: bytes, limit: int) -> NDArray[np.uint8] | None:
+    """Return the pixels (H, W, 3), as Pillow's, of a JPEG of JFIF with three components of 8 bits, no side data.
 
     None for any other file, more than `limit` pixels, and whatever libjpeg-turbo warns of: `decode` has rules for them.
     """
@@ -18,9 +19,10 @@ def decode_plain_jpeg(data: bytes, limit: int) -> Image.Image | None:
     if size is None or not 0 < size[0] * size[1] <= limit:
         return None
     try:
-        return Image.fromarray(simplejpeg.decode_jpeg(data, "RGB"))
+        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "RGB")
     except ValueError:
         return None
+    return pixels
 
 
 def _plain_size(data: bytes) -> tuple[int, int] | None:

@@ -133,8 +133,13 @@ def test_damaged_decoder_files_are_refused_and_never_executed(
 
 def test_other_tensors_missing_file_and_folder_are_refused(tmp_path: Path) -> None:
     save_file({"weight": torch.zeros(3)}, tmp_path / "other.safetensors", {"encoder_sha256": ENCODER_SHA256})
-    for name in ("other.safetensors", "absent.safetensors", "."):
-        with pytest.raises(InputError, match="is not a decoder"):
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "torch.pth")
+    files = {
+        "other.safetensors": "", "absent.safetensors": "No such file", ".": "it is a folder",
+        "torch.pth": "it is a file of PyTorch, not safetensors",
+    }  # fmt: skip
+    for name, reason in files.items():
+        with pytest.raises(InputError, match=rf"is not a decoder \(.*{reason}"):
             load_decoder(tmp_path / name, ENCODER_SHA256)
 
 

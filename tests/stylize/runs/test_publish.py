@@ -48,6 +48,23 @@ def test_a_staging_folder_that_cannot_be_removed_does_no_harm(
         assert contents(tmp_path / "out") == contents(finished)
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", r"is damaged \(Expecting value: line 1 column 1 \(char 0\)\)"),
+        ("[]", r"is damaged \(.*\)"),
+        ('{"format_version": 9}', "has format version 9; this program reads version 1"),
+    ],
+)
+def test_a_damaged_manifest_of_its_own_is_refused_with_the_whole_reason(
+    finished_job: Job, finished: Path, tmp_path: Path, text: str, reason: str
+) -> None:
+    shutil.copytree(finished, tmp_path / "out")
+    (tmp_path / "out/manifest.json").write_text(text)
+    with pytest.raises(InputError, match=f"out cannot be taken as finished, .*manifest.json {reason}: fetch it again"):
+        make_shards(finished_job, tmp_path / "out")
+
+
 def test_a_mount_point_is_refused_before_any_work(finished_job: Job) -> None:
     with pytest.raises(InputError, match="/ is a mount point: give a folder in it"):
         make_shards(finished_job, Path("/"))

@@ -1,0 +1,32 @@
+"""How a command ends that Ctrl-C or SIGTERM stops; nothing large is imported here, since imports take seconds too."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended
+INTERRUPTION = "Interrupted: run the same command to go on."
+
+
+def _leave(_signal: int, _frame: FrameType | None) -> None:
+    os.write(2, f"{INTERRUPTION}\n".encode())
+    os._exit(INTERRUPTED)
+
+
+@contextmanager
+def answered_in_one_line() -> Iterator[None]:
+    """Answer Ctrl-C and SIGTERM as `run_command_line` does, for the imports before it, while nothing is half-written.
+
+    An exception would do no good there: imports run callbacks in which Python ignores it, and the work would go on.
+    """
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    heeded = {number: handler for number, handler in before.items() if handler not in (None, signal.SIG_IGN)}  # nohup
+    try:
+        for number in heeded:
+            signal.signal(number, _leave)
+        yield
+    finally:
+        for number, handler in heeded.items():
+            signal.signal(number, handler)
