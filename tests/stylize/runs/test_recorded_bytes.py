@@ -15,7 +15,7 @@ from stylize.shards.format import file_sha256
 RECORDED_ON = {"capability": "AVX2", "torch": "2.14", "pillow": "13.", "simplejpeg": "1.9"}
 RECORDED = {
     "test-000000.tar": "dceb857fdeb5d84d7f45dcd253e5d7f6095655488001e26c1d9c28982fa7e684",
-    "train-000000.tar": "1db4c0c28eb7212d548d5187801497cd704bd4c64f4eabe07c9918d7cb4f708b",
+    "train-000000.tar": "d7e14dd80507db4da287f9dcc899546d9c9916a9eb0c404974f7797be58fc1f3",
 }
 
 
