@@ -43,7 +43,7 @@ def start_workers(streams: int) -> Iterator[Workers]:
     """
     threads = torch.get_num_threads()
     share = (max(1, threads // streams),)
-    network = ThreadPoolExecutor(streams, initializer=torch.set_num_threads, initargs=share)
+    network = ThreadPoolExecutor(streams, initializer=_use_threads, initargs=share)
     workers = Workers(streams, threads, network, ThreadPoolExecutor(_cores()), ThreadPoolExecutor(2))
     gc.freeze()  # what is loaded stays: garbage collections among thousands of pictures need not walk through it
     try:
@@ -55,6 +55,12 @@ def start_workers(streams: int) -> Iterator[Workers]:
         workers.shards.shutdown()
         gc.unfreeze()
         torch.set_num_threads(threads)  # of threads yet to start: the streams' share had become their default
+
+
+def _use_threads(share: int) -> None:
+    """Set a new thread's share of PyTorch's threads; its first question makes PyTorch set its default, so before."""
+    torch.get_num_threads()
+    torch.set_num_threads(share)
 
 
 def _cores() -> int:
