@@ -41,7 +41,11 @@ def run(
     seed: Annotated[int, typer.Option(help="Of split, order, augmentation, head and dropout.")] = 0,
     dtype: Annotated[str, typer.Option(help=f"{', '.join(DTYPES)}; auto: bf16 where the hardware has it.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    sync_batchnorm: Annotated[
+        bool | None, typer.Option(help="BatchNorm over the images of all processes. [default: on GPUs]")
+    ] = None,
     workers: Annotated[int, typer.Option(help="Processes that load images; they change no result.")] = 2,
+    save_minutes: Annotated[float, typer.Option(help="Time between two states to go on from after a crash.")] = 5.0,
 ) -> None:
     """Train one classifier; the same command continues a stopped run."""
     given = {
@@ -62,7 +66,9 @@ def run(
         seed=seed,
         dtype=dtype,
         device=device,
+        sync_batchnorm=sync_batchnorm,
         workers=workers,
+        save_minutes=save_minutes,
         **with_preset(preset, given),
     )
     _print_metrics(train_model(config), out)

@@ -34,8 +34,9 @@ class TrainConfig:
     """What to train, on what and how; a value out of range raises `InputError`.
 
     `batch_size` counts pairs per process.  `pairing_weight` is λ of Eq. 6.  `validation_fraction` of the training
-    samples choose the best epoch, unless the shards have a split `val`.  `workers` load images and do not change any
-    result; nor does `out`.
+    samples choose the best epoch, unless the shards have a split `val`.  `sync_batchnorm` lets BatchNorm span several
+    processes (None: on GPUs).  `workers` load images, and every `save_minutes` the state is saved; they do not change
+    any result, nor does `out`.
     """
 
     shards: Path
@@ -53,7 +54,9 @@ class TrainConfig:
     seed: int = 0
     dtype: str = "auto"
     device: str = "auto"
+    sync_batchnorm: bool | None = None
     workers: int = 2
+    save_minutes: float = 5.0
 
     def __post_init__(self) -> None:
         _choose("arch", self.arch, ARCHITECTURES)
@@ -68,6 +71,7 @@ class TrainConfig:
         fraction = self.validation_fraction
         _require(0 < fraction < 1, "validation_fraction", fraction, "a number between 0 and 1")
         _require(0 <= self.seed < 2**32, "seed", self.seed, "0 to 4294967295")
+        _require(0 < self.save_minutes < math.inf, "save_minutes", self.save_minutes, "a number above 0")
         _require(self.workers >= 0, "workers", self.workers, "0 or more")
 
 

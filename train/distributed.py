@@ -1,12 +1,12 @@
 """One process, or several started by `torchrun` (its environment variables say which)."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import distributed
+from torch import Tensor, distributed
 
 from stylize.errors import InputError
 
@@ -37,21 +37,24 @@ class World:
         distributed.all_reduce(votes, distributed.ReduceOp.MAX)
         return bool(votes)
 
+    def sum(self, *values: float) -> list[float]:
+        """Return the sums of numbers over all processes, exact for whole ones."""
+        if self.size == 1:
+            return list(values)
+        totals = torch.tensor(values, dtype=torch.float64, device=self.device)
+        distributed.all_reduce(totals)
+        summed: list[float] = totals.tolist()
+        return summed
+
     def mean(self, value: float) -> float:
         """Return the mean of a number over all processes."""
-        if self.size == 1:
-            return value
-        total = torch.tensor(value, device=self.device)
-        distributed.all_reduce(total)
-        return total.item() / self.size
+        return self.sum(value)[0] / self.size
 
-    def from_main(self, value: float) -> float:
-        """Return process 0's number on every process."""
-        if self.size == 1:
-            return value
-        box = [value]
-        distributed.broadcast_object_list(box, device=self.device)
-        return box[0]
+    def copy_from_main(self, tensors: Iterable[Tensor]) -> None:
+        """Give tensors process 0's values on every process."""
+        if self.size > 1:
+            for tensor in tensors:
+                distributed.broadcast(tensor, 0)
 
 
 @contextmanager

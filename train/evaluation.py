@@ -1,6 +1,6 @@
 """Test images as every stage sees them, and accuracy on them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -49,11 +49,45 @@ def _preset(name: str, size: int) -> ImagePreset:
 
 def _test_images(samples: PairDataset, images: EvaluationImages) -> Iterator[TestImage]:
     for index in range(len(images)):
-        pixels, label = images[index]
+        (pixels,), label = images[index]
         yield TestImage(str(samples.keys[index]), pixels.to(torch.float32).div_(255), label)
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class Tally:
+    """What a model did on images, as sums, so that those of several processes can be added.
+
+    `pairs` counts the images that have a copy; `distance` sums their mean squared differences between logits.
+    `class_images` and `class_correct` are by label.
+    """
+
+    images: int
+    correct: int
+    pairs: int
+    copies_correct: int
+    distance: float
+    class_images: list[int]
+    class_correct: list[int]
+
+    @property
+    def accuracy(self) -> float:
+        """Accuracy on the originals, in [0, 1]."""
+        return self.correct / self.images
+
+    def numbers(self) -> list[float]:
+        """Return the sums in one list, as `from_numbers` takes it."""
+        sums = (self.images, self.correct, self.pairs, self.copies_correct, self.distance)
+        return [*sums, *self.class_images, *self.class_correct]
+
+    @classmethod
+    def from_numbers(cls, numbers: Sequence[float]) -> "Tally":
+        """Return the tally of a list that `numbers` made, or of a sum of such lists."""
+        images, correct, pairs, copies_correct = map(int, numbers[:4])
+        by_class = [int(number) for number in numbers[5:]]
+        classes = len(by_class) // 2
+        return cls(images, correct, pairs, copies_correct, numbers[4], by_class[:classes], by_class[classes:])
+
+
 def evaluate(
     model: nn.Module,
     samples: PairDataset,
@@ -69,12 +103,44 @@ def evaluate(
     images = EvaluationImages(samples, preset, indices)
     if len(images) == 0:
         raise InputError("There is no image to evaluate on: check the split.")
+    return count(model, images, batch_size, workers).accuracy
+
+
+@torch.no_grad()
+def count(
+    model: nn.Module,
+    images: EvaluationImages,
+    batch_size: int = 256,
+    workers: int = 0,
+    stop: Callable[[], bool] = lambda: False,
+) -> Tally:
+    """Count what a model gets right, in eval mode and float32 without autocast, until `stop` says so.
+
+    The model's mode is restored.
+    """
     device = next(model.parameters()).device
+    sums = torch.zeros(5 + 2 * len(images.samples.class_names), dtype=torch.float64, device=device)
     was_training = model.training
     model.eval()
-    correct = torch.zeros((), dtype=torch.int64, device=device)
     with torch.autocast(device.type, enabled=False):
         for batch, labels in plain_errors(evaluation_loader(images, batch_size, workers)):
-            correct += (model(to_pixels(batch, device)).argmax(1) == labels.to(device)).sum()
+            if stop():
+                break
+            _add(sums, model(to_pixels(batch.flatten(0, 1), device)), labels.to(device))
     model.train(was_training)
-    return int(correct) / len(images)
+    return Tally.from_numbers(sums.tolist())
+
+
+def _add(sums: Tensor, logits: Tensor, labels: Tensor) -> None:
+    """Add a batch to the sums of a `Tally`, for logits (B · views, classes) and labels (B,)."""
+    original, *copies = logits.view(len(labels), -1, logits.shape[1]).unbind(1)
+    classes = (len(sums) - 5) // 2
+    right = original.argmax(1) == labels
+    sums[0] += len(labels)
+    sums[1] += right.sum()
+    if copies:
+        sums[2] += len(labels)
+        sums[3] += (copies[0].argmax(1) == labels).sum()
+        sums[4] += (original - copies[0]).square().mean(1).sum()
+    sums[5 : 5 + classes] += labels.bincount(minlength=classes)
+    sums[5 + classes :] += labels[right].bincount(minlength=classes)

@@ -15,15 +15,17 @@ from train.augmentation import ImagePreset
 from train.checkpoint import ModelCard
 from train.config import TrainConfig
 from train.distributed import World
-from train.loop import uses_bf16
+from train.loop import uses_bf16, uses_sync_batchnorm
 from train.models import IMAGENET, SCRATCH
 from train.pairs import PairDataset
+
+_CHANGE_NO_RESULT = ("shards", "out", "workers", "save_minutes")
 
 
 def run_identity(config: TrainConfig, world: World) -> dict[str, Any]:
     """Return every setting that changes the result, without paths: files count by their content."""
     read_manifest(config.shards)
-    settings = {name: value for name, value in asdict(config).items() if name not in ("shards", "out", "workers")}
+    settings = {name: value for name, value in asdict(config).items() if name not in _CHANGE_NO_RESULT}
     if config.weights not in (SCRATCH, IMAGENET) and Path(config.weights).is_file():
         settings["weights"] = f"sha256:{file_sha256(Path(config.weights))}"
     return {
@@ -31,6 +33,7 @@ def run_identity(config: TrainConfig, world: World) -> dict[str, Any]:
         "shards_sha256": file_sha256(config.shards / MANIFEST_NAME),
         "dtype": "bf16" if uses_bf16(config, world.device) else "fp32",
         "device": world.device.type,
+        "sync_batchnorm": uses_sync_batchnorm(config, world),
         "world_size": world.size,
     }
 

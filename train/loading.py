@@ -14,6 +14,7 @@ from train.order import EpochBatches, hashed
 from train.pairs import PairDataset
 
 Batch = tuple[Tensor, Tensor]
+_FOR_MAIN_PROCESS = {signal.SIGINT, signal.SIGTERM}
 
 
 class TrainingPairs(Dataset[tuple[Tensor, int]]):
@@ -38,18 +39,29 @@ class TrainingPairs(Dataset[tuple[Tensor, int]]):
 
 
 class EvaluationImages(Dataset[tuple[Tensor, int]]):
-    """Originals, resized for evaluation: uint8 (3, size, size) and the label, for the chosen sample indices."""
+    """Originals, resized for evaluation, and the label, for the chosen sample indices: uint8 (1, 3, size, size).
 
-    def __init__(self, samples: PairDataset, preset: ImagePreset, indices: Sequence[int] | None = None) -> None:
+    With `with_styled` and where there are copies, the first copy follows the original: uint8 (2, 3, size, size).
+    """
+
+    def __init__(
+        self,
+        samples: PairDataset,
+        preset: ImagePreset,
+        indices: Sequence[int] | None = None,
+        with_styled: bool = False,
+    ) -> None:
         self.samples, self.preset = samples, preset
         self.indices = range(len(samples)) if indices is None else indices
+        self.images = [0, 1] if with_styled and samples.copies else [0]
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __getitem__(self, position: int) -> tuple[Tensor, int]:
         index = int(self.indices[position])
-        return self.preset.resize(self.samples.read(index, [0]))[0].contiguous(), int(self.samples.labels[index])
+        pixels = self.samples.read(index, self.images)
+        return self.preset.resize(pixels).contiguous(), int(self.samples.labels[index])
 
 
 def training_loader(pairs: TrainingPairs, batches: EpochBatches, workers: int, pin_memory: bool) -> Iterable[Batch]:
@@ -66,7 +78,7 @@ def training_loader(pairs: TrainingPairs, batches: EpochBatches, workers: int, p
 
 
 def evaluation_loader(images: EvaluationImages, batch_size: int, workers: int) -> Iterable[Batch]:
-    """Return a loader of uint8 (B, 3, size, size) and labels (B,) in the order of the samples."""
+    """Return a loader of uint8 (B, 1 or 2, 3, size, size) and labels (B,) in the order of the samples."""
     return DataLoader(
         images,
         batch_size,
@@ -77,8 +89,12 @@ def evaluation_loader(images: EvaluationImages, batch_size: int, workers: int) -
 
 
 def _leave_interrupts_to_parent(worker: int) -> None:
-    """Let Ctrl-C reach the main process alone, which still needs the workers to finish its step and save."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Let signals to all processes stop the main one alone, which still needs the workers to finish its step and save.
+
+    PyTorch's own handler for SIGTERM, which ends a worker, goes too; a worker ends where its parent has.
+    """
+    for number in _FOR_MAIN_PROCESS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _process_context(workers: int) -> multiprocessing.context.BaseContext | None:
@@ -89,10 +105,10 @@ def _process_context(workers: int) -> multiprocessing.context.BaseContext | None
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["train.loading"])  # imports torch once, not once per worker
-    # The server and the workers that it forks inherit the mask: Ctrl-C reaches the main process alone, from the first
-    # moment on, and not also imports that answer with a traceback each.
+    # The server and the workers that it forks inherit the mask: signals to all processes reach the main one alone, from
+    # the first moment on, and not also imports that answer with a traceback each.
     resource_tracker.ensure_running()  # first, because starting it lifts the mask
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _FOR_MAIN_PROCESS)
     try:
         forkserver.ensure_running()
     finally:

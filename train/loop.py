@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from stylize.errors import InputError, plain_errors
+from train.batch_normalisation import fresh_statistics, synchronised
 from train.config import TrainConfig
 from train.distributed import World
 from train.loading import Batch, to_pixels
@@ -40,6 +41,12 @@ def uses_bf16(config: TrainConfig, device: torch.device) -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
+def uses_sync_batchnorm(config: TrainConfig, world: World) -> bool:
+    """Return whether BatchNorm spans all processes; by default where there are several, on GPUs."""
+    wanted = world.device.type == "cuda" if config.sync_batchnorm is None else config.sync_batchnorm
+    return wanted and world.size > 1
+
+
 class Trainer:
     """A model in training on one process of a world, and how far it has come."""
 
@@ -47,13 +54,14 @@ class Trainer:
         self.config, self.world, self.steps_per_epoch = config, world, steps_per_epoch
         self.progress = Progress()
         self.bf16 = uses_bf16(config, world.device)
+        model = synchronised(model, world.device) if uses_sync_batchnorm(config, world) else model
         self.model = model.to(world.device).to(memory_format=torch.channels_last)
         self.parallel = DistributedDataParallel(self.model) if world.size > 1 else self.model
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.learning_rate)
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=world.device)
 
-    def run_epoch(self, batches: Iterable[Batch], stop: Callable[[], bool], advance: Callable[[int], None]) -> bool:
-        """Train on the rest of the epoch; return False if `stop` said so before its end.
+    def run_epoch(self, batches: Iterable[Batch], pause: Callable[[], bool], advance: Callable[[int], None]) -> bool:
+        """Train on the rest of the epoch; return False as soon as `pause` says so after a step, in any process.
 
         `advance` is told the number of images after every step.  Raises `InputError` if the loss is no longer finite.
         """
@@ -62,7 +70,7 @@ class Trainer:
             self._loss_sum += self._step(images, labels)
             self.progress.step += 1
             advance(len(labels) * self.world.size)
-            if self.progress.step < self.steps_per_epoch and self.world.any(stop()):
+            if self.world.any(pause()):
                 return False
         return True
 
@@ -95,18 +103,13 @@ class Trainer:
         The usual moving average lags behind the weights: after its first hundreds of steps from scratch a MobileNetV3
         (momentum 0.01; 0.1 is little better) classifies training batches well and guesses in eval mode.
         """
-        norms = [module for module in self.model.modules() if isinstance(module, nn.BatchNorm2d)]
-        momenta = [norm.momentum for norm in norms]
-        for norm in norms:
-            norm.momentum = None  # PyTorch's cumulative average; its first batch replaces the old statistics
-            norm.get_buffer("num_batches_tracked").zero_()
         self.model.train()
-        for images, labels in plain_errors(batches):
-            self._loss(self.model, images, labels)
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
+        with fresh_statistics(self.model):
+            for images, labels in plain_errors(batches):
+                self._loss(self.model, images, labels)
+        self.world.copy_from_main(self.model.buffers())  # each process has seen batches of its own
 
-    def finish_epoch(self, validation_accuracy: float, seconds: float) -> dict[str, float]:
+    def finish_epoch(self, validation_accuracy: float) -> dict[str, float]:
         """Record the epoch, keep the model if it is the best so far, and move on; return the epoch's metrics."""
         progress = self.progress
         loss = self.world.mean(self._loss_sum.item()) / self.steps_per_epoch
@@ -120,10 +123,10 @@ class Trainer:
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "training_loss": loss,
             "validation_accuracy": validation_accuracy,
-            "seconds": round(seconds, 3),
+            "seconds": round(progress.epoch_seconds, 3),
         }
         progress.rows.append(row)
-        progress.epoch, progress.step = progress.epoch + 1, 0
+        progress.epoch, progress.step, progress.epoch_seconds = progress.epoch + 1, 0, 0.0
         self._loss_sum.zero_()
         return row
 

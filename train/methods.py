@@ -4,13 +4,14 @@ A loss takes the model, pixels (B, V, 3, H, W) in [0, 1] with the original at V 
 its stylized copy at V = 1, labels (B,), and λ; it returns a scalar.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from train.batch_normalisation import statistics_untouched
 
 ADVERSARIAL_EPSILON = 0.1  # Guan et al. (2022), Section 4.2
 
@@ -65,24 +66,11 @@ def least_likely_adversaries(model: nn.Module, images: Tensor, epsilon: float) -
     function that is trained (running statistics lag behind it).  This extra pass does not count in those statistics.
     """
     images = images.detach().requires_grad_()
-    with torch.enable_grad(), _statistics_untouched(model):
+    with torch.enable_grad(), statistics_untouched(model):
         logits = model(images).float()
         loss = F.cross_entropy(logits, logits.argmin(1), reduction="sum")
         (gradient,) = torch.autograd.grad(loss, images)
     return (images - epsilon * gradient.sign()).clamp(0, 1).detach()
-
-
-@contextmanager
-def _statistics_untouched(model: nn.Module) -> Iterator[None]:
-    """Keep forward passes in train mode from changing BatchNorm's running statistics."""
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d) and module.training]
-    for norm in norms:
-        norm.track_running_stats = False
-    try:
-        yield
-    finally:
-        for norm in norms:
-            norm.track_running_stats = True
 
 
 METHODS = {

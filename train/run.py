@@ -1,13 +1,9 @@
 """One training run: shards in, a folder with the best model and its metrics out."""
 
 import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import rich.progress
@@ -19,9 +15,10 @@ from train.augmentation import image_preset
 from train.checkpoint import load_model, save_model
 from train.config import TrainConfig
 from train.distributed import World, join_world
-from train.evaluation import evaluate
+from train.evaluation import Tally, count
 from train.identity import model_card, run_identity
-from train.loading import TrainingPairs, training_loader
+from train.interruption import SaveClock, received_signals
+from train.loading import EvaluationImages, TrainingPairs, training_loader
 from train.loop import Trainer
 from train.methods import METHODS
 from train.models import build_model
@@ -83,6 +80,8 @@ class _Run:
         torch.manual_seed(config.seed)
         model = build_model(config.arch, len(self.samples.class_names), config.weights)
         self.trainer = Trainer(config, model, world, self.batches.steps)
+        self.clock = SaveClock(config.save_minutes)
+        self.received: list[int] = []
 
     def train(self) -> dict[str, Any]:
         """Run all epochs that are left, then publish the best model."""
@@ -93,74 +92,97 @@ class _Run:
         elif self.world.is_main:
             remove_results(self.config.out)
         progress = self.trainer.progress
-        with training_progress(self.world.is_main) as display, _signals() as received:
+        with training_progress(self.world.is_main) as display, received_signals() as self.received:
             images = self.batches.steps * self.config.batch_size * self.world.size
             done = progress.epoch * images + progress.step * self.config.batch_size * self.world.size
             task = display.add_task("training", total=self.config.epochs * images, completed=done)
             while progress.epoch < self.config.epochs:
-                self._epoch(display, task, received)
-        return self._publish() if self.world.is_main else {}
+                self._advance(display, task)
+            return self._publish(display)
 
-    def _epoch(self, display: rich.progress.Progress, task: rich.progress.TaskID, received: list[int]) -> None:
-        trainer, progress = self.trainer, self.trainer.progress
-        started = time.monotonic()
+    def _stopped(self) -> bool:
+        return bool(self.received)
+
+    def _pause(self) -> bool:
+        return self._stopped() or (self.world.is_main and self.clock.due())
+
+    def _advance(self, display: rich.progress.Progress, task: rich.progress.TaskID) -> None:
+        """Train to the end of the epoch and evaluate, or to a pause; then save, and stop if a signal asked for it."""
+        trainer, progress, started = self.trainer, self.trainer.progress, time.monotonic()
         self.batches.select(progress.epoch, progress.step)
         display.update(task, description=f"epoch {progress.epoch + 1}/{self.config.epochs}")
-        whole = trainer.run_epoch(self.loader, lambda: bool(received), lambda count: display.advance(task, count))
-        if whole:
-            accuracy = self._accuracy()
-            seconds = time.monotonic() - started
-            row = trainer.finish_epoch(accuracy, seconds)
-            display.console.print(
-                f"epoch {row['epoch']}/{self.config.epochs}: loss {row['training_loss']:.4f}, "
-                f"validation accuracy {accuracy:.4f}, {seconds:.1f} s"
-            )
-        progress.seconds += time.monotonic() - started
-        self._save(whole)
-        if self.world.any(bool(received)) and progress.epoch < self.config.epochs:
-            display.console.print("Stopped and saved: the same command continues this run.")
-            raise SystemExit(128 + (received or [signal.SIGTERM])[0])
+        trained = trainer.run_epoch(self.loader, self._pause, lambda count: display.advance(task, count))
+        tally = self._validate() if trained else None
+        seconds = time.monotonic() - started
+        progress.seconds, progress.epoch_seconds = progress.seconds + seconds, progress.epoch_seconds + seconds
+        if tally:
+            display.console.print(_epoch_line(trainer.finish_epoch(tally.accuracy), self.config.epochs))
+        self._save(whole_epoch=tally is not None)
+        if self.world.any(self._stopped()) and progress.epoch < self.config.epochs:
+            self._stop(display)
 
-    def _accuracy(self) -> float:
-        """Return the validation accuracy, computed by the main process for all; its model is the one that is kept."""
-        if not self.world.is_main:
-            return self.world.from_main(0.0)
+    def _stop(self, display: rich.progress.Progress) -> NoReturn:
+        display.console.print("Stopped and saved: the same command continues this run.")
+        raise SystemExit(128 + (self.received or [signal.SIGTERM])[0])
+
+    def _validate(self) -> Tally | None:
+        """Count what the model gets right on the validation images; None where a signal stopped it."""
         self.batches.select(self.trainer.progress.epoch, count=STATISTICS_BATCHES)
         self.trainer.settle_statistics(self.loader)
-        indices = self.validation.tolist()
-        model, workers = self.trainer.model, self.config.workers
-        return self.world.from_main(evaluate(model, self.validation_samples, self.preset, indices, workers=workers))
+        return self._count(self.validation_samples, self.validation)
+
+    def _count(self, samples: PairDataset, indices: NDArray[np.int64]) -> Tally | None:
+        """Count over all processes, each of which takes its share of the images."""
+        share = indices[self.world.rank :: self.world.size].tolist()
+        images = EvaluationImages(samples, self.preset, share, with_styled=True)
+        tally = count(self.trainer.model, images, workers=self.config.workers, stop=self._stopped)
+        if self.world.any(self._stopped()):
+            return None
+        return Tally.from_numbers(self.world.sum(*tally.numbers()))
 
     def _save(self, whole_epoch: bool) -> None:
+        started = time.monotonic()
         state = self.trainer.state(self.identity)
         if self.world.is_main:
             if whole_epoch:
                 write_epochs(self.config.out, state.progress.rows)
             save_state(self.config.out, state)
+        self.clock.saved(time.monotonic() - started)
 
-    def _publish(self) -> dict[str, Any]:
+    def _publish(self, display: rich.progress.Progress) -> dict[str, Any]:
         """Write the best model, test it as it was written, and write the metrics, which mark the run as finished."""
         config, progress, model = self.config, self.trainer.progress, self.trainer.model
         path = config.out / MODEL_NAME
         model.load_state_dict(progress.best_model)
-        save_model(path, model, model_card(self.samples, self.preset, self.identity))
-        published = load_model(path)[0].to(self.world.device)
+        if self.world.is_main:
+            save_model(path, model, model_card(self.samples, self.preset, self.identity))
+            model.load_state_dict(load_model(path)[0].state_dict())
         tested = len(self.test_samples) > 0
+        tally = self._count(self.test_samples, np.arange(len(self.test_samples)))
+        if tally is None:
+            self._stop(display)
         metrics = {
             "best_epoch": progress.best_epoch,
             "best_validation_accuracy": progress.best_accuracy,
             "validation_images": len(self.validation),
-            "test_accuracy": (
-                evaluate(published, self.test_samples, self.preset, workers=config.workers) if tested else None
-            ),
+            "test_accuracy": tally.accuracy if tested else None,
             "test_images": len(self.test_samples),
             "training_images": len(self.batches.indices),
             "epochs": progress.epoch,
             "seconds": round(progress.seconds, 3),
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
         }
+        if not self.world.is_main:
+            return {}
         write_metrics(config.out, metrics)
         return metrics
+
+
+def _epoch_line(row: dict[str, float], epochs: int) -> str:
+    return (
+        f"epoch {row['epoch']}/{epochs}: loss {row['training_loss']:.4f}, "
+        f"validation accuracy {row['validation_accuracy']:.4f}, {row['seconds']:.1f} s"
+    )
 
 
 def _validation(config: TrainConfig, samples: PairDataset) -> tuple[NDArray[np.int64], PairDataset, NDArray[np.int64]]:
@@ -170,22 +192,3 @@ def _validation(config: TrainConfig, samples: PairDataset) -> tuple[NDArray[np.i
         return np.arange(len(samples)), own, np.arange(len(own))
     training, validation = split_validation(samples.keys, config.validation_fraction, config.seed)
     return training, samples, validation
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of stopping at once (only a main thread may)."""
-    received: list[int] = []
-
-    def receive(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-    previous = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -31,7 +31,7 @@ def trainer(tmp_path: Path) -> Trainer:
     images = torch.zeros(2, 1, 3, 32, 32, dtype=torch.uint8)
     batch = (images, torch.tensor([0, 1]))
     trainer.run_epoch([batch, batch], lambda: False, lambda _: None)
-    trainer.finish_epoch(0.5, 1.0)
+    trainer.finish_epoch(0.5)
     return trainer
 
 
