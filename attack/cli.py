@@ -116,16 +116,16 @@ def check_params(path: Path) -> None:
     """Check the pipeline's sections `attack` and `report`; raise `InputError` for the first value that is wrong."""
     section = read_section(path, "attack", ("options", "shared"))
     shared, options = (mapping(section.get(name), f"{path}: attack.{name}") for name in ("shared", "options"))
-    needed = {"model": "model", "out": "out"}
     if unknown := [name for name in shared if name not in SHARED]:
         raise InputError(f"{path}: attack.shared has no {unknown[0]!r}: give {', '.join(SHARED)}, the rest as options.")
-    values = parse_options(app, "run", {**needed, **shared, **options}, f"{path}: attack.options")
+    values = parse_options(app, "run", {**shared, **options}, f"{path}: attack.options", ("model", "out"))
     settings = {field.name: values[field.name] for field in fields(AttackConfig) if field.name in values}
     try:
         AttackConfig(**settings, epsilons=_epsilons(values["epsilon"]))
     except InputError as error:
         raise InputError(f"{path}: attack.options: {error}") from None
-    known = [f"data/shards/{name}" for name in mapping(read_section(path, "stylize").get("style_sets"), "style_sets")]
+    sets = mapping(read_section(path, "stylize").get("style_sets"), f"{path}: stylize.style_sets")
+    known = [f"data/shards/{name}" for name in sets]
     check_list([shared.get("shards")], f"{path}: attack.shared.shards", known)
     check_list(read_section(path, "report", ("shards",)).get("shards"), f"{path}: report.shards", known)
 

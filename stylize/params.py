@@ -15,6 +15,7 @@ from stylize.wording import literal
 PARAMS = Path("params.yaml")
 # DVC takes a dot for a level of the parameters and @ for the end of a stage's name; the others end a quoted word.
 FORBIDDEN = './@\\"`$'
+MAKE_NOTHING = ("dry-run", "help")  # options with which a stage would have no output
 LONGEST_NAME = 100  # bytes: file names are made of it and of two more
 
 
@@ -71,17 +72,24 @@ def check_set_name(name: Any, where: str) -> None:
         )
 
 
-def parse_options(app: typer.Typer, command: str, given: Mapping[str, Any], where: str) -> dict[str, Any]:
+def parse_options(
+    app: typer.Typer, command: str, given: Mapping[str, Any], where: str, stage: Iterable[str] = ()
+) -> dict[str, Any]:
     """Return a command's values for options as DVC hands them over, checked by the command's own parser.
 
-    Raises `InputError` for an option that it does not have, a value of the wrong type, or none.
+    `stage` names the options that the pipeline's stage gives itself.
+    Raises `InputError` for one of these, an option that the command does not have, one with which it makes nothing,
+    a value of the wrong type, or none.
     """
+    if taken := [name for name in given if name in stage or name in MAKE_NOTHING]:
+        raise InputError(f"{where}: {taken[0]} cannot be given here, the pipeline needs its own: remove the line.")
     empty = [name for name, value in given.items() if value is None or isinstance(value, dict)]
     if empty:
         raise InputError(f"{where}: {empty[0]} is {given[empty[0]]!r}: give a value, or remove the line.")
     parser: Any = get_command(app)
     try:
-        with parser.commands[command].make_context(command, list(_words(given))) as context:
+        words = _words({**dict.fromkeys(stage, "x"), **given})
+        with parser.commands[command].make_context(command, list(words)) as context:
             values: dict[str, Any] = context.params
             return values
     except Exception as error:

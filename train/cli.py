@@ -104,12 +104,14 @@ def check_params(path: Path) -> None:
     sets = mapping(read_section(path, "stylize").get("style_sets"), f"{path}: stylize.style_sets")
     options = mapping(section.get("options"), f"{path}: train.options")
     models = mapping(section.get("models"), f"{path}: train.models")
+    if not models:
+        raise InputError(f"{path}: train.models is empty: give one model or more.")
     for name, own in models.items():
         where = f"{path}: train.models.{name}"
         check_set_name(name, f"{path}: train.models")
-        given = {"out": "out", **options, **mapping(own, where)}
+        given = {**options, **mapping(own, where)}
         check_list([given.get("shards")], f"{where}.shards", [f"data/shards/{style_set}" for style_set in sets])
-        values = parse_options(app, "run", given, where)
+        values = parse_options(app, "run", given, where, ("out",))
         settings = {field.name: values[field.name] for field in fields(TrainConfig)}
         try:
             TrainConfig(**with_preset(values["preset"], settings))

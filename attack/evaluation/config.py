@@ -48,6 +48,8 @@ class AttackConfig:
         for name in ("images", "strong_images", "batch_size"):
             if getattr(self, name) < 1:
                 raise InputError(f"{option_name(name)} is {getattr(self, name)}: give 1 or more.")
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"--seed is {self.seed}: give 0 to {2**32 - 1}.")
         for epsilon in self.epsilons:
             if not (math.isfinite(epsilon) and 0 < epsilon < 1):
                 raise InputError(f"--epsilon is {epsilon}: give numbers between 0 and 1, or fractions such as 8/255.")

@@ -29,6 +29,7 @@ SECTIONS = {
     "versions": (),
     "hardware": ("cpu", "threads", "device"),
 }
+NUMBERS = ("forwards", "backwards", "seconds")
 LISTS = ("records", "attempts", "checks")  # written with one line per item
 
 
@@ -177,6 +178,10 @@ def _result(path: Path, document: dict[str, Any]) -> Result:
     for section, names in SECTIONS.items():
         for name in names:
             document[section][name]  # a missing one raises
+    if not all(isinstance(document[name], int | float) for name in NUMBERS):
+        raise TypeError(f"one of {', '.join(NUMBERS)} is no number")
+    if not isinstance(document["versions"], dict):
+        raise TypeError("versions are no names and values")
     attempts = tuple(read_attempt(attempt) for attempt in document["attempts"])
     checks = tuple(Check(**check) for check in document["checks"])
     images = document["images"]

@@ -17,7 +17,7 @@ def check_params(app: typer.Typer, path: Path) -> None:
     data = read_section(path, "data")
     if not isinstance(data.get("source"), str):
         raise InputError(f"{path}: data: source is {data.get('source')!r}: give a data set's name or a path, as text.")
-    values = parse_options(app, "images", data, f"{path}: data")
+    values = parse_options(app, "images", data, f"{path}: data", ("out", "data"))
     try:
         check_fraction(values["test_fraction"])
     except InputError as error:
@@ -32,7 +32,7 @@ def check_params(app: typer.Typer, path: Path) -> None:
 
 
 def _check_shard_options(app: typer.Typer, options: dict[str, object], where: str) -> None:
-    values = parse_options(app, "shards", options, where)
+    values = parse_options(app, "shards", options, where, ("data", "out"))
     try:
         for name in values["style"]:
             check_style_exists(name)

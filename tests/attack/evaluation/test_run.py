@@ -226,6 +226,8 @@ def damage(document: dict[str, object], how: str) -> str:
         document["images"]["labels"].pop()  # type: ignore[index]
     elif how == "short attempt":
         document["attempts"][0]["robust"].pop()  # type: ignore[index]
+    elif how in ("versions", "seconds"):
+        document[how] = "text"
     elif how == "3":
         document["format_version"] = 3
     else:
@@ -243,6 +245,8 @@ def test_damaged_results_are_refused(shards: Path, make_result: Maker) -> None:
         ("short attempt", "damaged"),
         ("clean", "damaged"),
         ("checks", "damaged"),
+        ("versions", "damaged"),
+        ("seconds", "damaged"),
         ("3", "format version 3; .* reads versions up to 2: run `attack run` again"),
         ("format_version", "not a result"),
     ):
