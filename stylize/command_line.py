@@ -18,6 +18,8 @@ from rich.text import Text
 from stylize.errors import InputError
 from stylize.wording import literal
 
+# OpenMP threads that spin long stall each other where cores are shared; those that never spin waste idle ones.
+SPIN_COUNT = "20000"
 INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended
 INTERRUPTION = "Interrupted: run the same command to go on."
 
@@ -93,7 +95,12 @@ def run_command_line(app: typer.Typer) -> None:
 
 @contextmanager
 def answered_in_one_line() -> Iterator[None]:
-    """Answer Ctrl-C as `run_command_line` does, for what goes before it."""
+    """Answer Ctrl-C as `run_command_line` does, for what goes before it: importing the commands, and PyTorch with them.
+
+    PyTorch's OpenMP looks at its environment while it is imported, so that is where its threads learn to wait briefly.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
     try:
         yield
     except BaseException as end:
