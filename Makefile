@@ -2,7 +2,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-# OpenMP threads that spin long stall each other where cores are shared; those that never spin waste idle ones.
 export GOMP_SPINCOUNT := 20000
 
 .PHONY: repro test lint clean

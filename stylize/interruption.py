@@ -1,4 +1,4 @@
-"""How a command ends that Ctrl-C or SIGTERM stops; nothing large is imported here, since imports take seconds too."""
+"""What a command settles before its imports, which take seconds: how Ctrl-C and SIGTERM end it, how threads wait."""
 
 import os
 import signal
@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+# OpenMP threads that spin long stall each other where cores are shared; those that never spin waste idle ones.
+SPIN_COUNT = "20000"
 INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended
 INTERRUPTION = "Interrupted: run the same command to go on."
 
@@ -20,7 +22,10 @@ def answered_in_one_line() -> Iterator[None]:
     """Answer Ctrl-C and SIGTERM as `run_command_line` does, for the imports before it, while nothing is half-written.
 
     An exception would do no good there: imports run callbacks in which Python ignores it, and the work would go on.
+    PyTorch's OpenMP looks at its environment while it is imported, so here its threads learn to wait briefly.
     """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     heeded = {number: handler for number, handler in before.items() if handler not in (None, signal.SIG_IGN)}  # nohup
     try:

@@ -1,6 +1,7 @@
 """The command line `train`."""
 
 from dataclasses import fields
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +13,8 @@ from stylize.errors import InputError
 from stylize.params import PARAMS, check_list, check_set_name, mapping, parse_options, read_section
 from train.augmentation import IMAGE_PRESETS
 from train.config import DTYPES, PRESETS, SCHEDULES, TrainConfig
-from train.methods import METHODS
+from train.methods.distances import DISTANCES
+from train.methods.table import METHODS
 from train.models import ARCHITECTURES
 from train.run import train_model
 
@@ -36,7 +38,17 @@ def run(
     batch_size: Annotated[int | None, typer.Option(help="Pairs per process. [default: 64]")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Of Adam. [default: 0.001]")] = None,
     schedule: Annotated[str | None, typer.Option(help=f"{', '.join(SCHEDULES)}. [default: cosine]")] = None,
-    pairing_weight: Annotated[float, typer.Option("--lambda", help="Weight λ of the pairing loss.")] = 1.0,
+    pairing_weight: Annotated[
+        float | None, typer.Option("--lambda", help="Weight λ of the pairing loss. [default: the method's]")
+    ] = None,
+    pairing_warmup: Annotated[float, typer.Option(help="Epochs over which λ rises from 0.")] = 0.0,
+    distance: Annotated[
+        str | None, typer.Option(help=f"Of a pair's logits: {', '.join(DISTANCES)}. [default: the method's]")
+    ] = None,
+    epsilon: Annotated[
+        str | None, typer.Option(help="L∞ radius of attacks in training, such as 4/255. [default: the method's]")
+    ] = None,
+    attack_steps: Annotated[int, typer.Option(help="Of attacks in training that iterate.")] = 7,
     validation_fraction: Annotated[float, typer.Option(help="Share of training images that choose the epoch.")] = 0.1,
     seed: Annotated[int, typer.Option(help="Of split, order, augmentation, head and dropout.")] = 0,
     dtype: Annotated[str, typer.Option(help=f"{', '.join(DTYPES)}; auto: bf16 where the hardware has it.")] = "auto",
@@ -62,6 +74,10 @@ def run(
         method=method,
         out=out,
         pairing_weight=pairing_weight,
+        pairing_warmup=pairing_warmup,
+        distance=distance,
+        epsilon=_fraction(epsilon),
+        attack_steps=attack_steps,
         validation_fraction=validation_fraction,
         seed=seed,
         dtype=dtype,
@@ -79,6 +95,14 @@ def with_preset(preset: str, given: dict[str, Any]) -> dict[str, Any]:
     if preset not in PRESETS:
         raise InputError(f"--preset is {preset!r}: choose one of {', '.join(PRESETS)}.")
     return {**PRESETS[preset], **{name: value for name, value in given.items() if value is not None}}
+
+
+def _fraction(text: str | None) -> float | None:
+    """Return a number such as 0.1 or 4/255."""
+    try:
+        return None if text is None else float(Fraction(text.replace(" ", "")))
+    except (ValueError, ZeroDivisionError):
+        raise InputError(f"--epsilon is {text!r}: give a number such as 4/255 or 0.1.") from None
 
 
 def _print_metrics(metrics: dict[str, Any], out: Path) -> None:
@@ -114,6 +138,7 @@ def check_params(path: Path) -> None:
         values = parse_options(app, "run", given, where, ("out",))
         settings = {field.name: values[field.name] for field in fields(TrainConfig)}
         try:
+            settings["epsilon"] = _fraction(settings["epsilon"])
             TrainConfig(**with_preset(values["preset"], settings))
         except InputError as error:
             raise InputError(f"{where}: {error}") from None

@@ -16,6 +16,7 @@ from train.checkpoint import ModelCard
 from train.config import TrainConfig
 from train.distributed import World
 from train.loop import uses_bf16, uses_sync_batchnorm
+from train.methods.table import METHODS
 from train.models import IMAGENET, SCRATCH
 from train.pairs import PairDataset
 
@@ -30,6 +31,9 @@ def run_identity(config: TrainConfig, world: World) -> dict[str, Any]:
         settings["weights"] = f"sha256:{file_sha256(Path(config.weights))}"
     return {
         **settings,
+        "pairing_weight": config.weight,
+        "distance": config.distance or METHODS[config.method].distance,
+        "epsilon": config.loss_settings.epsilon,
         "shards_sha256": file_sha256(config.shards / MANIFEST_NAME),
         "dtype": "bf16" if uses_bf16(config, world.device) else "fp32",
         "device": world.device.type,

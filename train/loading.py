@@ -10,32 +10,28 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from train.augmentation import ImagePreset
-from train.order import EpochBatches, hashed
+from train.order import EpochBatches
 from train.pairs import PairDataset
+from train.views.table import VIEWS, Draw
 
 Batch = tuple[Tensor, Tensor]
 _FOR_MAIN_PROCESS = {signal.SIGINT, signal.SIGTERM}
 
 
-class TrainingPairs(Dataset[tuple[Tensor, int]]):
-    """Augmented samples by (epoch, index): uint8 (2, 3, size, size), original first, and the label.
+class TrainingViews(Dataset[tuple[Tensor, int]]):
+    """Augmented samples by (epoch, index): uint8 (V, 3, size, size), original first, and the label.
 
-    One stylized copy is chosen of K.  Without `with_styled` the copies are not even read: uint8 (1, 3, size, size).
-    Crop, flip and choice depend on (seed, epoch, key) alone, so not on the number of workers.
+    `views` names what there is beside the original; images that are not among them are not even read.  Everything
+    random depends on (seed, epoch, key) alone, so not on the number of workers.
     """
 
-    def __init__(self, samples: PairDataset, preset: ImagePreset, seed: int, with_styled: bool) -> None:
-        self.samples, self.preset, self.seed, self.with_styled = samples, preset, seed, with_styled
+    def __init__(self, samples: PairDataset, preset: ImagePreset, seed: int, views: str) -> None:
+        self.samples, self.preset, self.seed, self.views = samples, preset, seed, views
 
     def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, int]:
         epoch, index = item
-        key = self.samples.keys[index]
-        images = [0]
-        if self.with_styled:
-            images.append(1 + hashed(self.seed, epoch, key, "copy") % self.samples.copies)
-        pixels = self.samples.read(index, images)
-        augmented = self.preset.augment(pixels, hashed(self.seed, epoch, key, "augmentation"))
-        return augmented.contiguous(), int(self.samples.labels[index])
+        views = VIEWS[self.views].make(Draw(self.samples, self.preset, self.seed, epoch, index))
+        return views.contiguous(), int(self.samples.labels[index])
 
 
 class EvaluationImages(Dataset[tuple[Tensor, int]]):
@@ -64,10 +60,10 @@ class EvaluationImages(Dataset[tuple[Tensor, int]]):
         return self.preset.resize(pixels).contiguous(), int(self.samples.labels[index])
 
 
-def training_loader(pairs: TrainingPairs, batches: EpochBatches, workers: int, pin_memory: bool) -> Iterable[Batch]:
-    """Return a loader of uint8 (B, 1 or 2, 3, size, size) and labels (B,) whose workers live for the whole run."""
+def training_loader(samples: TrainingViews, batches: EpochBatches, workers: int, pin_memory: bool) -> Iterable[Batch]:
+    """Return a loader of uint8 (B, V, 3, size, size) and labels (B,) whose workers live for the whole run."""
     return DataLoader(
-        pairs,
+        samples,
         batch_sampler=batches,
         num_workers=workers,
         persistent_workers=workers > 0,

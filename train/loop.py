@@ -14,7 +14,8 @@ from train.batch_normalisation import fresh_statistics, synchronised
 from train.config import TrainConfig
 from train.distributed import World
 from train.loading import Batch, to_pixels
-from train.methods import METHODS
+from train.methods.method import Losses
+from train.methods.table import METHODS
 from train.models import ARCHITECTURES
 from train.order import hashed
 from train.state import Progress, SavedState, unusable_state
@@ -27,6 +28,11 @@ def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
     if config.schedule == "constant":
         return config.learning_rate
     return 0.5 * config.learning_rate * (1 + math.cos(math.pi * step / steps))
+
+
+def pairing_weight(config: TrainConfig, epochs: float) -> float:
+    """Return λ after so many epochs: it rises evenly from 0 to its full value over the warm-up."""
+    return config.weight if epochs >= config.pairing_warmup else config.weight * epochs / config.pairing_warmup
 
 
 def uses_bf16(config: TrainConfig, device: torch.device) -> bool:
@@ -58,7 +64,7 @@ class Trainer:
         self.model = model.to(world.device).to(memory_format=torch.channels_last)
         self.parallel = DistributedDataParallel(self.model) if world.size > 1 else self.model
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.learning_rate)
-        self._loss_sum = torch.zeros((), dtype=torch.float64, device=world.device)
+        self._loss_sums = torch.zeros(3, dtype=torch.float64, device=world.device)
 
     def run_epoch(self, batches: Iterable[Batch], pause: Callable[[], bool], advance: Callable[[int], None]) -> bool:
         """Train on the rest of the epoch; return False as soon as `pause` says so after a step, in any process.
@@ -67,7 +73,7 @@ class Trainer:
         """
         self.model.train()
         for images, labels in plain_errors(batches):
-            self._loss_sum += self._step(images, labels)
+            self._loss_sums += self._step(images, labels)
             self.progress.step += 1
             advance(len(labels) * self.world.size)
             if self.world.any(pause()):
@@ -75,7 +81,7 @@ class Trainer:
         return True
 
     def _step(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Update the model on uint8 images (B, V, 3, H, W) and labels (B,); return the loss."""
+        """Update the model on uint8 images (B, V, 3, H, W) and labels (B,); return loss, cross-entropy and pairing."""
         config, progress = self.config, self.progress
         # A seed of its own per step makes dropout independent of history: a resumed run needs no generator state.
         torch.manual_seed(hashed(config.seed, "step", progress.epoch, progress.step, self.world.rank))
@@ -83,18 +89,22 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, done, config.epochs * self.steps_per_epoch)
         with torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.bf16):
-            loss = self._loss(self.parallel, images, labels)
+            losses = self._losses(self.parallel, images, labels)
+            loss = losses.cross_entropy
+            if losses.pairing is not None:
+                loss = loss + pairing_weight(config, done / self.steps_per_epoch) * losses.pairing
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
-        return loss.detach()
+        pairing = torch.zeros_like(loss) if losses.pairing is None else losses.pairing
+        return torch.stack([loss, losses.cross_entropy, pairing]).detach()
 
-    def _loss(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        """Return the method's loss on uint8 images (B, V, 3, H, W) and labels (B,)."""
+    def _losses(self, model: nn.Module, images: Tensor, labels: Tensor) -> Losses:
+        """Return the method's losses on uint8 images (B, V, 3, H, W) and labels (B,)."""
         batch, views = images.shape[:2]
         pairs = to_pixels(images.flatten(0, 1), self.world.device).view(batch, views, *images.shape[2:])
         labels = labels.to(self.world.device, non_blocking=True)
-        return METHODS[self.config.method].loss(model, pairs, labels, self.config.pairing_weight)
+        return METHODS[self.config.method].loss(model, pairs, labels, self.config.loss_settings)
 
     @torch.no_grad()
     def settle_statistics(self, batches: Iterable[Batch]) -> None:
@@ -106,13 +116,14 @@ class Trainer:
         self.model.train()
         with fresh_statistics(self.model):
             for images, labels in plain_errors(batches):
-                self._loss(self.model, images, labels)
+                self._losses(self.model, images, labels)
         self.world.copy_from_main(self.model.buffers())  # each process has seen batches of its own
 
     def finish_epoch(self, validation_accuracy: float) -> dict[str, float]:
         """Record the epoch, keep the model if it is the best so far, and move on; return the epoch's metrics."""
         progress = self.progress
-        loss = self.world.mean(self._loss_sum.item()) / self.steps_per_epoch
+        sums = self.world.sum(*self._loss_sums.tolist())
+        loss, cross_entropy, pairing = (value / (self.world.size * self.steps_per_epoch) for value in sums)
         if not math.isfinite(loss):
             raise InputError(f"The loss of epoch {progress.epoch + 1} is {loss}: lower the learning rate.")
         if validation_accuracy > progress.best_accuracy:
@@ -122,17 +133,19 @@ class Trainer:
             "epoch": progress.epoch + 1,
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "training_loss": loss,
+            "cross_entropy": cross_entropy,
+            "pairing_loss": pairing,
             "validation_accuracy": validation_accuracy,
             "seconds": round(progress.epoch_seconds, 3),
         }
         progress.rows.append(row)
         progress.epoch, progress.step, progress.epoch_seconds = progress.epoch + 1, 0, 0.0
-        self._loss_sum.zero_()
+        self._loss_sums.zero_()
         return row
 
     def state(self, identity: dict[str, Any]) -> SavedState:
         """Return what `resume` needs; all processes must call it together."""
-        self.progress.loss_sum = self.world.mean(self._loss_sum.item())
+        self.progress.loss_sums = [total / self.world.size for total in self.world.sum(*self._loss_sums.tolist())]
         return SavedState(identity, self.progress, self.model.state_dict(), self.optimizer.state_dict())
 
     def resume(self, state: SavedState) -> None:
@@ -148,7 +161,7 @@ class Trainer:
         if state.progress.step > self.steps_per_epoch:
             raise unusable_state(self.config.out, f"step {state.progress.step} of {self.steps_per_epoch}")
         self.progress = state.progress
-        self._loss_sum.fill_(state.progress.loss_sum)
+        self._loss_sums.copy_(torch.tensor(state.progress.loss_sums, dtype=torch.float64))
 
 
 def _check_optimizer(optimizer: torch.optim.Optimizer) -> None:

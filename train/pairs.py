@@ -3,6 +3,7 @@
 import io
 import warnings
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,14 @@ class PairDataset(Dataset[tuple[Tensor, int]]):
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    @cached_property
+    def _by_class(self) -> list[NDArray[np.int64]]:
+        return [np.flatnonzero(self.labels == label) for label in range(len(self.class_names))]
+
+    def of_class(self, label: int) -> NDArray[np.int64]:
+        """Return the indices of the samples with a label, ascending."""
+        return self._by_class[label]
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return self.read(index, range(1 + self.copies)), int(self.labels[index])

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from stylize.errors import InputError
+from stylize.wording import counted
 from train.augmentation import image_preset
 from train.checkpoint import load_model, save_model
 from train.config import TrainConfig
@@ -18,9 +19,9 @@ from train.distributed import World, join_world
 from train.evaluation import Tally, count
 from train.identity import model_card, run_identity
 from train.interruption import SaveClock, received_signals
-from train.loading import EvaluationImages, TrainingPairs, training_loader
+from train.loading import EvaluationImages, TrainingViews, training_loader
 from train.loop import Trainer
-from train.methods import METHODS
+from train.methods.table import METHODS
 from train.models import build_model
 from train.order import EpochBatches, split_validation
 from train.pairs import PairDataset
@@ -34,6 +35,7 @@ from train.state import (
     write_epochs,
     write_metrics,
 )
+from train.views.table import VIEWS
 
 STATISTICS_BATCHES = 20  # enough for BatchNorm: an average over 20 batches
 
@@ -69,14 +71,19 @@ class _Run:
         self.config, self.world, self.identity = config, world, identity
         method = METHODS[config.method]
         self.samples = PairDataset(config.shards, "train")
-        if method.with_styled and self.samples.copies == 0:
-            raise InputError(f"{config.shards} has no stylized copies, which the method {config.method!r} needs.")
+        needed = VIEWS[method.views].copies
+        if self.samples.copies < needed:
+            there = counted(self.samples.copies, "stylized copy", "stylized copies")
+            raise InputError(
+                f"{config.shards} has {there} an image, but the method {config.method!r} needs {needed}: "
+                f"make shards with --styles-per-image {needed}."
+            )
         self.test_samples = PairDataset(config.shards, "test")
         self.preset = image_preset(config.image_preset, self.samples.size)
         training, self.validation_samples, self.validation = _validation(config, self.samples)
         self.batches = EpochBatches(training, config.batch_size, config.seed, world.rank, world.size)
-        pairs = TrainingPairs(self.samples, self.preset, config.seed, method.with_styled)
-        self.loader = training_loader(pairs, self.batches, config.workers, world.device.type == "cuda")
+        views = TrainingViews(self.samples, self.preset, config.seed, method.views)
+        self.loader = training_loader(views, self.batches, config.workers, world.device.type == "cuda")
         torch.manual_seed(config.seed)
         model = build_model(config.arch, len(self.samples.class_names), config.weights)
         self.trainer = Trainer(config, model, world, self.batches.steps)

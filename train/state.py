@@ -28,14 +28,14 @@ _HEADER_LENGTH = len(_FORMAT) + 65
 class Progress:
     """Everything that a run needs to continue exactly: random numbers depend on (seed, epoch, step) and are not state.
 
-    `epoch` and `step` say which step comes next; after an epoch's last step comes its evaluation.  `loss_sum` and
+    `epoch` and `step` say which step comes next; after an epoch's last step comes its evaluation.  `loss_sums` and
     `epoch_seconds` cover the unfinished epoch, `seconds` all of the run.  `rows` are the
     epochs' metrics; `best_model` is the state dict of the epoch with the best validation accuracy.
     """
 
     epoch: int = 0
     step: int = 0
-    loss_sum: float = 0.0
+    loss_sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
     seconds: float = 0.0
     epoch_seconds: float = 0.0
     best_epoch: int = -1

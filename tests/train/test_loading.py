@@ -7,7 +7,7 @@ import torch
 
 from stylize.errors import InputError, plain_errors
 from train import PairDataset, image_preset
-from train.loading import TrainingPairs, training_loader
+from train.loading import TrainingViews, training_loader
 from train.order import EpochBatches
 
 ShardFolderMaker = Callable[..., Path]
@@ -15,7 +15,7 @@ ShardFolderMaker = Callable[..., Path]
 
 def _epochs(samples: PairDataset, workers: int) -> list[torch.Tensor]:
     batches = EpochBatches(np.arange(len(samples)), 6, seed=5)
-    pairs = TrainingPairs(samples, image_preset("auto", samples.size), 5, with_styled=True)
+    pairs = TrainingViews(samples, image_preset("auto", samples.size), 5, "copy")
     loader = training_loader(pairs, batches, workers, pin_memory=False)
     result = []
     for epoch in range(2):
@@ -34,7 +34,7 @@ def test_workers_change_nothing_and_epochs_differ(make_shard_folder: ShardFolder
 
 def test_every_copy_is_chosen_and_belongs_to_its_original(make_shard_folder: ShardFolderMaker) -> None:
     samples = PairDataset(make_shard_folder(styles_per_image=3), "train")
-    pairs = TrainingPairs(samples, image_preset("small", 16), 0, with_styled=True)
+    pairs = TrainingViews(samples, image_preset("small", 16), 0, "copy")
     chosen = set()
     for epoch in range(10):
         (original, styled), label = pairs[(epoch, 4)]
@@ -46,7 +46,7 @@ def test_every_copy_is_chosen_and_belongs_to_its_original(make_shard_folder: Sha
 
 def test_without_styled_there_is_one_view_with_the_same_crop(make_shard_folder: ShardFolderMaker) -> None:
     samples = PairDataset(make_shard_folder(), "train")
-    both, one = (TrainingPairs(samples, image_preset("small", 16), 0, with_styled) for with_styled in (True, False))
+    both, one = (TrainingViews(samples, image_preset("small", 16), 0, views) for views in ("copy", "original"))
     assert torch.equal(one[(0, 3)][0], both[(0, 3)][0][:1])
 
 
@@ -56,7 +56,7 @@ def test_an_error_in_a_worker_is_one_sentence(make_shard_folder: ShardFolderMake
     samples = PairDataset(shards, "train")
     (shards / "train-000001.tar").unlink()
     batches = EpochBatches(np.arange(len(samples)), 24, seed=0)
-    pairs = TrainingPairs(samples, image_preset("small", 16), 0, with_styled=True)
+    pairs = TrainingViews(samples, image_preset("small", 16), 0, "copy")
     with pytest.raises(InputError) as caught:
         list(plain_errors(training_loader(pairs, batches, workers, pin_memory=False)))
     assert str(caught.value).startswith("Shard ")

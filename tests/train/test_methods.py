@@ -4,9 +4,15 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from scipy.spatial.distance import jensenshannon
+from scipy.stats import entropy
 from torch import nn
 
-from train.methods import METHODS, least_likely_adversaries
+from train.methods.adversarial import least_likely_adversaries, pgd_adversaries
+from train.methods.distances import DISTANCES
+from train.methods.method import Settings
+from train.methods.table import METHODS
+from train.views.table import VIEWS
 
 LABELS = torch.tensor([0, 2, 1, 1])
 Array = NDArray[np.float64]
@@ -20,8 +26,8 @@ def _linear() -> tuple[nn.Module, Callable[[Array], Array], Array]:
     return nn.Sequential(nn.Flatten(), linear), lambda images: images.reshape(len(images), -1) @ weight.T + bias, weight
 
 
-def _pairs() -> torch.Tensor:
-    return torch.rand(4, 2, 3, 2, 2, generator=torch.Generator().manual_seed(1))
+def _views(count: int = 2) -> torch.Tensor:
+    return torch.rand(4, count, 3, 2, 2, generator=torch.Generator().manual_seed(1))
 
 
 def _softmax(logits: Array) -> Array:
@@ -33,56 +39,134 @@ def _cross_entropy(logits: Array) -> float:
     return float(-np.log(_softmax(logits)[range(4), LABELS.numpy()]).mean())
 
 
-@pytest.mark.parametrize("weight", [0.0, 1.0, 2.5])
-def test_pairing_is_equation_6(weight: float) -> None:
-    model, logits, _ = _linear()
-    pairs = _pairs()
-    original, styled = (logits(pairs[:, view].double().numpy()) for view in range(2))
-    expected = (_cross_entropy(original) + _cross_entropy(styled)) / 2 + weight * ((original - styled) ** 2).mean()
-    assert METHODS["pairing"].loss(model, pairs, LABELS, weight).item() == pytest.approx(expected, rel=1e-5)
-
-
-def test_stylized_is_pairing_without_the_pairing_loss() -> None:
+def _losses(method: str, views: torch.Tensor, settings: Settings | None = None) -> tuple[float, float | None]:
     model, _, _ = _linear()
-    stylized = METHODS["stylized"].loss(model, _pairs(), LABELS, 3.0)
-    assert stylized.item() == METHODS["pairing"].loss(model, _pairs(), LABELS, 0.0).item()
-    assert stylized.item() != METHODS["pairing"].loss(model, _pairs(), LABELS, 3.0).item()
+    torch.manual_seed(3)  # of PGD's start
+    losses = METHODS[method].loss(model, views, LABELS, settings or Settings())
+    return losses.cross_entropy.item(), None if losses.pairing is None else losses.pairing.item()
+
+
+def test_pairing_is_equation_6() -> None:
+    _, logits, _ = _linear()
+    views = _views()
+    original, styled = (logits(views[:, view].double().numpy()) for view in range(2))
+    expected = ((_cross_entropy(original) + _cross_entropy(styled)) / 2, ((original - styled) ** 2).mean())
+    assert _losses("pairing", views) == pytest.approx(expected, rel=1e-5)
+    cross_entropy, none = _losses("stylized", views)
+    assert cross_entropy == pytest.approx(expected[0], rel=1e-5)
+    assert none is None
 
 
 def test_normal_sees_originals_only() -> None:
-    model, logits, _ = _linear()
-    pairs = _pairs()
-    loss = METHODS["normal"].loss(model, pairs[:, :1], LABELS, 1.0).item()
-    assert loss == pytest.approx(_cross_entropy(logits(pairs[:, 0].double().numpy())), rel=1e-5)
+    _, logits, _ = _linear()
+    views = _views(1)
+    assert _losses("normal", views)[0] == pytest.approx(_cross_entropy(logits(views[:, 0].double().numpy())), rel=1e-5)
+
+
+def _distance(name: str, logits: Array) -> float:
+    """Return a distance of logits (V, classes) of one image, by SciPy where it has it."""
+    original, *partners = logits
+    probabilities = [_softmax(row) for row in logits]
+    mixture = np.mean(probabilities, axis=0)
+    if name == "jsd" and len(logits) == 2:
+        return float(jensenshannon(probabilities[0].tolist(), probabilities[1].tolist()) ** 2)
+    found = {
+        "mse": [np.mean((original - row) ** 2) for row in partners],
+        "kl": [entropy(probabilities[0], row) for row in probabilities[1:]],
+        "jsd": [entropy(row, mixture) for row in probabilities],
+        "cosine": [1 - original @ row / np.linalg.norm(original) / np.linalg.norm(row) for row in partners],
+    }
+    return float(np.mean(found[name]))
+
+
+@pytest.mark.parametrize("views", [2, 3])
+@pytest.mark.parametrize("name", DISTANCES)
+def test_distances_against_scipy(name: str, views: int) -> None:
+    logits = 3 * np.random.default_rng(0).normal(size=(4, views, 5))
+    expected = np.mean([_distance(name, image) for image in logits])
+    assert DISTANCES[name](torch.from_numpy(logits)).item() == pytest.approx(expected, rel=1e-6)
+    same = torch.ones(4, views, 5, dtype=torch.float64)
+    assert DISTANCES[name](same).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_augmix_counts_the_original_once() -> None:
+    _, logits, _ = _linear()
+    views = _views(3)
+    found = np.stack([logits(views[:, view].double().numpy()) for view in range(3)], 1)
+    expected = (_cross_entropy(found[:, 0]), np.mean([_distance("jsd", image) for image in found]))
+    assert _losses("augmix", views, Settings(DISTANCES["jsd"])) == pytest.approx(expected, rel=1e-5)
+    assert METHODS["augmix"].loss is METHODS["jsd"].loss
+
+
+def test_clean_logit_pairing_pairs_neighbours() -> None:
+    _, logits, _ = _linear()
+    views = _views(1)
+    found = logits(views[:, 0].double().numpy())
+    expected = (_cross_entropy(found), np.mean([(found[0] - found[1]) ** 2, (found[2] - found[3]) ** 2]))
+    assert _losses("clp", views) == pytest.approx(expected, rel=1e-5)
+
+
+def _gradient(scores: Array, target: int, weight: Array) -> Array:
+    """Return the gradient of a linear model's cross-entropy: Wᵀ (softmax - one-hot)."""
+    return np.asarray(weight.T @ (_softmax(scores) - np.eye(3)[target]))
 
 
 def _slow_adversaries(images: Array, logits: Callable[[Array], Array], weight: Array) -> Array:
-    """Take one image after the other; the gradient of a linear model is Wᵀ (softmax - one-hot)."""
+    """Take one image after the other."""
     result = []
     for image in images:
         (scores,) = logits(image[None])
-        target = np.eye(3)[scores.argmin()]
-        gradient = (weight.T @ (_softmax(scores) - target)).reshape(image.shape)
+        gradient = _gradient(scores, int(scores.argmin()), weight).reshape(image.shape)
         result.append(np.clip(image - 0.1 * np.sign(gradient), 0, 1))
     return np.stack(result)
 
 
 def test_adversarial_against_a_slow_loop() -> None:
     model, logits, weight = _linear()
-    images = _pairs()[:, :1]
+    images = _views(1)
     originals = images[:, 0].double().numpy()
     expected = _slow_adversaries(originals, logits, weight)
     np.testing.assert_allclose(least_likely_adversaries(model, images[:, 0], 0.1).numpy(), expected, atol=1e-6)
     mean = (_cross_entropy(logits(originals)) + _cross_entropy(logits(expected))) / 2
-    assert METHODS["adversarial"].loss(model, images, LABELS, 1.0).item() == pytest.approx(mean, rel=1e-5)
+    assert _losses("adversarial", images, Settings(epsilon=0.1))[0] == pytest.approx(mean, rel=1e-5)
+
+
+def _slow_pgd(images: Array, start: Array, logits: Callable[[Array], Array], weight: Array, epsilon: float) -> Array:
+    """Take one image after the other: Madry et al. (2018), seven steps of 2.5 ε / 7."""
+    result = []
+    for image, moved, label in zip(images, start, LABELS.numpy(), strict=True):
+        for _ in range(7):
+            (scores,) = logits(moved[None])
+            moved = moved + 2.5 * epsilon / 7 * np.sign(_gradient(scores, label, weight).reshape(image.shape))
+            moved = np.clip(np.clip(moved, image - epsilon, image + epsilon), 0, 1)
+        result.append(moved)
+    return np.stack(result)
+
+
+def test_pgd_and_adversarial_logit_pairing_against_a_slow_loop() -> None:
+    model, logits, weight = _linear()
+    views, epsilon = _views(1), 0.05
+    images = views[:, 0]
+    torch.manual_seed(3)
+    start = (images + torch.empty_like(images).uniform_(-epsilon, epsilon)).clamp(0, 1).double().numpy()
+    originals = images.double().numpy()
+    expected = _slow_pgd(originals, start, logits, weight, epsilon)
+    torch.manual_seed(3)
+    np.testing.assert_allclose(pgd_adversaries(model, images, LABELS, epsilon, 7).numpy(), expected, atol=1e-6)
+    clean, attacked = logits(originals), logits(expected)
+    assert _losses("pgd", views, Settings(epsilon=epsilon))[0] == pytest.approx(_cross_entropy(attacked), rel=1e-5)
+    both = ((_cross_entropy(clean) + _cross_entropy(attacked)) / 2, np.mean((clean - attacked) ** 2))
+    assert _losses("alp", views, Settings(epsilon=epsilon)) == pytest.approx(both, rel=1e-5)
+    assert _cross_entropy(attacked) > _cross_entropy(clean) + 0.01
 
 
 def test_making_adversaries_leaves_the_model_alone() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 3))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    images = _pairs()[:, 0]
+    images = _views()[:, 0]
     adversaries = least_likely_adversaries(model, images, 0.1)
+    pgd_adversaries(model, images, LABELS, 0.1, 2)
     assert all(module.training for module in model.modules())
     assert all(parameter.grad is None for parameter in model.parameters())
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
@@ -96,9 +180,13 @@ def test_making_adversaries_leaves_the_model_alone() -> None:
     torch.testing.assert_close(adversaries, (images - 0.1 * gradient.sign()).clamp(0, 1))
 
 
-def test_losses_reach_every_parameter() -> None:
-    for method in METHODS.values():
-        model, _, _ = _linear()
-        loss = method.loss(model, _pairs() if method.with_styled else _pairs()[:, :1], LABELS, 1.0)
-        gradients = torch.autograd.grad(loss, list(model.parameters()))
-        assert all(gradient.abs().sum() > 0 for gradient in gradients)
+@pytest.mark.parametrize("name", METHODS)
+def test_losses_reach_every_parameter(name: str) -> None:
+    model, _, _ = _linear()
+    method = METHODS[name]
+    views = {"original": 1, "augmix": 3, "two_copies": 3}.get(method.views, 2)
+    losses = method.loss(model, _views(views), LABELS, Settings(DISTANCES[method.distance]))
+    total = losses.cross_entropy + (losses.pairing if losses.pairing is not None else 0)
+    gradients = torch.autograd.grad(total, list(model.parameters()))
+    assert all(gradient.abs().sum() > 0 for gradient in gradients)
+    assert method.views in VIEWS

@@ -17,7 +17,8 @@ import train
 from stylize.errors import InputError
 from train import PairDataset, TrainConfig, evaluate, image_preset, load_model, train_model
 from train.loop import learning_rate
-from train.methods import METHODS, Method
+from train.methods.method import Losses, Settings
+from train.methods.table import METHODS
 
 ShardFolderMaker = Callable[..., Path]
 RESULTS = ["metrics.csv", "metrics.json", "model.safetensors"]
@@ -45,13 +46,13 @@ def _stop_at(monkeypatch: pytest.MonkeyPatch, method: str, call: int, stop: Call
     original = METHODS[method]
     calls: list[None] = []
 
-    def loss(model: nn.Module, pairs: Tensor, labels: Tensor, pairing_weight: float) -> Tensor:
+    def loss(model: nn.Module, views: Tensor, labels: Tensor, settings: Settings) -> Losses:
         calls.append(None)
         if len(calls) == call:
             stop()
-        return original.loss(model, pairs, labels, pairing_weight)
+        return original.loss(model, views, labels, settings)
 
-    monkeypatch.setitem(METHODS, method, Method(loss, original.with_styled))
+    monkeypatch.setitem(METHODS, method, replace(original, loss=loss))
 
 
 def _terminate() -> None:
@@ -137,8 +138,11 @@ def test_an_unfinished_run_is_never_mixed_with_other_settings(
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_bf16_trains_every_method_and_tests_in_float32(config: TrainConfig, method: str) -> None:
-    metrics = train_model(replace(config, method=method, dtype="bf16", epochs=1))
+def test_bf16_trains_every_method_and_tests_in_float32(
+    make_shard_folder: ShardFolderMaker, tmp_path: Path, method: str
+) -> None:
+    config = _config(make_shard_folder(size=32, styles_per_image=2), tmp_path / "out")
+    metrics = train_model(replace(config, method=method, dtype="bf16", epochs=1, attack_steps=1))
     model, _ = load_model(config.out / "model.safetensors")
     assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.float32, torch.int64}
     assert 0 <= metrics["test_accuracy"] <= 1
@@ -168,7 +172,7 @@ def test_a_diverged_run_says_so(config: TrainConfig) -> None:
 @pytest.mark.parametrize(
     ("folder", "changes", "message"),
     [
-        ({"styles_per_image": 0}, {}, "no stylized copies, which the method 'pairing' needs"),
+        ({"styles_per_image": 0}, {}, "has 0 stylized copies an image, but the method 'pairing' needs 1: make"),
         ({"train": 5}, {}, "4 training samples cannot fill a batch of 6"),
         ({"size": None}, {"image_preset": "small"}, "images of one size"),
         ({}, {"device": "nonsense"}, "Device 'nonsense'"),
