@@ -1,7 +1,9 @@
 """From samples to batches: what worker processes do for training and for evaluation."""
 
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Iterable, Sequence
 from multiprocessing import forkserver, resource_tracker
 
@@ -15,6 +17,7 @@ from train.pairs import PairDataset
 from train.views.table import VIEWS, Draw
 
 Batch = tuple[Tensor, Tensor]
+GRACE_SECONDS = 15  # for the step at work, after SIGTERM to all processes
 _FOR_MAIN_PROCESS = {signal.SIGINT, signal.SIGTERM}
 
 
@@ -87,10 +90,19 @@ def evaluation_loader(images: EvaluationImages, batch_size: int, workers: int) -
 def _leave_interrupts_to_parent(worker: int) -> None:
     """Let signals to all processes stop the main one alone, which still needs the workers to finish its step and save.
 
-    PyTorch's own handler for SIGTERM, which ends a worker, goes too; a worker ends where its parent has.
+    SIGTERM, by which the main process ends workers that are left too, ends them after a while.
     """
-    for number in _FOR_MAIN_PROCESS:
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda _signal, _frame: signal.alarm(GRACE_SECONDS))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    threading.Thread(target=_end_with_main_process, daemon=True).start()
+
+
+def _end_with_main_process() -> None:
+    """End a worker whose main process was killed: PyTorch's watchdog looks at its server, which lives on with it."""
+    if main := multiprocessing.parent_process():
+        main.join()
+        os._exit(1)
 
 
 def _process_context(workers: int) -> multiprocessing.context.BaseContext | None:
