@@ -24,6 +24,11 @@ def test_links_lead_somewhere(document: Path) -> None:
     assert not broken
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_no_merge_is_left_unfinished(document: Path) -> None:
+    assert not re.search(r"^(<{7}|={7}|>{7})( |$)", document.read_text(), re.MULTILINE)
+
+
 def test_the_array_example_runs() -> None:
     *_, example = PYTHON.findall((PROJECT / "docs" / "python.md").read_text())
     names: dict[str, object] = {}

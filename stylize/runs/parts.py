@@ -13,7 +13,15 @@ from stylize.errors import InputError
 from stylize.runs.collect import check_max_failures, collect_manifest, missing_receipts, too_many_failures
 from stylize.runs.job import Job, Report
 from stylize.runs.local import make_locally
-from stylize.runs.publish import accepted, damaged_files, find_finished, find_folder, plain_spec, publish
+from stylize.runs.publish import (
+    accepted,
+    damaged_files,
+    find_finished,
+    find_folder,
+    plain_spec,
+    publish,
+    remove_staging,
+)
 from stylize.runs.receipts import read_receipt, read_receipts
 from stylize.runs.spec import Spec, plan_shards, shard_sizes
 from stylize.runs.staging import STAGING, locked_staging, staging_folder
@@ -71,6 +79,9 @@ def make_part(job: Job, out: Path, part: Part, max_failures: int = 0, report: Re
     staging = staging_folder(out, job.spec)
     try:
         with locked_staging(staging, shared=True):
+            if find_finished(out, job.spec):  # published until just now
+                remove_staging(staging)
+                return len(plans)
             _write_record(job, out, staging)
             failures = [failure for shard in make_locally(job, report, staging, plans) for failure in shard]
     except OSError as error:
@@ -136,7 +147,8 @@ def _only_one(records: Mapping[Path, Mapping[str, Any]], out: Path) -> Path:
 
 def _publish_record(record: Mapping[str, Any], staging: Path, out: Path, max_failures: int) -> Manifest:
     spec = record["spec"]
-    if finished := find_folder(out, spec):
+    if finished := find_folder(out, spec):  # by another run, until just now
+        remove_staging(staging)
         return accepted(finished, out, max_failures)
     names = shard_sizes(spec["counts"], spec["samples_per_shard"])
     if missing := missing_receipts(names, partial(read_receipt, staging), spec["source_fingerprint"]):

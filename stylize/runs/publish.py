@@ -12,6 +12,7 @@ from typing import Any
 from stylize.atomic import remove_leftovers
 from stylize.errors import InputError
 from stylize.runs.spec import Spec
+from stylize.runs.staging import LOCK_NAME
 from stylize.shards.format import file_sha256
 from stylize.shards.manifest import (
     FAILURES_NAME,
@@ -142,7 +143,15 @@ def _keep_foreign_files(out: Path, shards: Path) -> None:
 
 
 def remove_staging(staging: Path) -> None:
-    """Remove the staging folder; what cannot be removed, say the open lock's file on NFS, is left lying."""
+    """Remove the staging folder; what cannot be removed, say the open lock's file on NFS, is left lying.
+
+    The lock goes last: a run that comes meanwhile is kept out, or starts afresh, and leaves nothing behind.
+    """
+    for path in staging.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != LOCK_NAME:
+            path.unlink(missing_ok=True)
     shutil.rmtree(staging, ignore_errors=True)
 
 

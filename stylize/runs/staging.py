@@ -12,6 +12,7 @@ from stylize.errors import InputError
 from stylize.runs.spec import Spec
 
 STAGING = ".staging"
+LOCK_NAME = "lock"
 
 
 def staging_folder(out: Path, spec: Spec) -> Path:
@@ -25,24 +26,34 @@ def locked_staging(staging: Path, *, shared: bool = False) -> Iterator[None]:
 
     With `shared`, runs that do so too may be in it at once; nothing is cleared then.
     """
-    try:
-        for folder in ("shards", "receipts", "locks"):
-            (staging / folder).mkdir(parents=True, exist_ok=True)
-        (staging.parent / ".gitignore").write_text("*\n")
-        lock = open(staging / "lock", "w")  # noqa: SIM115
-    except OSError as error:
-        raise InputError(f"{staging.parent.parent} cannot be written ({error.strerror}): give another --out.") from None
-    with lock:
+    with _open_lock(staging) as lock:
         try:
             fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(f"Another run is making the same shards in {staging}: wait for it to end.") from None
         if not _is_in_place(lock):
-            raise InputError(f"Another run has just ended in {staging}: run the same command again.")
+            raise _just_ended(staging)
+        for folder in ("shards", "receipts", "locks"):  # made under the lock: who is refused leaves nothing behind
+            (staging / folder).mkdir(exist_ok=True)
         if not shared:
             remove_leftovers(staging / "shards")
             remove_leftovers(staging / "receipts")
         yield
+
+
+def _open_lock(staging: Path) -> TextIO:
+    try:
+        staging.mkdir(parents=True, exist_ok=True)
+        (staging.parent / ".gitignore").write_text("*\n")
+        return open(staging / LOCK_NAME, "w")
+    except FileNotFoundError:  # the folder went between the lines
+        raise _just_ended(staging) from None
+    except OSError as error:
+        raise InputError(f"{staging.parent.parent} cannot be written ({error.strerror}): give another --out.") from None
+
+
+def _just_ended(staging: Path) -> InputError:
+    return InputError(f"Another run has just ended in {staging}: run the same command again.")
 
 
 def _is_in_place(lock: TextIO) -> bool:

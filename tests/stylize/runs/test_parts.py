@@ -61,6 +61,19 @@ def test_parts_of_any_number_are_the_whole(finished_job: Job, finished: Path, tm
     assert make_part(finished_job, out, Part(1, 1)) == 4
 
 
+def test_who_comes_after_the_publisher_leaves_nothing_behind(finished_job: Job, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    make_part(finished_job, out, Part(1, 1))
+    (staging,) = (tmp_path / ".staging").glob("*/")
+    record = (staging / "job.json").read_bytes()
+    manifest = publish_parts(out)
+    assert not staging.exists()
+    staging.mkdir()
+    (staging / "job.json").write_bytes(record)
+    assert publish_parts(out) == manifest
+    assert not staging.exists()
+
+
 def test_a_whole_run_goes_on_from_parts_and_parts_from_a_run(finished_job: Job, finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     make_part(finished_job, out, Part(1, 2))
