@@ -70,7 +70,7 @@ def test_the_project_s_own_parameters_are_right(monkeypatch: pytest.MonkeyPatch)
         ("train.models.pairing.method", "pairng", "pairing: --method is 'pairng': choose one of normal, stylized"),
         ("train.models.pairing.method", None, "method is None: give a value"),
         ("train.models.pairing.method", ..., "train.models.pairing: Missing option '--method'"),
-        ("train.models.pairing.arch", "resnet43", "--arch is 'resnet43': choose one of resnet18, resnet34"),
+        ("train.models.pairing.arch", "resnet43", "Unknown architecture 'resnet43'"),
         (
             "train.models.pairing.shards",
             "data/shards/swirl",
@@ -90,7 +90,7 @@ def test_the_project_s_own_parameters_are_right(monkeypatch: pytest.MonkeyPatch)
         ("train.options.batch-size", 1, "train.models.adversarial: --batch-size is 1: give at least 2"),
         ("train.options.learning-rate", "0,1", r"'--.*valid.*\(it is '0,1'\)"),
         ("train.options.preset", "best", "--preset is 'best'"),
-        ("train.options.schedule", "step", "--schedule is 'step': choose one of cosine, constant"),
+        ("train.options.schedule", "step", "--schedule is 'step': choose one of cosine, linear, constant"),
         ("train.options", {"lambda": {"a": 1}}, "lambda is {'a': 1}: give a value"),
         ("train.options", [1], r"train.options is \[1\]: give keys and values"),
         ("train", ..., "params.yaml: train is None: give keys and values"),

@@ -17,6 +17,7 @@ from stylize.errors import InputError
 from stylize.weights_files import why_unreadable
 from stylize.wording import counted
 from train.models import build_model
+from train.references import is_reference, refuse_foreign
 
 FORMAT_NAME = "stylized-pairing model"
 FORMAT_VERSION = 1
@@ -67,8 +68,10 @@ def load_model(path: Path) -> tuple[nn.Module, ModelCard]:
     """
     document, tensors = _read(path, with_tensors=True)
     card = _card(document, path)
-    with torch.device("meta"):  # the tensors come from the file: skip the random initialisation
-        model = build_model(card.arch, len(card.class_names))
+    if is_reference(card.arch):
+        refuse_foreign(card.arch, path)
+    with torch.random.fork_rng(devices=[]):  # the random weights give way to the file's
+        model = build_model(card.arch, len(card.class_names), stem=card.config.get("stem", "standard"))
     try:
         model.load_state_dict(tensors, assign=True)
     except RuntimeError as error:

@@ -1,6 +1,6 @@
 """The command line `train`."""
 
-from dataclasses import fields
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,11 +11,12 @@ from rich.table import Table
 from stylize.command_line import command_app, console, run_command_line
 from stylize.errors import InputError
 from stylize.params import PARAMS, check_list, check_set_name, mapping, parse_options, read_section
+from train.architectures import ARCHITECTURE_HELP
 from train.augmentation import IMAGE_PRESETS
-from train.config import DTYPES, PRESETS, SCHEDULES, TrainConfig
+from train.config import DTYPES, OPTIMIZERS, PRESETS, SCHEDULES, TrainConfig
+from train.live import LOGS
 from train.methods.distances import DISTANCES
 from train.methods.table import METHODS
-from train.models import ARCHITECTURES
 from train.run import train_model
 
 app = command_app("Train classifiers from shards of image pairs.")
@@ -24,83 +25,75 @@ app = command_app("Train classifiers from shards of image pairs.")
 @app.command()
 def run(
     shards: Annotated[Path, typer.Option(help="Folder of shards made by `stylize shards`.")],
-    arch: Annotated[str, typer.Option(help=", ".join(ARCHITECTURES))],
     method: Annotated[str, typer.Option(help=", ".join(METHODS))],
-    out: Annotated[Path, typer.Option(help="Folder for model.safetensors, metrics.csv and metrics.json.")],
-    preset: Annotated[
-        str, typer.Option(help="default, or paper: Adam 1e-4 constant, ImageNet weights, 224 px.")
-    ] = "default",
+    out: Annotated[Path, typer.Option(help="Folder for the model, its metrics and its record.")],
+    arch: Annotated[str | None, typer.Option(help=ARCHITECTURE_HELP)] = None,
+    preset: Annotated[str, typer.Option(help=f"Other defaults of what follows: {', '.join(PRESETS)}.")] = "default",
+    stem: Annotated[str | None, typer.Option(help="standard, or small: for 32 px. [default: standard]")] = None,
     weights: Annotated[
         str | None, typer.Option(help="scratch, imagenet, or a .safetensors or .pth file. [default: scratch]")
     ] = None,
     image_preset: Annotated[str | None, typer.Option(help=f"{', '.join(IMAGE_PRESETS)}. [default: auto]")] = None,
     epochs: Annotated[int | None, typer.Option(help="[default: 20]")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Pairs per process. [default: 64]")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Of Adam. [default: 0.001]")] = None,
+    accumulate: Annotated[int | None, typer.Option(help="Batches that make one update. [default: 1]")] = None,
+    optimizer: Annotated[str | None, typer.Option(help=f"{', '.join(OPTIMIZERS)}. [default: adam]")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="[default: 0.001]")] = None,
     schedule: Annotated[str | None, typer.Option(help=f"{', '.join(SCHEDULES)}. [default: cosine]")] = None,
+    warmup_epochs: Annotated[float | None, typer.Option(help="While the learning rate rises. [default: 0]")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Of matrices and filters. [default: 0]")] = None,
+    label_smoothing: Annotated[float | None, typer.Option(help="[default: 0]")] = None,
+    mixup: Annotated[float | None, typer.Option(help="α of mixup, of pairs alike. [default: 0, none]")] = None,
+    cutmix: Annotated[float | None, typer.Option(help="α of CutMix, of pairs alike. [default: 0, none]")] = None,
+    clip_norm: Annotated[float | None, typer.Option(help="Largest norm of the gradient. [default: 0, any]")] = None,
+    ema: Annotated[float | None, typer.Option(help="Decay of averaged weights. [default: 0, none]")] = None,
     pairing_weight: Annotated[
         float | None, typer.Option("--lambda", help="Weight λ of the pairing loss. [default: the method's]")
     ] = None,
-    pairing_warmup: Annotated[float, typer.Option(help="Epochs over which λ rises from 0.")] = 0.0,
+    pairing_warmup: Annotated[float | None, typer.Option(help="Epochs over which λ rises from 0. [default: 0]")] = None,
     distance: Annotated[
         str | None, typer.Option(help=f"Of a pair's logits: {', '.join(DISTANCES)}. [default: the method's]")
     ] = None,
     epsilon: Annotated[
         str | None, typer.Option(help="L∞ radius of attacks in training, such as 4/255. [default: the method's]")
     ] = None,
-    attack_steps: Annotated[int, typer.Option(help="Of attacks in training that iterate.")] = 7,
-    validation_fraction: Annotated[float, typer.Option(help="Share of training images that choose the epoch.")] = 0.1,
+    attack_steps: Annotated[int | None, typer.Option(help="Of attacks in training that iterate. [default: 7]")] = None,
+    validation_fraction: Annotated[
+        float | None, typer.Option(help="Share of training images that choose the epoch. [default: 0.1]")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of split, order, augmentation, head and dropout.")] = 0,
     dtype: Annotated[str, typer.Option(help=f"{', '.join(DTYPES)}; auto: bf16 where the hardware has it.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    compile: Annotated[bool, typer.Option(help="Compile the model first, which takes minutes.")] = False,
     sync_batchnorm: Annotated[
         bool | None, typer.Option(help="BatchNorm over the images of all processes. [default: on GPUs]")
     ] = None,
     workers: Annotated[int, typer.Option(help="Processes that load images; they change no result.")] = 2,
     save_minutes: Annotated[float, typer.Option(help="Time between two states to go on from after a crash.")] = 5.0,
+    log: Annotated[str, typer.Option(help=f"Who follows the metrics in OUT/live: {', '.join(LOGS)}.")] = "none",
 ) -> None:
     """Train one classifier; the same command continues a stopped run."""
-    given = {
-        "weights": weights,
-        "image_preset": image_preset,
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "schedule": schedule,
-    }
-    config = TrainConfig(
-        shards=shards,
-        arch=arch,
-        method=method,
-        out=out,
-        pairing_weight=pairing_weight,
-        pairing_warmup=pairing_warmup,
-        distance=distance,
-        epsilon=_fraction(epsilon),
-        attack_steps=attack_steps,
-        validation_fraction=validation_fraction,
-        seed=seed,
-        dtype=dtype,
-        device=device,
-        sync_batchnorm=sync_batchnorm,
-        workers=workers,
-        save_minutes=save_minutes,
-        **with_preset(preset, given),
-    )
-    _print_metrics(train_model(config), out)
+    config = settings(locals())
+    _print_metrics(train_model(config), config.out)
 
 
-def with_preset(preset: str, given: dict[str, Any]) -> dict[str, Any]:
-    """Return the preset's settings, overridden by those that were given (not None)."""
-    if preset not in PRESETS:
-        raise InputError(f"--preset is {preset!r}: choose one of {', '.join(PRESETS)}.")
-    return {**PRESETS[preset], **{name: value for name, value in given.items() if value is not None}}
+def settings(options: Mapping[str, Any]) -> TrainConfig:
+    """Return the settings of the options of `run`, where None leaves it to the preset, or to its default."""
+    given = {name: value for name, value in options.items() if value is not None and name != "preset"}
+    if options["preset"] not in PRESETS:
+        raise InputError(f"--preset is {options['preset']!r}: choose one of {', '.join(PRESETS)}.")
+    values = {**PRESETS[options["preset"]], **given}
+    if "arch" not in values:
+        raise InputError(f"--arch is missing: give {ARCHITECTURE_HELP}")
+    if "epsilon" in values:
+        values["epsilon"] = _fraction(values["epsilon"])
+    return TrainConfig(**values)
 
 
-def _fraction(text: str | None) -> float | None:
+def _fraction(text: str) -> float:
     """Return a number such as 0.1 or 4/255."""
     try:
-        return None if text is None else float(Fraction(text.replace(" ", "")))
+        return float(Fraction(text.replace(" ", "")))
     except (ValueError, ZeroDivisionError):
         raise InputError(f"--epsilon is {text!r}: give a number such as 4/255 or 0.1.") from None
 
@@ -136,10 +129,8 @@ def check_params(path: Path) -> None:
         given = {**options, **mapping(own, where)}
         check_list([given.get("shards")], f"{where}.shards", [f"data/shards/{style_set}" for style_set in sets])
         values = parse_options(app, "run", given, where, ("out",))
-        settings = {field.name: values[field.name] for field in fields(TrainConfig)}
         try:
-            settings["epsilon"] = _fraction(settings["epsilon"])
-            TrainConfig(**with_preset(values["preset"], settings))
+            settings(values)
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
 

@@ -74,6 +74,11 @@ class Tally:
         """Accuracy on the originals, in [0, 1]."""
         return self.correct / self.images
 
+    def summary(self) -> dict[str, float]:
+        """Return the accuracy on originals and, where there are copies, on these and the distance of a pair."""
+        pairs = {"copy_accuracy": self.copies_correct, "pair_distance": self.distance} if self.pairs else {}
+        return {"accuracy": self.accuracy, **{name: value / self.pairs for name, value in pairs.items()}}
+
     def numbers(self) -> list[float]:
         """Return the sums in one list, as `from_numbers` takes it."""
         sums = (self.images, self.correct, self.pairs, self.copies_correct, self.distance)

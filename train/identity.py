@@ -15,12 +15,12 @@ from train.augmentation import ImagePreset
 from train.checkpoint import ModelCard
 from train.config import TrainConfig
 from train.distributed import World
-from train.loop import uses_bf16, uses_sync_batchnorm
+from train.hardware import uses_bf16, uses_sync_batchnorm
 from train.methods.table import METHODS
 from train.models import IMAGENET, SCRATCH
 from train.pairs import PairDataset
 
-_CHANGE_NO_RESULT = ("shards", "out", "workers", "save_minutes")
+_CHANGE_NO_RESULT = ("shards", "out", "workers", "save_minutes", "log")
 
 
 def run_identity(config: TrainConfig, world: World) -> dict[str, Any]:

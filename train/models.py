@@ -1,65 +1,21 @@
-"""Classifiers by torchvision's names; they take [0, 1] pixels because normalisation is their first layer."""
+"""Classifiers that take [0, 1] pixels, because normalisation is their first layer, and the weights they start from."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision import models
-from torchvision.models import WeightsEnum
 
 from stylize.errors import InputError
 from stylize.weights_files import read_weights
 from stylize.wording import counted
+from train.architectures import Network, make_network
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 SCRATCH, IMAGENET = "scratch", "imagenet"
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """How to build a torchvision network, which layer is its head, and what its pretrained weights expect."""
-
-    constructor: Callable[..., nn.Module]
-    pretrained: WeightsEnum
-    head: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
-    fast_bf16_on_cpu: bool = True  # PyTorch 2.14 takes twice as long for depthwise convolutions in bf16 as in fp32
-
-
-ARCHITECTURES = {
-    "resnet18": Architecture(models.resnet18, models.ResNet18_Weights.IMAGENET1K_V1, "fc"),
-    "resnet34": Architecture(models.resnet34, models.ResNet34_Weights.IMAGENET1K_V1, "fc"),
-    "resnet50": Architecture(models.resnet50, models.ResNet50_Weights.IMAGENET1K_V1, "fc"),
-    # GoogLeNet's published weights want (pixel - 0.5) / 0.5; torchvision hides this in `transform_input`, switched off
-    # here because it would normalise a second time.
-    "googlenet": Architecture(
-        models.googlenet,
-        models.GoogLeNet_Weights.IMAGENET1K_V1,
-        "fc",
-        {"aux_logits": False, "transform_input": False, "init_weights": True},
-        mean=(0.5, 0.5, 0.5),
-        std=(0.5, 0.5, 0.5),
-    ),
-    "mobilenet_v3_small": Architecture(
-        models.mobilenet_v3_small,
-        models.MobileNet_V3_Small_Weights.IMAGENET1K_V1,
-        "classifier.3",
-        fast_bf16_on_cpu=False,
-    ),
-    "mobilenet_v3_large": Architecture(
-        models.mobilenet_v3_large,
-        models.MobileNet_V3_Large_Weights.IMAGENET1K_V1,
-        "classifier.3",
-        fast_bf16_on_cpu=False,
-    ),
-}
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "net")  # what training programs put around a state dict
+_PREFIXES = ("module.", "network.")  # of models in parallel, and of this project's own
 
 
 class Normalise(nn.Module):
@@ -78,35 +34,44 @@ class Normalise(nn.Module):
         return (images - self.mean) / self.std
 
 
-def build_model(arch: str, num_classes: int, weights: str = SCRATCH) -> nn.Module:
+def build_model(arch: str, num_classes: int, weights: str = SCRATCH, stem: str = "standard") -> nn.Module:
     """Return a classifier from [0, 1] pixels (B, 3, H, W), float32, to logits (B, num_classes).
 
-    `weights` is "scratch", "imagenet" (torchvision's, downloaded once) or the path of a `.safetensors` or `.pth` state
-    dict of the same architecture.  The head is always new, by PyTorch's default initialisation.  Raises `InputError`
-    for an unknown architecture, unreachable weights, and weights that do not fit.
+    `arch` and `stem` are as in `train.architectures.make_network`.  `weights` is "scratch", "imagenet" (the library's,
+    downloaded once) or the path of a `.safetensors` or `.pth` state dict of the same architecture.  The head is always
+    new.  Raises `InputError` for an unknown architecture, unreachable weights, and weights that do not fit.
     """
-    if arch not in ARCHITECTURES:
-        raise InputError(f"Unknown architecture {arch!r}: choose one of {', '.join(ARCHITECTURES)}.")
     if num_classes < 1:
         raise InputError(f"A model needs at least one class, not {num_classes}: check the class names of the shards.")
-    architecture = ARCHITECTURES[arch]
-    network = architecture.constructor(weights=None, **architecture.options)
+    network = make_network(arch, num_classes, stem)
     if weights != SCRATCH:
-        _load_body(network, architecture, arch, weights)
-    features = network.get_parameter(f"{architecture.head}.weight").shape[1]
-    network.set_submodule(architecture.head, nn.Linear(features, num_classes))
-    normalise = Normalise(architecture.mean, architecture.std)
-    return nn.Sequential(OrderedDict(normalise=normalise, network=network))
+        _load_body(network, arch, weights)
+    return nn.Sequential(OrderedDict(normalise=Normalise(network.mean, network.std), network=network.module))
 
 
-def _load_body(network: nn.Module, architecture: Architecture, arch: str, weights: str) -> None:
-    """Load all but the head, and refuse a state dict that lacks, adds or reshapes a tensor."""
-    source = _pretrained_state(architecture, arch) if weights == IMAGENET else _file_state(Path(weights))
-    unused = (f"{architecture.head}.", "aux1.", "aux2.", "normalise.")
-    state = {name.removeprefix("network."): tensor for name, tensor in source.items()}
-    state = {name: tensor for name, tensor in state.items() if not name.startswith(unused)}
+def check_size(model: nn.Module, arch: str, size: int, num_classes: int) -> None:
+    """Raise `InputError` where a model does not make (B, num_classes) logits of images of 3 × size × size."""
+    training = model.training
     try:
-        missing, unexpected = network.load_state_dict(state, strict=False)
+        with torch.no_grad():
+            logits = model.eval()(torch.zeros(2, 3, size, size))
+    except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{arch} fails on images of {size} px ({reason}): choose another network or size.") from error
+    finally:
+        model.train(training)
+    if not isinstance(logits, Tensor) or logits.shape != (2, num_classes):
+        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise InputError(f"{arch} makes {found} of 2 images, not logits of {counted(num_classes, 'class', 'classes')}.")
+
+
+def _load_body(network: Network, arch: str, weights: str) -> None:
+    """Load all but the head, and refuse a state dict that lacks, adds or reshapes a tensor."""
+    source = _pretrained_state(network, arch) if weights == IMAGENET else _file_state(Path(weights))
+    unused = (*(f"{head}." for head in network.heads), "normalise.")
+    state = {name: tensor for name, tensor in source.items() if not name.startswith(unused)}
+    try:
+        missing, unexpected = network.module.load_state_dict(state, strict=False)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise InputError(f"Weights {weights} do not fit {arch} ({reason}): choose weights of that network.") from None
@@ -116,21 +81,29 @@ def _load_body(network: nn.Module, architecture: Architecture, arch: str, weight
         raise InputError(f"Weights {weights} do not fit {arch} ({misfits}): choose weights of that network.")
 
 
-def _pretrained_state(architecture: Architecture, arch: str) -> Mapping[str, Tensor]:
+def _pretrained_state(network: Network, arch: str) -> Mapping[str, Tensor]:
+    if network.imagenet is None:
+        raise InputError(f"There are no ImageNet weights of {arch}: give a file, or --weights {SCRATCH}.")
     try:
-        state: Mapping[str, Tensor] = architecture.pretrained.get_state_dict(progress=False, check_hash=True)
-        return state
+        return network.imagenet()
     except (OSError, RuntimeError) as error:
         raise InputError(
-            f"The ImageNet weights of {arch} cannot be downloaded ({error}): go online, give a local file with "
-            f"--weights, or train from scratch with --weights {SCRATCH}."
+            f"The ImageNet weights of {arch} cannot be downloaded ({' '.join(str(error).split())}): go online, give a "
+            f"local file with --weights, or train from scratch with --weights {SCRATCH}."
         ) from None
 
 
 def _file_state(path: Path) -> Mapping[str, Tensor]:
+    """Return a file's state dict, taken out of what training programs wrap it in."""
     if not path.is_file():
         raise InputError(f"Weights {path} do not exist: give {SCRATCH!r}, {IMAGENET!r} or a .safetensors or .pth file.")
-    state = read_weights(path)
+    state: Mapping[str, Any] = read_weights(path)
+    for wrapper in _WRAPPERS:
+        if isinstance(inner := state.get(wrapper), Mapping):
+            state = inner
+            break
     if not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise InputError(f"Weights {path} are not a state dict (name to tensor): save `model.state_dict()`.")
+    for prefix in _PREFIXES:
+        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
     return state

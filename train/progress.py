@@ -18,3 +18,11 @@ def training_progress(visible: bool) -> Progress:
     console = LiteralConsole(stderr=True, quiet=not visible, highlight=False)
     columns = (TextColumn("{task.description}"), BarColumn(), _Rate(), TimeRemainingColumn())
     return Progress(*columns, console=console, transient=True, disable=not (visible and console.is_terminal))
+
+
+def epoch_line(row: dict[str, float], epochs: int) -> str:
+    """Return what is printed of an epoch's metrics."""
+    return (
+        f"epoch {row['epoch']}/{epochs}: loss {row['training_loss']:.4f}, "
+        f"validation accuracy {row['validation_accuracy']:.4f}, {row['seconds']:.1f} s"
+    )

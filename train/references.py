@@ -16,8 +16,16 @@ def is_reference(name: str) -> bool:
     return all(part.isidentifier() for part in (*module.split("."), function)) and not Path(name).exists()
 
 
-def call_reference(reference: str) -> nn.Module:
-    """Import `package.module` (installed, or in the working folder), call `function()` and return its model.
+def refuse_foreign(reference: str, path: Path) -> None:
+    """Raise `InputError` unless the module lies in the working folder: a model file must not choose what else runs."""
+    package = reference.partition(":")[0].partition(".")[0]
+    here = Path.cwd()
+    if not any((here / name).exists() for name in (package, f"{package}.py")):
+        raise InputError(f"{path} was made by the code {reference}, which is not in {here}: run this where it is.")
+
+
+def call_reference(reference: str, *arguments: int) -> nn.Module:
+    """Import `package.module` (installed, or in the working folder), call its function and return the model it makes.
 
     Raises `InputError` where there is no such module or function, or the call fails or returns no `nn.Module`.
     """
@@ -28,7 +36,7 @@ def call_reference(reference: str) -> nn.Module:
         function = getattr(importlib.import_module(module_name), name, None)
         if not callable(function):
             raise InputError(f"Model {reference}: {module_name} has no function {name!r}: give the name of one.")
-        model = function()
+        model = function(*arguments)
     except InputError:
         raise
     except Exception as error:  # whatever their code does, they learn it in a sentence

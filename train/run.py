@@ -2,6 +2,8 @@
 
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,13 +21,15 @@ from train.distributed import World, join_world
 from train.evaluation import Tally, count
 from train.identity import model_card, run_identity
 from train.interruption import SaveClock, received_signals
+from train.live import Report, followed
 from train.loading import EvaluationImages, TrainingViews, training_loader
 from train.loop import Trainer
 from train.methods.table import METHODS
-from train.models import build_model
+from train.models import build_model, check_size
 from train.order import EpochBatches, split_validation
 from train.pairs import PairDataset
-from train.progress import training_progress
+from train.progress import epoch_line, training_progress
+from train.records import run_metrics, run_record
 from train.state import (
     MODEL_NAME,
     finished_metrics,
@@ -34,6 +38,7 @@ from train.state import (
     save_state,
     write_epochs,
     write_metrics,
+    write_record,
 )
 from train.views.table import VIEWS
 
@@ -84,9 +89,11 @@ class _Run:
         self.batches = EpochBatches(training, config.batch_size, config.seed, world.rank, world.size)
         views = TrainingViews(self.samples, self.preset, config.seed, method.views)
         self.loader = training_loader(views, self.batches, config.workers, world.device.type == "cuda")
+        classes = len(self.samples.class_names)
         torch.manual_seed(config.seed)
-        model = build_model(config.arch, len(self.samples.class_names), config.weights)
-        self.trainer = Trainer(config, model, world, self.batches.steps)
+        model = build_model(config.arch, classes, config.weights, config.stem)
+        check_size(model, config.arch, self.preset.size, classes)
+        self.trainer = Trainer(config, model, world, self.batches.steps, classes)
         self.clock = SaveClock(config.save_minutes)
         self.received: list[int] = []
 
@@ -99,13 +106,23 @@ class _Run:
         elif self.world.is_main:
             remove_results(self.config.out)
         progress = self.trainer.progress
-        with training_progress(self.world.is_main) as display, received_signals() as self.received:
+        with self._display() as (display, self.report), received_signals() as self.received:
             images = self.batches.steps * self.config.batch_size * self.world.size
             done = progress.epoch * images + progress.step * self.config.batch_size * self.world.size
             task = display.add_task("training", total=self.config.epochs * images, completed=done)
             while progress.epoch < self.config.epochs:
                 self._advance(display, task)
             return self._publish(display)
+
+    @contextmanager
+    def _display(self) -> Iterator[tuple[rich.progress.Progress, Report]]:
+        """Lend what the main process shows of the run: its progress, and its metrics epoch by epoch."""
+        log = self.config.log if self.world.is_main else "none"
+        with (
+            training_progress(self.world.is_main) as display,
+            followed(log, self.config.out, self.trainer.progress.rows) as report,
+        ):
+            yield display, report
 
     def _stopped(self) -> bool:
         return bool(self.received)
@@ -119,11 +136,14 @@ class _Run:
         self.batches.select(progress.epoch, progress.step)
         display.update(task, description=f"epoch {progress.epoch + 1}/{self.config.epochs}")
         trained = trainer.run_epoch(self.loader, self._pause, lambda count: display.advance(task, count))
+        progress.training_seconds += time.monotonic() - started
         tally = self._validate() if trained else None
         seconds = time.monotonic() - started
         progress.seconds, progress.epoch_seconds = progress.seconds + seconds, progress.epoch_seconds + seconds
         if tally:
-            display.console.print(_epoch_line(trainer.finish_epoch(tally.accuracy), self.config.epochs))
+            row = trainer.finish_epoch(tally)
+            self.report(row)
+            display.console.print(epoch_line(row, self.config.epochs))
         self._save(whole_epoch=tally is not None)
         if self.world.any(self._stopped()) and progress.epoch < self.config.epochs:
             self._stop(display)
@@ -142,7 +162,7 @@ class _Run:
         """Count over all processes, each of which takes its share of the images."""
         share = indices[self.world.rank :: self.world.size].tolist()
         images = EvaluationImages(samples, self.preset, share, with_styled=True)
-        tally = count(self.trainer.model, images, workers=self.config.workers, stop=self._stopped)
+        tally = count(self.trainer.judged, images, workers=self.config.workers, stop=self._stopped)
         if self.world.any(self._stopped()):
             return None
         return Tally.from_numbers(self.world.sum(*tally.numbers()))
@@ -158,38 +178,21 @@ class _Run:
 
     def _publish(self, display: rich.progress.Progress) -> dict[str, Any]:
         """Write the best model, test it as it was written, and write the metrics, which mark the run as finished."""
-        config, progress, model = self.config, self.trainer.progress, self.trainer.model
+        config, model = self.config, self.trainer.judged
         path = config.out / MODEL_NAME
-        model.load_state_dict(progress.best_model)
+        model.load_state_dict(self.trainer.progress.best_model)
         if self.world.is_main:
             save_model(path, model, model_card(self.samples, self.preset, self.identity))
             model.load_state_dict(load_model(path)[0].state_dict())
-        tested = len(self.test_samples) > 0
         tally = self._count(self.test_samples, np.arange(len(self.test_samples)))
         if tally is None:
             self._stop(display)
-        metrics = {
-            "best_epoch": progress.best_epoch,
-            "best_validation_accuracy": progress.best_accuracy,
-            "validation_images": len(self.validation),
-            "test_accuracy": tally.accuracy if tested else None,
-            "test_images": len(self.test_samples),
-            "training_images": len(self.batches.indices),
-            "epochs": progress.epoch,
-            "seconds": round(progress.seconds, 3),
-            "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        }
         if not self.world.is_main:
             return {}
+        metrics = run_metrics(self.trainer, tally, len(self.batches.indices), len(self.validation))
+        write_record(config.out, run_record(self.trainer, self.identity, tally, self.samples.class_names))
         write_metrics(config.out, metrics)
         return metrics
-
-
-def _epoch_line(row: dict[str, float], epochs: int) -> str:
-    return (
-        f"epoch {row['epoch']}/{epochs}: loss {row['training_loss']:.4f}, "
-        f"validation accuracy {row['validation_accuracy']:.4f}, {row['seconds']:.1f} s"
-    )
 
 
 def _validation(config: TrainConfig, samples: PairDataset) -> tuple[NDArray[np.int64], PairDataset, NDArray[np.int64]]:

@@ -19,7 +19,7 @@ from stylize.wording import option_name
 from train.checkpoint import read_card
 
 MODEL_NAME, STATE_NAME = "model.safetensors", "state.pt"
-METRICS_NAME, EPOCHS_NAME = "metrics.json", "metrics.csv"
+METRICS_NAME, EPOCHS_NAME, RECORD_NAME = "metrics.json", "metrics.csv", "record.json"
 _FORMAT = b"stylized-pairing state 1\n"
 _HEADER_LENGTH = len(_FORMAT) + 65
 
@@ -28,9 +28,9 @@ _HEADER_LENGTH = len(_FORMAT) + 65
 class Progress:
     """Everything that a run needs to continue exactly: random numbers depend on (seed, epoch, step) and are not state.
 
-    `epoch` and `step` say which step comes next; after an epoch's last step comes its evaluation.  `loss_sums` and
-    `epoch_seconds` cover the unfinished epoch, `seconds` all of the run.  `rows` are the
-    epochs' metrics; `best_model` is the state dict of the epoch with the best validation accuracy.
+    `epoch` and `step` say which step comes next; after an epoch's last step comes its evaluation.  `loss_sums`,
+    `epoch_seconds` and, without evaluation, `training_seconds` are of the unfinished epoch, `seconds` of all the run.
+    `rows` are the epochs' metrics; `best_model` is the state dict of the epoch with the best validation accuracy.
     """
 
     epoch: int = 0
@@ -38,6 +38,7 @@ class Progress:
     loss_sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
     seconds: float = 0.0
     epoch_seconds: float = 0.0
+    training_seconds: float = 0.0
     best_epoch: int = -1
     best_accuracy: float = -1.0
     best_model: dict[str, Tensor] = field(default_factory=dict)
@@ -52,6 +53,7 @@ class SavedState:
     progress: Progress
     model: dict[str, Any]
     optimizer: dict[str, Any]
+    average: dict[str, Any]
 
 
 def save_state(out: Path, state: SavedState) -> None:
@@ -77,7 +79,7 @@ def load_state(out: Path, identity: Mapping[str, Any]) -> SavedState | None:
             raise ValueError("it differs from its checksum")
         loaded = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
         progress = Progress(**{item.name: loaded["progress"][item.name] for item in fields(Progress)})
-        state = SavedState(loaded["identity"], progress, loaded["model"], loaded["optimizer"])
+        state = SavedState(loaded["identity"], progress, loaded["model"], loaded["optimizer"], loaded["average"])
         _check_progress(progress)
     except UNREADABLE as error:
         raise unusable_state(out, why_unreadable(path, error)) from None
@@ -137,7 +139,7 @@ def finished_metrics(out: Path, identity: Mapping[str, Any]) -> dict[str, Any] |
 
 def remove_results(out: Path) -> None:
     """Remove an earlier, damaged run's results, the marker first: results of two runs never lie side by side."""
-    for name in (METRICS_NAME, EPOCHS_NAME, MODEL_NAME):
+    for name in (METRICS_NAME, RECORD_NAME, EPOCHS_NAME, MODEL_NAME):
         (out / name).unlink(missing_ok=True)
 
 
@@ -150,7 +152,16 @@ def write_epochs(out: Path, rows: list[dict[str, float]]) -> None:
     write_atomically(out / EPOCHS_NAME, text.getvalue().encode())
 
 
+def write_record(out: Path, record: Mapping[str, Any]) -> None:
+    """Write `record.json`: how the model was made, and what it does class by class."""
+    write_atomically(out / RECORD_NAME, _json(record))
+
+
 def write_metrics(out: Path, metrics: Mapping[str, Any]) -> None:
     """Write `metrics.json`; with it the run is finished, and its state goes."""
-    write_atomically(out / METRICS_NAME, (json.dumps(metrics, indent=2, sort_keys=True) + "\n").encode())
+    write_atomically(out / METRICS_NAME, _json(metrics))
     (out / STATE_NAME).unlink(missing_ok=True)
+
+
+def _json(document: Mapping[str, Any]) -> bytes:
+    return (json.dumps(document, indent=2, sort_keys=True) + "\n").encode()

@@ -12,7 +12,6 @@ from torch import nn
 from attack.evaluation.corruption_arrays import SEVERITIES as PUBLISHED_SEVERITIES
 from attack.evaluation.corruption_arrays import CorruptionArray, open_arrays
 from attack.evaluation.corruptions import HOME_MADE, SEVERITIES, corrupt
-from attack.evaluation.environment import describe_environment
 from attack.evaluation.images import ProgressReport, choose_images, image_order
 from attack.evaluation.predictions import image_batches, predict
 from attack.evaluation.results import check_output, encode_result
@@ -22,6 +21,7 @@ from stylize.atomic import write_atomically
 from stylize.errors import InputError
 from stylize.shards.format import file_sha256
 from train import image_preset
+from train.environment import describe_environment
 
 FORMAT_VERSION = 1
 HOME_MADE_NAME = "home-made"

@@ -16,7 +16,6 @@ from attack.checks.check import Check
 from attack.evaluation.attempts import run_attempt
 from attack.evaluation.config import AttackConfig
 from attack.evaluation.documents import attempt_document, read_attempt
-from attack.evaluation.environment import describe_environment
 from attack.evaluation.images import ImageSet, ProgressReport, choose_images, classify_split, load_image_set
 from attack.evaluation.judgement import checks_of_model, checks_of_path, conclude
 from attack.evaluation.partial import Partial
@@ -26,6 +25,7 @@ from attack.evaluation.suite import Planned, plan_attacks
 from attack.evaluation.walk import empty_section, path_attempt, path_section, walk, walkers
 from stylize.atomic import write_atomically
 from train import load_test_images
+from train.environment import describe_environment
 
 
 def silent(stage: str, done: int, total: int) -> None:

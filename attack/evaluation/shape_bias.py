@@ -8,7 +8,6 @@ from typing import Any
 from torch import nn
 
 from attack.checks.intervals import wilson
-from attack.evaluation.environment import describe_environment
 from attack.evaluation.images import ProgressReport
 from attack.evaluation.predictions import predict_split
 from attack.evaluation.results import check_output, encode_result
@@ -17,6 +16,7 @@ from stylize.atomic import write_atomically
 from stylize.errors import InputError
 from stylize.shards.format import read_shard
 from stylize.shards.manifest import read_manifest
+from train.environment import describe_environment
 
 FORMAT_VERSION = 1
 

@@ -12,7 +12,6 @@ import torch
 from attack.attacks.pgd import pgd
 from attack.evaluation.attempts import judge
 from attack.evaluation.config import AttackConfig
-from attack.evaluation.environment import describe_environment
 from attack.evaluation.images import ImageSet, ProgressReport, choose_images, load_image_set
 from attack.evaluation.partial import Partial
 from attack.evaluation.results import check_output, encode_result
@@ -22,6 +21,7 @@ from attack.evaluation.suite import OVERSHOOT, STEPS
 from attack.evaluation.transfer_file import TRANSFER_VERSION
 from stylize.atomic import write_atomically
 from stylize.errors import InputError
+from train.environment import describe_environment
 
 TRANSFER_STEPS = STEPS["quick"]
 

@@ -96,7 +96,7 @@ def _pickle(path: Path) -> None:
         (_rewritten(format="other"), "has the format 'other'"),
         (_rewritten(card={"arch": "resnet18"}), "damaged model card"),
         (_rewritten(arch="resnet18"), "does not hold a resnet18"),
-        (_rewritten(arch="vgg16"), "Unknown architecture 'vgg16'"),
+        (_rewritten(arch="vgg61"), "Unknown architecture 'vgg61'"),
         (_rewritten(class_names=["one", "two"]), "does not hold a mobilenet_v3_small of 2 classes"),
         (lambda path: path.unlink(), "does not exist"),
     ],

@@ -6,7 +6,7 @@ import pytest
 
 from stylize.errors import InputError
 from train import load_model
-from train.cli import main, with_preset
+from train.cli import main, settings
 
 ShardFolderMaker = Callable[..., Path]
 
@@ -46,7 +46,7 @@ def test_a_run(
     "changes",
     [
         {"shards": "absent"},
-        {"arch": "vgg16"},
+        {"arch": "vgg61"},
         {"method": "mixup"},
         {"preset": "best"},
         {"learning-rate": "-1"},
@@ -68,16 +68,15 @@ def test_mistakes_exit_with_2_and_quote_the_value(
     assert not (tmp_path / "out").exists()
 
 
+OPTIONS = {"preset": "default", "shards": Path("s"), "method": "pairing", "out": Path("o"), "arch": None}
+
+
 def test_paper_preset_gives_way_to_what_was_given() -> None:
-    paper = with_preset("paper", {"epochs": None, "batch_size": 32})
-    assert paper == {
-        "learning_rate": 1e-4,
-        "schedule": "constant",
-        "epochs": 20,
-        "batch_size": 32,
-        "image_preset": "paper",
-        "weights": "imagenet",
-    }
-    assert with_preset("default", {"epochs": None}) == {}
+    paper = settings({**OPTIONS, "preset": "paper-imagenet100", "arch": "resnet34", "epochs": 3})
+    assert (paper.learning_rate, paper.schedule, paper.image_preset) == (1e-4, "constant", "paper")
+    assert (paper.epochs, paper.batch_size, paper.weights) == (3, 32, "imagenet")
+    assert settings({**OPTIONS, "preset": "small-fast"}).arch == "small"
     with pytest.raises(InputError, match="'best'"):
-        with_preset("best", {})
+        settings({**OPTIONS, "preset": "best"})
+    with pytest.raises(InputError, match="--arch is missing"):
+        settings(OPTIONS)

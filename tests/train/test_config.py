@@ -10,7 +10,7 @@ from train import TrainConfig
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("arch", "vgg16"),
+        ("arch", "vgg61"),
         ("method", "mixup"),
         ("image_preset", "huge"),
         ("schedule", "step"),
@@ -26,6 +26,15 @@ from train import TrainConfig
         ("validation_fraction", 1.0),
         ("seed", -1),
         ("workers", -1),
+        ("stem", "tiny"),
+        ("optimizer", "lion"),
+        ("log", "wandb"),
+        ("accumulate", 0),
+        ("label_smoothing", 1.0),
+        ("ema", 1.0),
+        ("mixup", -0.1),
+        ("clip_norm", float("nan")),
+        ("warmup_epochs", 20.0),
     ],
 )
 def test_bad_value_is_quoted(name: str, value: object) -> None:

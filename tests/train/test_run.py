@@ -16,12 +16,11 @@ from torch import Tensor, nn
 import train
 from stylize.errors import InputError
 from train import PairDataset, TrainConfig, evaluate, image_preset, load_model, train_model
-from train.loop import learning_rate
 from train.methods.method import Losses, Settings
 from train.methods.table import METHODS
 
 ShardFolderMaker = Callable[..., Path]
-RESULTS = ["metrics.csv", "metrics.json", "model.safetensors"]
+RESULTS = ["metrics.csv", "metrics.json", "model.safetensors", "record.json"]
 
 
 def _config(shards: Path, out: Path) -> TrainConfig:
@@ -38,7 +37,7 @@ def config(make_shard_folder: ShardFolderMaker, tmp_path: Path) -> TrainConfig:
 
 def _rows(out: Path) -> list[dict[str, str]]:
     with open(out / "metrics.csv", newline="") as file:
-        return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
+        return [{name: row[name] for name in row if "second" not in name} for row in csv.DictReader(file)]
 
 
 def _stop_at(monkeypatch: pytest.MonkeyPatch, method: str, call: int, stop: Callable[[], None]) -> None:
@@ -75,6 +74,11 @@ def test_results_of_a_run(config: TrainConfig) -> None:
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert (metrics["training_images"], metrics["validation_images"], metrics["test_images"]) == (22, 2, 12)
     assert (card.arch, card.method, card.class_names) == (config.arch, config.method, samples.class_names)
+    record = json.loads((config.out / "record.json").read_text())
+    assert record["settings"] == card.config
+    assert set(record["test_accuracy_by_class"]) == set(samples.class_names)
+    assert record["flop_per_image"] > 1e6
+    assert "images_per_second" in (config.out / "metrics.csv").read_text()
     assert str(config.shards) not in json.dumps(card.config)  # a shared model tells nobody's paths
 
 
@@ -155,12 +159,6 @@ def test_few_steps_from_scratch_already_work_in_eval_mode(make_shard_folder: Sha
         shards, "mobilenet_v3_small", "normal", tmp_path / "out", epochs=5, batch_size=12, dtype="fp32", workers=0
     )
     assert train_model(config)["test_accuracy"] > 0.7
-
-
-def test_cosine_and_constant_learning_rate(config: TrainConfig) -> None:
-    rates = [learning_rate(config, step, 100) for step in (0, 25, 50, 100)]
-    assert rates == pytest.approx([1e-3, 1e-3 * (1 + 0.5**0.5) / 2, 5e-4, 0])
-    assert learning_rate(replace(config, schedule="constant"), 99, 100) == 1e-3
 
 
 def test_a_diverged_run_says_so(config: TrainConfig) -> None:

@@ -14,6 +14,7 @@ import torch
 from stylize.errors import InputError
 from train.config import TrainConfig
 from train.distributed import World
+from train.evaluation import Tally
 from train.loop import Trainer
 from train.models import build_model
 from train.state import SavedState, load_state, save_state
@@ -27,11 +28,11 @@ Document = dict[str, Any]
 def trainer(tmp_path: Path) -> Trainer:
     """Return a trainer after its first epoch of two steps."""
     config = TrainConfig(Path("shards"), "mobilenet_v3_small", "normal", tmp_path, epochs=2, dtype="fp32")
-    trainer = Trainer(config, build_model("mobilenet_v3_small", 3), World(0, 1, torch.device("cpu")), 2)
+    trainer = Trainer(config, build_model("mobilenet_v3_small", 3), World(0, 1, torch.device("cpu")), 2, 3)
     images = torch.zeros(2, 1, 3, 32, 32, dtype=torch.uint8)
     batch = (images, torch.tensor([0, 1]))
     trainer.run_epoch([batch, batch], lambda: False, lambda _: None)
-    trainer.finish_epoch(0.5)
+    trainer.finish_epoch(Tally(2, 1, 0, 0, 0.0, [1, 1, 0], [1, 0, 0]))
     return trainer
 
 

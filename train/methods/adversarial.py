@@ -18,7 +18,7 @@ def least_likely(model: nn.Module, views: Tensor, labels: Tensor, settings: Sett
     images = views[:, 0]
     adversaries = least_likely_adversaries(model, images, settings.epsilon)
     logits = joint_logits(model, torch.stack([images, adversaries], 1))
-    return Losses(F.cross_entropy(logits.flatten(0, 1), labels.repeat_interleave(2)))
+    return Losses(F.cross_entropy(logits.flatten(0, 1), labels.repeat_interleave(2, 0)))
 
 
 def projected(model: nn.Module, views: Tensor, labels: Tensor, settings: Settings) -> Losses:
@@ -35,7 +35,7 @@ def logit_pairing(model: nn.Module, views: Tensor, labels: Tensor, settings: Set
     images = views[:, 0]
     adversaries = pgd_adversaries(model, images, labels, settings.epsilon, settings.attack_steps)
     logits = joint_logits(model, torch.stack([images, adversaries], 1))
-    return Losses(F.cross_entropy(logits.flatten(0, 1), labels.repeat_interleave(2)), settings.distance(logits))
+    return Losses(F.cross_entropy(logits.flatten(0, 1), labels.repeat_interleave(2, 0)), settings.distance(logits))
 
 
 def least_likely_adversaries(model: nn.Module, images: Tensor, epsilon: float) -> Tensor:

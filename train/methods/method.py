@@ -30,7 +30,8 @@ class Losses:
     pairing: Tensor | None = None
 
 
-# Takes the model, pixels (B, V, 3, H, W) in [0, 1] with the original at V = 0, labels (B,) and settings.
+# Takes the model, pixels (B, V, 3, H, W) in [0, 1] with the original at V = 0, labels (B,) or their
+# probabilities (B, classes), and settings.
 Loss = Callable[[nn.Module, Tensor, Tensor, Settings], Losses]
 
 

@@ -22,7 +22,7 @@ def pairing(model: nn.Module, views: Tensor, labels: Tensor, settings: Settings)
     One joint forward pass, so BatchNorm sees both kinds of image in one batch; the mean is over batch and classes.
     """
     logits = joint_logits(model, views)
-    cross_entropy = F.cross_entropy(logits.flatten(0, 1), labels.repeat_interleave(views.shape[1]))
+    cross_entropy = F.cross_entropy(logits.flatten(0, 1), labels.repeat_interleave(views.shape[1], 0))
     return Losses(cross_entropy, settings.distance(logits))
 
 

@@ -10,7 +10,7 @@ import torch
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:
-    """Return the sections `versions` and `hardware` of a result."""
+    """Return the sections `versions` and `hardware` of a document."""
     packages = {"torch": str(torch.__version__), "torchvision": version("torchvision"), "numpy": np.__version__}
     used = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     return {

@@ -1,0 +1,35 @@
+"""What a run makes of its hardware: bf16, and BatchNorm over several processes."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from train.architectures import make_network
+from train.config import TrainConfig
+from train.distributed import World
+
+_CPU_INFO = Path("/proc/cpuinfo")
+
+
+def uses_bf16(config: TrainConfig, device: torch.device) -> bool:
+    """Return whether to train in bf16: "auto" does so where the hardware multiplies bf16 matrices and gains by it."""
+    if config.dtype != "auto":
+        return config.dtype == "bf16"
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    flags = _CPU_INFO.read_text().split() if _CPU_INFO.exists() else []
+    if "avx512_bf16" not in flags and "amx_bf16" not in flags:
+        return False
+    return not _has_grouped_convolutions(make_network(config.arch, num_classes=2).module)
+
+
+def _has_grouped_convolutions(network: nn.Module) -> bool:
+    """PyTorch 2.14 takes twice as long for depthwise convolutions in bf16 as in fp32."""
+    return any(isinstance(layer, nn.Conv2d) and layer.groups > 1 for layer in network.modules())
+
+
+def uses_sync_batchnorm(config: TrainConfig, world: World) -> bool:
+    """Return whether BatchNorm spans all processes; by default where there are several, on GPUs."""
+    wanted = world.device.type == "cuda" if config.sync_batchnorm is None else config.sync_batchnorm
+    return wanted and world.size > 1
