@@ -84,7 +84,7 @@ def explain_command(
     from attack.report.explanations import explanations_png
     from stylize.atomic import write_atomically
 
-    check_output(out)
+    check_output(out, begins=b"\x89PNG")
     with stage_progress() as show:
         found = explain_models(model, shards, images=images, parts=parts, samples=samples, seed=seed, progress=show)
     write_atomically(out, explanations_png(found, [_short_name(each) for each in model]))

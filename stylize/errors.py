@@ -11,8 +11,14 @@ class InputError(Exception):
 
 
 def plain_errors(batches: Iterable[T]) -> Iterator[T]:
-    """Yield a data loader's batches; a worker's `InputError` loses the traceback that the loader writes around it."""
+    """Yield a data loader's batches; a worker's `InputError` loses the loader's traceback, its death is one too."""
     try:
         yield from batches
     except InputError as error:
         raise InputError(str(error).rpartition("stylize.errors.InputError: ")[2].rstrip()) from None
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise InputError(
+            "A process that loads images was killed, as happens where memory runs out: lower --workers, and run again."
+        ) from None

@@ -4,7 +4,6 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
@@ -34,6 +33,7 @@ from train.state import (
     MODEL_NAME,
     finished_metrics,
     load_state,
+    make_folder,
     remove_results,
     save_state,
     write_epochs,
@@ -58,15 +58,8 @@ def train_model(config: TrainConfig) -> dict[str, Any]:
         finished = finished_metrics(config.out, identity)
         if finished is not None:
             return finished if world.is_main else {}
-        _make_folder(config.out)
+        make_folder(config.out)
         return _Run(config, world, identity).train()
-
-
-def _make_folder(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"The output folder {out} cannot be made ({error.strerror}): choose another.") from None
 
 
 class _Run:

@@ -56,6 +56,14 @@ class SavedState:
     average: dict[str, Any]
 
 
+def make_folder(out: Path) -> None:
+    """Make a run's folder; raises `InputError` where that fails."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"The output folder {out} cannot be made ({error.strerror}): choose another.") from None
+
+
 def save_state(out: Path, state: SavedState) -> None:
     """Write `state.pt` atomically: a line with the SHA-256 of the rest, then a form that loads without running code."""
     buffer = io.BytesIO()

@@ -106,14 +106,19 @@ class Result:
         return float(self.document["path"]["steps"] * self.document["path"]["step_size"])
 
 
-def check_output(path: Path) -> None:
-    """Make the folder of an output file; raise `InputError` where a file cannot be written there, before long work."""
+def check_output(path: Path, begins: bytes = b"{") -> None:
+    """Make the folder of an output file; raise `InputError` where a file cannot be written there, before long work.
+
+    A file that is there and not of the kind to be written, which `begins` so, is not replaced.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"The folder of {path} cannot be made ({error.strerror}): choose another output.") from None
     if path.is_dir() or not os.access(path.parent, os.W_OK):
         raise InputError(f"{path} cannot be written (it or its folder stands in the way): choose another output file.")
+    if path.is_file() and path.stat().st_size and not path.read_bytes().startswith(begins):
+        raise InputError(f"{path} is there and was not made by this command: choose another output file.")
 
 
 def encode_result(document: Mapping[str, Any]) -> bytes:

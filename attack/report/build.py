@@ -57,7 +57,7 @@ def write_report(
     extras = Extras(measured, read_png(explanations) if explanations else None, pairs)
     names = {file_sha256(folder / MANIFEST_NAME): literal(folder.resolve().name) for folder in shards}
     content = build_report(group_results(read, names), extras)
-    check_output(out / "index.html")
+    check_output(out / "index.html", begins=b"<")
     _check_own(out, content)
     for name, payload in content.items():
         write_atomically(out / name, payload)

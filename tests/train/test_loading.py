@@ -1,3 +1,6 @@
+import multiprocessing
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -61,3 +64,16 @@ def test_an_error_in_a_worker_is_one_sentence(make_shard_folder: ShardFolderMake
         list(plain_errors(training_loader(pairs, batches, workers, pin_memory=False)))
     assert str(caught.value).startswith("Shard ")
     assert "\n" not in str(caught.value)
+
+
+def test_a_killed_worker_is_one_sentence(make_shard_folder: ShardFolderMaker) -> None:
+    samples = PairDataset(make_shard_folder(train=600), "train")
+    batches = EpochBatches(np.arange(len(samples)), 6, seed=0)
+    views = TrainingViews(samples, image_preset("small", 16), 0, "copy")
+    earlier = set(multiprocessing.active_children())
+    batches_read = plain_errors(training_loader(views, batches, 1, pin_memory=False))
+    next(batches_read)
+    for worker in set(multiprocessing.active_children()) - earlier:
+        os.kill(worker.pid or 0, signal.SIGKILL)
+    with pytest.raises(InputError, match=r"was killed.*lower --workers"):
+        list(batches_read)

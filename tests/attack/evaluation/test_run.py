@@ -274,3 +274,11 @@ def test_batch_size_changes_rounding_only(shards: Path, linear: nn.Module, tmp_p
     )
     for record, same in zip(one["path"]["records"], other["path"]["records"], strict=True):
         np.testing.assert_allclose(record["linf"], same["linf"], rtol=0.05)
+
+
+def test_a_file_of_another_kind_is_not_replaced(shards: Path, linear: LinearClassifier, tmp_path: Path) -> None:
+    notes = tmp_path / "notes.json"
+    notes.write_text("my notes")
+    with pytest.raises(InputError, match=r"notes\.json is there and was not made by this command"):
+        attack_model(linear, shards, notes, QUICK)
+    assert notes.read_text() == "my notes"
