@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from stylize.errors import InputError
-from stylize.shards.format import SampleLocation, Span, file_sha256, index_shard, open_shard, read_span
-from stylize.shards.manifest import Manifest, ShardEntry, read_manifest
+from stylize.shards.index import index_split
+from stylize.shards.manifest import read_manifest
 from stylize.sources.pictures import MAX_PIXELS
 from stylize.sources.plain_jpeg import decode_plain_jpeg
-from stylize.wording import counted
+from train.verified import VerifiedBytes
 
 _FORMATS = ("JPEG", "PNG", "WEBP")
 
@@ -28,7 +28,8 @@ class PairDataset(Dataset[tuple[Tensor, int]]):
 
     Image 0 is the original, images 1 to K are its stylized copies (none in the test split).  Only offsets are kept in
     memory, in arrays, so a data set of millions is cheap to hand to worker processes.  Raises `InputError` where a
-    shard is missing, damaged, or holds another number of samples, copies or classes than the manifest says.
+    shard is missing, damaged, or holds another number of samples, copies or classes than the manifest says; damage to
+    bytes shows when they are first read.
     """
 
     def __init__(self, shards: Path, split: str) -> None:
@@ -36,38 +37,9 @@ class PairDataset(Dataset[tuple[Tensor, int]]):
         self.class_names = manifest.class_names
         self.size: int | None = manifest.spec.get("size")
         self.copies = int(manifest.spec.get("styles_per_image", 1)) if split == "train" else 0
-        self.paths = manifest.paths(shards, split)
-        entries = [entry for entry in manifest.shards if entry.split == split]
-        indexed = [self._index(path, entry, manifest) for path, entry in zip(self.paths, entries, strict=True)]
-        located = [location for shard in indexed for location in shard]
-        spans = [[(span.offset, span.size) for span in (item.content, *item.styled)] for item in located]
-        self.keys: NDArray[np.str_] = np.array([location.key for location in located], dtype=np.str_)
-        self.labels: NDArray[np.int64] = np.array([location.label for location in located], dtype=np.int64)
-        self._spans: NDArray[np.int64] = np.array(spans, dtype=np.int64).reshape(len(located), 1 + self.copies, 2)
-        self._shards = np.repeat(np.arange(len(indexed)), [len(shard) for shard in indexed])
-
-    def _index(self, path: Path, entry: ShardEntry, manifest: Manifest) -> list[SampleLocation]:
-        if not path.is_file() or file_sha256(path) != entry.sha256:
-            raise InputError(f"Shard {path} is missing or differs from its manifest: fetch or make it again.")
-        locations = list(index_shard(path))
-        if len(locations) != entry.samples:
-            raise InputError(
-                f"Shard {path} holds {counted(len(locations), 'sample')}, not the {entry.samples} of its manifest: "
-                "fetch or make it again."
-            )
-        for location in locations:
-            if len(location.styled) != self.copies:
-                found = counted(len(location.styled), "stylized copy", "stylized copies")
-                raise InputError(
-                    f"{path}: sample {location.key} has {found}, not the {self.copies} of its manifest: "
-                    "make the shard again."
-                )
-            if location.label >= len(manifest.class_names):
-                raise InputError(
-                    f"{path}: sample {location.key} has label {location.label}, but the manifest names only "
-                    f"{counted(len(manifest.class_names), 'class', 'classes')}: make the shard again."
-                )
-        return locations
+        self.index = index_split(shards, manifest, split)
+        self.keys, self.labels = self.index.keys, self.index.labels
+        self._bytes = VerifiedBytes(self.index)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -85,11 +57,8 @@ class PairDataset(Dataset[tuple[Tensor, int]]):
 
     def read(self, index: int, images: Sequence[int]) -> Tensor:
         """Return the chosen images of a sample (0 original, k the k-th copy) as uint8 (len(images), 3, H, W)."""
-        path = self.paths[self._shards[index]]
-        where = f"{path}: sample {self.keys[index]}"
-        # Opened anew for every sample (some 20 µs): nothing to share between processes, no limit on open files.
-        with open_shard(path) as file:
-            payloads = [read_span(file, Span(*self._spans[index, image].tolist())) for image in images]
+        where = f"{self.index.path(index)}: sample {self.keys[index]}"
+        payloads = self._bytes.read(index, images)
         decoded = [decode_image(payload, where, self.size) for payload in payloads]
         if any(image.shape != decoded[0].shape for image in decoded):
             raise InputError(f"{where} has images of different sizes: its pair is not aligned, make the shard again.")

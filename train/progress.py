@@ -13,9 +13,14 @@ class _Rate(ProgressColumn):
         return Text(f"{task.speed or 0:,.0f} images/s")
 
 
+def training_console(visible: bool) -> LiteralConsole:
+    """Return the run's console, on standard error; a silent one for all processes but the first."""
+    return LiteralConsole(stderr=True, quiet=not visible, highlight=False)
+
+
 def training_progress(visible: bool) -> Progress:
-    """Return the run's progress display on standard error; an invisible one for all processes but the first."""
-    console = LiteralConsole(stderr=True, quiet=not visible, highlight=False)
+    """Return the run's progress display; an invisible one for all processes but the first."""
+    console = training_console(visible)
     columns = (TextColumn("{task.description}"), BarColumn(), _Rate(), TimeRemainingColumn())
     return Progress(*columns, console=console, transient=True, disable=not (visible and console.is_terminal))
 

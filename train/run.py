@@ -27,8 +27,9 @@ from train.methods.table import METHODS
 from train.models import build_model, check_size
 from train.order import EpochBatches, split_validation
 from train.pairs import PairDataset
-from train.progress import epoch_line, training_progress
+from train.progress import epoch_line, training_console, training_progress
 from train.records import run_metrics, run_record
+from train.soundness import check_soundness
 from train.state import (
     MODEL_NAME,
     finished_metrics,
@@ -92,6 +93,7 @@ class _Run:
 
     def train(self) -> dict[str, Any]:
         """Run all epochs that are left, then publish the best model."""
+        check_soundness(self.samples, {"test": self.test_samples}, training_console(self.world.is_main).print)
         state = load_state(self.config.out, self.identity)
         self.world.barrier()  # all processes have looked before the first one writes
         if state is not None:

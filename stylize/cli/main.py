@@ -28,6 +28,7 @@ from stylize.runs.publish import damaged_files, find_finished, needs_retry
 from stylize.runs.run import make_shards
 from stylize.runs.spec import ShardOptions
 from stylize.shards.manifest import read_manifest
+from stylize.shards.suspicion import folder_suspicions
 from stylize.shards.verify import verify_shards
 from stylize.sources.export import export_images
 from stylize.sources.source import open_source
@@ -144,7 +145,10 @@ def verify(directory: Path) -> None:
     if defects:
         console.print(f"{directory}: {counted(len(defects), 'defect')}", style="bold red")
         raise typer.Exit(1)
-    print_summary(directory, read_manifest(directory), "; no defects")
+    manifest = read_manifest(directory)
+    print_summary(directory, manifest, "; no defects")
+    for suspicion in folder_suspicions(directory, manifest):
+        console.print(f"Warning: {suspicion}", style="yellow", highlight=False)
 
 
 @app.command()

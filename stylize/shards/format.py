@@ -58,6 +58,7 @@ class SampleLocation:
     label: int
     content: Span
     styled: tuple[Span, ...]
+    label_span: Span
     metadata: Span
 
 
@@ -147,7 +148,7 @@ def _locate(path: Path, key: str, members: list[tuple[str, Span]], file: io.Buff
         raise InputError(
             f"{path}: sample {key} has the label {label[:40]!r}, which is not a number: make the shard again."
         )
-    return SampleLocation(path, key, int(label), spans[0], tuple(spans[1:-2]), spans[-1])
+    return SampleLocation(path, key, int(label), spans[0], tuple(spans[1:-2]), spans[-2], spans[-1])
 
 
 def read_span(file: io.BufferedReader, span: Span) -> bytes:

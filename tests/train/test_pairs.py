@@ -66,7 +66,8 @@ def _rewrite(shards: Path, **changes: Any) -> None:
 
 def _renew_hash(shards: Path) -> None:
     manifest = read_manifest(shards)
-    first = replace(manifest.shards[0], sha256=file_sha256(shards / "train-000000.tar"))
+    path = shards / "train-000000.tar"
+    first = replace(manifest.shards[0], bytes=path.stat().st_size, sha256=file_sha256(path))
     write_manifest(shards, replace(manifest, shards=(first, *manifest.shards[1:])))
 
 
@@ -117,7 +118,7 @@ def test_damaged_folder_is_refused(
     shards = make_shard_folder(train=3)
     damage(shards)
     with pytest.raises(InputError, match=message):
-        PairDataset(shards, "train")
+        PairDataset(shards, "train")[0]
 
 
 def test_damaged_images_name_their_sample(make_shard_folder: ShardFolderMaker) -> None:

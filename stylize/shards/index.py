@@ -1,0 +1,90 @@
+"""Where the samples of a split lie in its shards, in arrays: a data set of millions is cheap to hand to processes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stylize.errors import InputError
+from stylize.shards.format import SampleLocation, Span, index_shard, open_shard, read_span
+from stylize.shards.manifest import Manifest, ShardEntry
+from stylize.wording import counted
+
+
+@dataclass(frozen=True)
+class SplitIndex:
+    """The N samples of a split, in their order: keys (N,), labels (N,), and where their parts lie.
+
+    `spans` (N, 2 + K, 2) holds (offset, bytes) of the original, its K copies and the label in shard `shards` (N,) of
+    `paths`; `sha256` are the shards' hashes by the manifest.
+    """
+
+    paths: list[Path]
+    sha256: list[str]
+    keys: NDArray[np.str_]
+    labels: NDArray[np.int64]
+    shards: NDArray[np.int64]
+    spans: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def path(self, index: int) -> Path:
+        """Return the shard that holds a sample."""
+        return self.paths[int(self.shards[index])]
+
+    def read(self, index: int, parts: Sequence[int]) -> list[bytes]:
+        """Return the chosen parts of a sample as they are in its shard now: 0 the original, k its k-th copy."""
+        # Opened anew for every sample (some 20 µs): nothing to share between processes, no limit on open files.
+        with open_shard(self.path(index)) as file:
+            return [read_span(file, Span(*self.spans[index, part].tolist())) for part in parts]
+
+
+def index_split(directory: Path, manifest: Manifest, split: str) -> SplitIndex:
+    """Index a split by its tars' headers; raise `InputError` where these are not what the manifest says.
+
+    That is: a shard that is missing or of another size, or another number of samples, copies or classes.
+    """
+    entries = [entry for entry in manifest.shards if entry.split == split]
+    copies = manifest.styles_per_image if split == "train" else 0
+    indexed = [_index(directory / entry.name, entry, copies, len(manifest.class_names)) for entry in entries]
+    located = [location for shard in indexed for location in shard]
+    spans = [[(span.offset, span.size) for span in (item.content, *item.styled, item.label_span)] for item in located]
+    return SplitIndex(
+        [directory / entry.name for entry in entries],
+        [entry.sha256 for entry in entries],
+        np.array([location.key for location in located], dtype=np.str_),
+        np.array([location.label for location in located], dtype=np.int64),
+        np.repeat(np.arange(len(indexed)), [len(shard) for shard in indexed]),
+        np.array(spans, dtype=np.int64).reshape(len(located), 2 + copies, 2),
+    )
+
+
+def _index(path: Path, entry: ShardEntry, copies: int, classes: int) -> list[SampleLocation]:
+    if not path.is_file() or path.stat().st_size != entry.bytes:
+        raise differs(path)
+    locations = list(index_shard(path))
+    if len(locations) != entry.samples:
+        raise InputError(
+            f"Shard {path} holds {counted(len(locations), 'sample')}, not the {entry.samples} of its manifest: "
+            "fetch or make it again."
+        )
+    for location in locations:
+        if len(location.styled) != copies:
+            found = counted(len(location.styled), "stylized copy", "stylized copies")
+            raise InputError(
+                f"{path}: sample {location.key} has {found}, not the {copies} of its manifest: make the shard again."
+            )
+        if location.label >= classes:
+            raise InputError(
+                f"{path}: sample {location.key} has label {location.label}, but the manifest names only "
+                f"{counted(classes, 'class', 'classes')}: make the shard again."
+            )
+    return locations
+
+
+def differs(path: Path) -> InputError:
+    """Return the error for a shard that is not the one of its manifest."""
+    return InputError(f"Shard {path} is missing or differs from its manifest: fetch or make it again.")

@@ -1,0 +1,15 @@
+"""Whether shards are worth training on, before any time is spent on them."""
+
+from collections.abc import Callable, Mapping
+
+from stylize.errors import InputError
+from stylize.shards.suspicion import has_single_class, suspicions
+from train.pairs import PairDataset
+
+
+def check_soundness(train: PairDataset, others: Mapping[str, PairDataset], warn: Callable[[str], None]) -> None:
+    """Refuse images of a single class with an `InputError`, and warn of all else that looks wrong with a folder."""
+    if has_single_class(train.index):
+        raise InputError("All training images are of one class, so there is nothing to learn: make shards of several.")
+    for suspicion in suspicions(train.index, {split: samples.index for split, samples in others.items()}):
+        warn(f"Warning: {suspicion}")
