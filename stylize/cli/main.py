@@ -8,6 +8,7 @@ import typer
 
 from stylize.cli.cue_conflict import cue_conflict_command
 from stylize.cli.fit import evaluate_decoder_command, fit_decoder_command, fit_styles_command
+from stylize.cli.on_ray import ENGINE_HELP, make_on_ray, uses_ray
 from stylize.cli.params import check_params
 from stylize.cli.parts import ONLY_HELP, make_only, publish_command
 from stylize.cli.preview import shard_sheet, style_sheet
@@ -74,18 +75,21 @@ def shards(
     decoder: Annotated[Path | None, typer.Option(help=DECODER_HELP)] = None,
     max_failures: Annotated[int, typer.Option(help="Unusable images to accept; they are recorded.")] = 0,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help=RETRY_HELP)] = False,
+    engine: Annotated[str, typer.Option(help=ENGINE_HELP)] = "local",
     only: Annotated[str | None, typer.Option(help=ONLY_HELP)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would make and take, from a probe.")] = False,
 ) -> None:
     """Make shards of originals and stylized copies; run the same command again to go on after an interruption."""
-    job = open_job(
-        ShardOptions(
-            style=tuple(style), data=data, size=size, work_size=work_size, alpha=alpha,
-            styles_per_image=styles_per_image, seed=seed, limit=limit, test_fraction=test_fraction,
-            codec=codec, quality=quality, backend=backend, dtype=dtype, encoder=encoder, decoder=decoder,
-        )
+    options = ShardOptions(
+        style=tuple(style), data=data, size=size, work_size=work_size, alpha=alpha,
+        styles_per_image=styles_per_image, seed=seed, limit=limit, test_fraction=test_fraction,
+        codec=codec, quality=quality, backend=backend, dtype=dtype, encoder=encoder, decoder=decoder,
     )  # fmt: skip
     out = out or SHARDS / "-".join(Path(name).stem for name in style)
+    if uses_ray(engine, only) and not dry_run:
+        make_on_ray(options, out, max_failures, retry_failed)
+        return
+    job = open_job(options)
     if dry_run:
         _print_plan(job, out, retry_failed)
         return
