@@ -1,6 +1,6 @@
 """The command line `train`."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +11,8 @@ from rich.table import Table
 from stylize.command_line import command_app, console, run_command_line
 from stylize.errors import InputError
 from stylize.params import PARAMS, check_list, check_set_name, mapping, parse_options, read_section
+from stylize.shards.cache import DEFAULT_CACHE, DEFAULT_GB, local_shards
+from stylize.shards.manifest import ShardEntry
 from train.augmentation import IMAGE_PRESETS
 from train.config import DTYPES, PRESETS, SCHEDULES, TrainConfig
 from train.methods.distances import DISTANCES
@@ -23,7 +25,7 @@ app = command_app("Train classifiers from shards of image pairs.")
 
 @app.command()
 def run(
-    shards: Annotated[Path, typer.Option(help="Folder of shards made by `stylize shards`.")],
+    shards: Annotated[str, typer.Option(help="Folder of shards made by `stylize shards`, or its URL.")],
     arch: Annotated[str, typer.Option(help=", ".join(ARCHITECTURES))],
     method: Annotated[str, typer.Option(help=", ".join(METHODS))],
     out: Annotated[Path, typer.Option(help="Folder for model.safetensors, metrics.csv and metrics.json.")],
@@ -58,6 +60,8 @@ def run(
     ] = None,
     workers: Annotated[int, typer.Option(help="Processes that load images; they change no result.")] = 2,
     save_minutes: Annotated[float, typer.Option(help="Time between two states to go on from after a crash.")] = 5.0,
+    cache: Annotated[Path, typer.Option(help="Where shards from a URL are kept.")] = DEFAULT_CACHE,
+    cache_gb: Annotated[float, typer.Option(help="Size of that; what was not used for longest goes.")] = DEFAULT_GB,
 ) -> None:
     """Train one classifier; the same command continues a stopped run."""
     given = {
@@ -69,7 +73,7 @@ def run(
         "schedule": schedule,
     }
     config = TrainConfig(
-        shards=shards,
+        shards=Path(shards),
         arch=arch,
         method=method,
         out=out,
@@ -87,7 +91,13 @@ def run(
         save_minutes=save_minutes,
         **with_preset(preset, given),
     )
-    _print_metrics(train_model(config), out)
+    with local_shards(shards, cache, cache_gb, _say_downloaded) as folder:
+        metrics = train_model(replace(config, shards=folder))
+    _print_metrics(metrics, out)
+
+
+def _say_downloaded(shard: ShardEntry) -> None:
+    console.print(f"{shard.name}: downloaded, {shard.bytes / 1e6:.1f} MB, SHA-256 as recorded")
 
 
 def with_preset(preset: str, given: dict[str, Any]) -> dict[str, Any]:

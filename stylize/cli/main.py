@@ -12,6 +12,7 @@ from stylize.cli.on_ray import ENGINE_HELP, make_on_ray, uses_ray
 from stylize.cli.params import check_params
 from stylize.cli.parts import ONLY_HELP, make_only, publish_command
 from stylize.cli.preview import shard_sheet, style_sheet
+from stylize.cli.stores import upload_command, verify_command
 from stylize.cli.summary import counts_line, left_out_text, manifest_table, plan_line, print_summary, warning_lines
 from stylize.cli.weights import ENCODER_HELP, weights_app
 from stylize.command_line import command_app, console, run_command_line
@@ -29,7 +30,6 @@ from stylize.runs.publish import damaged_files, find_finished, needs_retry
 from stylize.runs.run import make_shards
 from stylize.runs.spec import ShardOptions
 from stylize.shards.manifest import read_manifest
-from stylize.shards.verify import verify_shards
 from stylize.sources.export import export_images
 from stylize.sources.source import open_source
 from stylize.wording import counted
@@ -40,6 +40,8 @@ app.command("fit-decoder")(fit_decoder_command)
 app.command("fit-styles")(fit_styles_command)
 app.command("evaluate-decoder")(evaluate_decoder_command)
 app.command("publish")(publish_command)
+app.command("upload")(upload_command)
+app.command("verify")(verify_command)
 app.add_typer(weights_app, name="weights")
 default = ShardOptions()
 
@@ -137,18 +139,6 @@ def images(
     count = export_images(source, out)
     notes = "".join(f"; {note}" for note in source.notes)
     console.print(f"{out}: {counted(count, 'image')}{left_out_text(source.left_out)}{notes}")
-
-
-@app.command()
-def verify(directory: Path) -> None:
-    """Read a shard folder again and name every defect; exit code 1 if there is one."""
-    defects = verify_shards(directory)
-    for defect in defects:
-        console.print(defect, highlight=False)
-    if defects:
-        console.print(f"{directory}: {counted(len(defects), 'defect')}", style="bold red")
-        raise typer.Exit(1)
-    print_summary(directory, read_manifest(directory), "; no defects")
 
 
 @app.command()

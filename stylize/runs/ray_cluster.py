@@ -2,7 +2,9 @@
 
 import os
 import signal
+import socket
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import ModuleType
@@ -10,6 +12,7 @@ from typing import Any
 
 from stylize.errors import InputError
 
+GONE_SECONDS = 20  # after which a cluster is given up; Ray ends the whole program after 60
 OBJECT_STORE_BYTES = 100_000_000  # of a cluster started here: no picture goes through it
 
 
@@ -42,6 +45,24 @@ def _connect(ray: ModuleType, address: str) -> None:
         raise InputError(
             f"No Ray cluster at {address} ({reason}): check RAY_ADDRESS, or unset it for a cluster here."
         ) from None
+
+
+def check_cluster(ray: ModuleType) -> None:
+    """Raise `InputError` where the cluster's head does not answer for a while."""
+    address = ray.get_runtime_context().gcs_address
+    host, _, port = address.rpartition(":")
+    deadline = time.monotonic() + GONE_SECONDS
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=GONE_SECONDS).close()
+            return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise InputError(
+                    f"The Ray cluster at {address} is gone ({error.strerror or error}): finished shards are kept, "
+                    "start it and run the same command to go on."
+                ) from None
+        time.sleep(1)
 
 
 @contextmanager

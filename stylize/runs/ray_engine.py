@@ -13,7 +13,7 @@ from typing import Any
 
 from stylize.errors import InputError
 from stylize.runs.job import Job, Report
-from stylize.runs.ray_cluster import places, ray_cluster
+from stylize.runs.ray_cluster import check_cluster, places, ray_cluster
 from stylize.runs.run import Notice, run_job
 from stylize.runs.shard_maker import ShardMaker
 from stylize.runs.spec import ShardPlan, Spec
@@ -135,13 +135,16 @@ class RayPool:
     def _wait(self) -> Any:
         """Return a reference whose value or error is there."""
         deadline = time.monotonic() + PATIENCE_SECONDS
-        while not (ready := self._ray.wait(list(self._waiting), timeout=POLL_SECONDS)[0]):
+        while True:
+            ready = self._ray.wait(list(self._waiting), timeout=POLL_SECONDS)[0]
+            check_cluster(self._ray)
+            if ready:
+                return ready[0]
             if not self._workers and time.monotonic() > deadline:
                 raise InputError(
                     f"The Ray cluster gave no worker in {PATIENCE_SECONDS / 60:.0f} minutes: look at `ray status`, "
                     "add nodes, and run the same command to go on."
                 )
-        return ready[0]
 
     def _welcome(self, worker: _Worker, spec: Spec) -> None:
         """Let a worker that has opened the job take part, if its shards would have the same bytes."""
