@@ -1,6 +1,7 @@
 """The command line `train`."""
 
 from collections.abc import Mapping
+from dataclasses import fields, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +12,8 @@ from rich.table import Table
 from stylize.command_line import command_app, console, run_command_line
 from stylize.errors import InputError
 from stylize.params import PARAMS, check_list, check_set_name, mapping, parse_options, read_section
+from stylize.shards.cache import DEFAULT_CACHE, DEFAULT_GB, local_shards
+from stylize.shards.manifest import ShardEntry
 from train.architectures import ARCHITECTURE_HELP
 from train.augmentation import IMAGE_PRESETS
 from train.config import DTYPES, OPTIMIZERS, PRESETS, SCHEDULES, TrainConfig
@@ -24,7 +27,7 @@ app = command_app("Train classifiers from shards of image pairs.")
 
 @app.command()
 def run(
-    shards: Annotated[Path, typer.Option(help="Folder of shards made by `stylize shards`.")],
+    shards: Annotated[str, typer.Option(help="Folder of shards made by `stylize shards`, or its URL.")],
     method: Annotated[str, typer.Option(help=", ".join(METHODS))],
     out: Annotated[Path, typer.Option(help="Folder for the model, its metrics and its record.")],
     arch: Annotated[str | None, typer.Option(help=ARCHITECTURE_HELP)] = None,
@@ -71,18 +74,27 @@ def run(
     workers: Annotated[int, typer.Option(help="Processes that load images; they change no result.")] = 2,
     save_minutes: Annotated[float, typer.Option(help="Time between two states to go on from after a crash.")] = 5.0,
     log: Annotated[str, typer.Option(help=f"Who follows the metrics in OUT/live: {', '.join(LOGS)}.")] = "none",
+    cache: Annotated[Path, typer.Option(help="Where shards from a URL are kept.")] = DEFAULT_CACHE,
+    cache_gb: Annotated[float, typer.Option(help="Size of that; what was not used for longest goes.")] = DEFAULT_GB,
 ) -> None:
     """Train one classifier; the same command continues a stopped run."""
     config = settings(locals())
-    _print_metrics(train_model(config), config.out)
+    with local_shards(shards, cache, cache_gb, _say_downloaded) as folder:
+        metrics = train_model(replace(config, shards=folder))
+    _print_metrics(metrics, out)
+
+
+def _say_downloaded(shard: ShardEntry) -> None:
+    console.print(f"{shard.name}: downloaded, {shard.bytes / 1e6:.1f} MB, SHA-256 as recorded")
 
 
 def settings(options: Mapping[str, Any]) -> TrainConfig:
     """Return the settings of the options of `run`, where None leaves it to the preset, or to its default."""
-    given = {name: value for name, value in options.items() if value is not None and name != "preset"}
     if options["preset"] not in PRESETS:
         raise InputError(f"--preset is {options['preset']!r}: choose one of {', '.join(PRESETS)}.")
-    values = {**PRESETS[options["preset"]], **given}
+    names = {field.name for field in fields(TrainConfig)}
+    given = {name: value for name, value in options.items() if value is not None and name in names}
+    values = {**PRESETS[options["preset"]], **given, "shards": Path(options["shards"])}
     if "arch" not in values:
         raise InputError(f"--arch is missing: give {ARCHITECTURE_HELP}")
     if "epsilon" in values:

@@ -8,9 +8,11 @@ import typer
 
 from stylize.cli.cue_conflict import cue_conflict_command
 from stylize.cli.fit import evaluate_decoder_command, fit_decoder_command, fit_styles_command
+from stylize.cli.on_ray import ENGINE_HELP, make_on_ray, uses_ray
 from stylize.cli.params import check_params
 from stylize.cli.parts import ONLY_HELP, make_only, publish_command
 from stylize.cli.preview import shard_sheet, style_sheet
+from stylize.cli.stores import upload_command, verify_command
 from stylize.cli.summary import counts_line, left_out_text, manifest_table, plan_line, print_summary, warning_lines
 from stylize.cli.weights import ENCODER_HELP, weights_app
 from stylize.command_line import command_app, console, run_command_line
@@ -28,8 +30,6 @@ from stylize.runs.publish import damaged_files, find_finished, needs_retry
 from stylize.runs.run import make_shards
 from stylize.runs.spec import ShardOptions
 from stylize.shards.manifest import read_manifest
-from stylize.shards.suspicion import folder_suspicions
-from stylize.shards.verify import verify_shards
 from stylize.sources.export import export_images
 from stylize.sources.source import open_source
 from stylize.wording import counted
@@ -40,6 +40,8 @@ app.command("fit-decoder")(fit_decoder_command)
 app.command("fit-styles")(fit_styles_command)
 app.command("evaluate-decoder")(evaluate_decoder_command)
 app.command("publish")(publish_command)
+app.command("upload")(upload_command)
+app.command("verify")(verify_command)
 app.add_typer(weights_app, name="weights")
 default = ShardOptions()
 
@@ -75,18 +77,21 @@ def shards(
     decoder: Annotated[Path | None, typer.Option(help=DECODER_HELP)] = None,
     max_failures: Annotated[int, typer.Option(help="Unusable images to accept; they are recorded.")] = 0,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help=RETRY_HELP)] = False,
+    engine: Annotated[str, typer.Option(help=ENGINE_HELP)] = "local",
     only: Annotated[str | None, typer.Option(help=ONLY_HELP)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would make and take, from a probe.")] = False,
 ) -> None:
     """Make shards of originals and stylized copies; run the same command again to go on after an interruption."""
-    job = open_job(
-        ShardOptions(
-            style=tuple(style), data=data, size=size, work_size=work_size, alpha=alpha,
-            styles_per_image=styles_per_image, seed=seed, limit=limit, test_fraction=test_fraction,
-            codec=codec, quality=quality, backend=backend, dtype=dtype, encoder=encoder, decoder=decoder,
-        )
+    options = ShardOptions(
+        style=tuple(style), data=data, size=size, work_size=work_size, alpha=alpha,
+        styles_per_image=styles_per_image, seed=seed, limit=limit, test_fraction=test_fraction,
+        codec=codec, quality=quality, backend=backend, dtype=dtype, encoder=encoder, decoder=decoder,
     )  # fmt: skip
     out = out or SHARDS / "-".join(Path(name).stem for name in style)
+    if uses_ray(engine, only) and not dry_run:
+        make_on_ray(options, out, max_failures, retry_failed)
+        return
+    job = open_job(options)
     if dry_run:
         _print_plan(job, out, retry_failed)
         return
@@ -134,21 +139,6 @@ def images(
     count = export_images(source, out)
     notes = "".join(f"; {note}" for note in source.notes)
     console.print(f"{out}: {counted(count, 'image')}{left_out_text(source.left_out)}{notes}")
-
-
-@app.command()
-def verify(directory: Path) -> None:
-    """Read a shard folder again and name every defect; exit code 1 if there is one."""
-    defects = verify_shards(directory)
-    for defect in defects:
-        console.print(defect, highlight=False)
-    if defects:
-        console.print(f"{directory}: {counted(len(defects), 'defect')}", style="bold red")
-        raise typer.Exit(1)
-    manifest = read_manifest(directory)
-    print_summary(directory, manifest, "; no defects")
-    for suspicion in folder_suspicions(directory, manifest):
-        console.print(f"Warning: {suspicion}", style="yellow", highlight=False)
 
 
 @app.command()

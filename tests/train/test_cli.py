@@ -1,5 +1,8 @@
 import json
+import threading
 from collections.abc import Callable
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -40,6 +43,23 @@ def test_a_run(
     assert output.err.startswith("epoch 1/1: loss ")
     card = load_model(tmp_path / "out" / "model.safetensors")[1]
     assert (card.config["pairing_weight"], card.config["batch_size"]) == (0.5, 8)
+
+
+def test_shards_behind_a_url_train_the_same_model(
+    make_shard_folder: ShardFolderMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_shard_folder()
+    small = {"epochs": "1", "batch-size": "8", "workers": "0", "dtype": "fp32"}
+    assert _run(monkeypatch, *_arguments(folder, tmp_path / "local", **small)) == 0
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url, cache = f"http://127.0.0.1:{server.server_port}/{folder.name}", str(tmp_path / "cache")
+        code = _run(monkeypatch, *_arguments(folder, tmp_path / "remote", **small, shards=url, cache=cache))
+        server.shutdown()
+    assert code == 0
+    local, remote = (tmp_path / out / "model.safetensors" for out in ("local", "remote"))
+    assert local.read_bytes() == remote.read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from stylize.shards.manifest import read_manifest
 Run = Callable[..., tuple[int, str, str]]
 
 
-COMMANDS = ("", "shards", "images", "verify", "info", "preview", "cue-conflict", "fit-decoder", "weights")
+COMMANDS = ("", "shards", "images", "upload", "verify", "info", "preview", "cue-conflict", "fit-decoder", "weights")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -118,11 +118,15 @@ def test_preview_of_pictures(run: Run, class_folders: Path, tmp_path: Path) -> N
         ("shards --data images --codec gif", "No codec gif"),
         ("shards --data images --quality 0", "at quality 0"),
         ("shards --data images --style dots --dtype int8", "--dtype is 'int8'"),
+        ("shards --data images --engine spark", "--engine is 'spark': give local or ray"),
+        ("shards --data images --engine ray --only 1/2", "--only makes a part in this process"),
         ("shards --data images --style dots --decoder broken.png", "broken.png is not a decoder"),
         ("images --data absent", "There is no data set 'absent'"),
         ("verify absent", "absent is not a finished shard folder"),
         ("verify broken.png", "broken.png is not a finished shard folder"),
         ("verify damaged", "manifest.json is damaged"),
+        ("verify http://127.0.0.1:1/shards", "http://127.0.0.1:1/shards/manifest.json cannot be used"),
+        ("upload absent s3://bucket/shards", "absent is not a finished shard folder"),
         ("info absent", "absent is not a finished shard folder"),
         ("info damaged", "manifest.json is damaged"),
         ("preview", "Give either pictures to stylize or --shards"),

@@ -1,0 +1,127 @@
+"""Shard folders behind URLs as local ones: downloaded whole, checked, kept in a cache of bounded size."""
+
+import fcntl
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from stylize.atomic import remove_leftovers
+from stylize.errors import InputError
+from stylize.shards.format import file_sha256
+from stylize.shards.manifest import MANIFEST_NAME, Manifest, ShardEntry, read_manifest
+from stylize.shards.remote import RemoteFolder, is_url
+
+DEFAULT_CACHE = Path("~/.cache/stylized-pairing")
+DEFAULT_GB = 200.0
+_LOCK = "lock"
+
+
+@contextmanager
+def local_shards(
+    shards: str,
+    cache: Path = DEFAULT_CACHE,
+    gigabytes: float = DEFAULT_GB,
+    report: Callable[[ShardEntry], None] = lambda shard: None,
+) -> Iterator[Path]:
+    """Yield a folder of shards: the path itself, or for a URL a copy in the cache that stays while it is used.
+
+    Each shard is checked against the manifest's SHA-256 when it comes. Processes of one machine download it once.
+    Copies that were not used for longest make room; `report` is told of every downloaded shard.
+
+    Raises:
+        InputError: the URL cannot be read, a shard differs from its manifest, or the cache or disk is too small.
+    """
+    if not is_url(shards):
+        yield Path(shards)
+        return
+    remote, root = RemoteFolder(shards), cache.expanduser()
+    with _cache_errors(root):
+        root.mkdir(parents=True, exist_ok=True)
+        folder = _copy_of(remote, root)
+        lock = open(folder / _LOCK)  # noqa: SIM115 - closed below, after what the caller does
+    with lock:
+        with _cache_errors(root):
+            fcntl.flock(lock, fcntl.LOCK_EX)  # until another process of this machine has downloaded everything
+            _complete(remote, folder, root, gigabytes, report)
+            fcntl.flock(lock, fcntl.LOCK_SH)
+        yield folder
+
+
+@contextmanager
+def _cache_errors(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"The cache {root} cannot be written ({error.strerror}): give another --cache.") from None
+
+
+def _copy_of(remote: RemoteFolder, root: Path) -> Path:
+    """Return the cache's folder for these shards, named by the manifest's SHA-256, with the manifest in it."""
+    with tempfile.TemporaryDirectory(dir=root, prefix=".") as fresh:
+        remote.fetch_manifest(Path(fresh))
+        folder = root / file_sha256(Path(fresh) / MANIFEST_NAME)[:16]
+        folder.mkdir(exist_ok=True)
+        (folder / _LOCK).touch()  # its time tells when the copy was used last
+        for path in Path(fresh).iterdir():
+            path.replace(folder / path.name)
+    return folder
+
+
+def _complete(
+    remote: RemoteFolder, folder: Path, root: Path, gigabytes: float, report: Callable[[ShardEntry], None]
+) -> None:
+    """Download the shards that the folder lacks."""
+    remove_leftovers(folder)
+    manifest = read_manifest(folder)
+    missing = [shard for shard in manifest.shards if not _is_there(folder / shard.name, shard)]
+    _make_room(manifest, missing, folder, gigabytes)
+    for shard in missing:
+        remote.fetch(shard.name, folder / shard.name, shard.sha256)
+        report(shard)
+
+
+def _is_there(path: Path, shard: ShardEntry) -> bool:
+    """Return whether a shard has been downloaded; its SHA-256 was checked then, and is again by whoever reads it."""
+    return path.is_file() and path.stat().st_size == shard.bytes
+
+
+def _make_room(manifest: Manifest, missing: list[ShardEntry], folder: Path, gigabytes: float) -> None:
+    """Remove the copies that nobody uses, those first that were not used for longest, until this one fits."""
+    wanted, limit = sum(shard.bytes for shard in manifest.shards), gigabytes * 1e9
+    if wanted > limit:
+        raise InputError(
+            f"The shards have {wanted / 1e9:.1f} GB, and the cache {gigabytes:g}: raise --cache-gb where the disk is "
+            "large enough, or copy them to a disk that all machines share."
+        )
+    others = sorted((lock for lock in folder.parent.glob(f"*/{_LOCK}") if lock.parent != folder), key=_last_use)
+    total, needed = wanted + sum(map(_size, others)), sum(shard.bytes for shard in missing)
+    for other in others:
+        if total <= limit and shutil.disk_usage(folder).free >= needed:
+            break
+        size = _size(other)
+        total -= size if _remove_unused(other) else 0
+    if total > limit:
+        raise InputError(f"The cache {folder.parent} is full of shards in use: wait for them, or raise --cache-gb.")
+    if (free := shutil.disk_usage(folder).free) < needed:
+        raise InputError(f"The cache {folder.parent} needs {needed / 1e9:.1f} GB and has {free / 1e9:.1f}: make room.")
+
+
+def _last_use(lock: Path) -> int:
+    return lock.stat().st_mtime_ns
+
+
+def _size(lock: Path) -> int:
+    return sum(path.stat().st_size for path in lock.parent.glob("*.tar"))
+
+
+def _remove_unused(lock: Path) -> bool:
+    """Remove a copy and return True, unless a process is using it."""
+    with open(lock) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        shutil.rmtree(lock.parent, ignore_errors=True)
+        return True

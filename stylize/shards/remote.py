@@ -1,0 +1,101 @@
+"""Shard folders behind URLs: reading their files whole, each checked before it is used, and what goes wrong there."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from stylize.atomic import temporary_path
+from stylize.errors import InputError
+from stylize.shards.format import file_sha256
+from stylize.shards.manifest import FAILURES_NAME, MANIFEST_NAME, Manifest, read_manifest
+
+TRIES = 3
+
+
+def is_url(name: str) -> bool:
+    """Return whether a name is a URL and not a path."""
+    return "://" in name
+
+
+@contextmanager
+def store_errors(url: str) -> Iterator[None]:
+    """Turn whatever an object store or web server, and the libraries that talk to it, raise into an `InputError`."""
+    try:
+        yield
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f"{url} is not there: check the bucket, the folder and the endpoint.") from None
+    except PermissionError as error:
+        raise InputError(f"{url} is refused ({_reason(error)}): check the credentials, say AWS_PROFILE.") from None
+    except Exception as error:  # botocore's and aiohttp's have no base in common
+        raise InputError(
+            f"{url} cannot be used ({_reason(error)}): check the network, the endpoint and the credentials."
+        ) from None
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0].rstrip('.')}".removesuffix(": ")
+
+
+class RemoteFolder:
+    """A folder behind a URL that fsspec can open: `s3://bucket/folder`, `https://host/folder` and others."""
+
+    def __init__(self, url: str) -> None:
+        """Raise `InputError` where the URL's kind is not known, or needs a package that is not installed."""
+        self.url = url.rstrip("/")
+        try:
+            # Listings are not kept: what another process uploads meanwhile counts.
+            self.files, self.root = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
+        except ImportError:
+            raise InputError(f"{url} needs more packages: pip install 'stylized-pairing[s3]'.") from None
+        except ValueError as error:
+            raise InputError(f"{url} cannot be opened ({error}): give s3://bucket/folder or https://….") from None
+
+    def path(self, name: str) -> str:
+        """Return what fsspec calls a file of the folder."""
+        return f"{self.root}/{name}"
+
+    def fetch(self, name: str, target: Path, sha256: str | None = None) -> None:
+        """Download a file, check it and rename it; what fails is tried again.
+
+        Raises `InputError` where it cannot be read, or is not the one with this SHA-256.
+        """
+        temporary = temporary_path(target)
+        try:
+            for left in reversed(range(TRIES)):
+                try:
+                    self._fetch_once(name, temporary, sha256)
+                    break
+                except InputError:
+                    if not left:
+                        raise
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _fetch_once(self, name: str, temporary: Path, sha256: str | None) -> None:
+        with store_errors(f"{self.url}/{name}"):
+            self.files.get_file(self.path(name), str(temporary))
+        if sha256 and file_sha256(temporary) != sha256:
+            raise InputError(f"{self.url}/{name} differs from its manifest: upload it again.")
+
+    def fetch_manifest(self, folder: Path) -> Manifest:
+        """Download the manifest into a folder and return it; raise `InputError` where there is none to be trusted."""
+        self.fetch(MANIFEST_NAME, folder / MANIFEST_NAME)
+        manifest = read_manifest(folder)
+        if manifest.failures_sha256:
+            self.fetch(FAILURES_NAME, folder / FAILURES_NAME, manifest.failures_sha256)
+        return manifest
+
+    def info(self, name: str) -> dict[str, Any] | None:
+        """Return what the store knows of a file, None where there is none."""
+        with store_errors(f"{self.url}/{name}"):
+            try:
+                known: dict[str, Any] = self.files.info(self.path(name), refresh=True)
+                return known
+            except FileNotFoundError:
+                return None
