@@ -7,6 +7,7 @@ from stylize.errors import InputError
 from stylize.shards.format import file_sha256
 from stylize.shards.manifest import FAILURES_NAME, MANIFEST_NAME, Manifest, inspect_manifest
 from stylize.shards.verify_shard import Places, shard_defects
+from stylize.wording import counted
 
 
 def verify_shards(directory: Path) -> list[str]:
@@ -27,6 +28,23 @@ def verify_shards(directory: Path) -> list[str]:
             defects += [f"{shard.name}: {defect}" for defect in shard_defects(path, manifest, shard, places)]
         except (InputError, OSError) as error:
             defects.append(f"{shard.name}: cannot be read ({error})")
+    return defects
+
+
+def quick_defects(directory: Path) -> list[str]:
+    """Return what can be told of a folder without reading its shards: its manifest, its files and their sizes.
+
+    Raises `InputError` where there is no manifest to check against.
+    """
+    manifest, wrong = inspect_manifest(directory)
+    defects = [*(f"{MANIFEST_NAME}: {defect}" for defect in wrong), *_folder_defects(directory, manifest)]
+    for shard in manifest.shards:
+        path = directory / shard.name
+        size = path.stat().st_size if path.is_file() else None
+        if size is None:
+            defects.append(f"{shard.name}: missing")
+        elif size != shard.bytes:
+            defects.append(f"{shard.name}: {counted(size, 'byte')}, the manifest says {shard.bytes}")
     return defects
 
 

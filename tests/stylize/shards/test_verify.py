@@ -13,7 +13,7 @@ from stylize.engine.engine import Pixels
 from stylize.errors import InputError
 from stylize.shards.format import Sample, file_sha256, read_shard, write_shard
 from stylize.shards.manifest import read_manifest, write_manifest
-from stylize.shards.verify import verify_shards
+from stylize.shards.verify import quick_defects, verify_shards
 from stylize.wording import counted
 
 SHARD = "train-000001.tar"
@@ -148,6 +148,22 @@ def test_every_defect_is_named_not_only_the_first(copied: Path) -> None:
         "test-000000.tar: SHA-256 differs",
     ):
         assert message in found
+
+
+def test_a_quick_look_compares_names_and_sizes(copied: Path) -> None:
+    assert quick_defects(copied) == []
+    damaged = bytearray((copied / SHARD).read_bytes())
+    damaged[1000] ^= 1
+    (copied / SHARD).write_bytes(damaged)
+    assert quick_defects(copied) == []
+    (copied / SHARD).write_bytes(damaged[:-1])
+    (copied / "test-000000.tar").unlink()
+    (copied / "notes.txt").touch()
+    assert quick_defects(copied) == [
+        "notes.txt: not named in the manifest",
+        f"{SHARD}: {len(damaged) - 1} bytes, the manifest says {len(damaged)}",
+        "test-000000.tar: missing",
+    ]
 
 
 def test_counts_of_the_manifest_are_checked(copied: Path) -> None:
