@@ -8,10 +8,11 @@ import typer
 
 from stylize.cli.cue_conflict import cue_conflict_command
 from stylize.cli.fit import evaluate_decoder_command, fit_decoder_command, fit_styles_command
+from stylize.cli.folders import index_command, info_command, verify_command
 from stylize.cli.params import check_params
 from stylize.cli.parts import ONLY_HELP, make_only, publish_command
 from stylize.cli.preview import shard_sheet, style_sheet
-from stylize.cli.summary import counts_line, left_out_text, manifest_table, plan_line, print_summary, warning_lines
+from stylize.cli.summary import left_out_text, plan_line, print_summary
 from stylize.cli.weights import ENCODER_HELP, weights_app
 from stylize.command_line import command_app, console, run_command_line
 from stylize.engine.devices import matrix_rate
@@ -27,8 +28,6 @@ from stylize.runs.progress import Effort, images_progress
 from stylize.runs.publish import damaged_files, find_finished, needs_retry
 from stylize.runs.run import make_shards
 from stylize.runs.spec import ShardOptions
-from stylize.shards.manifest import read_manifest
-from stylize.shards.verify import quick_defects, verify_shards
 from stylize.sources.export import export_images
 from stylize.sources.source import open_source
 from stylize.wording import counted
@@ -39,6 +38,9 @@ app.command("fit-decoder")(fit_decoder_command)
 app.command("fit-styles")(fit_styles_command)
 app.command("evaluate-decoder")(evaluate_decoder_command)
 app.command("publish")(publish_command)
+app.command("verify")(verify_command)
+app.command("index")(index_command)
+app.command("info")(info_command)
 app.add_typer(weights_app, name="weights")
 default = ShardOptions()
 
@@ -133,31 +135,6 @@ def images(
     count = export_images(source, out)
     notes = "".join(f"; {note}" for note in source.notes)
     console.print(f"{out}: {counted(count, 'image')}{left_out_text(source.left_out)}{notes}")
-
-
-@app.command()
-def verify(
-    directory: Path, quick: Annotated[bool, typer.Option("--quick", help="Manifest, names and sizes only.")] = False
-) -> None:
-    """Read a shard folder again and name every defect; exit code 1 if there is one."""
-    defects = quick_defects(directory) if quick else verify_shards(directory)
-    for defect in defects:
-        console.print(defect, highlight=False)
-    if defects:
-        console.print(f"{directory}: {counted(len(defects), 'defect')}", style="bold red")
-        raise typer.Exit(1)
-    print_summary(
-        directory, read_manifest(directory), "; no defects in manifest and sizes" if quick else "; no defects"
-    )
-
-
-@app.command()
-def info(directory: Path) -> None:
-    """Print a shard folder's manifest for people."""
-    manifest = read_manifest(directory)
-    console.print(manifest_table(manifest, title=f"{directory}: {counts_line(manifest)}"))
-    for line in warning_lines(manifest):
-        console.print(line, style="yellow", highlight=False)
 
 
 @app.command()

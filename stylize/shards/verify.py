@@ -6,6 +6,7 @@ from pathlib import Path
 from stylize.errors import InputError
 from stylize.shards.format import file_sha256
 from stylize.shards.manifest import FAILURES_NAME, MANIFEST_NAME, Manifest, inspect_manifest
+from stylize.shards.side_files import list_defects, shard_side_defects, side_names
 from stylize.shards.verify_shard import Places, shard_defects
 from stylize.wording import counted
 
@@ -25,7 +26,9 @@ def verify_shards(directory: Path) -> list[str]:
             defects.append(f"{shard.name}: missing")
             continue
         try:
-            defects += [f"{shard.name}: {defect}" for defect in shard_defects(path, manifest, shard, places)]
+            found = shard_defects(path, manifest, shard, places)
+            defects += [f"{shard.name}: {defect}" for defect in found]
+            defects += () if found else shard_side_defects(path)
         except (InputError, OSError) as error:
             defects.append(f"{shard.name}: cannot be read ({error})")
     return defects
@@ -51,8 +54,9 @@ def quick_defects(directory: Path) -> list[str]:
 def _folder_defects(directory: Path, manifest: Manifest) -> Iterator[str]:
     named = {shard.name for shard in manifest.shards}
     present = {path.name for path in directory.iterdir()}
-    for name in sorted(present - named - {MANIFEST_NAME, FAILURES_NAME, ".gitignore"}):
+    for name in sorted(present - named - side_names(manifest) - {MANIFEST_NAME, FAILURES_NAME, ".gitignore"}):
         yield f"{name}: not named in the manifest"
     failures = directory / FAILURES_NAME
     if (file_sha256(failures) if failures.is_file() else None) != manifest.failures_sha256:
         yield f"{FAILURES_NAME}: differs from what the manifest records"
+    yield from list_defects(directory, manifest)

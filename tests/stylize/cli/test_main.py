@@ -41,6 +41,10 @@ def test_shards_verify_info_and_preview(run: Run, tmp_path: Path, class_folders:
     code, text, _ = run("preview", "--shards", out, "-o", "sheet.png")
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert (code, f"{sheet.width} × {sheet.height} pixels" in text) == (0, True)
+    (out / "train-000000.idx").unlink()
+    assert (run("index", out)[0], (out / "train-000000.idx").is_file()) == (0, True)
+    code, text, _ = run("verify", "--quick", out)
+    assert (code, "no defects in manifest and sizes" in text) == (0, True)
     (out / "notes.txt").write_text("foreign")
     code, text, _ = run("verify", out)
     assert (code, "notes.txt: not named in the manifest" in text) == (1, True)

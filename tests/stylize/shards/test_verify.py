@@ -13,6 +13,7 @@ from stylize.engine.engine import Pixels
 from stylize.errors import InputError
 from stylize.shards.format import Sample, file_sha256, read_shard, write_shard
 from stylize.shards.manifest import read_manifest, write_manifest
+from stylize.shards.side_files import describe_shard
 from stylize.shards.verify import quick_defects, verify_shards
 from stylize.wording import counted
 
@@ -22,6 +23,8 @@ SHARD = "train-000001.tar"
 def rewrite(folder: Path, change: Callable[[list[Sample]], list[Sample]], codec: str = "jpg") -> None:
     """Change the samples of a shard, and let the manifest agree with its size and hash."""
     path = folder / SHARD
+    for name in [*describe_shard(path), "wids-train.json"]:
+        (folder / name).unlink()
     write_shard(path, change(list(read_shard(path))), codec)
     manifest = read_manifest(folder)
     shards = tuple(
@@ -167,6 +170,7 @@ def test_a_quick_look_compares_names_and_sizes(copied: Path) -> None:
 
 
 def test_counts_of_the_manifest_are_checked(copied: Path) -> None:
+    (copied / "wids-train.json").unlink()
     manifest = read_manifest(copied)
     shards = [asdict(shard) for shard in manifest.shards]
     document = json.loads((copied / "manifest.json").read_text())
