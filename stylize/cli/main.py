@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from stylize.cli.cue_conflict import cue_conflict_command
+from stylize.cli.files import pack_command, unpack_command
 from stylize.cli.fit import evaluate_decoder_command, fit_decoder_command, fit_styles_command
 from stylize.cli.folders import index_command, info_command, verify_command
 from stylize.cli.params import check_params
@@ -38,6 +39,8 @@ app.command("fit-decoder")(fit_decoder_command)
 app.command("fit-styles")(fit_styles_command)
 app.command("evaluate-decoder")(evaluate_decoder_command)
 app.command("publish")(publish_command)
+app.command("pack")(pack_command)
+app.command("unpack")(unpack_command)
 app.command("verify")(verify_command)
 app.command("index")(index_command)
 app.command("info")(info_command)
