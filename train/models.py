@@ -87,8 +87,8 @@ def build_model(arch: str, num_classes: int, weights: str = SCRATCH) -> nn.Modul
     """
     if arch not in ARCHITECTURES:
         raise InputError(f"Unknown architecture {arch!r}: choose one of {', '.join(ARCHITECTURES)}.")
-    if num_classes < 1:
-        raise InputError(f"A model needs at least one class, not {num_classes}: check the class names of the shards.")
+    if num_classes < 2:
+        raise InputError(f"A classifier tells two classes or more apart, the shards have {num_classes}: use others.")
     architecture = ARCHITECTURES[arch]
     network = architecture.constructor(weights=None, **architecture.options)
     if weights != SCRATCH:

@@ -50,7 +50,10 @@ default = ShardOptions()
 STYLE_HELP = "Picture, folder, zip, built-in or fitted style; repeat for more; `patterns` for all built-in ones."
 BACKEND_HELP = "auto (torch), torch, or openvino: int8 on CPUs, faster, and not the same pixels."
 DTYPE_HELP = "auto, float32, bfloat16 or float16 for torch; int8 for openvino."
-DATA_HELP = "shapes, cifar10, cifar100, or a folder or zip of class folders, maybe in train/, test/ and val/."
+DATA_HELP = (
+    "shapes, cifar10, cifar100, imagenet100:FOLDER, a folder or zip of class folders, maybe in train/, test/ and val/, "
+    "or a WebDataset: a folder of tars, or their paths with braces or wildcards."
+)
 DECODER_HELP = "Decoder file that belongs to the encoder; else the shipped one."
 RETRY_HELP = "Make the shards of a finished folder again that lack images or whose images changed."
 SHARDS = Path("data/shards")

@@ -117,5 +117,5 @@ def test_bad_weights(tmp_path: Path, kind: str, message: str, suffix: str) -> No
 def test_unknown_architecture_and_no_class() -> None:
     with pytest.raises(InputError, match="'vgg16': choose one of resnet18"):
         build_model("vgg16", 3)
-    with pytest.raises(InputError, match="at least one class, not 0"):
+    with pytest.raises(InputError, match="two classes or more apart, the shards have"):
         build_model("resnet18", 0)
