@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from stylize.cli.compare import diff_command, merge_command, rederive_command
 from stylize.cli.cue_conflict import cue_conflict_command
 from stylize.cli.files import pack_command, unpack_command
 from stylize.cli.fit import evaluate_decoder_command, fit_decoder_command, fit_styles_command
@@ -39,6 +40,9 @@ app.command("fit-decoder")(fit_decoder_command)
 app.command("fit-styles")(fit_styles_command)
 app.command("evaluate-decoder")(evaluate_decoder_command)
 app.command("publish")(publish_command)
+app.command("diff")(diff_command)
+app.command("merge")(merge_command)
+app.command("rederive")(rederive_command)
 app.command("pack")(pack_command)
 app.command("unpack")(unpack_command)
 app.command("verify")(verify_command)

@@ -24,8 +24,8 @@ Located = dict[str, dict[str, SampleLocation]]
 def merge_shards(first: Path, second: Path, out: Path, report: Report = lambda images: None) -> Manifest:
     """Make the folder `out` of the samples of two others and return its manifest.
 
-    Where both have the same images, byte by byte and by key, every image gets the copies of both; where they have none in
-    common, by their sources' SHA-256, `out` has the images of both, those of the second with keys after the first's.
+    Where both have the same images, byte by byte and by key, every image gets the copies of both; where they have none
+    in common, by their sources' SHA-256, `out` has the images of both, those of the second with keys after the first's.
 
     Raises:
         InputError: the folders differ in classes, codec or size, share some of their images and not all, or cannot be
@@ -90,8 +90,10 @@ def _with_both_copies(one: dict[str, SampleLocation], other: dict[str, SampleLoc
             yield first
             continue
         styles = [*first.metadata.get("styles", ()), *second.metadata.get("styles", ())]
-        alphas = first.metadata.get("alpha"), second.metadata.get("alpha")
-        metadata = {**first.metadata, "styles": styles, "alpha": alphas[0] if alphas[0] == alphas[1] else None}
+        alphas = [first.metadata.get("alpha"), second.metadata.get("alpha")]
+        metadata = {**first.metadata, "styles": styles}
+        if alphas[0] != alphas[1]:
+            metadata |= {"alpha": None, "alphas": alphas}
         yield replace(first, styled=(*first.styled, *second.styled), metadata=metadata)
 
 

@@ -53,7 +53,7 @@ def diff_samples(first: Path, second: Path) -> Iterator[SplitDiff]:
 
 
 def locate(directory: Path, manifest: Manifest, split: str) -> dict[str, SampleLocation]:
-    """Return where a split's samples lie, by key and in their order; raise `InputError` where a shard cannot be read."""
+    """Return where a split's samples lie, by key and in order; raise `InputError` where a shard cannot be read."""
     located: dict[str, SampleLocation] = {}
     for path in manifest.paths(directory, split):
         for location in index_shard(path):
