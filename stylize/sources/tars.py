@@ -3,35 +3,20 @@
 import hashlib
 import json
 import re
-import tarfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from itertools import groupby
-from pathlib import Path, PurePosixPath
+from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 from braceexpand import braceexpand
 
 from stylize.errors import InputError
-from stylize.sources.formats import PICTURE_SUFFIXES
 from stylize.sources.held_out import hold_out
 from stylize.sources.layout import SPLITS, split_of
 from stylize.sources.picture_files import MAX_BYTES
 from stylize.sources.pictures import PictureError
+from stylize.sources.tar_samples import TarImage, tar_images
 
-LABEL_KEYS = ("label", "cls", "class")  # of a sample's JSON, where it has no `cls` member
-MAX_METADATA = 10_000_000  # bytes of a label or a JSON
 _MANIFEST = "manifest.json"
-
-
-@dataclass(frozen=True, slots=True)
-class _Image:
-    tar: Path
-    name: str
-    offset: int
-    size: int
-    label: str | int
 
 
 class TarSource:
@@ -46,7 +31,7 @@ class TarSource:
     def __init__(self, data: str, seed: int, test_fraction: float) -> None:
         tars = list_tars(data)
         self.name = Path(data).resolve().name if Path(data).is_dir() else tars[0].resolve().parent.name
-        images = [(_split(tar), image) for tar in tars for image in _images(tar)]
+        images = [(_split(tar), image) for tar in tars for image in tar_images(tar)]
         names = _class_names(tars[0].parent)
         if not images:
             raise InputError(f"{data} has no sample with a picture and a label: give another data set.")
@@ -56,7 +41,7 @@ class TarSource:
         self.class_names = tuple(names or map(str, found))
         labels = {label: label if names else number for number, label in enumerate(found)}
         splits, self.notes = _with_test_split(data, images, seed, test_fraction)
-        self._entries: dict[str, list[tuple[_Image, int]]] = {split: [] for split in SPLITS}
+        self._entries: dict[str, list[tuple[TarImage, int]]] = {split: [] for split in SPLITS}
         for split, (_, image) in zip(splits, images, strict=True):
             self._entries[split].append((image, int(labels[image.label])))
         self.splits = tuple(split for split in SPLITS if self._entries[split])
@@ -123,66 +108,6 @@ def _split(tar: Path) -> str | None:
     return next((split for word in re.split(r"[\W_\d]+", tar.stem) if (split := split_of(word))), None)
 
 
-def _images(tar: Path) -> Iterator[_Image]:
-    """Yield a tar's labelled pictures; refuse one with members that no honest data set has, or with a key twice."""
-    seen: set[str] = set()
-    try:
-        with tarfile.open(tar, "r:") as archive:
-            for key, members in groupby(_regular(tar, archive), key=lambda member: _key(member.name)):
-                if key in seen:
-                    raise InputError(f"{tar} holds the key {key!r} twice: its samples cannot be told apart.")
-                seen.add(key)
-                yield _image(tar, key, archive, {_suffix(member.name): member for member in members})
-    except (tarfile.TarError, OSError, ValueError) as error:
-        raise InputError(f"The tar {tar} cannot be read ({error}): fetch it again, uncompressed.") from None
-
-
-def _regular(tar: Path, archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    for member in archive:
-        parts = PurePosixPath(member.name).parts
-        leads_out = member.name.startswith("/") or ".." in parts or not member.name.isprintable()
-        if member.isdir() and not leads_out:
-            continue
-        if not member.isreg() or member.issparse() or member.size < 0 or leads_out:
-            raise InputError(f"{tar} holds the foreign member {member.name!r}: do not use this tar.")
-        yield member
-
-
-def _key(name: str) -> str:
-    folder, slash, file = name.rpartition("/")
-    return f"{folder}{slash}{file.partition('.')[0]}"
-
-
-def _suffix(name: str) -> str:
-    return name.rpartition("/")[2].partition(".")[2].lower()
-
-
-def _image(tar: Path, key: str, archive: tarfile.TarFile, members: Mapping[str, tarfile.TarInfo]) -> _Image:
-    picture = next((m for suffix, m in members.items() if f".{suffix.rpartition('.')[2]}" in PICTURE_SUFFIXES), None)
-    if picture is None:
-        raise InputError(f"{tar}: sample {key} has no picture: give a data set of pictures.")
-    return _Image(tar, picture.name, picture.offset_data, picture.size, _label(tar, key, archive, members))
-
-
-def _label(tar: Path, key: str, archive: tarfile.TarFile, members: Mapping[str, tarfile.TarInfo]) -> str | int:
-    if "cls" in members:
-        text = _read(archive, members["cls"]).decode("utf-8", "replace").strip()
-        value: Any = int(text) if re.fullmatch(r"[0-9]{1,9}", text) else text
-    else:
-        metadata = json.loads(_read(archive, members["json"])) if "json" in members else {}
-        held = metadata if isinstance(metadata, dict) else {}
-        value = next((held[name] for name in LABEL_KEYS if name in held), None)
-    if isinstance(value, bool) or not isinstance(value, (str, int)) or value in ("", None) or str(value)[0] == "-":
-        wanted = ", ".join(LABEL_KEYS)
-        raise InputError(f"{tar}: sample {key} has no label: it needs a member cls, or one of {wanted} in its json.")
-    return value
-
-
-def _read(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    file = archive.extractfile(member)
-    return file.read(MAX_METADATA) if file else b""
-
-
 def _class_names(folder: Path) -> list[str]:
     """Return the class names of this project's manifest, where there is one beside the tars."""
     try:
@@ -193,7 +118,7 @@ def _class_names(folder: Path) -> list[str]:
 
 
 def _with_test_split(
-    data: str, images: list[tuple[str | None, _Image]], seed: int, test_fraction: float
+    data: str, images: list[tuple[str | None, TarImage]], seed: int, test_fraction: float
 ) -> tuple[list[str], tuple[str, ...]]:
     named = {split for split, _ in images}
     if "test" in named:

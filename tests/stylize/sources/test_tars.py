@@ -94,6 +94,7 @@ def test_what_is_no_labelled_data_set_is_refused(tmp_path: Path, picture: bytes)
         "holds the key '0' twice": {"0.png": picture, "0.cls": b"0", "1.png": picture, "1.cls": b"1", "0.jpg": picture},
         "sample 1 has no label: it needs": {"1.png": picture, "1.json": b'{"label": [1]}'},
         "no sample with a picture": {},
+        "a.tar cannot be read": {"1.png": picture, "1.json": b"[" * 100_000},
     }
     for number, (message, members) in enumerate(cases.items()):
         with pytest.raises(InputError, match=message):
