@@ -15,7 +15,7 @@ from attack.evaluation.summary import robust_shares, whole_split
 from attack.evaluation.transfer import attack_transfer
 from stylize.command_line import command_app, console, run_command_line
 from stylize.errors import InputError
-from stylize.params import PARAMS, check_list, mapping, parse_options, read_section
+from stylize.params import PARAMS, check_list, mapping, parse_options, read_section, shard_folders
 from stylize.wording import counted
 
 app = command_app("Find out how robust classifiers are, and report it.")
@@ -124,8 +124,7 @@ def check_params(path: Path) -> None:
         AttackConfig(**settings, epsilons=_epsilons(values["epsilon"]))
     except InputError as error:
         raise InputError(f"{path}: attack.options: {error}") from None
-    sets = mapping(read_section(path, "stylize").get("style_sets"), f"{path}: stylize.style_sets")
-    known = [f"data/shards/{name}" for name in sets]
+    known = shard_folders(path)
     check_list([shared.get("shards")], f"{path}: attack.shared.shards", known)
     check_list(read_section(path, "report", ("shards",)).get("shards"), f"{path}: report.shards", known)
 

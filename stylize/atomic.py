@@ -20,9 +20,10 @@ def remove_leftovers(folder: Path, name: str = "*") -> None:
         leftover.unlink(missing_ok=True)
 
 
-def write_atomically(path: Path, payload: bytes) -> None:
+def write_atomically(path: Path, payload: bytes, *, flush: bool = True) -> None:
     """Write a file under a temporary name, flush it to disk and rename it; make missing folders.
 
+    Without `flush` a crash of the machine may leave an empty file: for many small ones that are compared later.
     Raises `InputError` where that cannot be done; nothing is left of it then.
     """
     temporary = temporary_path(path)
@@ -31,8 +32,9 @@ def write_atomically(path: Path, payload: bytes) -> None:
         try:
             with open(temporary, "wb") as file:
                 file.write(payload)
-                file.flush()
-                os.fsync(file.fileno())
+                if flush:
+                    file.flush()
+                    os.fsync(file.fileno())
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)

@@ -13,8 +13,8 @@ from stylize.errors import InputError
 from stylize.wording import literal
 
 PARAMS = Path("params.yaml")
-# DVC takes a dot for a level of the parameters and @ for the end of a stage's name; the others end a quoted word.
-FORBIDDEN = './@\\"`$'
+ENDS_QUOTES = '\\"`$'  # letters that a shell reads in a quoted word
+FORBIDDEN = f"./@{ENDS_QUOTES}"  # DVC takes a dot for a level of the parameters and @ for the end of a stage's name
 MAKE_NOTHING = ("dry-run", "help")  # options with which a stage would have no output
 LONGEST_NAME = 100  # bytes: file names are made of it and of two more
 
@@ -58,6 +58,28 @@ def check_list(values: Any, where: str, known: Iterable[str]) -> list[str]:
         if value in values[:number]:
             raise InputError(f"{where} names {value!r} twice: name it once.")
     return values
+
+
+def shard_folders(path: Path) -> list[str]:
+    """Return the shard folders that models may use: those of the style sets made here, then the imported ones."""
+    section = read_section(path, "stylize")
+    made = mapping(section.get("style_sets"), f"{path}: stylize.style_sets")
+    return [*(f"data/shards/{name}" for name in made), *imported_folders(path, section).values()]
+
+
+def imported_folders(path: Path, section: Mapping[str, Any]) -> dict[str, str]:
+    """Return where each set of `stylize.imported` lies; raise `InputError` for one that names no place for it."""
+    folders = {}
+    for name, own in mapping(section.get("imported"), f"{path}: stylize.imported").items():
+        where = f"{path}: stylize.imported"
+        check_set_name(name, where)
+        given = mapping(own, f"{where}.{name}")
+        folder = given.get("shards")
+        if len(given) != 1 or not isinstance(folder, str) or not folder or set(folder) & set(ENDS_QUOTES):
+            letters = " ".join(ENDS_QUOTES)
+            raise InputError(f"{where}.{name} is {given!r}: give `shards: FOLDER` alone, without any of {letters}.")
+        folders[str(name)] = folder
+    return folders
 
 
 def check_set_name(name: Any, where: str) -> None:

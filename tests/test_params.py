@@ -103,6 +103,16 @@ def test_the_project_s_own_parameters_are_right(monkeypatch: pytest.MonkeyPatch)
         ("stylize.options.size", 4, "--size is 4"),
         ("stylize.options.size", "64px", r"'--.*valid.*\(it is '64px'\)"),
         ("stylize.option", {}, "stylize has no key 'option'"),
+        ("stylize.style_sets.theirs", {"shards": "x"}, "style_sets.theirs has shards already: move it to stylize.imp"),
+        ("stylize.imported", ..., "stylize.imported is None: give keys and values"),
+        ("stylize.imported", ["theirs"], r"stylize.imported is \['theirs'\]: give keys and values"),
+        ("stylize.imported.theirs", "x", "imported.theirs is 'x': give keys and values"),
+        ("stylize.imported.theirs", {}, "imported.theirs is {}: give `shards: FOLDER` alone"),
+        ("stylize.imported.theirs", {"shards": 3}, "imported.theirs is {'shards': 3}: give `shards: FOLDER` alone"),
+        ("stylize.imported.theirs", {"shards": "x", "style": "dots"}, "give `shards: FOLDER` alone"),
+        ("stylize.imported.theirs", {"shards": "$HOME"}, "give `shards: FOLDER` alone, without any of"),
+        ("stylize.imported.a/b", {"shards": "x"}, "stylize.imported has the name 'a/b', which DVC cannot carry"),
+        ("stylize.imported.theirs", {"shards": "absent"}, "imported.theirs: there is no folder absent: fetch it"),
         ("data.source", ..., "data: source is None"),
         ("data.source", 10, "data: source is 10"),
         ("data.sed", 1, "data: No such option.*--sed"),
@@ -229,3 +239,40 @@ def test_style_sets_reach_the_commands_as_they_are(words: Callable[[str], list[s
     assert words(f"stylize@{name}")[5] == f"data/shards/{name}"
     assert {f"data/shards/{name}", f"data/models/{name}"} <= set(words(f"train@{name}"))
     assert {f"data/models/{name}/model.safetensors", f"data/results/{name}.json"} <= set(words(f"attack@{name}"))
+
+
+@pytest.fixture
+def imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_shard_folder: Callable[..., Path]) -> Path:
+    """Return an imported set's folder, where every model learns from it, in the folder of the pipeline."""
+    monkeypatch.chdir(tmp_path)
+    folder = make_shard_folder("data/imported/theirs")
+    params = given("stylize.imported.theirs", {"shards": "data/imported/theirs"})
+    for own in [*params["train"]["models"].values(), params["attack"]["shared"]]:
+        own["shards"] = "data/imported/theirs"
+    params["report"]["shards"] = ["data/imported/theirs"]
+    params["stylize"]["style_sets"] = {}
+    write(tmp_path, params)
+    return folder
+
+
+def test_models_may_learn_from_an_imported_set(imported: Path) -> None:
+    check_all(Path("params.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "manifest.json").unlink(), "no manifest.json"),
+        (lambda folder: (folder / "manifest.json").write_text("{"), "manifest.json is damaged"),
+        (lambda folder: (folder / "train-000001.tar").unlink(), r"is damaged \(train-000001.tar: missing\)"),
+        (
+            lambda folder: (folder / "test-000000.tar").write_bytes(b"cut"),
+            "test-000000.tar: 3 bytes, the manifest says",
+        ),
+        (lambda folder: (folder / "notes.txt").touch(), "notes.txt: not named in the manifest"),
+    ],
+)
+def test_an_imported_set_is_looked_at(imported: Path, damage: Callable[[Path], object], message: str) -> None:
+    damage(imported)
+    with pytest.raises(InputError, match=f"^params.yaml: stylize.imported.theirs: .*{message}"):
+        check_all(Path("params.yaml"))

@@ -17,6 +17,7 @@ from stylize.shards.verify import verify_shards
 
 PROJECT = Path(__file__).parents[1]
 MODELS = ["normal", "pairing"]
+KEPT_FOLDERS = ("data/.gitignore", "data/imported/.gitignore", "data/shards/.gitignore")
 
 
 def run(folder: Path, *command: str) -> str:
@@ -53,7 +54,7 @@ def small_parameters(images: Path) -> dict[str, Any]:
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Reproduce the pipeline once in a new repository with a local folder as DVC remote."""
     folder = tmp_path_factory.mktemp("repository")
-    for name in (".dvc/config", ".dvc/plots/curves.json", "dvc.yaml", ".dvcignore"):
+    for name in (".dvc/config", ".dvc/plots/curves.json", "dvc.yaml", ".dvcignore", *KEPT_FOLDERS):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(PROJECT / name, folder / name)
     for package in ("stylize", "train", "attack"):

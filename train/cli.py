@@ -11,7 +11,7 @@ from rich.table import Table
 
 from stylize.command_line import command_app, console, run_command_line
 from stylize.errors import InputError
-from stylize.params import PARAMS, check_list, check_set_name, mapping, parse_options, read_section
+from stylize.params import PARAMS, check_list, check_set_name, mapping, parse_options, read_section, shard_folders
 from stylize.shards.cache import DEFAULT_CACHE, DEFAULT_GB, local_shards
 from stylize.shards.manifest import ShardEntry
 from train.architectures import ARCHITECTURE_HELP
@@ -130,7 +130,7 @@ def check_params_command(params: Annotated[Path, typer.Argument(help="The pipeli
 def check_params(path: Path) -> None:
     """Check the pipeline's section `train`; raise `InputError` for the first value that is wrong."""
     section = read_section(path, "train", ("models", "options"))
-    sets = mapping(read_section(path, "stylize").get("style_sets"), f"{path}: stylize.style_sets")
+    folders = shard_folders(path)
     options = mapping(section.get("options"), f"{path}: train.options")
     models = mapping(section.get("models"), f"{path}: train.models")
     if not models:
@@ -139,7 +139,7 @@ def check_params(path: Path) -> None:
         where = f"{path}: train.models.{name}"
         check_set_name(name, f"{path}: train.models")
         given = {**options, **mapping(own, where)}
-        check_list([given.get("shards")], f"{where}.shards", [f"data/shards/{style_set}" for style_set in sets])
+        check_list([given.get("shards")], f"{where}.shards", folders)
         values = parse_options(app, "run", given, where, ("out",))
         try:
             settings(values)

@@ -41,8 +41,8 @@ def build_model(arch: str, num_classes: int, weights: str = SCRATCH, stem: str =
     downloaded once) or the path of a `.safetensors` or `.pth` state dict of the same architecture.  The head is always
     new.  Raises `InputError` for an unknown architecture, unreachable weights, and weights that do not fit.
     """
-    if num_classes < 1:
-        raise InputError(f"A model needs at least one class, not {num_classes}: check the class names of the shards.")
+    if num_classes < 2:
+        raise InputError(f"A classifier tells two classes or more apart, the shards have {num_classes}: use others.")
     network = make_network(arch, num_classes, stem)
     if weights != SCRATCH:
         _load_body(network, arch, weights)

@@ -6,14 +6,17 @@ from typing import Annotated
 
 import typer
 
+from stylize.cli.compare import diff_command, merge_command, rederive_command
 from stylize.cli.cue_conflict import cue_conflict_command
+from stylize.cli.files import pack_command, unpack_command
 from stylize.cli.fit import evaluate_decoder_command, fit_decoder_command, fit_styles_command
+from stylize.cli.folders import index_command, info_command, verify_command
 from stylize.cli.on_ray import ENGINE_HELP, make_on_ray, uses_ray
 from stylize.cli.params import check_params
 from stylize.cli.parts import ONLY_HELP, make_only, publish_command
 from stylize.cli.preview import shard_sheet, style_sheet
-from stylize.cli.stores import upload_command, verify_command
-from stylize.cli.summary import counts_line, left_out_text, manifest_table, plan_line, print_summary, warning_lines
+from stylize.cli.stores import upload_command
+from stylize.cli.summary import left_out_text, plan_line, print_summary
 from stylize.cli.weights import ENCODER_HELP, weights_app
 from stylize.command_line import command_app, console, run_command_line
 from stylize.engine.devices import matrix_rate
@@ -29,7 +32,6 @@ from stylize.runs.progress import Effort, images_progress
 from stylize.runs.publish import damaged_files, find_finished, needs_retry
 from stylize.runs.run import make_shards
 from stylize.runs.spec import ShardOptions
-from stylize.shards.manifest import read_manifest
 from stylize.sources.export import export_images
 from stylize.sources.source import open_source
 from stylize.wording import counted
@@ -40,15 +42,25 @@ app.command("fit-decoder")(fit_decoder_command)
 app.command("fit-styles")(fit_styles_command)
 app.command("evaluate-decoder")(evaluate_decoder_command)
 app.command("publish")(publish_command)
-app.command("upload")(upload_command)
+app.command("diff")(diff_command)
+app.command("merge")(merge_command)
+app.command("rederive")(rederive_command)
+app.command("pack")(pack_command)
+app.command("unpack")(unpack_command)
 app.command("verify")(verify_command)
+app.command("index")(index_command)
+app.command("info")(info_command)
+app.command("upload")(upload_command)
 app.add_typer(weights_app, name="weights")
 default = ShardOptions()
 
 STYLE_HELP = "Picture, folder, zip, built-in or fitted style; repeat for more; `patterns` for all built-in ones."
 BACKEND_HELP = "auto (torch), torch, or openvino: int8 on CPUs, faster, and not the same pixels."
 DTYPE_HELP = "auto, float32, bfloat16 or float16 for torch; int8 for openvino."
-DATA_HELP = "shapes, cifar10, cifar100, or a folder or zip of class folders, maybe in train/, test/ and val/."
+DATA_HELP = (
+    "shapes, cifar10, cifar100, imagenet100:FOLDER, a folder or zip of class folders, maybe in train/, test/ and val/, "
+    "or a WebDataset: a folder of tars, or their paths with braces or wildcards."
+)
 DECODER_HELP = "Decoder file that belongs to the encoder; else the shipped one."
 RETRY_HELP = "Make the shards of a finished folder again that lack images or whose images changed."
 SHARDS = Path("data/shards")
@@ -139,15 +151,6 @@ def images(
     count = export_images(source, out)
     notes = "".join(f"; {note}" for note in source.notes)
     console.print(f"{out}: {counted(count, 'image')}{left_out_text(source.left_out)}{notes}")
-
-
-@app.command()
-def info(directory: Path) -> None:
-    """Print a shard folder's manifest for people."""
-    manifest = read_manifest(directory)
-    console.print(manifest_table(manifest, title=f"{directory}: {counts_line(manifest)}"))
-    for line in warning_lines(manifest):
-        console.print(line, style="yellow", highlight=False)
 
 
 @app.command()

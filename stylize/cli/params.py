@@ -7,8 +7,9 @@ import typer
 
 from stylize.engine.styles import check_style_exists
 from stylize.errors import InputError
-from stylize.params import check_set_name, mapping, parse_options, read_section
+from stylize.params import check_set_name, imported_folders, mapping, parse_options, read_section
 from stylize.runs.spec import ShardOptions
+from stylize.shards.verify import quick_defects
 from stylize.sources.held_out import check_fraction
 
 
@@ -22,13 +23,31 @@ def check_params(app: typer.Typer, path: Path) -> None:
         check_fraction(values["test_fraction"])
     except InputError as error:
         raise InputError(f"{path}: data: {error}") from None
-    section = read_section(path, "stylize", ("options", "style_sets"))
+    section = read_section(path, "stylize", ("options", "style_sets", "imported"))
     options = mapping(section.get("options"), f"{path}: stylize.options")
     sets = mapping(section.get("style_sets"), f"{path}: stylize.style_sets")
     for name, own in sets.items():
-        where = f"{path}: stylize.style_sets"
-        check_set_name(name, where)
-        _check_shard_options(app, {**options, **mapping(own, f"{where}.{name}")}, f"{where}.{name}")
+        check_set_name(name, f"{path}: stylize.style_sets")
+        where = f"{path}: stylize.style_sets.{name}"
+        given = {**options, **mapping(own, where)}
+        if "shards" in given:
+            raise InputError(f"{where} has shards already: move it to stylize.imported, which makes nothing.")
+        _check_shard_options(app, given, where)
+    for name, folder in imported_folders(path, section).items():
+        _check_imported(folder, f"{path}: stylize.imported.{name}")
+
+
+def _check_imported(folder: str, where: str) -> None:
+    """Raise `InputError` where an imported folder of shards is not there, or not as its manifest says at a glance."""
+    if not Path(folder).is_dir():
+        raise InputError(f"{where}: there is no folder {folder}: fetch it with `dvc pull`, or import it first.")
+    try:
+        defects = quick_defects(Path(folder))
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+    if defects:
+        rest = f" and {len(defects) - 1} more" if len(defects) > 1 else ""
+        raise InputError(f"{where}: {folder} is damaged ({defects[0]}{rest}): fetch or import it again.")
 
 
 def _check_shard_options(app: typer.Typer, options: dict[str, object], where: str) -> None:

@@ -1,11 +1,8 @@
 """`stylize cue-conflict`: test shards whose images have the shape of one class and the texture of another."""
 
-import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +12,14 @@ from stylize.engine.selftest import golden_style, self_test
 from stylize.errors import InputError
 from stylize.networks.pair import load_pair
 from stylize.runs.codec import Codec
-from stylize.runs.collect import check_failures
 from stylize.runs.cue_images import Painter, draw_cue
 from stylize.runs.cues import design_cues
 from stylize.runs.job import Failure, Report
-from stylize.runs.publish import damaged_files, find_folder, plain_spec, publish
+from stylize.runs.publish import plain_spec
+from stylize.runs.sample_set import make_sample_set
 from stylize.runs.spec import SAMPLES_PER_SHARD, VERSIONED, ShardOptions, make_spec, shuffle_key
-from stylize.runs.staging import STAGING, locked_staging
-from stylize.shards.format import Sample, file_sha256, write_shard
-from stylize.shards.manifest import Manifest, ShardEntry
+from stylize.shards.format import Sample
+from stylize.shards.manifest import Manifest
 from stylize.sources.source import ShapesSource, Source, open_source
 
 CUE_CONFLICT, TEXTURE_FREE = "cue-conflict", "texture-free"
@@ -95,48 +91,5 @@ def _painted(source: Source, options: ShardOptions, per_class: int) -> CueSet:
 
 
 def make_cue_set(cues: CueSet, out: Path, max_failures: int = 0, report: Report = lambda images: None) -> Manifest:
-    """Make the folder `out` of a cue set and return its manifest; a finished folder that is whole is left as it is.
-
-    `report` receives numbers of finished images.
-
-    Raises:
-        InputError: `out` is damaged, holds something else or cannot be written, another run is making it, or more
-            than `max_failures` images could not be made.
-    """
-    out = out.resolve()
-    if finished := find_folder(out, cues.spec):
-        if damaged := damaged_files(finished, out):
-            raise InputError(f"{out} is damaged ({', '.join(damaged)}): remove it and run the same command.")
-        return finished
-    digest = hashlib.sha256(json.dumps(cues.spec, sort_keys=True).encode()).hexdigest()
-    staging = out.parent / STAGING / digest[:16]
-    try:
-        with locked_staging(staging):
-            failures: list[Failure] = []
-            samples = _samples(cues.results, failures, report)
-            entries = tuple(_write_shards(samples, staging / "shards", cues.spec["codec"]))
-            record = check_failures(failures, staging, max_failures)
-            failed = len(failures), file_sha256(record) if failures else None
-            manifest = Manifest(cues.spec, entries, *failed)
-            publish(manifest, staging, out, replace=False)
-    except OSError as error:
-        raise InputError(f"{out} cannot be written ({error.strerror}): mend it, run the same command.") from None
-    return manifest
-
-
-def _samples(results: Iterator[Sample | Failure], failures: list[Failure], report: Report) -> Iterator[Sample]:
-    for result in results:
-        if isinstance(result, Failure):
-            failures.append(result)
-        else:
-            yield result
-        report(1)
-
-
-def _write_shards(samples: Iterator[Sample], folder: Path, codec: str) -> Iterator[ShardEntry]:
-    number = 0
-    while batch := list(islice(samples, SAMPLES_PER_SHARD)):
-        path = folder / f"test-{number:06d}.tar"
-        write_shard(path, batch, codec)
-        yield ShardEntry(path.name, "test", len(batch), path.stat().st_size, file_sha256(path))
-        number += 1
+    """Make the folder `out` of a cue set and return its manifest, as `make_sample_set` does."""
+    return make_sample_set(cues.spec, {"test": cues.results}, out, max_failures, report)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -13,6 +12,7 @@ from stylize.atomic import remove_leftovers
 from stylize.errors import InputError
 from stylize.runs.spec import Spec
 from stylize.runs.staging import LOCK_NAME
+from stylize.shards.card import CARD_NAME, render_card
 from stylize.shards.format import file_sha256
 from stylize.shards.manifest import (
     FAILURES_NAME,
@@ -23,6 +23,7 @@ from stylize.shards.manifest import (
     read_manifest,
     write_manifest,
 )
+from stylize.shards.side_files import SIDE_NAME, write_side_files
 from stylize.wording import counted
 
 MAX_HASHED_BYTES = 1_000_000_000  # a second or two of hashing, where the disk is as fast
@@ -125,6 +126,9 @@ def publish(manifest: Manifest, staging: Path, out: Path, replace: bool) -> None
     (shards / FAILURES_NAME).unlink(missing_ok=True)  # of a run that was killed while it published
     if manifest.failures:
         (staging / FAILURES_NAME).replace(shards / FAILURES_NAME)
+    if replace:
+        _keep_edited_card(out, shards)
+    write_side_files(shards, manifest)
     write_manifest(shards, manifest)
     remove_leftovers(shards)  # a worker that was given up may have gone on until now
     if replace:
@@ -134,11 +138,19 @@ def publish(manifest: Manifest, staging: Path, out: Path, replace: bool) -> None
     remove_staging(staging)
 
 
+def _keep_edited_card(out: Path, shards: Path) -> None:
+    """Link a data card that somebody has edited into the folder that replaces its own."""
+    card = out / CARD_NAME
+    if card.is_file() and card.read_bytes() != render_card(read_manifest(out)).encode():
+        link_or_copy(card, shards / CARD_NAME)
+
+
 def _keep_foreign_files(out: Path, shards: Path) -> None:
     """Link what else lies in the folder, say a note, into the one that replaces it."""
-    ours = re.compile(rf"{SHARD_NAME.pattern}|{re.escape(MANIFEST_NAME)}|{re.escape(FAILURES_NAME)}")
+    named = (MANIFEST_NAME, FAILURES_NAME, CARD_NAME)
     for path in out.iterdir():
-        if path.is_file() and not ours.fullmatch(path.name) and not (shards / path.name).exists():
+        ours = path.name in named or SHARD_NAME.fullmatch(path.name) or SIDE_NAME.fullmatch(path.name)
+        if path.is_file() and not ours and not (shards / path.name).exists():
             link_or_copy(path, shards / path.name)
 
 

@@ -103,15 +103,18 @@ def _header(name: str, size: int) -> bytes:
     return bytes(block)
 
 
-def _members(path: Path) -> Iterator[tuple[str, str, Span]]:
-    """Yield (key, role, span) of every member; refuse any that the format does not name."""
+def shard_members(path: Path) -> Iterator[tuple[re.Match[str], Span]]:
+    """Yield every member's name, matched by `MEMBER_NAME`, and span; refuse any that the format does not name.
+
+    Raises `InputError` for those and where the tar cannot be read.
+    """
     try:
         with tarfile.open(path, mode="r:") as tar:
             for member in tar:
                 match = MEMBER_NAME.fullmatch(member.name)
                 if match is None or not member.isreg() or member.issparse() or member.size < 0:
                     raise InputError(f"{path} holds the foreign member {member.name!r}: do not use this shard.")
-                yield match["key"], match["role"], Span(member.offset_data, member.size)
+                yield match, Span(member.offset_data, member.size)
     except (tarfile.TarError, OSError, ValueError) as error:
         raise InputError(f"Shard {path} cannot be read ({error}): fetch or make it again.") from None
 
@@ -120,8 +123,8 @@ def index_shard(path: Path) -> Iterator[SampleLocation]:
     """Yield the location of every sample of a shard, in its order; raise `InputError` on any defect of structure."""
     seen: set[str] = set()
     with open_shard(path) as file:
-        for key, group in groupby(_members(path), key=lambda member: member[0]):
-            members = [(role, span) for _, role, span in group]
+        for key, group in groupby(shard_members(path), key=lambda member: member[0]["key"]):
+            members = [(name["role"], span) for name, span in group]
             if key in seen:
                 raise InputError(f"{path} holds key {key} twice: make the shard again.")
             seen.add(key)

@@ -5,8 +5,8 @@ import lzma
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from stylize.errors import InputError
@@ -17,6 +17,7 @@ from stylize.sources.listing import Listing, is_zip, list_files
 from stylize.sources.picture_files import PictureFile, check_name, exists
 from stylize.sources.pictures import PictureError, is_picture
 
+Choose = Callable[[list[str]], Iterable[str]]
 OUTSIDE = "outside the class folders"
 
 
@@ -30,10 +31,11 @@ class FolderSource:
     """A folder or zip of class folders, optionally below split folders (see docs/shard-format.md).
 
     `splits` are those that have images; `left_out` counts the files that are no pictures, by rule; `notes` say in
-    sentences what else than the folders' names decided on the splits.
+    sentences what else than the folders' names decided on the splits. Pictures that all lie in the folder itself are of
+    one class, called as the folder. `choose` returns, of all classes, those to keep.
     """
 
-    def __init__(self, root: Path, seed: int, test_fraction: float) -> None:
+    def __init__(self, root: Path, seed: int, test_fraction: float, choose: Choose | None = None) -> None:
         _check_root(root)
         self.name = root.resolve().name
         check_name(self.name)
@@ -42,20 +44,24 @@ class FolderSource:
         if not files:
             raise InputError(f"{root} holds no pictures: give another folder or zip.")
         self.left_out: Mapping[str, int] = dict(sorted(listing.left_out.items()))
-        layout = read_layout(str(root), [file.name for file in files])
+        layout = _layout(root, files)
         _check_class_folders(root, files, listing.folders, layout)
+        if choose:
+            kept = set(choose(sorted({name for _, name in layout.places})))
+            files = [file for file, (_, name) in zip(files, layout.places, strict=True) if name in kept]
+            layout = replace(layout, places=[place for place in layout.places if place[1] in kept])
         places, self.notes = _with_test_split(root, files, layout, seed, test_fraction)
         self._sizes = _sizes(root, files)
         self.class_names = tuple(sorted({name for _, name in places}))
-        self._check_classes(root)
+        self._check_classes(root, flat=_is_flat(files))
         labels = {name: label for label, name in enumerate(self.class_names)}
         self._entries: dict[str, list[_Entry]] = {split: [] for split in SPLITS}
         for (split, name), file in zip(places, files, strict=True):
             self._entries[split].append(_Entry(file, labels[name]))
         self.splits = tuple(split for split in SPLITS if self._entries[split])
 
-    def _check_classes(self, root: Path) -> None:
-        if len(self.class_names) < 2:
+    def _check_classes(self, root: Path, *, flat: bool) -> None:
+        if len(self.class_names) < 2 and not flat:
             found = ", ".join(self.class_names) or "none"
             raise InputError(f"{root} has fewer than two class folders with pictures ({found}): give one per class.")
         for one, other in look_alikes(self.class_names):
@@ -108,7 +114,7 @@ def _inside_classes(root: Path, listing: Listing) -> list[PictureFile]:
     pictures = [file for file in listing.files if PurePosixPath(file.name).suffix.lower() in PICTURE_SUFFIXES]
     if len(pictures) in (0, len(listing.files)):
         return listing.files
-    depth = read_layout(str(root), [file.name for file in pictures]).depth + 1
+    depth = _layout(root, pictures).depth + 1
     classes = {tuple(file.name.split("/")[:depth]) for file in pictures}
     files = []
     for file in listing.files:
@@ -117,6 +123,17 @@ def _inside_classes(root: Path, listing: Listing) -> list[PictureFile]:
         else:
             listing.left_out[OUTSIDE] += 1
     return files
+
+
+def _layout(root: Path, files: Sequence[PictureFile]) -> Layout:
+    """Return the layout of class folders, or that of one class where no picture lies in a folder."""
+    if _is_flat(files):
+        return Layout([(None, root.resolve().name)] * len(files), {}, 0)
+    return read_layout(str(root), [file.name for file in files])
+
+
+def _is_flat(files: Sequence[PictureFile]) -> bool:
+    return not any("/" in file.name for file in files)
 
 
 def _is_picture(file: PictureFile) -> bool:

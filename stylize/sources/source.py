@@ -1,4 +1,4 @@
-"""Where images come from: one small interface, three kinds of source, one fixed order, nothing read before its turn."""
+"""Where images come from: one small interface, a few kinds of source, one fixed order, nothing read before its turn."""
 
 import hashlib
 import io
@@ -14,7 +14,9 @@ from stylize.drawn.shapes import CLASS_NAMES, draw_shape
 from stylize.errors import InputError
 from stylize.sources.folder import FolderSource
 from stylize.sources.held_out import check_fraction
+from stylize.sources.imagenet import PREFIX, open_imagenet100
 from stylize.sources.picture_files import exists
+from stylize.sources.tars import TarSource, is_webdataset
 
 SHAPES_COUNTS = {"train": 4000, "test": 1000}
 SHAPES_SIDE = 64
@@ -51,7 +53,7 @@ class Source(Protocol):
 
 
 def open_source(data: str, *, seed: int = 0, test_fraction: float = 0.1) -> Source:
-    """Open `shapes`, `cifar10`, `cifar100`, or a folder or zip of class folders.
+    """Open `shapes`, `cifar10`, `cifar100`, `imagenet100:FOLDER`, a folder or zip of class folders, or a WebDataset.
 
     In a folder without a test split a fraction of every class's images is held out, by hash and seed; 0 for none.
     Raises `InputError` where the source does not exist, is empty, or has classes without images, or for a fraction
@@ -62,8 +64,12 @@ def open_source(data: str, *, seed: int = 0, test_fraction: float = 0.1) -> Sour
     if data in ("cifar10", "cifar100"):
         return CifarSource(data)
     check_fraction(test_fraction)
+    if data.startswith(PREFIX):
+        return open_imagenet100(data, seed, test_fraction)
+    if is_webdataset(data):
+        return TarSource(data, seed, test_fraction)
     if not (data and exists(Path(data))):
-        raise InputError(f"There is no data set {data!r}: give shapes, cifar10, cifar100, or a folder or zip.")
+        raise InputError(f"There is no data set {data!r}: give shapes, cifar10, cifar100, or a folder, zip or tars.")
     return FolderSource(Path(data), seed, test_fraction)
 
 

@@ -84,3 +84,10 @@ def test_a_file_system_without_locks_is_refused(
     monkeypatch.setattr("fcntl.flock", refuse)
     with pytest.raises(InputError, match=r"out cannot be written .*lock"):
         make_shards(finished_job, tmp_path / "out")
+
+
+def test_an_edited_card_stays_where_shards_are_made_again(finished_job: Job, finished: Path, copied: Path) -> None:
+    (copied / "README.md").write_text("mine")
+    (copied / "train-000000.tar").unlink()
+    make_shards(finished_job, copied)
+    assert contents(copied) == {**contents(finished), "README.md": b"mine"}

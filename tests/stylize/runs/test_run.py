@@ -27,6 +27,7 @@ from stylize.shards.verify import verify_shards
 from tests.stylize.runs.contents import contents
 
 JobMaker = Callable[..., Job]
+KINDS = ("idx", "sha256", "tar")
 Noise = Callable[..., Pixels]
 Encode = Callable[..., bytes]
 
@@ -59,9 +60,8 @@ def staging(out: Path) -> Path:
 def test_another_run_gives_the_same_bytes(finished_job: Job, finished: Path, tmp_path: Path) -> None:
     make_shards(finished_job, tmp_path / "again")
     assert contents(tmp_path / "again") == contents(finished)
-    assert sorted(contents(finished)) == [
-        "manifest.json", "test-000000.tar", "train-000000.tar", "train-000001.tar", "train-000002.tar",
-    ]  # fmt: skip
+    names = [f"{stem}.{kind}" for stem in ("test-000000", *(f"train-00000{n}" for n in range(3))) for kind in KINDS]
+    assert sorted(contents(finished)) == ["README.md", "manifest.json", *names, "wids-test.json", "wids-train.json"]
 
 
 @pytest.mark.parametrize("call", [1, 2, 4])

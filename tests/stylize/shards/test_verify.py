@@ -13,7 +13,8 @@ from stylize.engine.engine import Pixels
 from stylize.errors import InputError
 from stylize.shards.format import Sample, file_sha256, read_shard, write_shard
 from stylize.shards.manifest import read_manifest, write_manifest
-from stylize.shards.verify import verify_shards
+from stylize.shards.side_files import describe_shard
+from stylize.shards.verify import quick_defects, verify_shards
 from stylize.wording import counted
 
 SHARD = "train-000001.tar"
@@ -22,6 +23,8 @@ SHARD = "train-000001.tar"
 def rewrite(folder: Path, change: Callable[[list[Sample]], list[Sample]], codec: str = "jpg") -> None:
     """Change the samples of a shard, and let the manifest agree with its size and hash."""
     path = folder / SHARD
+    for name in [*describe_shard(path), "wids-train.json"]:
+        (folder / name).unlink()
     write_shard(path, change(list(read_shard(path))), codec)
     manifest = read_manifest(folder)
     shards = tuple(
@@ -150,7 +153,24 @@ def test_every_defect_is_named_not_only_the_first(copied: Path) -> None:
         assert message in found
 
 
+def test_a_quick_look_compares_names_and_sizes(copied: Path) -> None:
+    assert quick_defects(copied) == []
+    damaged = bytearray((copied / SHARD).read_bytes())
+    damaged[1000] ^= 1
+    (copied / SHARD).write_bytes(damaged)
+    assert quick_defects(copied) == []
+    (copied / SHARD).write_bytes(damaged[:-1])
+    (copied / "test-000000.tar").unlink()
+    (copied / "notes.txt").touch()
+    assert quick_defects(copied) == [
+        "notes.txt: not named in the manifest",
+        f"{SHARD}: {len(damaged) - 1} bytes, the manifest says {len(damaged)}",
+        "test-000000.tar: missing",
+    ]
+
+
 def test_counts_of_the_manifest_are_checked(copied: Path) -> None:
+    (copied / "wids-train.json").unlink()
     manifest = read_manifest(copied)
     shards = [asdict(shard) for shard in manifest.shards]
     document = json.loads((copied / "manifest.json").read_text())

@@ -13,6 +13,7 @@ import pytest
 from stylize.errors import InputError
 from stylize.shards.format import file_sha256, read_shard, sample_members
 from stylize.shards.manifest import read_manifest, write_manifest
+from stylize.shards.side_files import list_shards
 from stylize.shards.tar_scan import BLOCK, scan_tar
 from stylize.shards.verify import verify_shards
 
@@ -54,7 +55,10 @@ def accept(folder: Path, data: bytes) -> None:
     manifest = read_manifest(folder)
     entries = {entry.name: entry for entry in manifest.shards}
     entries[SHARD] = replace(entries[SHARD], bytes=len(data), sha256=file_sha256(folder / SHARD))
-    write_manifest(folder, replace(manifest, shards=tuple(entries.values())))
+    manifest = replace(manifest, shards=tuple(entries.values()))
+    write_manifest(folder, manifest)
+    for name, payload in list_shards(manifest).items():
+        (folder / name).write_bytes(payload)
 
 
 @pytest.mark.parametrize("kind", HEADERS)
