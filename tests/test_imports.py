@@ -172,6 +172,7 @@ import stylize.cli.main, train.cli, attack.cli
 for package in (stylize, train, attack):
     for name in package.__all__:
         getattr(package, name)
+assert not {"ray", "s3fs"} & set(sys.modules)  # extras
 """
     command = [sys.executable, "-W", "error", "-c", code]
     process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

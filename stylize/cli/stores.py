@@ -19,7 +19,7 @@ def upload_command(
     """Upload a finished folder to S3, the manifest last; run the same command again to go on."""
     total = sum(shard.bytes for shard in read_manifest(directory).shards)
     columns = TextColumn("Uploading"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=total)
         manifest = upload_shards(directory, url, lambda size: progress.advance(task, size))
     print_summary(url, manifest)
