@@ -14,7 +14,6 @@ from torchvision.transforms.v2 import functional
 from stylize.errors import InputError
 
 PAPER_SIZE = 224
-PAPER_RESIZE = 330
 LARGEST_SMALL_SIZE = 128
 IMAGE_PRESETS = ("auto", "paper", "small")
 
@@ -79,16 +78,16 @@ def _reflected(start: int, size: int) -> NDArray[np.int64]:
     return mirrored
 
 
+_PAPER_RECIPE = v2.Compose([v2.RandomResizedCrop(PAPER_SIZE, antialias=True), v2.RandomHorizontalFlip()])
+
+
 def _paper_augment(images: Tensor, entropy: int) -> Tensor:
-    """Resize the shorter side to 330, crop a random resized 224 x 224 and flip (paper's code)."""
-    transforms = v2.Compose(
-        [
-            v2.Resize(PAPER_RESIZE, antialias=True),
-            v2.RandomResizedCrop(PAPER_SIZE, antialias=True),
-            v2.RandomHorizontalFlip(),
-        ]
-    )
+    """Crop a random part, resize it to 224 × 224 and flip (paper's code, which resizes to 330 pixels before).
+
+    Sizes and places of crops are relative to the picture's, so the distribution is the same up to rounding to pixels,
+    and one resampling is enough: faster, and sharper.
+    """
     with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator: lend it ours
         torch.default_generator.manual_seed(entropy)
-        augmented: Tensor = transforms(images)
+        augmented: Tensor = _PAPER_RECIPE(images)
     return augmented

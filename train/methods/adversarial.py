@@ -50,11 +50,16 @@ def pgd_adversaries(model: nn.Module, images: Tensor, labels: Tensor, epsilon: f
     """
     step_size = 2.5 * epsilon / steps
     lowest, highest = (images - epsilon).clamp(min=0), (images + epsilon).clamp(max=1)
-    adversaries = images + torch.empty_like(images).uniform_(-epsilon, epsilon)
+    adversaries = images + random_start(images, epsilon)
     for _ in range(steps):
         adversaries = adversaries.clamp(lowest, highest)
         adversaries = adversaries + step_size * _gradient(model, adversaries, labels).sign()
     return adversaries.clamp(lowest, highest)
+
+
+def random_start(images: Tensor, epsilon: float) -> Tensor:
+    """Return uniform noise in [-ε, ε] of the images' shape."""
+    return torch.empty_like(images).uniform_(-epsilon, epsilon)
 
 
 def _gradient(model: nn.Module, images: Tensor, labels: Tensor | None) -> Tensor:

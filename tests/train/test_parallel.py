@@ -1,0 +1,77 @@
+"""Several processes compute what one computes on the batches of all, for every method."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import train
+from train.methods.table import METHODS
+
+# Arguments: file of losses, steps.  Every method trains a network with BatchNorm on its share of batches of 8; noise is a
+# function of the image, so that it is the same however a batch is shared out.
+PROGRAM = """
+import json, sys
+from pathlib import Path
+import torch
+from torch import nn
+import train.methods.adversarial
+from train import TrainConfig
+from train.distributed import join_world
+from train.loop import Trainer
+from train.methods.table import METHODS
+out, steps = sys.argv[1], int(sys.argv[2])
+torch.set_num_threads(1)
+train.methods.adversarial.random_start = lambda images, epsilon: epsilon * torch.sin(1e3 * images)
+generator = torch.Generator().manual_seed(1)
+images = torch.randint(0, 256, (steps, 8, 3, 3, 8, 8), generator=generator, dtype=torch.uint8)
+labels = torch.randint(0, 3, (steps, 8), generator=generator)
+losses = {}
+with join_world("cpu") as world:
+    share = slice(world.rank * 8 // world.size, (world.rank + 1) * 8 // world.size)
+    for method in METHODS:
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(),
+            nn.Conv2d(8, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(32, 3))
+        config = TrainConfig(Path("s"), "small", method, Path("o"), epochs=1, batch_size=8 // world.size, dtype="fp32",
+            optimizer="sgd", learning_rate=0.01, attack_steps=2, sync_batchnorm=True)
+        trainer = Trainer(config, model, world, steps, 3)
+        losses[method] = []
+        for step in range(steps):
+            views = images[step, share, : 2 if METHODS[method].views == "copy" else 3]
+            losses[method].append(world.mean(float(trainer._step(views, labels[step, share])[0])))
+if world.is_main:
+    Path(out).write_text(json.dumps(losses))
+"""
+
+
+def _losses(out: Path, processes: int, steps: int) -> dict[str, list[float]]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(processes)}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, str(out), str(steps)],
+            cwd=Path(train.__file__).parents[1],
+            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(processes)
+    ]
+    assert [process.wait(timeout=600) for process in started] == [0] * processes
+    losses: dict[str, list[float]] = json.loads(out.read_text())
+    return losses
+
+
+@pytest.mark.parametrize("steps", [5, pytest.param(50, marks=pytest.mark.slow)])
+def test_two_processes_compute_what_one_computes(tmp_path: Path, steps: int) -> None:
+    one, two = (_losses(tmp_path / f"{processes}.json", processes, steps) for processes in (1, 2))
+    assert set(one) == set(METHODS)
+    for method in METHODS:
+        assert two[method] == pytest.approx(one[method], rel=1e-5), method
+        assert len(set(one[method])) == steps
