@@ -1,6 +1,7 @@
-"""BatchNorm where there are several processes, and its running statistics."""
+"""BatchNorm where there are several processes or kinds of image, and its running statistics."""
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -50,9 +51,60 @@ def synchronised(model: nn.Module, device: torch.device) -> nn.Module:
     if device.type != "cpu":
         converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
         return converted
+    return _replaced(model, nn.BatchNorm2d, _SynchronisedBatchNorm2d)
+
+
+class _SplitBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm2d with a second one, for copies and adversaries in training (AdvProp, Xie et al. 2020)."""
+
+    def __init__(self, main: nn.BatchNorm2d) -> None:
+        super().__init__(main.num_features, main.eps, main.momentum, main.affine, main.track_running_stats)
+        self.load_state_dict(main.state_dict(), assign=True)
+        self.auxiliary, self.views = copy.deepcopy(main), 1
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalise (B · V, C, H, W), of which every V-th, from the first on, is an original."""
+        if self.views == 1:
+            return super().forward(images)
+        views = images.view(-1, self.views, *images.shape[1:])
+        originals, others = super().forward(views[:, 0]), self.auxiliary(views[:, 1:].flatten(0, 1))
+        return torch.cat([originals[:, None], others.view_as(views[:, 1:])], 1).flatten(0, 1)
+
+
+def split(model: nn.Module) -> nn.Module:
+    """Return the model with a second BatchNorm beside every one, for all views but the first in training."""
+    return _replaced(model, nn.BatchNorm2d, _SplitBatchNorm2d)
+
+
+def joined(model: nn.Module) -> nn.Module:
+    """Return the model that evaluation knows: the main BatchNorms of `split` alone."""
+    return _replaced(model, _SplitBatchNorm2d, _main)
+
+
+def _main(norm: _SplitBatchNorm2d) -> nn.BatchNorm2d:
+    single = nn.BatchNorm2d(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+    single.load_state_dict({name: norm.state_dict()[name] for name in single.state_dict()}, assign=True)
+    return single.train(norm.training)
+
+
+@contextmanager
+def showing(model: nn.Module, views: int) -> Iterator[None]:
+    """Tell split BatchNorms how many views of each image the batches in here hold, side by side; 1 is an original."""
+    norms = [norm for norm in model.modules() if isinstance(norm, _SplitBatchNorm2d)]
+    for norm in norms:
+        norm.views = views
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.views = 1
+
+
+def _replaced(model: nn.Module, kind: type[nn.BatchNorm2d], make: Callable[[Any], nn.Module]) -> nn.Module:
+    """Put another module in the place of each that is exactly of one kind."""
     for name, module in list(model.named_modules()):
-        if type(module) is nn.BatchNorm2d:
-            model.set_submodule(name, _SynchronisedBatchNorm2d(module), strict=True)
+        if type(module) is kind:
+            model.set_submodule(name, make(module), strict=True)
     return model
 
 

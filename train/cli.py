@@ -68,6 +68,9 @@ def run(
     dtype: Annotated[str, typer.Option(help=f"{', '.join(DTYPES)}; auto: bf16 where the hardware has it.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     compile: Annotated[bool, typer.Option(help="Compile the model first, which takes minutes.")] = False,
+    split_batchnorm: Annotated[
+        bool, typer.Option("--split-batchnorm", help="BatchNorm of their own for copies and adversaries.")
+    ] = False,
     sync_batchnorm: Annotated[
         bool | None, typer.Option(help="BatchNorm over the images of all processes. [default: on GPUs]")
     ] = None,

@@ -61,8 +61,9 @@ class TrainConfig:
     `attack_steps` are of attacks in training.  Where one is None, the method says it.  `mixup` and `cutmix` are α of
     the Beta distribution of shares, `ema` the decay of averaged weights, `clip_norm` the greatest norm of a gradient;
     0 switches each off.  `validation_fraction` of the training samples choose the best epoch, unless the shards have
-    a split `val`.  `sync_batchnorm` lets BatchNorm span all processes (None: on GPUs).  `workers` load images, every
-    `save_minutes` the state is saved, and `log` says who follows; they do not change any result, nor does `out`.
+    a split `val`.  `split_batchnorm` gives copies and adversaries statistics of their own in training, and
+    `sync_batchnorm` lets BatchNorm span all processes (None: on GPUs).  `workers` load images, every `save_minutes`
+    the state is saved, and `log` says who follows; they do not change any result, nor does `out`.
     """
 
     shards: Path
@@ -95,6 +96,7 @@ class TrainConfig:
     dtype: str = "auto"
     device: str = "auto"
     compile: bool = False
+    split_batchnorm: bool = False
     sync_batchnorm: bool | None = None
     workers: int = 2
     save_minutes: float = 5.0
@@ -133,6 +135,8 @@ class TrainConfig:
         _require(0 < fraction < 1, "validation_fraction", fraction, "a number between 0 and 1")
         _require(self.warmup_epochs < self.epochs, "warmup_epochs", self.warmup_epochs, f"less than {self.epochs}")
         _require(0 <= self.seed < 2**32, "seed", self.seed, "0 to 4294967295")
+        if self.split_batchnorm and self.sync_batchnorm:
+            raise InputError("--split-batchnorm and --sync-batchnorm do not go together: choose one.")
         _require(self.workers >= 0, "workers", self.workers, "0 or more")
 
     @property

@@ -31,5 +31,6 @@ def _has_grouped_convolutions(network: nn.Module) -> bool:
 
 def uses_sync_batchnorm(config: TrainConfig, world: World) -> bool:
     """Return whether BatchNorm spans all processes; by default where there are several, on GPUs."""
-    wanted = world.device.type == "cuda" if config.sync_batchnorm is None else config.sync_batchnorm
+    by_default = world.device.type == "cuda" and not config.split_batchnorm
+    wanted = by_default if config.sync_batchnorm is None else config.sync_batchnorm
     return wanted and world.size > 1

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from stylize.errors import InputError, plain_errors
-from train.batch_normalisation import fresh_statistics, synchronised
+from train.batch_normalisation import fresh_statistics, split, synchronised
 from train.config import TrainConfig
 from train.distributed import World
 from train.evaluation import Tally
@@ -33,6 +33,7 @@ class Trainer:
         self.config, self.world, self.steps_per_epoch, self.num_classes = config, world, steps_per_epoch, num_classes
         self.progress = Progress()
         self.bf16 = uses_bf16(config, world.device)
+        model = split(model) if config.split_batchnorm else model
         model = synchronised(model, world.device) if uses_sync_batchnorm(config, world) else model
         self.model = model.to(world.device).to(memory_format=torch.channels_last)
         self.average = averaged(self.model, config.ema) if config.ema else None

@@ -18,6 +18,7 @@ from stylize.shards.index import index_split
 from stylize.shards.manifest import read_manifest
 from stylize.sources.pictures import MAX_PIXELS
 from stylize.sources.plain_jpeg import decode_plain_jpeg
+from train.order import split_validation
 from train.verified import VerifiedBytes
 
 _FORMATS = ("JPEG", "PNG", "WEBP")
@@ -63,6 +64,20 @@ class PairDataset(Dataset[tuple[Tensor, int]]):
         if any(image.shape != decoded[0].shape for image in decoded):
             raise InputError(f"{where} has images of different sizes: its pair is not aligned, make the shard again.")
         return torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2)
+
+
+def hold_out(
+    shards: Path, samples: PairDataset, fraction: float, seed: int
+) -> tuple[NDArray[np.int64], PairDataset, NDArray[np.int64]]:
+    """Return the indices of samples to train on, the samples to validate on, and the indices of those.
+
+    A split `val` of the shards goes before a fraction of the training split.
+    """
+    own = PairDataset(shards, "val")
+    if len(own):
+        return np.arange(len(samples)), own, np.arange(len(own))
+    training, validation = split_validation(samples.keys, fraction, seed)
+    return training, samples, validation
 
 
 def decode_image(payload: bytes, where: str, side: int | None = None) -> NDArray[np.uint8]:

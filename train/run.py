@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from stylize.errors import InputError
 from stylize.wording import counted
 from train.augmentation import image_preset
+from train.batch_normalisation import joined
 from train.checkpoint import load_model, save_model
 from train.config import TrainConfig
 from train.distributed import World, join_world
@@ -25,8 +26,8 @@ from train.loading import EvaluationImages, TrainingViews, training_loader
 from train.loop import Trainer
 from train.methods.table import METHODS
 from train.models import build_model, check_size
-from train.order import EpochBatches, split_validation
-from train.pairs import PairDataset
+from train.order import EpochBatches
+from train.pairs import PairDataset, hold_out
 from train.progress import epoch_line, training_console, training_progress
 from train.records import run_metrics, run_record
 from train.soundness import check_soundness
@@ -57,10 +58,10 @@ def train_model(config: TrainConfig) -> dict[str, Any]:
     with join_world(config.device) as world:
         identity = run_identity(config, world)
         finished = finished_metrics(config.out, identity)
-        if finished is not None:
-            return finished if world.is_main else {}
-        make_folder(config.out)
-        return _Run(config, world, identity).train()
+        if finished is None:
+            make_folder(config.out)
+            return _Run(config, world, identity).train()
+        return finished if world.is_main else {}
 
 
 class _Run:
@@ -79,7 +80,9 @@ class _Run:
             )
         self.test_samples = PairDataset(config.shards, "test")
         self.preset = image_preset(config.image_preset, self.samples.size)
-        training, self.validation_samples, self.validation = _validation(config, self.samples)
+        training, self.validation_samples, self.validation = hold_out(
+            config.shards, self.samples, config.validation_fraction, config.seed
+        )
         self.batches = EpochBatches(training, config.batch_size, config.seed, world.rank, world.size)
         views = TrainingViews(self.samples, self.preset, config.seed, method.views)
         self.loader = training_loader(views, self.batches, config.workers, world.device.type == "cuda")
@@ -102,9 +105,9 @@ class _Run:
             remove_results(self.config.out)
         progress = self.trainer.progress
         with self._display() as (display, self.report), received_signals() as self.received:
-            images = self.batches.steps * self.config.batch_size * self.world.size
-            done = progress.epoch * images + progress.step * self.config.batch_size * self.world.size
-            task = display.add_task("training", total=self.config.epochs * images, completed=done)
+            batch, steps = self.config.batch_size * self.world.size, self.batches.steps
+            done = (progress.epoch * steps + progress.step) * batch
+            task = display.add_task("training", total=self.config.epochs * steps * batch, completed=done)
             while progress.epoch < self.config.epochs:
                 self._advance(display, task)
             return self._publish(display)
@@ -176,6 +179,7 @@ class _Run:
         config, model = self.config, self.trainer.judged
         path = config.out / MODEL_NAME
         model.load_state_dict(self.trainer.progress.best_model)
+        joined(model)
         if self.world.is_main:
             save_model(path, model, model_card(self.samples, self.preset, self.identity))
             model.load_state_dict(load_model(path)[0].state_dict())
@@ -188,12 +192,3 @@ class _Run:
         write_record(config.out, run_record(self.trainer, self.identity, tally, self.samples.class_names))
         write_metrics(config.out, metrics)
         return metrics
-
-
-def _validation(config: TrainConfig, samples: PairDataset) -> tuple[NDArray[np.int64], PairDataset, NDArray[np.int64]]:
-    """Return the indices to train on, the samples to validate on, and their indices; `val` goes before a fraction."""
-    own = PairDataset(config.shards, "val")
-    if len(own):
-        return np.arange(len(samples)), own, np.arange(len(own))
-    training, validation = split_validation(samples.keys, config.validation_fraction, config.seed)
-    return training, samples, validation

@@ -42,3 +42,8 @@ def test_bad_value_is_quoted(name: str, value: object) -> None:
     TrainConfig(**settings)
     with pytest.raises(InputError, match=repr(value)):
         TrainConfig(**{**settings, name: value})
+
+
+def test_two_kinds_of_batchnorm_at_once() -> None:
+    with pytest.raises(InputError, match="do not go together"):
+        TrainConfig(Path("s"), "resnet34", "pairing", Path("o"), split_batchnorm=True, sync_batchnorm=True)

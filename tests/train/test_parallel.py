@@ -12,7 +12,7 @@ import pytest
 import train
 from train.methods.table import METHODS
 
-# Arguments: file of losses, steps.  Every method trains a network with BatchNorm on its share of batches of 8; noise is a
+# Arguments: file of losses, steps.  Every method trains a network with BatchNorm on its share of batches; noise is a
 # function of the image, so that it is the same however a batch is shared out.
 PROGRAM = """
 import json, sys

@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from train.batch_normalisation import showing
 from train.methods.method import Losses, Settings
 
 
@@ -44,5 +45,6 @@ def clean_logit_pairing(model: nn.Module, views: Tensor, labels: Tensor, setting
 
 def joint_logits(model: nn.Module, views: Tensor) -> Tensor:
     """Return the logits (B, V, classes), float32, of images (B, V, 3, H, W) in one forward pass."""
-    logits: Tensor = model(views.flatten(0, 1)).float()
+    with showing(model, views.shape[1]):
+        logits: Tensor = model(views.flatten(0, 1)).float()
     return logits.view(*views.shape[:2], -1)
