@@ -1,0 +1,153 @@
+"""How fast training reads shards, and what it costs beside arithmetic: ratios within turns of one run.
+
+    python -m benchmarks.train SHARDS [--arch mobilenet_v3_small] [--batch-size 64] [--seconds 5] [-o RESULT.json]
+
+One thread reads and decodes in this process, both images of each pair.  Training is compared with the same steps on
+one batch in memory; the authors' way, which stylizes every image in the loop, is added up from its measured parts.
+Run it while nothing else does.
+"""
+
+import io
+import json
+import time
+from collections.abc import Callable, Iterator
+from itertools import cycle, islice, repeat
+from pathlib import Path
+from statistics import median
+from typing import Annotated
+
+import numpy as np
+import simplejpeg
+import torch
+import typer
+import webdataset
+from PIL import Image, ImageOps
+
+from benchmarks.stylize import LOOP_STYLE_SHAPE, published_loop, rate
+from stylize.command_line import console
+from stylize.engine.styles import load_styles
+from stylize.sources.source import open_source
+from train import TrainConfig, image_preset
+from train.distributed import World
+from train.loading import Batch, TrainingViews, training_loader
+from train.loop import Trainer
+from train.models import build_model
+from train.order import EpochBatches
+from train.pairs import PairDataset
+
+Row = dict[str, float]
+
+
+def bare_decoding(samples: PairDataset) -> Callable[[], int]:
+    """Return what decodes a pair by simplejpeg, its bytes in memory already."""
+    payloads = [samples.index.read(index, [0, 1]) for index in range(min(len(samples), 500))]
+    turns = cycle(payloads)
+    return lambda: len([simplejpeg.decode_jpeg(payload) for payload in next(turns)])
+
+
+def our_loader(views: TrainingViews, count: int) -> Callable[[], int]:
+    """Return what reads, decodes and augments a pair as training does."""
+    turns = cycle(range(count))
+    return lambda: len(views[0, next(turns)][0])
+
+
+def webdataset_and_pillow(shards: Path) -> Callable[[], int]:
+    """Return what reads and decodes a pair by webdataset and Pillow, without augmentation."""
+    paths = [str(path) for path in sorted(shards.glob("train-*.tar"))]
+    samples = iter(webdataset.WebDataset(paths, shardshuffle=False).repeat())
+
+    def decode() -> int:
+        sample = next(samples)
+        pictures = [name for name in sample if name.endswith("jpg")][:2]
+        return len([Image.open(io.BytesIO(sample[name])).convert("RGB").load() for name in pictures])
+
+    return decode
+
+
+class Training:
+    """Training steps of a network on batches of pairs."""
+
+    def __init__(self, arch: str, samples: PairDataset, batch_size: int) -> None:
+        config = TrainConfig(Path(), arch, "pairing", Path(), batch_size=batch_size, epochs=1000)
+        classes = len(samples.class_names)
+        self.trainer = Trainer(config, build_model(arch, classes), World(0, 1, torch.device("cpu")), 10**6, classes)
+        self.views = TrainingViews(samples, image_preset("auto", samples.size), 0, "copy")
+        self.batches = EpochBatches(np.arange(len(samples)), batch_size, 0)
+        self.loader = training_loader(self.views, self.batches, workers=2, pin_memory=False)
+        self.from_shards = self._epochs()
+        self.constant: Iterator[Batch] = repeat(next(self.from_shards))
+
+    def _epochs(self) -> Iterator[Batch]:
+        for epoch in range(10**6):
+            self.batches.select(epoch)
+            yield from self.loader
+
+    def rate(self, batches: Iterator[Batch], seconds: float) -> float:
+        """Return images/s of originals over at least so many seconds, the first step not counted."""
+        self._take(batches, 1)
+        started, images = time.monotonic(), 0
+        while (passed := time.monotonic() - started) < seconds:
+            images += self._take(batches, 1)
+        return images / passed
+
+    def _take(self, batches: Iterator[Batch], steps: int) -> int:
+        done: list[int] = []
+        self.trainer.run_epoch(islice(batches, steps), lambda: False, done.append)
+        return sum(done)
+
+
+def measure(shards: Path, samples: PairDataset, training: Training, seconds: float) -> Row:
+    """Measure everything once, in turn; rates in images/s, of one core where only reading is measured."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    row = {
+        "bare decoding": rate(bare_decoding(samples), seconds),
+        "loader": rate(our_loader(training.views, len(samples)), seconds),
+        "webdataset and Pillow": rate(webdataset_and_pillow(shards), seconds),
+    }
+    torch.set_num_threads(threads)
+    row["training from memory"] = training.rate(training.constant, 2 * seconds)
+    row["training from shards"] = training.rate(training.from_shards, 2 * seconds)
+    return row
+
+
+def ratios(row: Row, stylized: float) -> Row:
+    """Return the ratios within a turn; `stylized` is the published loop's rate, in images/s."""
+    in_the_loop = 1 / (1 / row["training from memory"] + 1 / stylized)
+    return {
+        "loader / bare decoding": row["loader"] / row["bare decoding"],
+        "loader / webdataset and Pillow": row["loader"] / row["webdataset and Pillow"],
+        "training from shards / from memory": row["training from shards"] / row["training from memory"],
+        "training from shards / stylizing in the loop": row["training from shards"] / in_the_loop,
+    }
+
+
+def main(
+    shards: Annotated[Path, typer.Argument(help="Folder of shards of JPEG pairs of one size.")],
+    arch: Annotated[str, typer.Option(help="As for `train run`.")] = "mobilenet_v3_small",
+    batch_size: Annotated[int, typer.Option(help="Pairs a step.")] = 64,
+    seconds: Annotated[float, typer.Option(help="How long each part of a turn is measured.")] = 5.0,
+    turns: Annotated[int, typer.Option(help="Medians are taken over them.")] = 3,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file to write.")] = None,
+) -> None:
+    """Measure and print the rates and their ratios."""
+    samples = PairDataset(shards, "train")
+    training = Training(arch, samples, batch_size)
+    style = io.BytesIO()
+    ImageOps.fit(load_styles(["swirls"])[0].picture, LOOP_STYLE_SHAPE).save(style, "PNG")
+    rows = []
+    for _ in range(turns):
+        row = measure(shards, samples, training, seconds)
+        side = training.views.preset.size
+        row["stylizing in the loop"] = published_loop(open_source("shapes"), side, style.getvalue(), seconds)
+        rows.append(row | ratios(row, row["stylizing in the loop"]))
+    found = {name: median(row[name] for row in rows) for name in rows[0]}
+    for name, value in found.items():
+        console.print(f"{name}: {value:,.3g}")
+    if output:
+        machine = {"threads": torch.get_num_threads(), "torch": torch.__version__, "arch": arch, "turns": turns}
+        output.write_text(json.dumps({**machine, "size": samples.size, "medians": found}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    typer.run(main)
