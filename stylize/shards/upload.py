@@ -9,6 +9,7 @@ from stylize.errors import InputError
 from stylize.shards.format import file_sha256
 from stylize.shards.manifest import FAILURES_NAME, MANIFEST_NAME, Manifest, read_manifest
 from stylize.shards.remote import TRIES, RemoteFolder, is_url, store_errors
+from stylize.shards.side_files import side_names
 
 UPLOADS_AT_ONCE = 4
 
@@ -16,8 +17,9 @@ UPLOADS_AT_ONCE = 4
 def upload_shards(directory: Path, url: str, report: Callable[[int], None] = lambda size: None) -> Manifest:
     """Upload a finished folder to `s3://bucket/prefix` and return its manifest, which goes last.
 
-    Each file is checked against the manifest and created in one request, only if there is none of its name; what is
-    there already is compared instead, so the same call goes on after an interruption. `report` receives bytes.
+    Indices, checksums and data card go too, as they are.  Each other file is checked against the manifest.  All are
+    created in one request, only if there is none of their name; what is there already is compared instead, so the
+    same call goes on after an interruption.  `report` receives bytes.
 
     Raises:
         InputError: the folder is damaged, the store cannot be written, or holds other files under these names.
@@ -31,6 +33,9 @@ def upload_shards(directory: Path, url: str, report: Callable[[int], None] = lam
     hashes = {shard.name: shard.sha256 for shard in manifest.shards}
     if manifest.failures_sha256:
         hashes[FAILURES_NAME] = manifest.failures_sha256
+    for name in side_names(manifest):
+        if (directory / name).is_file():
+            hashes[name] = file_sha256(directory / name)
     with ThreadPoolExecutor(UPLOADS_AT_ONCE) as threads:
         uploads = [threads.submit(_upload, directory / name, target, sha256) for name, sha256 in hashes.items()]
         try:

@@ -19,6 +19,7 @@ from stylize.errors import InputError
 from stylize.shards.cache import local_shards
 from stylize.shards.manifest import ShardEntry, read_manifest
 from stylize.shards.remote import RemoteFolder
+from stylize.shards.side_files import write_side_files
 from stylize.shards.upload import upload_shards
 from stylize.shards.verify import verify_shards
 from stylize.shards.verify_url import verify_url
@@ -97,6 +98,15 @@ def test_an_uploaded_folder_is_the_same_and_is_uploaded_once(
     assert verify_url(URL) == (verify_shards(folder), read_manifest(folder))
     with local_shards(URL, tmp_path / "cache") as copy:
         assert contents(copy) == contents(folder)
+
+
+def test_files_for_other_readers_are_uploaded_too(store: Any, make_shard_folder: ShardFolderMaker) -> None:
+    folder = make_shard_folder()
+    write_side_files(folder, read_manifest(folder))
+    upload_shards(folder, URL)
+    names = sorted(path.name for path in folder.iterdir())
+    assert {"README.md", "train-000000.idx", "train-000000.tar"} < set(names)
+    assert versions(store) == names
 
 
 def test_the_store_refuses_what_is_there_already(store: Any, tmp_path: Path) -> None:
