@@ -44,7 +44,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "schedule": "linear",
         "warmup_epochs": 1.0,
         "label_smoothing": 0.2,
-        "ema": 0.98,
+        "ema": 0.99,
         "epochs": 5,
         "batch_size": 256,
         "validation_fraction": 0.02,

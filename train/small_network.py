@@ -26,6 +26,7 @@ class SmallNetwork(nn.Module):
         super().__init__()
         self.register_buffer("filters", whitening())
         channels = 2 * len(_DEVIATIONS) * 4
+        self.bias = nn.Parameter(torch.zeros(channels))
         self.groups = nn.Sequential()
         for width in WIDTHS:
             self.groups.append(_group(channels, width))
@@ -35,8 +36,8 @@ class SmallNetwork(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits."""
         filters = self.get_buffer("filters")
-        edges = F.conv2d(images - 0.5, filters)
-        features = self.groups(F.gelu(torch.cat([edges, -edges], 1))).amax((2, 3))
+        edges = F.conv2d(images - 0.5, torch.cat([filters, -filters]), self.bias)
+        features = self.groups(F.gelu(edges)).amax((2, 3))
         logits: Tensor = self.head(features) * LOGIT_SCALE
         return logits
 
