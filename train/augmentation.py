@@ -59,23 +59,32 @@ def resize_square(images: Tensor, size: int) -> Tensor:
 def _small_augment(images: Tensor, entropy: int, size: int) -> Tensor:
     """Reflect size/8 pixels at every border, crop back to `size` and flip: the usual recipe for CIFAR.
 
-    Rows and columns are picked by index, by NumPy: a few times faster than padding or indexing tensors.
+    Whole pixels are moved, by NumPy: a few times faster than padding or indexing tensors.
     """
     padding = size // 8
     entropy, top = divmod(entropy, 2 * padding + 1)
     entropy, left = divmod(entropy, 2 * padding + 1)
-    rows, columns = _reflected(top - padding, size), _reflected(left - padding, size)
-    if entropy % 2:
-        columns = columns[::-1]
-    pixels = resize_square(images, size).numpy()
-    return torch.from_numpy(pixels.take(rows, axis=2).take(columns, axis=3))
+    pixels = _pixels(resize_square(images, size).permute(0, 2, 3, 1).numpy())
+    rows, cropped = np.empty_like(pixels), np.empty_like(pixels)
+    _shift(pixels.transpose(1, 2, 0), rows.transpose(1, 2, 0), top - padding)
+    _shift(rows.transpose(2, 1, 0), cropped.transpose(2, 1, 0), left - padding)
+    moved = torch.from_numpy(cropped[..., None].view(np.uint8)).permute(0, 3, 1, 2)
+    return moved.flip(3) if entropy % 2 else moved
 
 
-def _reflected(start: int, size: int) -> NDArray[np.int64]:
-    """Return `size` indices from `start` on, mirrored at the borders 0 and size - 1."""
-    indices = np.arange(start, start + size)
-    mirrored: NDArray[np.int64] = (size - 1) - np.abs((size - 1) - np.abs(indices))
-    return mirrored
+def _pixels(images: NDArray[np.uint8]) -> NDArray[np.void]:
+    """View images (V, H, W, 3) as pixels of three bytes (V, H, W), which are copied in one piece."""
+    pixels: NDArray[np.void] = np.ascontiguousarray(images).view("V3")[..., 0]
+    return pixels
+
+
+def _shift(source: NDArray[np.void], target: NDArray[np.void], start: int) -> None:
+    """Fill a target of N rows with the source's from `start` on, mirrored at the borders 0 and N - 1."""
+    size = len(source)
+    if start < 0:
+        target[-start:], target[:-start] = source[:start], source[-start:0:-1]
+    else:
+        target[: size - start], target[size - start :] = source[start:], source[size - 1 - start : size - 1][::-1]
 
 
 _PAPER_RECIPE = v2.Compose([v2.RandomResizedCrop(PAPER_SIZE, antialias=True), v2.RandomHorizontalFlip()])

@@ -1,5 +1,6 @@
 """What a run makes of its hardware: bf16, and BatchNorm over several processes."""
 
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -21,12 +22,14 @@ def uses_bf16(config: TrainConfig, device: torch.device) -> bool:
     flags = _CPU_INFO.read_text().split() if _CPU_INFO.exists() else []
     if "avx512_bf16" not in flags and "amx_bf16" not in flags:
         return False
-    return not _has_grouped_convolutions(make_network(config.arch, num_classes=2).module)
+    return not _has_grouped_convolutions(config.arch)
 
 
-def _has_grouped_convolutions(network: nn.Module) -> bool:
+@cache
+def _has_grouped_convolutions(arch: str) -> bool:
     """PyTorch 2.14 takes twice as long for depthwise convolutions in bf16 as in fp32."""
-    return any(isinstance(layer, nn.Conv2d) and layer.groups > 1 for layer in network.modules())
+    layers = make_network(arch, num_classes=2).module.modules()
+    return any(isinstance(layer, nn.Conv2d) and layer.groups > 1 for layer in layers)
 
 
 def uses_sync_batchnorm(config: TrainConfig, world: World) -> bool:

@@ -9,7 +9,7 @@ from multiprocessing import forkserver, resource_tracker
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from train.augmentation import ImagePreset
 from train.order import EpochBatches
@@ -34,7 +34,7 @@ class TrainingViews(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, int]:
         epoch, index = item
         views = VIEWS[self.views].make(Draw(self.samples, self.preset, self.seed, epoch, index))
-        return views.contiguous(), int(self.samples.labels[index])
+        return views, int(self.samples.labels[index])
 
 
 class EvaluationImages(Dataset[tuple[Tensor, int]]):
@@ -60,7 +60,7 @@ class EvaluationImages(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, position: int) -> tuple[Tensor, int]:
         index = int(self.indices[position])
         pixels = self.samples.read(index, self.images)
-        return self.preset.resize(pixels).contiguous(), int(self.samples.labels[index])
+        return self.preset.resize(pixels), int(self.samples.labels[index])
 
 
 def training_loader(samples: TrainingViews, batches: EpochBatches, workers: int, pin_memory: bool) -> Iterable[Batch]:
@@ -70,6 +70,7 @@ def training_loader(samples: TrainingViews, batches: EpochBatches, workers: int,
         batch_sampler=batches,
         num_workers=workers,
         persistent_workers=workers > 0,
+        collate_fn=_collated,
         pin_memory=pin_memory,
         worker_init_fn=_leave_interrupts_to_parent,
         multiprocessing_context=_process_context(workers),
@@ -82,9 +83,16 @@ def evaluation_loader(images: EvaluationImages, batch_size: int, workers: int) -
         images,
         batch_size,
         num_workers=workers,
+        collate_fn=_collated,
         worker_init_fn=_leave_interrupts_to_parent,
         multiprocessing_context=_process_context(workers),
     )
+
+
+def _collated(samples: Sequence[tuple[Tensor, int]]) -> Batch:
+    """Return uint8 (B, V, 3, size, size) and labels (B,), pixel by pixel in memory as images were decoded."""
+    images, labels = default_collate([(views.permute(0, 2, 3, 1), label) for views, label in samples])
+    return images.permute(0, 1, 4, 2, 3), labels
 
 
 def _leave_interrupts_to_parent(worker: int) -> None:

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from stylize.errors import InputError
-from stylize.shards.index import index_split
 from stylize.shards.manifest import read_manifest
+from stylize.shards.stored_index import load_index
 from stylize.sources.pictures import MAX_PIXELS
 from stylize.sources.plain_jpeg import decode_plain_jpeg
 from train.order import split_validation
@@ -38,7 +38,7 @@ class PairDataset(Dataset[tuple[Tensor, int]]):
         self.class_names = manifest.class_names
         self.size: int | None = manifest.spec.get("size")
         self.copies = int(manifest.spec.get("styles_per_image", 1)) if split == "train" else 0
-        self.index = index_split(shards, manifest, split)
+        self.index = load_index(shards, manifest, split)
         self.keys, self.labels = self.index.keys, self.index.labels
         self._bytes = VerifiedBytes(self.index)
 

@@ -30,7 +30,7 @@ from train.order import EpochBatches
 from train.pairs import PairDataset, hold_out
 from train.progress import epoch_line, training_console, training_progress
 from train.records import run_metrics, run_record
-from train.soundness import check_soundness
+from train.soundness import refuse_single_class, warn_of_suspicions
 from train.state import (
     MODEL_NAME,
     finished_metrics,
@@ -96,7 +96,9 @@ class _Run:
 
     def train(self) -> dict[str, Any]:
         """Run all epochs that are left, then publish the best model."""
-        check_soundness(self.samples, {"test": self.test_samples}, training_console(self.world.is_main).print)
+        refuse_single_class(self.samples)
+        if self.world.is_main:
+            warn_of_suspicions(self.samples, {"test": self.test_samples}, training_console(visible=True).print)
         state = load_state(self.config.out, self.identity)
         self.world.barrier()  # all processes have looked before the first one writes
         if state is not None:

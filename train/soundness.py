@@ -7,9 +7,13 @@ from stylize.shards.suspicion import has_single_class, suspicions
 from train.pairs import PairDataset
 
 
-def check_soundness(train: PairDataset, others: Mapping[str, PairDataset], warn: Callable[[str], None]) -> None:
-    """Refuse images of a single class with an `InputError`, and warn of all else that looks wrong with a folder."""
+def refuse_single_class(train: PairDataset) -> None:
+    """Raise `InputError` where all training images are of one class."""
     if has_single_class(train.index):
         raise InputError("All training images are of one class, so there is nothing to learn: make shards of several.")
+
+
+def warn_of_suspicions(train: PairDataset, others: Mapping[str, PairDataset], warn: Callable[[str], None]) -> None:
+    """Warn of what looks wrong with a folder though it can be trained on."""
     for suspicion in suspicions(train.index, {split: samples.index for split, samples in others.items()}):
         warn(f"Warning: {suspicion}")

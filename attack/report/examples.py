@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stylize.errors import InputError
-from stylize.shards.format import SampleLocation, index_shard, open_shard, read_sample
+from stylize.shards.format import SampleLocation, index_shard, read_sample
 from stylize.shards.manifest import read_manifest
+from stylize.shards.spans import open_shard
 from stylize.sources.pictures import PictureError, decode_picture
 from stylize.wording import literal
 

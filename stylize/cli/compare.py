@@ -47,7 +47,7 @@ def merge_command(
     first: Path, second: Path, out: Annotated[Path, typer.Option(help="Folder of shards to make.")]
 ) -> None:
     """Join two folders of shards: the same images with the copies of both, or the images of both."""
-    total = sum(shard.samples for folder in (first, second) for shard in read_manifest(folder).shards)
+    total = sum(read_manifest(folder).samples() for folder in (first, second))
     with images_progress(console, "Merging", total) as report:
         manifest = merge_shards(first, second, out, report)
     print_summary(out, manifest)

@@ -23,9 +23,9 @@ def unpack_command(
 ) -> None:
     """Write originals and copies as files in class folders; run the same command again to go on."""
     manifest = read_manifest(directory)
-    with images_progress(console, "Unpacking", sum(shard.samples for shard in manifest.shards)) as report:
+    with images_progress(console, "Unpacking", manifest.samples()) as report:
         unpack_shards(directory, out, report)
-    pairs, total = manifest.samples("train"), sum(shard.samples for shard in manifest.shards)
+    pairs, total = manifest.samples("train"), manifest.samples()
     files = total + pairs * manifest.styles_per_image
     console.print(f"{out}: {counted(files, 'picture')} of {counted(total, 'sample')}")
 

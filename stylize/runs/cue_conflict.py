@@ -17,7 +17,7 @@ from stylize.runs.cues import design_cues
 from stylize.runs.job import Failure, Report
 from stylize.runs.publish import plain_spec
 from stylize.runs.sample_set import make_sample_set
-from stylize.runs.spec import SAMPLES_PER_SHARD, VERSIONED, ShardOptions, make_spec, shuffle_key
+from stylize.runs.spec import SAMPLES_PER_SHARD, VERSIONED, ShardOptions, make_spec, shuffled
 from stylize.shards.format import Sample
 from stylize.shards.manifest import Manifest
 from stylize.sources.source import ShapesSource, Source, open_source
@@ -56,7 +56,7 @@ def open_cue_set(options: ShardOptions, per_class: int, kind: str = CUE_CONFLICT
 
 def _drawn(source: ShapesSource, options: ShardOptions, per_class: int, kind: str) -> CueSet:
     split, codec = DRAWN_SPLITS[kind], Codec(options.codec, options.quality)
-    indices = sorted(range(per_class * len(CLASS_NAMES)), key=lambda index: shuffle_key(options.seed, split, index))
+    indices = shuffled(range(per_class * len(CLASS_NAMES)), options.seed, split)
     spec = {
         "kind": kind,
         "per_class": per_class,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stylize.errors import InputError
-from stylize.runs.spec import shuffle_key
+from stylize.runs.spec import shuffled
 from stylize.sources.source import Source
 
 
@@ -24,7 +24,7 @@ def design_cues(source: Source, per_class: int, seed: int) -> list[Cue]:
     All is a function of the seed and of the labels; the result is in the order of the test shards.
     Raises `InputError` where fewer than two classes have test images.
     """
-    order = sorted(range(source.count("test")), key=lambda index: shuffle_key(seed, "test", index))
+    order = shuffled(range(source.count("test")), seed, "test")
     chosen: dict[int, list[int]] = {}
     for index in order:
         of_class = chosen.setdefault(source.label("test", index), [])

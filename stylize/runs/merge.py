@@ -11,7 +11,7 @@ from typing import Any
 from stylize.errors import InputError
 from stylize.runs.job import Report
 from stylize.runs.sample_set import make_sample_set
-from stylize.runs.spec import SAMPLES_PER_SHARD, VERSIONED, shuffle_key
+from stylize.runs.spec import SAMPLES_PER_SHARD, VERSIONED, shuffled
 from stylize.shards.diff import SPLITS, locate, read_located
 from stylize.shards.format import MAX_COPIES, Sample, SampleLocation
 from stylize.shards.manifest import Manifest, read_manifest
@@ -102,7 +102,7 @@ def _of_both(split: str, one: dict[str, SampleLocation], other: dict[str, Sample
     offset = 1 + max(map(int, one), default=-1)
     places = {int(key): location for key, location in one.items()}
     places |= {int(key) + offset: location for key, location in other.items()}
-    for index in sorted(places, key=lambda index: shuffle_key(0, split, index)):
+    for index in shuffled(places, 0, split):
         yield replace(read_located(places[index]), key=f"{index:08d}")
 
 

@@ -11,7 +11,7 @@ from stylize.runs.codec import Codec
 from stylize.runs.job import Failure, Report
 from stylize.runs.pairing import Copy, pair_copies
 from stylize.runs.sample_set import make_sample_set
-from stylize.runs.spec import SAMPLES_PER_SHARD, VERSIONED, ShardOptions, shuffle_key
+from stylize.runs.spec import SAMPLES_PER_SHARD, VERSIONED, ShardOptions, shuffled
 from stylize.shards.format import MAX_COPIES, Sample
 from stylize.shards.manifest import Manifest
 from stylize.sources.pictures import PictureError
@@ -42,14 +42,13 @@ def pack_pairs(
         raise InputError(f"{options.data} has no training images, or more than {MAX_COPIES} copies of each.")
     codec = Codec(options.codec, options.quality)
     results = {
-        split: map(partial(_sample, source, split, pairs, codec, options.size), _order(source, split, options.seed))
+        split: map(
+            partial(_sample, source, split, pairs, codec, options.size),
+            shuffled(range(source.count(split)), options.seed, split),
+        )
         for split in source.splits
     }
     return make_sample_set(_spec(options, source, pairs), results, out, max_failures, report)
-
-
-def _order(source: Source, split: str, seed: int) -> list[int]:
-    return sorted(range(source.count(split)), key=partial(shuffle_key, seed, split))
 
 
 def _spec(options: ShardOptions, source: Source, pairs: Mapping[str, Sequence[Copy]]) -> dict[str, object]:

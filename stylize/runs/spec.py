@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -160,13 +160,12 @@ def _shard_name(split: str, number: int) -> str:
 def plan_shards(spec: Spec, source: Source) -> Iterator[ShardPlan]:
     """Shuffle every split once, by hashing (seed, split, index), and cut it into shards."""
     for split in source.splits:
-        order = sorted(range(source.count(split)), key=lambda index: shuffle_key(spec.seed, split, index))
-        chosen = order[: spec.counts[split]]
+        chosen = shuffled(range(source.count(split)), spec.seed, split)[: spec.counts[split]]
         for number, start in enumerate(range(0, len(chosen), spec.samples_per_shard)):
             indices = tuple(chosen[start : start + spec.samples_per_shard])
             yield ShardPlan(_shard_name(split, number), split, indices)
 
 
-def shuffle_key(seed: int, split: str, index: int) -> bytes:
-    """Return what the samples of a split are sorted by: SHA-256 of `SEED:SPLIT:INDEX`."""
-    return hashlib.sha256(f"{seed}:{split}:{index}".encode()).digest()
+def shuffled(indices: Iterable[int], seed: int, split: str) -> list[int]:
+    """Return the indices of a split's samples in the order of shards: by the SHA-256 of `SEED:SPLIT:INDEX`."""
+    return sorted(indices, key=lambda index: hashlib.sha256(f"{seed}:{split}:{index}".encode()).digest())

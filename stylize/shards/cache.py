@@ -12,6 +12,7 @@ from stylize.errors import InputError
 from stylize.shards.format import file_sha256
 from stylize.shards.manifest import MANIFEST_NAME, Manifest, ShardEntry, read_manifest
 from stylize.shards.remote import RemoteFolder, is_url
+from stylize.shards.side_files import write_indices
 
 DEFAULT_CACHE = Path("~/.cache/stylized-pairing")
 DEFAULT_GB = 200.0
@@ -80,6 +81,8 @@ def _complete(
     for shard in missing:
         remote.fetch(shard.name, folder / shard.name, shard.sha256)
         report(shard)
+    if missing:
+        write_indices(folder, manifest)
 
 
 def _is_there(path: Path, shard: ShardEntry) -> bool:

@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 from stylize.errors import InputError
-from stylize.shards.format import MEMBER_NAME, Span, read_span
+from stylize.shards.format import MEMBER_NAME
+from stylize.shards.spans import Span, read_span
 
 CHECKSUM_SUFFIX = ".sha256"
 _LINE = re.compile(r"(?P<digest>[0-9a-f]{64})  (?P<name>.+)")

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stylize.errors import InputError
-from stylize.shards.format import Sample, SampleLocation, index_shard, open_shard, read_sample
+from stylize.shards.format import Sample, SampleLocation, index_shard, read_sample
 from stylize.shards.manifest import Manifest, read_manifest
+from stylize.shards.spans import open_shard
 
 SPLITS = ("train", "val", "test")
 PARTS = ("content", "styled", "label", "metadata")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from stylize.errors import InputError
+from stylize.shards.spans import Span, open_shard, read_span
 
 FORMAT_VERSION = 1
 MAX_COPIES = 100
@@ -39,14 +40,6 @@ class Sample:
     styled: tuple[bytes, ...]
     label: int
     metadata: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """Where one member's payload lies in its tar, in bytes."""
-
-    offset: int
-    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,19 +124,22 @@ def index_shard(path: Path) -> Iterator[SampleLocation]:
             yield _locate(path, key, members, file)
 
 
-def open_shard(path: Path) -> io.BufferedReader:
-    """Open a shard for reading; a missing or unreadable file is an `InputError`."""
-    try:
-        return open(path, "rb")
-    except OSError as error:
-        raise InputError(f"Shard {path} cannot be opened ({error.strerror}): fetch or make it again.") from None
+def is_header_of(block: bytes, key: str, role: str, size: int) -> bool:
+    """Return whether a ustar header announces a sample's member of so many bytes, as a regular file."""
+    name = MEMBER_NAME.fullmatch(block[:100].rstrip(b"\0").decode("ascii", "replace"))
+    regular, digits = block[156:157] in (tarfile.REGTYPE, tarfile.AREGTYPE), block[124:136].strip(b"\0 ")
+    named = name is not None and (name["key"], name["role"]) == (key, role)
+    return regular and named and digits.isdigit() and int(digits, 8) == size
+
+
+def image_roles(copies: int) -> list[str]:
+    """Return the names of a sample's images in their order: `content`, then its copies."""
+    return ["content", *(["styled"] if copies == 1 else [f"styled{k}" for k in range(copies)])]
 
 
 def _locate(path: Path, key: str, members: list[tuple[str, Span]], file: io.BufferedReader) -> SampleLocation:
     roles = [role for role, _ in members]
-    copies = len(members) - 3
-    styled = ["styled"] if copies == 1 else [f"styled{k}" for k in range(copies)]
-    if roles != ["content", *styled, "cls", "json"]:
+    if roles != [*image_roles(len(members) - 3), "cls", "json"]:
         raise InputError(f"{path}: sample {key} has the members {roles}: it is incomplete, make the shard again.")
     spans = [span for _, span in members]
     label = read_span(file, spans[-2])
@@ -152,15 +148,6 @@ def _locate(path: Path, key: str, members: list[tuple[str, Span]], file: io.Buff
             f"{path}: sample {key} has the label {label[:40]!r}, which is not a number: make the shard again."
         )
     return SampleLocation(path, key, int(label), spans[0], tuple(spans[1:-2]), spans[-2], spans[-1])
-
-
-def read_span(file: io.BufferedReader, span: Span) -> bytes:
-    """Read one member's payload from its open shard."""
-    file.seek(span.offset)
-    payload = file.read(span.size)
-    if len(payload) != span.size:
-        raise InputError(f"{file.name} ends inside a member: fetch or make it again.")
-    return payload
 
 
 def read_shard(path: Path) -> Iterator[Sample]:

@@ -73,9 +73,9 @@ class Manifest:
         """Number of images that the run was to use."""
         return sum(self.spec["counts"].values())
 
-    def samples(self, split: str) -> int:
-        """Return the number of samples in a split."""
-        return sum(shard.samples for shard in self.shards if shard.split == split)
+    def samples(self, split: str | None = None) -> int:
+        """Return the number of samples in a split, or in all."""
+        return sum(shard.samples for shard in self.shards if split in (None, shard.split))
 
     def paths(self, directory: Path, split: str) -> list[Path]:
         """Return the split's shard files in their order."""

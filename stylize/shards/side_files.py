@@ -1,6 +1,7 @@
 """Files beside the manifest that make other readers fast and samples checkable; each can be made again from the shards.
 
-`.idx` is DALI's index, `.sha256` the checksums of members, `wids-SPLIT.json` the list that `wids` opens.
+`.idx` is DALI's index, `.sha256` the checksums of members, `wids-SPLIT.json` the list that `wids` opens, and
+`index-SPLIT.npy` the table that this project's trainer starts from.
 """
 
 import hashlib
@@ -13,12 +14,16 @@ from pathlib import Path
 from stylize.atomic import write_atomically
 from stylize.shards.card import CARD_NAME, render_card
 from stylize.shards.checked import CHECKSUM_SUFFIX
-from stylize.shards.format import open_shard, read_span, shard_members
+from stylize.shards.format import shard_members
+from stylize.shards.index import index_split
 from stylize.shards.manifest import Manifest
+from stylize.shards.spans import open_shard, read_span
+from stylize.shards.stored_index import index_name, render_index
 
 INDEX_SUFFIX = ".idx"
 SIDE_NAME = re.compile(
-    rf"(?:train|test|val)-[0-9]+(?:{re.escape(INDEX_SUFFIX)}|{re.escape(CHECKSUM_SUFFIX)})|wids-(?:train|test|val)\.json"
+    rf"(?:train|test|val)-[0-9]+(?:{re.escape(INDEX_SUFFIX)}|{re.escape(CHECKSUM_SUFFIX)})"
+    r"|wids-(?:train|test|val)\.json|index-(?:train|test|val)\.npy"
 )
 
 
@@ -44,7 +49,7 @@ def describe_shard(path: Path) -> dict[str, bytes]:
 def list_shards(manifest: Manifest) -> dict[str, bytes]:
     """Return the files that list the shards of every split for `wids`, by name."""
     lists = {}
-    for split in dict.fromkeys(shard.split for shard in manifest.shards):
+    for split in _splits(manifest):
         shards = [
             {"url": shard.name, "nsamples": shard.samples, "filesize": shard.bytes}
             for shard in manifest.shards
@@ -53,6 +58,10 @@ def list_shards(manifest: Manifest) -> dict[str, bytes]:
         document = {"__kind__": "wids-shard-index-v1", "wids_version": 1, "shardlist": shards}
         lists[f"wids-{split}.json"] = (json.dumps(document, indent=2) + "\n").encode()
     return lists
+
+
+def _splits(manifest: Manifest) -> list[str]:
+    return list(dict.fromkeys(shard.split for shard in manifest.shards))
 
 
 def write_side_files(directory: Path, manifest: Manifest) -> None:
@@ -65,15 +74,22 @@ def write_side_files(directory: Path, manifest: Manifest) -> None:
             write_atomically(directory / name, payload)
     for name, payload in list_shards(manifest).items():
         write_atomically(directory / name, payload)
+    write_indices(directory, manifest)
     if not (directory / CARD_NAME).exists():
         write_atomically(directory / CARD_NAME, render_card(manifest).encode())
+
+
+def write_indices(directory: Path, manifest: Manifest) -> None:
+    """Write the table of every split, by which readers start; raise `InputError` as `write_side_files` does."""
+    for split in _splits(manifest):
+        write_atomically(directory / index_name(split), render_index(index_split(directory, manifest, split)))
 
 
 def side_names(manifest: Manifest) -> set[str]:
     """Return the names of the files that may stand beside a folder's shards."""
     stems = [Path(shard.name) for shard in manifest.shards]
     own = {stem.with_suffix(suffix).name for stem in stems for suffix in (INDEX_SUFFIX, CHECKSUM_SUFFIX)}
-    return {*own, *list_shards(manifest), CARD_NAME}
+    return {*own, *list_shards(manifest), *map(index_name, _splits(manifest)), CARD_NAME}
 
 
 def shard_side_defects(path: Path) -> Iterator[str]:
@@ -86,6 +102,14 @@ def shard_side_defects(path: Path) -> Iterator[str]:
 def list_defects(directory: Path, manifest: Manifest) -> Iterator[str]:
     """Yield the names of lists of shards that differ from the manifest's."""
     yield from _differing(directory, list_shards(manifest))
+
+
+def index_defects(directory: Path, manifest: Manifest) -> Iterator[str]:
+    """Yield the names of tables of samples that do not say where these lie in shards that are whole."""
+    for split in _splits(manifest):
+        name = index_name(split)
+        if (directory / name).exists():
+            yield from _differing(directory, {name: render_index(index_split(directory, manifest, split))})
 
 
 def _differing(directory: Path, files: dict[str, bytes]) -> Iterator[str]:

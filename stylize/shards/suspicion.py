@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from stylize.shards.index import SplitIndex, index_split
+from stylize.shards.index import SplitIndex
 from stylize.shards.manifest import Manifest
+from stylize.shards.stored_index import load_index
 from stylize.sources.pictures import PictureError, decode_picture
 from stylize.wording import counted
 
@@ -27,7 +28,7 @@ Shape = NDArray[np.float32]
 def folder_suspicions(directory: Path, manifest: Manifest) -> Iterator[str]:
     """Yield the `suspicions` of a folder without defects; nothing where it has no training split."""
     if manifest.samples("train"):
-        splits = {split: index_split(directory, manifest, split) for split in ("train", "test", "val")}
+        splits = {split: load_index(directory, manifest, split) for split in ("train", "test", "val")}
         yield from suspicions(splits.pop("train"), splits)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from stylize.shards.format import Span
+from stylize.shards.spans import Span
 from stylize.wording import counted
 
 BLOCK = tarfile.BLOCKSIZE

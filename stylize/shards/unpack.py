@@ -7,6 +7,7 @@ from urllib.parse import quote
 from stylize.atomic import TEMPORARY_SUFFIX, write_atomically
 from stylize.errors import InputError
 from stylize.shards.format import Sample, file_sha256, read_shard
+from stylize.shards.index import differs
 from stylize.shards.manifest import MANIFEST_NAME, Manifest, ShardEntry, read_manifest
 
 RECORD = "unpacked-from.json"  # the shards' manifest; no picture, and so left out where the folder is read again
@@ -68,7 +69,7 @@ def _claim(out: Path, record: bytes) -> None:
 
 def _checked_samples(path: Path, shard: ShardEntry) -> Iterator[Sample]:
     if not path.is_file() or file_sha256(path) != shard.sha256:
-        raise InputError(f"Shard {path} is missing or differs from its manifest: fetch or make it again.")
+        raise differs(path)
     return read_shard(path)
 
 

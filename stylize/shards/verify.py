@@ -6,7 +6,7 @@ from pathlib import Path
 from stylize.errors import InputError
 from stylize.shards.format import file_sha256
 from stylize.shards.manifest import FAILURES_NAME, MANIFEST_NAME, Manifest, inspect_manifest
-from stylize.shards.side_files import list_defects, shard_side_defects, side_names
+from stylize.shards.side_files import index_defects, list_defects, shard_side_defects, side_names
 from stylize.shards.verify_shard import Places, shard_defects
 from stylize.wording import counted
 
@@ -31,7 +31,7 @@ def verify_shards(directory: Path) -> list[str]:
             defects += () if found else shard_side_defects(path)
         except (InputError, OSError) as error:
             defects.append(f"{shard.name}: cannot be read ({error})")
-    return defects
+    return defects or list(index_defects(directory, manifest))
 
 
 def quick_defects(directory: Path) -> list[str]:

@@ -5,8 +5,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from io import BufferedReader
 from pathlib import Path
 
-from stylize.shards.format import LABEL, MEMBER_NAME, file_sha256, open_shard, parse_metadata, read_span
+from stylize.shards.format import LABEL, MEMBER_NAME, file_sha256, parse_metadata
 from stylize.shards.manifest import Manifest, ShardEntry
+from stylize.shards.spans import open_shard, read_span
 from stylize.shards.tar_scan import Member, scan_tar
 from stylize.sources.pictures import PictureError, decode_picture
 from stylize.wording import counted

@@ -1,10 +1,12 @@
 """JPEGs that hold nothing but pixels in YCbCr, as data sets of small pictures are full of: decoded by libjpeg-turbo."""
 
+from functools import lru_cache
+
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-_SOI, _START_OF_SCAN, _JFIF = b"\xff\xd8", 0xDA, 0xE0
+_SOI, _SCAN, _START_OF_SCAN, _JFIF = b"\xff\xd8", b"\xff\xda", 0xDA, 0xE0
 _FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive; all with Huffman's code
 _TABLES = (0xC4, 0xDB, 0xDD)  # Huffman tables, quantisation tables, restart interval
 _FRAME_BYTES = 17  # of a frame with three components, its length's two included
@@ -15,7 +17,7 @@ def decode_plain_jpeg(data: bytes, limit: int) -> NDArray[np.uint8] | None:
 
     None for any other file, more than `limit` pixels, and whatever libjpeg-turbo warns of: `decode` has rules for them.
     """
-    size = _plain_size(data)
+    size = _plain_size(data[: data.find(_SCAN) + 4])
     if size is None or not 0 < size[0] * size[1] <= limit:
         return None
     try:
@@ -25,8 +27,12 @@ def decode_plain_jpeg(data: bytes, limit: int) -> NDArray[np.uint8] | None:
     return pixels
 
 
+@lru_cache(maxsize=256)  # an encoder gives all pictures of one size the same segments
 def _plain_size(data: bytes) -> tuple[int, int] | None:
-    """Return height and width, from the segments before the scan; None where one of them is not of a plain JPEG."""
+    """Return height and width, from the segments before the scan; None where one of them is not of a plain JPEG.
+
+    `data` ends with the first marker of a scan and its length; where these lie inside a segment, there is no size.
+    """
     position, size, jfif = 2, None, False
     if not data.startswith(_SOI):
         return None

@@ -15,6 +15,7 @@ from PIL import Image
 from stylize.errors import InputError
 from stylize.shards.format import Sample, file_sha256, read_shard, write_shard
 from stylize.shards.manifest import read_manifest, write_manifest
+from stylize.shards.side_files import write_side_files
 from train import PairDataset
 
 ShardFolderMaker = Callable[..., Path]
@@ -171,3 +172,29 @@ def test_truncated_image_is_refused(make_shard_folder: ShardFolderMaker) -> None
     _rewrite(shards, content=content[: len(content) // 2])
     with pytest.raises(InputError, match="undecodable image"):
         PairDataset(shards, "train")[0]
+
+
+def _relabelled(table: Any) -> None:
+    table["label"][0] = 1 - table["label"][0]
+
+
+def _renamed(table: Any) -> None:
+    table["key"][:2] = table["key"][1::-1]
+
+
+def _moved(table: Any) -> None:
+    table["spans"][0, 0] += (1, -1)
+
+
+@pytest.mark.parametrize("edit", [_relabelled, _renamed, _moved])
+def test_a_table_that_tells_wrong_of_whole_shards_is_found_out(
+    make_shard_folder: ShardFolderMaker, edit: Callable[[Any], None]
+) -> None:
+    shards = make_shard_folder(classes=2)
+    write_side_files(shards, read_manifest(shards))
+    PairDataset(shards, "train").read(0, [0, 1])
+    table = np.load(shards / "index-train.npy")
+    edit(table)
+    np.save(shards / "index-train.npy", table)
+    with pytest.raises(InputError, match=r"train-000000.tar .*run `stylize index`"):
+        PairDataset(shards, "train").read(0, [0, 1])

@@ -5,14 +5,14 @@ import pytest
 
 from stylize.errors import InputError
 from train import PairDataset
-from train.soundness import check_soundness
+from train.soundness import refuse_single_class, warn_of_suspicions
 
 ShardFolderMaker = Callable[..., Path]
 
 
 def _warnings(shards: Path) -> list[str]:
     warnings: list[str] = []
-    check_soundness(PairDataset(shards, "train"), {"test": PairDataset(shards, "test")}, warnings.append)
+    warn_of_suspicions(PairDataset(shards, "train"), {"test": PairDataset(shards, "test")}, warnings.append)
     return warnings
 
 
@@ -26,10 +26,10 @@ def test_mixed_up_pairs_are_warned_of(make_shard_folder: ShardFolderMaker) -> No
     samples = PairDataset(shards, "train")
     samples.index.spans[:, 1] = samples.index.spans[::-1, 1][:, :]
     warnings: list[str] = []
-    check_soundness(samples, {}, warnings.append)
+    warn_of_suspicions(samples, {}, warnings.append)
     assert [warning[:14] for warning in warnings] == ["Warning: only "]
 
 
 def test_a_single_class_is_refused(make_shard_folder: ShardFolderMaker) -> None:
     with pytest.raises(InputError, match="of one class"):
-        _warnings(make_shard_folder(classes=1))
+        refuse_single_class(PairDataset(make_shard_folder(classes=1), "train"))

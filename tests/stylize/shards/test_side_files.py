@@ -16,9 +16,10 @@ import yaml
 from stylize.errors import InputError
 from stylize.shards.card import CARD_NAME
 from stylize.shards.checked import read_checked, read_digests
-from stylize.shards.format import index_shard, open_shard, read_shard
+from stylize.shards.format import index_shard, read_shard
 from stylize.shards.manifest import read_manifest
 from stylize.shards.side_files import SIDE_NAME, write_side_files
+from stylize.shards.spans import open_shard
 from stylize.shards.verify import quick_defects, verify_shards
 
 SHARD = "train-000001.tar"

@@ -17,9 +17,11 @@ from s3fs import S3FileSystem
 
 from stylize.errors import InputError
 from stylize.shards.cache import local_shards
+from stylize.shards.index import index_split
 from stylize.shards.manifest import ShardEntry, read_manifest
 from stylize.shards.remote import RemoteFolder
 from stylize.shards.side_files import write_side_files
+from stylize.shards.stored_index import index_name, render_index
 from stylize.shards.upload import upload_shards
 from stylize.shards.verify import verify_shards
 from stylize.shards.verify_url import verify_url
@@ -82,7 +84,8 @@ def versions(store: Any) -> list[str]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "lock"}
+    """Return the files of a folder but for the cache's own: its lock, and the tables of what it downloaded."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix not in ("", ".npy")}
 
 
 def test_an_uploaded_folder_is_the_same_and_is_uploaded_once(
@@ -193,6 +196,8 @@ def test_the_cache_is_bounded_and_spares_what_is_used(
     use = partial(local_shards, cache=cache, gigabytes=gigabytes, report=downloaded.append)
     with use(f"{web}/one") as copy:
         assert contents(copy) == contents(one)
+        table = render_index(index_split(one, read_manifest(one), "train"))
+        assert (copy / index_name("train")).read_bytes() == table
         for _ in range(2):
             with use(f"{web}/two"):
                 pass

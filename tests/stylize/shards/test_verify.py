@@ -23,7 +23,7 @@ SHARD = "train-000001.tar"
 def rewrite(folder: Path, change: Callable[[list[Sample]], list[Sample]], codec: str = "jpg") -> None:
     """Change the samples of a shard, and let the manifest agree with its size and hash."""
     path = folder / SHARD
-    for name in [*describe_shard(path), "wids-train.json"]:
+    for name in [*describe_shard(path), "wids-train.json", "index-train.npy"]:
         (folder / name).unlink()
     write_shard(path, change(list(read_shard(path))), codec)
     manifest = read_manifest(folder)
