@@ -16,6 +16,8 @@ from attack.evaluation.transfer import attack_transfer
 from stylize.command_line import command_app, console, run_command_line
 from stylize.errors import InputError
 from stylize.params import PARAMS, check_list, mapping, parse_options, read_section, shard_folders
+from stylize.shards.cache import DEFAULT_CACHE, DEFAULT_GB
+from stylize.shards.options import Cache, CacheGigabytes, opened_shards
 from stylize.wording import counted
 
 app = command_app("Find out how robust classifiers are, and report it.")
@@ -24,7 +26,7 @@ app.command("corruptions")(corruptions_command)
 app.command("explain")(explain_command)
 
 SHARED = ("shards", "images", "epsilon", "batch-size", "seed")  # options of both `run` and `transfer` in the pipeline
-Shards = Annotated[Path, typer.Option(help="Shard folder; its test split is attacked.")]
+Shards = Annotated[str, typer.Option(help="Shard folder, or its URL; its test split is attacked.")]
 Images = Annotated[int, typer.Option(help="Test images to evaluate on, the same for every model.")]
 Epsilons = Annotated[
     list[str] | None, typer.Option("--epsilon", help="L∞ radius, such as 8/255; repeatable. [default: 2/255, 8/255]")
@@ -54,14 +56,16 @@ def run(
     ] = "stay",
     batch_size: BatchSize = 50,
     seed: Seed = 0,
+    cache: Cache = DEFAULT_CACHE,
+    cache_gb: CacheGigabytes = DEFAULT_GB,
 ) -> None:
     """Attack one model, check the attacks, and write the result; the same command goes on after an interruption."""
     config = AttackConfig(
         suite=suite, images=images, strong_images=strong_images, epsilons=_epsilons(epsilon), steps=steps,
         step_size=step_size, zero_gradient=zero_gradient, batch_size=batch_size, seed=seed,
     )  # fmt: skip
-    with stage_progress() as show:
-        attack_model(model, shards, out, config, progress=show)
+    with opened_shards(shards, cache, cache_gb) as folder, stage_progress() as show:
+        attack_model(model, folder, out, config, progress=show)
     console.print(_table(out))
     _print_failed_checks(out)
 
@@ -75,11 +79,13 @@ def transfer(
     epsilon: Epsilons = None,
     batch_size: BatchSize = 50,
     seed: Seed = 0,
+    cache: Cache = DEFAULT_CACHE,
+    cache_gb: CacheGigabytes = DEFAULT_GB,
 ) -> None:
     """Try the adversarial images of each model on every other; `attack report --transfer` takes the file in."""
     config = AttackConfig(images=images, epsilons=_epsilons(epsilon), batch_size=batch_size, seed=seed)
-    with stage_progress() as show:
-        attack_transfer(models, shards, out, config, progress=show)
+    with opened_shards(shards, cache, cache_gb) as folder, stage_progress() as show:
+        attack_transfer(models, folder, out, config, progress=show)
     console.print(f"Transfer among {counted(len(models), 'model')}: {out}", highlight=False)
 
 

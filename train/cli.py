@@ -12,8 +12,8 @@ from rich.table import Table
 from stylize.command_line import command_app, console, run_command_line
 from stylize.errors import InputError
 from stylize.params import PARAMS, check_list, check_set_name, mapping, parse_options, read_section, shard_folders
-from stylize.shards.cache import DEFAULT_CACHE, DEFAULT_GB, local_shards
-from stylize.shards.manifest import ShardEntry
+from stylize.shards.cache import DEFAULT_CACHE, DEFAULT_GB
+from stylize.shards.options import Cache, CacheGigabytes, opened_shards
 from train.architectures import ARCHITECTURE_HELP
 from train.augmentation import IMAGE_PRESETS
 from train.config import DTYPES, OPTIMIZERS, PRESETS, SCHEDULES, TrainConfig
@@ -77,18 +77,14 @@ def run(
     workers: Annotated[int, typer.Option(help="Processes that load images; they change no result.")] = 2,
     save_minutes: Annotated[float, typer.Option(help="Time between two states to go on from after a crash.")] = 5.0,
     log: Annotated[str, typer.Option(help=f"Who follows the metrics in OUT/live: {', '.join(LOGS)}.")] = "none",
-    cache: Annotated[Path, typer.Option(help="Where shards from a URL are kept.")] = DEFAULT_CACHE,
-    cache_gb: Annotated[float, typer.Option(help="Size of that; what was not used for longest goes.")] = DEFAULT_GB,
+    cache: Cache = DEFAULT_CACHE,
+    cache_gb: CacheGigabytes = DEFAULT_GB,
 ) -> None:
     """Train one classifier; the same command continues a stopped run."""
     config = settings(locals())
-    with local_shards(shards, cache, cache_gb, _say_downloaded) as folder:
+    with opened_shards(shards, cache, cache_gb) as folder:
         metrics = train_model(replace(config, shards=folder))
     _print_metrics(metrics, out)
-
-
-def _say_downloaded(shard: ShardEntry) -> None:
-    console.print(f"{shard.name}: downloaded, {shard.bytes / 1e6:.1f} MB, SHA-256 as recorded")
 
 
 def settings(options: Mapping[str, Any]) -> TrainConfig:

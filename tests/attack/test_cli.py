@@ -50,6 +50,18 @@ def test_run_then_transfer_then_report(
     assert "Transfer between models" in (tmp_path / "report" / "index.html").read_text()
 
 
+def test_shards_behind_a_url_are_attacked_alike(
+    monkeypatch: pytest.MonkeyPatch, shards: Path, make_model: Maker, tmp_path: Path
+) -> None:
+    words = ("--model", make_model(shards), "--suite", "paper", "--images", 3, "--steps", 2)
+    places = {"local": (shards,), "remote": (shards.as_uri(), "--cache", tmp_path / "cache")}
+    for name, place in places.items():
+        assert call(monkeypatch, "run", *words, "--out", tmp_path / name, "--shards", *place) == 0
+    local, remote = (json.loads((tmp_path / name).read_text()) for name in places)
+    for part in ("clean", "path"):
+        assert local[part] | {"seconds": 0} == remote[part] | {"seconds": 0}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
