@@ -74,6 +74,7 @@ def shards(
     out: Annotated[Path | None, typer.Option(help="Folder to make; data/shards/STYLE if not given.")] = None,
     size: Annotated[int | None, typer.Option(help="Scale and crop to N × N pixels; else the images' own size.")] = None,
     work_size: Annotated[int | None, typer.Option(help="Short side while stylizing, if not --size.")] = None,
+    style_size: Annotated[int | None, typer.Option(help="Short side of style pictures. [default: 256]")] = None,
     alpha: Annotated[float, typer.Option(help="0 keeps the content's style, 1 takes the style's.")] = default.alpha,
     styles_per_image: Annotated[int, typer.Option(help="Stylized copies of every image.")] = default.styles_per_image,
     seed: Annotated[int, typer.Option(help="Chooses styles, order and held-out images.")] = default.seed,
@@ -95,7 +96,7 @@ def shards(
 ) -> None:
     """Make shards of originals and stylized copies; run the same command again to go on after an interruption."""
     options = ShardOptions(
-        style=tuple(style), data=data, size=size, work_size=work_size, alpha=alpha,
+        style=tuple(style), data=data, size=size, work_size=work_size, style_size=style_size, alpha=alpha,
         styles_per_image=styles_per_image, seed=seed, limit=limit, test_fraction=test_fraction,
         codec=codec, quality=quality, backend=backend, dtype=dtype, encoder=encoder, decoder=decoder,
     )  # fmt: skip

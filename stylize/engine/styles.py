@@ -23,7 +23,7 @@ from stylize.sources.picture_files import PictureFile, exists
 from stylize.sources.pictures import MAX_ASPECT_RATIO, PictureError, decode_picture
 from stylize.weights_files import UNREADABLE, why_unreadable
 
-STYLE_SIDE = 256  # short side at which style statistics are taken
+STYLE_SIDE = 256  # short side at which style statistics are taken where nothing else is asked for
 ALL_PATTERNS = "patterns"
 FITTED_SUFFIX = ".style.safetensors"
 ORIGIN = "origin"  # the entry of a fitted style's metadata
@@ -45,7 +45,7 @@ class FittedStatistics:
 
 @dataclass(frozen=True)
 class Style:
-    """A style picture (RGB, short side 256) with its name, and statistics to use instead of the picture's own if any.
+    """A style picture (RGB, scaled) with its name, and statistics to use instead of the picture's own if any.
 
     `sha256` is of the picture's file, of a pattern's pixels, or of a fitted style's file.
     """
@@ -56,14 +56,15 @@ class Style:
     fitted: FittedStatistics | None = None
 
 
-def load_styles(names: Sequence[str], decoder_sha256: str | None = None) -> list[Style]:
+def load_styles(names: Sequence[str], decoder_sha256: str | None = None, side: int | None = None) -> list[Style]:
     """Load styles by built-in name, `patterns` for all built-in ones, or path of a picture, folder or zip.
 
-    The path may also be of a fitted style or of a folder of them; `decoder_sha256` is the decoder's in use.
+    The path may also be of a fitted style or of a folder of them; `decoder_sha256` is the decoder's in use.  Pictures
+    are scaled to a short side of `side` pixels, by default 256; a fitted style keeps its own.
     Raises `InputError` for an unknown name or path, a broken picture or file, a style that was fitted to another
     decoder, a repeated style, or no style at all.
     """
-    styles = [style for name in names for style in _load(name)]
+    styles = [style for name in names for style in _load(name, side or STYLE_SIDE)]
     if not styles:
         raise InputError(f"No style given: name a picture, a folder, or one of {', '.join(PATTERN_NAMES)}.")
     seen: set[str] = set()
@@ -80,11 +81,11 @@ def load_styles(names: Sequence[str], decoder_sha256: str | None = None) -> list
     return styles
 
 
-def _load(name: str) -> list[Style]:
+def _load(name: str, side: int) -> list[Style]:
     if name == ALL_PATTERNS:
-        return [_pattern(pattern) for pattern in PATTERN_NAMES]
+        return [_pattern(pattern, side) for pattern in PATTERN_NAMES]
     if name in PATTERN_NAMES:
-        return [_pattern(name)]
+        return [_pattern(name, side)]
     check_style_exists(name)
     path = Path(name)
     if path.name.endswith(FITTED_SUFFIX):
@@ -93,7 +94,7 @@ def _load(name: str) -> list[Style]:
         if any(file.suffix.lower() in PICTURE_SUFFIXES for file in path.iterdir()):
             raise InputError(f"{path} holds pictures and fitted styles: give a folder of one kind, or single files.")
         return [read_fitted(file) for file in fitted]
-    return [_from_file(file) for file in list_pictures(path)]
+    return [_from_file(file, side) for file in list_pictures(path)]
 
 
 def check_style_exists(name: str) -> None:
@@ -103,19 +104,19 @@ def check_style_exists(name: str) -> None:
         raise InputError(f"There is no style {name!r}: give the path of a picture or folder, or one of {known}.")
 
 
-def _pattern(name: str) -> Style:
-    picture = draw_pattern(name, STYLE_SIDE)
+def _pattern(name: str, side: int) -> Style:
+    picture = draw_pattern(name, side)
     return Style(name, hashlib.sha256(picture.tobytes()).hexdigest(), picture)
 
 
-def _from_file(file: PictureFile) -> Style:
+def _from_file(file: PictureFile, side: int) -> Style:
     try:
         data = file.read()
         picture = decode_picture(data)
     except PictureError as error:
         raise InputError(f"The style picture {file.root / file.name} {error}: replace or remove it.") from None
-    scale = STYLE_SIDE / min(picture.size)
-    size = (max(STYLE_SIDE, round(picture.width * scale)), max(STYLE_SIDE, round(picture.height * scale)))
+    scale = side / min(picture.size)
+    size = (max(side, round(picture.width * scale)), max(side, round(picture.height * scale)))
     return Style(file.name, hashlib.sha256(data).hexdigest(), picture.resize(size, Image.Resampling.BICUBIC))
 
 

@@ -53,7 +53,7 @@ def open_job(options: ShardOptions) -> Job:
     """Load source, styles and networks; raise `InputError` for anything that does not exist or does not fit."""
     pair = load_pair(options.encoder, options.decoder)
     source = open_source(options.data, seed=options.seed, test_fraction=options.test_fraction)
-    styles = load_styles(options.style, pair.decoder_sha256)
+    styles = load_styles(options.style, pair.decoder_sha256, options.style_size)
     networks = pair.encoder.network, pair.decoder
     engine = Engine(*networks, [*styles, golden_style()], options.dtype, options.backend)
     self_test(engine, shipped=options.decoder is None)

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ MAX_HASHED_BYTES = 1_000_000_000  # a second or two of hashing, where the disk i
 
 def plain_spec(spec: Spec) -> dict[str, Any]:
     """Return the specification as its JSON reads back."""
-    document: dict[str, Any] = json.loads(json.dumps(asdict(spec)))
+    document: dict[str, Any] = json.loads(json.dumps(spec.document()))
     return document
 
 

@@ -5,7 +5,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -148,7 +148,7 @@ class RayPool:
 
     def _welcome(self, worker: _Worker, spec: Spec) -> None:
         """Let a worker that has opened the job take part, if its shards would have the same bytes."""
-        first, own = asdict(self._spec or spec), asdict(spec)
+        first, own = (self._spec or spec).document(), spec.document()
         if differing := [f"{name}: {first[name]}, {own[name]}" for name in first if first[name] != own[name]]:
             raise InputError(
                 f"The cluster's nodes would make different shards ({'; '.join(differing)}): "

@@ -57,7 +57,7 @@ def _engine(
     if spec.get("kind") or "decoder_sha256" not in spec or spec["alpha"] is None:
         raise InputError(f"{directory} was not made by `stylize shards`: nothing says how to make its copies again.")
     pair = load_pair(encoder, decoder)
-    loaded = load_styles(styles or manifest.style_names, pair.decoder_sha256)
+    loaded = load_styles(styles or manifest.style_names, pair.decoder_sha256, spec.get("style_size"))
     checked = {
         "encoder": (pair.encoder.sha256, spec["encoder_sha256"]),
         "decoder": (pair.decoder_sha256, spec["decoder_sha256"]),

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,18 +20,23 @@ from stylize.sources.held_out import check_fraction
 from stylize.sources.source import Source
 
 SAMPLES_PER_SHARD = 1000
+LARGEST_STYLE = 2048  # pixels; one picture of that size takes gigabytes in the encoder
 VERSIONED = ("stylized-pairing", "torch", "pillow", "numpy", "simplejpeg")
 BACKEND_PACKAGES = {"torch": (), "openvino": ("openvino",)}  # beside torch, which every backend needs
 
 
 @dataclass(frozen=True)
 class ShardOptions:
-    """The options of `stylize shards` that change its result; sizes in pixels, None for the images' own size."""
+    """The options of `stylize shards` that change its result; sizes in pixels, None for the images' own size.
+
+    `style_size` is the short side at which style pictures are looked at, None for 256.
+    """
 
     style: tuple[str, ...] = ("swirls",)
     data: str = "shapes"
     size: int | None = None
     work_size: int | None = None
+    style_size: int | None = None
     alpha: float = 1.0
     styles_per_image: int = 1
     seed: int = 0
@@ -44,9 +50,11 @@ class ShardOptions:
     decoder: Path | None = None
 
     def __post_init__(self) -> None:
-        for name, value, low in (("--size", self.size, MIN_SIDE), ("--work-size", self.work_size, MIN_SIDE)):
-            if value is not None and value < low:
-                raise InputError(f"{name} is {value}: give at least {low} pixels.")
+        for name, value in (("--size", self.size), ("--work-size", self.work_size)):
+            if value is not None and value < MIN_SIDE:
+                raise InputError(f"{name} is {value}: give at least {MIN_SIDE} pixels.")
+        if self.style_size is not None and not MIN_SIDE <= self.style_size <= LARGEST_STYLE:
+            raise InputError(f"--style-size is {self.style_size}: give {MIN_SIDE} to {LARGEST_STYLE} pixels.")
         if self.limit is not None and self.limit < 1:
             raise InputError(f"--limit is {self.limit}: give at least 1.")
         if not 0 <= self.alpha <= 1:
@@ -96,10 +104,18 @@ class Spec:
     batch_pixels: int
     samples_per_shard: int
     versions: dict[str, str]
+    style_size: int | None = None
+
+    def document(self) -> dict[str, Any]:
+        """Return the specification as the manifest holds it: `style_size` only where it was given."""
+        document = asdict(self)
+        if self.style_size is None:
+            del document["style_size"]
+        return document
 
     def digest(self) -> str:
         """Return the SHA-256 of the canonical JSON without the source's fingerprint: staged shards may outlive it."""
-        document = {**asdict(self), "source_fingerprint": None}
+        document = {**self.document(), "source_fingerprint": None}
         return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
@@ -132,6 +148,7 @@ def make_spec(
         batch_pixels=engine.batch_pixels,
         samples_per_shard=SAMPLES_PER_SHARD,
         versions={name: version(name) for name in (*VERSIONED, *BACKEND_PACKAGES[engine.backend])},
+        style_size=options.style_size,
     )
 
 

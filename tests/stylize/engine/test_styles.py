@@ -51,6 +51,13 @@ def test_built_in_names() -> None:
     assert style.picture.tobytes() == draw_pattern("dots", STYLE_SIDE).tobytes()
 
 
+def test_pictures_are_scaled_to_the_side_that_is_asked_for(tmp_path: Path, noise: Noise, encode: Encode) -> None:
+    (tmp_path / "tall.png").write_bytes(encode(noise(0, 90, 30)))
+    (tall,), (dots,) = load_styles([str(tmp_path / "tall.png")], side=64), load_styles(["dots"], side=64)
+    assert tall.picture.size == (64, 192)
+    assert dots.picture.tobytes() == draw_pattern("dots", 64).tobytes()
+
+
 def test_files_folders_and_names_in_the_given_order(tmp_path: Path, noise: Noise, encode: Encode) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
