@@ -35,7 +35,7 @@ def check_attempts(attempts: Sequence[Attempt], clean: Sequence[bool], classes: 
     yield from _at_rest(attempts)
     yield from _larger_radius(attempts)
     yield from _weaker_kinds(attempts, clean)
-    yield from _more_effort(attempts)
+    yield from _more_effort(attempts, clean)
     yield from _only_one_step_fails(attempts, clean, classes)
 
 
@@ -156,11 +156,10 @@ def _gains(other: Attempt, white: Sequence[Attempt], clean: Sequence[bool]) -> l
     ]
 
 
-def _more_effort(attempts: Sequence[Attempt]) -> Iterator[Check]:
-    base = {(attempt.norm, attempt.epsilon): attempt.robust for attempt in attempts if attempt.name == "pgd-ce"}
+def _more_effort(attempts: Sequence[Attempt], clean: Sequence[bool]) -> Iterator[Check]:
     for name, title in (("pgd-ce-doubled", "twice the steps"), ("pgd-restarts", "restarts")):
-        more = [a for a in attempts if a.name == name and (a.norm, a.epsilon) in base]
-        gains = [gain(attempt.robust, base[attempt.norm, attempt.epsilon]) for attempt in more]
+        places = [place for place, attempt in enumerate(attempts) if attempt.name == name]
+        gains = [_gain_on_earlier(attempts[place], attempts[:place], clean) for place in places]
         if gains:
             yield Check(
                 f"{title} change little",
@@ -169,6 +168,12 @@ def _more_effort(attempts: Sequence[Attempt]) -> Iterator[Check]:
                 "An attack that gains by more effort has not found the worst case yet.",
                 {"gain": max(gains)},
             )
+
+
+def _gain_on_earlier(attempt: Attempt, earlier: Sequence[Attempt], clean: Sequence[bool]) -> float:
+    """Return what an attempt takes below the white-box attacks before it, whose survivors alone it may have met."""
+    before = [other for other in _along_the_gradient(earlier) if other.norm == attempt.norm]
+    return gain(attempt.robust, within(before, clean, attempt.epsilon or 0))
 
 
 def _only_one_step_fails(attempts: Sequence[Attempt], clean: Sequence[bool], classes: int) -> Iterator[Check]:

@@ -1,7 +1,7 @@
 """Which attacks an evaluation runs: one list per suite, cheap attacks first."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -85,8 +85,8 @@ def _full(config: AttackConfig, second_loss: Loss) -> Iterator[Planned]:
     steps = STEPS["full"]
     for epsilon in config.epsilons:
         yield from _simple(epsilon, config, second_loss)
-        yield _pgd("pgd-ce-doubled", epsilon, "ce", config, steps=2 * steps)
-        yield _pgd("pgd-restarts", epsilon, "ce", config, steps=steps, restarts=RESTARTS)
+        yield replace(_pgd("pgd-ce-doubled", epsilon, "ce", config, steps=2 * steps), survivors=True)
+        yield replace(_pgd("pgd-restarts", epsilon, "ce", config, steps=steps, restarts=RESTARTS), survivors=True)
     yield _square(config.epsilons[-1], config)
     yield from (_minimal_norm(norm, config) for norm in ("linf", "l2"))
 

@@ -81,7 +81,7 @@ DEFECTS: dict[str, tuple[Callable[[Attempt], Attempt], set[str]]] = {
     "Square beats the gradient": (changed("square", 12), {"black box is not stronger"}),
     "transfer beats the gradient": (changed("transfer:other", 12), {"transfer is not stronger"}),
     "twice the steps": (changed("pgd-ce-doubled", 25), {"twice the steps change little"}),
-    "restarts": (changed("pgd-restarts", 25), {"restarts change little"}),
+    "restarts": (changed("pgd-restarts", 20), {"restarts change little"}),
     "one step fails alone": (changed("single-step", 100), {"single steps do not fail alone"}),
 }
 

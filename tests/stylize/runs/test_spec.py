@@ -44,7 +44,8 @@ def test_the_digest_tells_every_option_apart(make_job: JobMaker) -> None:
 @pytest.mark.parametrize(
     "option",
     [{"size": 15}, {"work_size": 8}, {"style_size": 8}, {"style_size": 4000}, {"limit": 0}, {"alpha": -0.1},
-     {"alpha": float("nan")}, {"styles_per_image": 101}, {"test_fraction": 1.0}, {"codec": "gif"}, {"quality": 101}, {"seed": -1}],
+     {"alpha": float("nan")}, {"styles_per_image": 101}, {"test_fraction": 1.0}, {"codec": "gif"}, {"quality": 101},
+     {"seed": -1}],
 )  # fmt: skip
 def test_options_out_of_range_are_refused_and_quoted(option: dict[str, object]) -> None:
     (value,) = option.values()
