@@ -101,11 +101,15 @@ def values(measure: str, models: Sequence[Model], others: Sequence[Model]) -> Ar
     if measure == "shape":
         return np.stack([model.by_shape for model in models])
     if measure == "strong":
-        cases = [worst_case(each.result.clean, each.result.attempts, "linf", STRONG) for each in models]
-        return np.array(cases, float)
+        return np.stack([worst(model, STRONG) for model in models])
     walked = [set(model.result.records.keys) for model in (*models, *others)]
     keys = [key for key in models[0].result.keys if all(key in each for each in walked)]
     return np.stack([_mean_along_path(model.result, keys) for model in models])
+
+
+def worst(model: Model, epsilon: float) -> Array:
+    """Return which images withstand all attacks within an L∞ radius, (N,)."""
+    return np.array(worst_case(model.result.clean, model.result.attempts, "linf", epsilon), float)
 
 
 def _mean_along_path(result: Result, keys: Sequence[str]) -> Array:
@@ -150,14 +154,29 @@ def table(answers: Sequence[Answer]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def models_table(models: dict[str, list[Model]]) -> str:
+    """Return what each kind of model reaches, in per cent, as Markdown: the mean of its seeds, and their range."""
+    lines = ["| models | seeds | clean | withstand L∞ 2/255 | withstand 8/255 | by shape |", "|" + " --- |" * 6]
+    for name, own in models.items():
+        shares = [
+            [model.result.document["clean"]["accuracy"] for model in own],
+            *([np.mean(worst(model, epsilon)) for model in own] for epsilon in (STRONG, 4 * STRONG)),
+            [model.by_shape.mean() for model in own],
+        ]
+        cells = [f"{100 * np.mean(seeds):.1f} ({100 * min(seeds):.1f} to {100 * max(seeds):.1f})" for seeds in shares]
+        lines.append(f"| {name} | {len(own)} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def main(results: Path, shape: Path, out: Annotated[Path, typer.Option()]) -> None:
-    """Write `answer.md` and `answer.json`."""
+    """Write `answer.md`, `answer.json` and `models.md`."""
     models = read_models(results, shape)
     known = (claim for claim in CLAIMS if claim.first in models and claim.second in models)
     answers = [answer(claim, models[claim.first], models[claim.second]) for claim in known]
     out.mkdir(parents=True, exist_ok=True)
     (out / "answer.json").write_text(json.dumps([asdict(each) for each in answers], indent=1) + "\n", encoding="utf-8")
     (out / "answer.md").write_text(table(answers), encoding="utf-8")
+    (out / "models.md").write_text(models_table(models), encoding="utf-8")
 
 
 if __name__ == "__main__":

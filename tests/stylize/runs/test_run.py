@@ -61,7 +61,12 @@ def test_another_run_gives_the_same_bytes(finished_job: Job, finished: Path, tmp
     make_shards(finished_job, tmp_path / "again")
     assert contents(tmp_path / "again") == contents(finished)
     names = [f"{stem}.{kind}" for stem in ("test-000000", *(f"train-00000{n}" for n in range(3))) for kind in KINDS]
-    assert sorted(contents(finished)) == ["README.md", "manifest.json", *names, "wids-test.json", "wids-train.json"]
+    others = [
+        f"{kind}-{split}.{suffix}"
+        for kind, suffix in (("index", "npy"), ("wids", "json"))
+        for split in ("test", "train")
+    ]
+    assert sorted(contents(finished)) == sorted(["README.md", "manifest.json", *names, *others])
 
 
 @pytest.mark.parametrize("call", [1, 2, 4])
