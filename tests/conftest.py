@@ -1,8 +1,10 @@
-"""Small shard folders drawn in the test, for `train` and `attack`."""
+"""Small shard folders drawn in the test, for `train` and `attack`, and an object store."""
 
 import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
@@ -89,3 +91,35 @@ def make_shard_folder(tmp_path: Path) -> ShardFolderMaker:
         return directory
 
     return make
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """Start an S3 server and return its address; clients of this process use it."""
+    from moto.server import ThreadedMotoServer  # takes a second, which other tests need not wait
+
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    address = "http://{}:{}".format(*server.get_host_and_port())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", address)
+        patch.setenv("AWS_ACCESS_KEY_ID", "key")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        yield address
+    server.stop()
+
+
+@pytest.fixture
+def store(server: str) -> Any:
+    """Return a client of an empty bucket that keeps every version of an object."""
+    import boto3
+    from s3fs import S3FileSystem
+
+    urlopen(Request(f"{server}/moto-api/reset", method="POST")).close()
+    S3FileSystem.clear_instance_cache()
+    client = boto3.client("s3", endpoint_url=server)
+    client.create_bucket(Bucket="bucket")
+    client.put_bucket_versioning(Bucket="bucket", VersioningConfiguration={"Status": "Enabled"})
+    return client

@@ -30,6 +30,11 @@ class TrainingViews(Dataset[tuple[Tensor, int]]):
 
     def __init__(self, samples: PairDataset, preset: ImagePreset, seed: int, views: str) -> None:
         self.samples, self.preset, self.seed, self.views = samples, preset, seed, views
+        self.images = 1 + (samples.copies if VIEWS[views].copies else 0)
+
+    def __getitems__(self, items: Sequence[tuple[int, int]]) -> list[tuple[Tensor, int]]:
+        self.samples.fetch([index for _, index in items], self.images)
+        return [self[item] for item in items]
 
     def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, int]:
         epoch, index = item
@@ -56,6 +61,10 @@ class EvaluationImages(Dataset[tuple[Tensor, int]]):
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    def __getitems__(self, positions: Sequence[int]) -> list[tuple[Tensor, int]]:
+        self.samples.fetch([int(self.indices[position]) for position in positions], len(self.images))
+        return [self[position] for position in positions]
 
     def __getitem__(self, position: int) -> tuple[Tensor, int]:
         index = int(self.indices[position])

@@ -15,10 +15,11 @@ from torch.utils.data import Dataset
 
 from stylize.errors import InputError
 from stylize.shards.manifest import read_manifest
-from stylize.shards.stored_index import load_index
+from stylize.shards.stored_index import ORIGIN, load_index
 from stylize.sources.pictures import MAX_PIXELS
 from stylize.sources.plain_jpeg import decode_plain_jpeg
 from train.order import split_validation
+from train.streamed import StreamedBytes
 from train.verified import VerifiedBytes
 
 _FORMATS = ("JPEG", "PNG", "WEBP")
@@ -41,6 +42,8 @@ class PairDataset(Dataset[tuple[Tensor, int]]):
         self.index = load_index(shards, manifest, split)
         self.keys, self.labels = self.index.keys, self.index.labels
         self._bytes = VerifiedBytes(self.index)
+        origin = shards / ORIGIN
+        self.streamed = StreamedBytes(origin.read_text(), self.index) if origin.exists() else None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -56,10 +59,16 @@ class PairDataset(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return self.read(index, range(1 + self.copies)), int(self.labels[index])
 
+    def fetch(self, indices: Sequence[int], images: int) -> None:
+        """Fetch the first images of samples at once where their shards are behind a URL, before they are read."""
+        if self.streamed is not None:
+            self.streamed.fetch(indices, images)
+
     def read(self, index: int, images: Sequence[int]) -> Tensor:
         """Return the chosen images of a sample (0 original, k the k-th copy) as uint8 (len(images), 3, H, W)."""
         where = f"{self.index.path(index)}: sample {self.keys[index]}"
-        payloads = self._bytes.read(index, images)
+        reader = self.streamed if self.streamed and self.streamed.holds(index) else self._bytes
+        payloads = reader.read(index, images)
         decoded = [decode_image(payload, where, self.size) for payload in payloads]
         if any(image.shape != decoded[0].shape for image in decoded):
             raise InputError(f"{where} has images of different sizes: its pair is not aligned, make the shard again.")

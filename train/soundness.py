@@ -15,5 +15,8 @@ def refuse_single_class(train: PairDataset) -> None:
 
 def warn_of_suspicions(train: PairDataset, others: Mapping[str, PairDataset], warn: Callable[[str], None]) -> None:
     """Warn of what looks wrong with a folder though it can be trained on."""
+    if train.streamed:  # a request for each of some thousand images
+        warn("Warning: shards stay behind their URL, so whether copies are of their originals was not looked at.")
+        return
     for suspicion in suspicions(train.index, {split: samples.index for split, samples in others.items()}):
         warn(f"Warning: {suspicion}")

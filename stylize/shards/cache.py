@@ -1,18 +1,24 @@
-"""Shard folders behind URLs as local ones: downloaded whole, checked, kept in a cache of bounded size."""
+"""Shard folders behind URLs as local ones: downloaded and checked, kept in a cache of bounded size.
+
+Of a data set that is larger than the cache, the shards that do not fit stay behind their URL; `ORIGIN` says which.
+"""
 
 import fcntl
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 
-from stylize.atomic import remove_leftovers
+from stylize.atomic import remove_leftovers, write_atomically
 from stylize.errors import InputError
+from stylize.shards.checked import checksum_path
 from stylize.shards.format import file_sha256
 from stylize.shards.manifest import MANIFEST_NAME, Manifest, ShardEntry, read_manifest
 from stylize.shards.remote import RemoteFolder, is_url
 from stylize.shards.side_files import write_indices
+from stylize.shards.stored_index import ORIGIN, index_name
 
 DEFAULT_CACHE = Path("~/.cache/stylized-pairing")
 DEFAULT_GB = 200.0
@@ -29,7 +35,8 @@ def local_shards(
     """Yield a folder of shards: the path itself, or for a URL a copy in the cache that stays while it is used.
 
     Each shard is checked against the manifest's SHA-256 when it comes. Processes of one machine download it once.
-    Copies that were not used for longest make room; `report` is told of every downloaded shard.
+    Copies that were not used for longest make room; `report` is told of every downloaded shard.  Shards that the cache
+    cannot hold stay behind the URL: `PairDataset` reads their samples from there.
 
     Raises:
         InputError: the URL cannot be read, a shard differs from its manifest, or the cache or disk is too small.
@@ -73,16 +80,46 @@ def _copy_of(remote: RemoteFolder, root: Path) -> Path:
 def _complete(
     remote: RemoteFolder, folder: Path, root: Path, gigabytes: float, report: Callable[[ShardEntry], None]
 ) -> None:
-    """Download the shards that the folder lacks."""
+    """Download the shards that the folder lacks, as far as the cache holds them."""
     remove_leftovers(folder)
     manifest = read_manifest(folder)
-    missing = [shard for shard in manifest.shards if not _is_there(folder / shard.name, shard)]
-    _make_room(manifest, missing, folder, gigabytes)
+    kept = _fitting(manifest, gigabytes * 1e9)
+    missing = [shard for shard in kept if not _is_there(folder / shard.name, shard)]
+    behind = manifest.shards[len(kept) :]
+    _prepare_streaming(remote, folder, behind)
+    _make_room(kept, missing, folder, gigabytes)
     for shard in missing:
         remote.fetch(shard.name, folder / shard.name, shard.sha256)
         report(shard)
-    if missing:
+    if missing and not behind:
         write_indices(folder, manifest)
+
+
+def _fitting(manifest: Manifest, limit: float) -> list[ShardEntry]:
+    """Return the first shards of a manifest, as many as have no more bytes than the limit."""
+    totals = accumulate(shard.bytes for shard in manifest.shards)
+    return [shard for shard, total in zip(manifest.shards, totals, strict=True) if total <= limit]
+
+
+def _prepare_streaming(remote: RemoteFolder, folder: Path, behind: Sequence[ShardEntry]) -> None:
+    """Fetch what reading single samples of the shards that stay behind takes: tables of all, checksums of each."""
+    (folder / ORIGIN).unlink(missing_ok=True)
+    if not behind:
+        return
+    paths = [*(folder / index_name(split) for split in {shard.split for shard in behind})]
+    paths += [checksum_path(folder / shard.name) for shard in behind]
+    try:
+        for path in paths:
+            if not path.exists():
+                remote.fetch(path.name, path)
+    except InputError as error:
+        raise InputError(
+            f"The shards are larger than the cache and cannot be read in parts ({str(error).rstrip('.')}): raise "
+            "--cache-gb, or run `stylize index` and `stylize upload` on the folder that they came from."
+        ) from None
+    for shard in behind:
+        (folder / shard.name).unlink(missing_ok=True)  # of a time when the cache was larger
+    write_atomically(folder / ORIGIN, remote.url.encode())
 
 
 def _is_there(path: Path, shard: ShardEntry) -> bool:
@@ -90,14 +127,9 @@ def _is_there(path: Path, shard: ShardEntry) -> bool:
     return path.is_file() and path.stat().st_size == shard.bytes
 
 
-def _make_room(manifest: Manifest, missing: list[ShardEntry], folder: Path, gigabytes: float) -> None:
+def _make_room(kept: list[ShardEntry], missing: list[ShardEntry], folder: Path, gigabytes: float) -> None:
     """Remove the copies that nobody uses, those first that were not used for longest, until this one fits."""
-    wanted, limit = sum(shard.bytes for shard in manifest.shards), gigabytes * 1e9
-    if wanted > limit:
-        raise InputError(
-            f"The shards have {wanted / 1e9:.1f} GB, and the cache {gigabytes:g}: raise --cache-gb where the disk is "
-            "large enough, or copy them to a disk that all machines share."
-        )
+    wanted, limit = sum(shard.bytes for shard in kept), gigabytes * 1e9
     others = sorted((lock for lock in folder.parent.glob(f"*/{_LOCK}") if lock.parent != folder), key=_last_use)
     total, needed = wanted + sum(map(_size, others)), sum(shard.bytes for shard in missing)
     for other in others:

@@ -1,46 +1,40 @@
 """Samples checked one by one as they are read, against the SHA-256 that stand in a file beside their shard."""
 
 import hashlib
-import io
-import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from stylize.errors import InputError
-from stylize.shards.format import MEMBER_NAME
-from stylize.shards.spans import Span, read_span
 
 CHECKSUM_SUFFIX = ".sha256"
-_LINE = re.compile(r"(?P<digest>[0-9a-f]{64})  (?P<name>.+)")
-Digests = dict[str, tuple[bytes, ...]]
+_DIGITS = 64
+_BETWEEN = b"  "
 
 
-def read_digests(shard: Path) -> Digests | None:
-    """Return the SHA-256 of a shard's members by the key of their sample, in the order of its members.
+def checksum_path(shard: Path) -> Path:
+    """Return the file of checksums that may stand beside a shard."""
+    return shard.with_suffix(CHECKSUM_SUFFIX)
 
-    That is content, copies, label, metadata: number k is that of image k, as a trainer counts them. None where no file
-    of checksums stands beside the shard, as in folders that were made before there were any.
-    Raises `InputError` where the file is damaged.
+
+def read_digests(shard: Path, key: str) -> list[str]:
+    """Return the SHA-256 of a sample's members in their order: content, copies, label, metadata.
+
+    Number k is that of image k, as a trainer counts them.  Raises `InputError` where the file of checksums is missing
+    or does not know the sample.
     """
-    path = shard.with_suffix(CHECKSUM_SUFFIX)
+    path = checksum_path(shard)
     try:
-        lines = path.read_text(encoding="ascii").splitlines()
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}): run `stylize index` on its folder.") from None
-    digests: Digests = {}
-    for line in lines:
-        found = _LINE.fullmatch(line)
-        member = MEMBER_NAME.fullmatch(found["name"]) if found else None
-        if not (found and member):
-            raise InputError(f"{path} has the line {line[:80]!r}: run `stylize index` on its folder.")
-        digests[member["key"]] = (*digests.get(member["key"], ()), bytes.fromhex(found["digest"]))
-    return digests
+        text = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): run `stylize index` on its folder.") from None
+    own = _BETWEEN + key.encode() + b"."
+    start = max(0, text.find(own) - _DIGITS)
+    lines = text[start : text.rfind(own) + len(own)].split(b"\n")
+    if not all(line[_DIGITS:].startswith(own) for line in lines):
+        raise InputError(f"{path} does not list sample {key}: run `stylize index` on its folder.")
+    return [line[:_DIGITS].decode("ascii", "replace") for line in lines]
 
 
-def read_checked(file: io.BufferedReader, span: Span, digest: bytes) -> bytes:
-    """Read one member's payload from its open shard; raise `InputError` where its SHA-256 is another."""
-    payload = read_span(file, span)
-    if hashlib.sha256(payload).digest() != digest:
-        raise InputError(f"{file.name} is damaged at byte {span.offset}: fetch or make it again.")
-    return payload
+def are_intact(payloads: Sequence[bytes], digests: Sequence[str | None]) -> bool:
+    """Return whether payloads have these SHA-256; None is that of nothing."""
+    return [hashlib.sha256(payload).hexdigest() for payload in payloads] == list(digests)

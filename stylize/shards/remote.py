@@ -1,9 +1,9 @@
 """Shard folders behind URLs: reading their files whole, each checked before it is used, and what goes wrong there."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import fsspec
 
@@ -13,6 +13,7 @@ from stylize.shards.format import file_sha256
 from stylize.shards.manifest import FAILURES_NAME, MANIFEST_NAME, Manifest, read_manifest
 
 TRIES = 3
+Result = TypeVar("Result")
 
 
 def is_url(name: str) -> bool:
@@ -66,13 +67,7 @@ class RemoteFolder:
         """
         temporary = temporary_path(target)
         try:
-            for left in reversed(range(TRIES)):
-                try:
-                    self._fetch_once(name, temporary, sha256)
-                    break
-                except InputError:
-                    if not left:
-                        raise
+            _tried(lambda: self._fetch_once(name, temporary, sha256))
             temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
@@ -82,6 +77,23 @@ class RemoteFolder:
             self.files.get_file(self.path(name), str(temporary))
         if sha256 and file_sha256(temporary) != sha256:
             raise InputError(f"{self.url}/{name} differs from its manifest: upload it again.")
+
+    def read_parts(self, names: Sequence[str], starts: Sequence[int], ends: Sequence[int]) -> list[bytes]:
+        """Return bytes `starts` to `ends` of files, asked for all at once; what fails is tried again.
+
+        Raises `InputError` where they cannot be read, or the store sends something else.
+        """
+        return _tried(lambda: self._read_parts_once(names, starts, ends))
+
+    def _read_parts_once(self, names: Sequence[str], starts: Sequence[int], ends: Sequence[int]) -> list[bytes]:
+        if not names:
+            return []
+        with store_errors(self.url):
+            paths = [self.path(name) for name in names]
+            parts: list[bytes] = self.files.cat_ranges(paths, list(starts), list(ends), on_error="raise")
+        if any(len(part) != end - start for part, start, end in zip(parts, starts, ends, strict=True)):
+            raise InputError(f"{self.url} does not send parts of files as asked: raise --cache-gb, or copy the folder.")
+        return parts
 
     def fetch_manifest(self, folder: Path) -> Manifest:
         """Download the manifest into a folder and return it; raise `InputError` where there is none to be trusted."""
@@ -99,3 +111,13 @@ class RemoteFolder:
                 return known
             except FileNotFoundError:
                 return None
+
+
+def _tried(call: Callable[[], Result]) -> Result:
+    for left in reversed(range(TRIES)):
+        try:
+            return call()
+        except InputError:
+            if not left:
+                raise
+    raise AssertionError

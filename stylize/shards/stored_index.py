@@ -14,6 +14,7 @@ from stylize.shards.index import SplitIndex, check_there, index_split
 from stylize.shards.manifest import Manifest, ShardEntry
 
 Table = NDArray[np.void]
+ORIGIN = "origin"  # in a folder whose shards are not all there: the URL behind which the others are
 
 
 def index_name(split: str) -> str:
@@ -37,7 +38,8 @@ def render_index(index: SplitIndex) -> bytes:
 def load_index(directory: Path, manifest: Manifest, split: str) -> SplitIndex:
     """Return the index of a split: by its table or, where none was stored, by the tars' headers.
 
-    A table is checked for what the manifest tells; that its shards are so inside shows when `VerifiedBytes` reads them.
+    A table is checked for what the manifest tells; that its shards are so inside shows when their samples are read.
+    Where the folder has an `ORIGIN`, shards may be missing.
     Raises `InputError` as `index_split` does, and where the table is damaged or does not fit the manifest.
     """
     path = directory / index_name(split)
@@ -48,8 +50,10 @@ def load_index(directory: Path, manifest: Manifest, split: str) -> SplitIndex:
     copies = manifest.styles_per_image if split == "train" else 0
     if reason := _misfit(table, entries, copies, len(manifest.class_names)):
         raise InputError(f"{path} does not fit its manifest ({reason}): run `stylize index` on its folder.")
+    complete = not (directory / ORIGIN).exists()
     for entry in entries:
-        check_there(directory / entry.name, entry)
+        if complete or (directory / entry.name).exists():
+            check_there(directory / entry.name, entry)
     return SplitIndex(
         [directory / entry.name for entry in entries],
         [entry.sha256 for entry in entries],

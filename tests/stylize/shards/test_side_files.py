@@ -15,11 +15,10 @@ import yaml
 
 from stylize.errors import InputError
 from stylize.shards.card import CARD_NAME
-from stylize.shards.checked import read_checked, read_digests
-from stylize.shards.format import index_shard, read_shard
+from stylize.shards.checked import are_intact, read_digests
+from stylize.shards.format import read_shard, sample_members
 from stylize.shards.manifest import read_manifest
 from stylize.shards.side_files import SIDE_NAME, write_side_files
-from stylize.shards.spans import open_shard
 from stylize.shards.verify import quick_defects, verify_shards
 
 SHARD = "train-000001.tar"
@@ -49,33 +48,23 @@ def test_checksums_are_those_of_the_unpacked_members(finished: Path, tmp_path: P
     assert {name: digest for digest, name in map(str.split, lines)} == expected
 
 
-def test_each_sample_is_checked_as_it_is_read(copied: Path) -> None:
-    shard = copied / SHARD
-    digests = read_digests(shard)
-    assert digests is not None
-    damaged = bytearray(shard.read_bytes())
-    locations = list(index_shard(shard))
-    damaged[locations[2].styled[0].offset + 7] ^= 1
-    shard.write_bytes(damaged)
-    with open_shard(shard) as file:
-        for number, location in enumerate(locations):
-            content, styled, *_ = digests[location.key]
-            assert read_checked(file, location.content, content)
-            if number == 2:
-                with pytest.raises(InputError, match=f"{SHARD} is damaged at byte {location.styled[0].offset}"):
-                    read_checked(file, location.styled[0], styled)
-            else:
-                assert read_checked(file, location.styled[0], styled)
+def test_checksums_of_a_sample_are_those_of_its_members(finished: Path) -> None:
+    shard = finished / SHARD
+    for sample in read_shard(shard):
+        members = [payload for _, payload in sample_members(sample, "png")]
+        assert read_digests(shard, sample.key) == [hashlib.sha256(payload).hexdigest() for payload in members]
+        assert are_intact(members, read_digests(shard, sample.key))
+        assert not are_intact([members[0] + b"x", *members[1:]], read_digests(shard, sample.key))
 
 
-@pytest.mark.parametrize(
-    "text", [b"no line\n", b"0" * 64 + b"  ../00000001.cls\n", b"\xff\n", b"0" * 63 + b"  0.cls\n"]
-)
-def test_damaged_checksums_are_refused(copied: Path, text: bytes) -> None:
+@pytest.mark.parametrize("text", ["", "no line\n", "0" * 63 + "  {key}.cls\n", "{line}{line}other{line}"])
+def test_damaged_checksums_are_refused(copied: Path, text: str) -> None:
     path = (copied / SHARD).with_suffix(".sha256")
-    path.write_bytes(path.read_bytes() + text)
+    line = path.read_text().splitlines(keepends=True)[0]
+    key = line.split()[1].partition(".")[0]
+    path.write_text(text.format(key=key, line=line))
     with pytest.raises(InputError, match=r"train-000001.sha256 .*run `stylize index`"):
-        read_digests(copied / SHARD)
+        read_digests(copied / SHARD, key)
 
 
 def test_an_older_folder_is_whole_without_side_files(copied: Path) -> None:
@@ -84,7 +73,8 @@ def test_an_older_folder_is_whole_without_side_files(copied: Path) -> None:
         if SIDE_NAME.fullmatch(path.name) or path.name == CARD_NAME:
             path.unlink()
     assert verify_shards(copied) == quick_defects(copied) == []
-    assert read_digests(copied / SHARD) is None
+    with pytest.raises(InputError, match=r"train-000001.sha256 cannot be read .*run `stylize index`"):
+        read_digests(copied / SHARD, "00000000")
     write_side_files(copied, read_manifest(copied))
     assert {path.name: path.read_bytes() for path in copied.iterdir()} == before
 

@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 from s3fs import S3FileSystem
 
 from stylize.errors import InputError
@@ -29,33 +27,6 @@ from stylize.shards.verify_url import verify_url
 ShardFolderMaker = Callable[..., Path]
 URL = "s3://bucket/sets/shapes"
 pytestmark = pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow:DeprecationWarning")
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """Start an S3 server and return its address; clients of this process use it."""
-    server = ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    address = "http://{}:{}".format(*server.get_host_and_port())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", address)
-        patch.setenv("AWS_ACCESS_KEY_ID", "key")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        yield address
-    server.stop()
-
-
-@pytest.fixture
-def store(server: str) -> Any:
-    """Return a client of an empty bucket that keeps every version of an object."""
-    urlopen(Request(f"{server}/moto-api/reset", method="POST")).close()
-    S3FileSystem.clear_instance_cache()
-    client = boto3.client("s3", endpoint_url=server)
-    client.create_bucket(Bucket="bucket")
-    client.put_bucket_versioning(Bucket="bucket", VersioningConfiguration={"Status": "Enabled"})
-    return client
 
 
 @pytest.fixture
@@ -217,3 +188,13 @@ def test_a_path_stays_a_path_and_odd_urls_are_refused(tmp_path: Path) -> None:
     for url, reason in (("nothing://x/y", "cannot be opened"), ("http://127.0.0.1:1/x", "cannot be used")):
         with pytest.raises(InputError, match=reason), local_shards(url, tmp_path / "cache"):
             pass
+
+
+def test_parts_of_files(store: Any, make_shard_folder: ShardFolderMaker, web: str) -> None:
+    folder = make_shard_folder()
+    upload_shards(folder, URL)
+    names = ["train-000000.tar", "train-000001.tar"]
+    one, two = ((folder / name).read_bytes() for name in names)
+    assert RemoteFolder(URL).read_parts(names, [0, 512], [100, 700]) == [one[:100], two[512:700]]
+    with pytest.raises(InputError, match=r"does not send parts of files"):  # a web server that sends whole files
+        RemoteFolder(f"{web}/shards").read_parts(names, [0, 512], [100, 700])
