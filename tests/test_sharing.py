@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from stylize.shards.manifest import read_manifest
 from stylize.shards.verify import verify_shards
 from tests.test_pipeline import KEPT_FOLDERS, PROJECT, draw_images, small_parameters
 
@@ -43,7 +44,7 @@ def project(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 def test_the_page_s_stories(project: Path, tmp_path: Path) -> None:
-    makes, trains, imports = STORIES
+    makes, trains, imports, changes, pulls, updates = STORIES
     tell(makes, project, REMOTE=tmp_path / "remote")
     shutil.rmtree(tmp_path / "images")  # nobody downstream has them
     tell(trains, tmp_path, PROJECT=project)
@@ -52,6 +53,17 @@ def test_the_page_s_stories(project: Path, tmp_path: Path) -> None:
     tell("dvc repro --allow-missing train@pairing", tmp_path / "clone")
     tell(imports, tmp_path, PROJECT=project)
     assert verify_shards(tmp_path / "other/data/imported/swirls") == []
+
+    params = yaml.safe_load((project / "params.yaml").read_text())
+    params["stylize"]["style_sets"]["swirls"]["style"] = ["swirls", "dots"]
+    (project / "params.yaml").write_text(yaml.safe_dump(params))
+    tell(changes, project)
+    tell("git stash --quiet", tmp_path / "clone")  # dvc.lock, of what was trained there
+    tell(pulls, tmp_path / "clone")
+    trained = [folder / "data/models/pairing/model.safetensors" for folder in (project, tmp_path / "clone")]
+    assert trained[0].read_bytes() == trained[1].read_bytes()
+    tell(updates, tmp_path / "other")
+    assert len(read_manifest(tmp_path / "other/data/imported/swirls").spec["styles"]) == 2
 
 
 @pytest.mark.slow
