@@ -146,7 +146,7 @@ def inspect_manifest(directory: Path) -> tuple[Manifest, list[str]]:
         return _from_document(document), list(_defects(document, written))
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(
-            f"{directory} is not a finished shard folder (no {MANIFEST_NAME}): run `stylize shards` or `dvc pull` first."
+            f"{directory} is not a finished shard folder (no {MANIFEST_NAME}): run `stylize shards` or `dvc pull`."
         ) from None
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}): check its permissions.") from None
