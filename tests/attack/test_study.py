@@ -14,14 +14,18 @@ import pytest
 PROJECT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def study() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("answer", PROJECT / "studies" / "claims" / "answer.py")
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, PROJECT / "studies" / "claims" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def study() -> ModuleType:
+    return load("answer")
 
 
 def test_words(study: ModuleType) -> None:
@@ -65,3 +69,19 @@ def test_the_whole_answer(study: ModuleType, earlier: Callable[..., dict[str, An
         "| C6 | it learns shape | pairing − normal | shape | +100.0 [+100.0, +100.0] | 2 and 2, 30 | **supported** |"
         in (tmp_path / "answer" / "answer.md").read_text()
     )
+
+
+def test_the_figure_shows_every_answer_with_its_interval(tmp_path: Path) -> None:
+    shown = [("C1", "supported", 3.0, 1.0, 5.0), ("C2", "refuted", -4.0, -6.0, -2.0), ("C3", "open", 0.0, -1.0, 1.0)]
+    names = ("claim", "word", "difference", "low", "high")
+    answers = [dict(zip(names, each, strict=True), compared="a − b", measure="weak") for each in shown]
+    (axes,) = load("figure").draw(answers).axes
+    assert [label.get_text()[:2] for label in axes.get_yticklabels()] == ["C1", "C2", "C3"]
+    _, *lines = axes.get_lines()
+    intervals, points = lines[::2], lines[1::2]
+    assert [tuple(line.get_xdata()) for line in intervals] == [(low, high) for *_, low, high in shown]
+    assert [tuple(line.get_xdata()) for line in points] == [(difference,) for _, _, difference, *_ in shown]
+    assert len({line.get_color() for line in points}) == 3
+    (tmp_path / "answer.json").write_text(json.dumps(answers))
+    load("figure").main(tmp_path / "answer.json", tmp_path / "answer.png")
+    assert (tmp_path / "answer.png").stat().st_size > 1000
