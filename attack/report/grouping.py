@@ -1,8 +1,9 @@
 """From results to groups: what can be compared, labels, and what transfers add."""
 
-import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from attack.evaluation.judgement import conclude
 from attack.evaluation.results import Result
@@ -13,6 +14,7 @@ from stylize.wording import option_name
 
 METHOD_ORDER = ("normal", "stylized", "pairing", "adversarial")
 COMPARED = ("suite", "strong_images", "epsilons", "seed")
+NAMED = ("method", "seed", "shards_sha256")
 
 
 def group_results(results: Sequence[Result], style_sets: Mapping[str, str] | None = None) -> list[Group]:
@@ -79,35 +81,45 @@ def _label(results: list[Result], style_sets: Mapping[str, str]) -> tuple[Entry,
 
 
 def _recipes(results: Sequence[Result], style_sets: Mapping[str, str]) -> list[str]:
-    """Name what a model was trained with: its method, and its style set where a method has several."""
+    """Name what a model was trained with: its method, its style set and its settings, where the others' are other."""
     trained_on: dict[str, set[str]] = {}
     for result in results:
         trained_on.setdefault(result.method, set()).add(result.trained_on)
-    return [
+    names = [
         result.method
         if len(trained_on[result.method]) == 1
         else f"{result.method} on {style_sets.get(result.trained_on, result.trained_on[:8])}"
         for result in results
     ]
+    return _with_settings(names, [_settings(result) for result in results])
+
+
+def _with_settings(names: Sequence[str], settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Add to each name the settings in which models of that name differ, such as `pairing, lambda 3`."""
+    named = []
+    for name, own in zip(names, settings, strict=True):
+        alike = [others for other, others in zip(names, settings, strict=True) if other == name]
+        differing = [key for key in own if any(others.get(key) != own[key] for others in alike)]
+        parts = [f"{option_name(key).strip('-')} {_shown(own[key])}" for key in differing]
+        named.append(", ".join([name, *parts]))
+    return named
+
+
+def _shown(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _same_seed_apart(labels: Sequence[str], recipes: Sequence[str], results: Sequence[Result]) -> list[str]:
-    """Return the recipes; where models of one differ in more than their seed, each is a recipe of its own."""
-    trained = [(recipe, _settings(result)) for recipe, result in zip(recipes, results, strict=True)]
-    seeds = [(recipe, result.training_seed) for recipe, result in zip(recipes, results, strict=True)]
-    mixed = {
-        recipe
-        for recipe in recipes
-        if len({settings for name, settings in trained if name == recipe}) > 1
-        or len({seed for name, seed in seeds if name == recipe}) < recipes.count(recipe)
-    }
+    """Return the recipes; where two models of one have the same seed, each is a recipe of its own."""
+    seeds = Counter((recipe, result.training_seed) for recipe, result in zip(recipes, results, strict=True))
+    mixed = {recipe for (recipe, _), models in seeds.items() if models > 1}
     return [label if recipe in mixed else recipe for label, recipe in zip(labels, recipes, strict=True)]
 
 
-def _settings(result: Result) -> str:
-    """Return all that a model was trained with but its seed."""
-    settings = result.document["model"]["card"]["config"]
-    return json.dumps({name: value for name, value in settings.items() if name != "seed"}, sort_keys=True)
+def _settings(result: Result) -> dict[str, Any]:
+    """Return what a model was trained with that its name does not say yet: all but method, shards and seed."""
+    settings: dict[str, Any] = result.document["model"]["card"]["config"]
+    return {name: value for name, value in settings.items() if name not in NAMED}
 
 
 def _method_rank(method: str) -> int:

@@ -41,6 +41,8 @@ ATTACKED = (
     ("C2", "pairing is like adversarial training", "pairing", "adversarial", -5, 5),
     ("C3", "pairing beats stylized training without its loss", "pairing", "stylized", 0, inf),
     ("C4", "one style is at least as good as random styles", "pairing", "pairing-random", -2, inf),
+    ("K1", "pairing beats pairing with the copy of another image", "pairing", "wrong_partner", 0, inf),
+    ("K2", "pairing beats pairing with other colours", "pairing", "jitter", 0, inf),
 )
 CLAIMS = (
     *(Claim(*claim[:4], measure, *claim[4:]) for claim in ATTACKED for measure in ("weak", "strong")),

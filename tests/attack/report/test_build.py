@@ -178,6 +178,15 @@ def test_models_of_one_method_are_told_apart(shards: Path, make_result: Maker, t
     again = edited(seeds[1], tmp_path / "again.json", lambda card: card.update(seed=0))
     text = write([seeds[0], again], tmp_path / "folders").text
     assert "pairing (pairing-0) − pairing (pairing-1)" in text
+    weighed = [with_weight(path, weight) for path, weight in ((seeds[0], 1.0), (seeds[1], 1.0), (seeds[1], 3.0))]
+    text = write(weighed, tmp_path / "settings").text
+    assert "pairing, lambda 1 − pairing, lambda 3" in text  # two seeds against one
+
+
+def with_weight(path: Path, weight: float) -> Path:
+    """Write a result of a model that was trained with this λ."""
+    to = path.with_name(f"{weight}-{path.name}")
+    return edited(path, to, lambda card: card["config"].update(pairing_weight=weight))
 
 
 def edited(path: Path, to: Path, change: Callable[[dict[str, Any]], object]) -> Path:
