@@ -173,7 +173,8 @@ def models_table(models: dict[str, list[Model]]) -> str:
 def main(results: Path, shape: Path, out: Annotated[Path, typer.Option()]) -> None:
     """Write `answer.md`, `answer.json` and `models.md`."""
     models = read_models(results, shape)
-    known = (claim for claim in CLAIMS if claim.first in models and claim.second in models)
+    claims = sorted(CLAIMS, key=lambda claim: claim.name)
+    known = (claim for claim in claims if claim.first in models and claim.second in models)
     answers = [answer(claim, models[claim.first], models[claim.second]) for claim in known]
     out.mkdir(parents=True, exist_ok=True)
     (out / "answer.json").write_text(json.dumps([asdict(each) for each in answers], indent=1) + "\n", encoding="utf-8")
