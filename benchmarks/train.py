@@ -36,19 +36,25 @@ from train.order import EpochBatches
 from train.pairs import PairDataset
 
 Row = dict[str, float]
+MOST_PAIRS = 10_000  # in memory
 
 
 def bare_decoding(samples: PairDataset) -> Callable[[], int]:
     """Return what decodes a pair by simplejpeg, its bytes in memory already."""
-    payloads = [samples.index.read(index, [0, 1]) for index in range(min(len(samples), 500))]
-    turns = cycle(payloads)
+    turns = cycle([samples.index.read(index, [0, 1]) for index in range(min(len(samples), MOST_PAIRS))])
     return lambda: len([simplejpeg.decode_jpeg(payload) for payload in next(turns)])
 
 
-def our_loader(views: TrainingViews, count: int) -> Callable[[], int]:
-    """Return what reads, decodes and augments a pair as training does."""
-    turns = cycle(range(count))
-    return lambda: len(views[0, next(turns)][0])
+def reading(samples: PairDataset, batches: EpochBatches) -> Callable[[], int]:
+    """Return what reads, checks and decodes a batch of pairs as training does."""
+    turns = cycle(batches)
+    return lambda: 2 * len(samples.read_many(next(turns)[1], [[0, 1]] * batches.batch_size))
+
+
+def our_loader(views: TrainingViews, batches: EpochBatches) -> Callable[[], int]:
+    """Return what reads, checks, decodes and augments a batch of pairs as training does."""
+    turns = cycle(batches)
+    return lambda: 2 * len(views[next(turns)][0])
 
 
 def webdataset_and_pillow(shards: Path) -> Callable[[], int]:
@@ -102,7 +108,8 @@ def measure(shards: Path, samples: PairDataset, training: Training, seconds: flo
     torch.set_num_threads(1)
     row = {
         "bare decoding": rate(bare_decoding(samples), seconds),
-        "loader": rate(our_loader(training.views, len(samples)), seconds),
+        "reading": rate(reading(samples, training.batches), seconds),
+        "loader": rate(our_loader(training.views, training.batches), seconds),
         "webdataset and Pillow": rate(webdataset_and_pillow(shards), seconds),
     }
     torch.set_num_threads(threads)
@@ -115,6 +122,7 @@ def ratios(row: Row, stylized: float) -> Row:
     """Return the ratios within a turn; `stylized` is the published loop's rate, in images/s."""
     in_the_loop = 1 / (1 / row["training from memory"] + 1 / stylized)
     return {
+        "reading / bare decoding": row["reading"] / row["bare decoding"],
         "loader / bare decoding": row["loader"] / row["bare decoding"],
         "loader / webdataset and Pillow": row["loader"] / row["webdataset and Pillow"],
         "training from shards / from memory": row["training from shards"] / row["training from memory"],

@@ -15,10 +15,17 @@ from stylize.shards.side_files import write_side_files
 from stylize.shards.stored_index import ORIGIN
 from stylize.shards.upload import upload_shards
 from train import TrainConfig, train_model
+from train.loading import process_context
 from train.pairs import PairDataset
 
 URL = "s3://bucket/sets/shapes"
 pytestmark = pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow:DeprecationWarning")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def older_server_of_workers() -> None:
+    """Start the process that forks workers before credentials are there, as a notebook does that sets them late."""
+    process_context(1)
 
 
 @pytest.fixture

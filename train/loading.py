@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterable, Sequence
+from functools import partial
 from multiprocessing import forkserver, resource_tracker
 
 import torch
@@ -21,8 +22,8 @@ GRACE_SECONDS = 15  # for the step at work, after SIGTERM to all processes
 _FOR_MAIN_PROCESS = {signal.SIGINT, signal.SIGTERM}
 
 
-class TrainingViews(Dataset[tuple[Tensor, int]]):
-    """Augmented samples by (epoch, index): uint8 (V, 3, size, size), original first, and the label.
+class TrainingViews(Dataset[Batch]):
+    """Batches of augmented samples of one epoch: uint8 (N, V, 3, size, size), originals first, and labels (N,).
 
     `views` names what there is beside the original; images that are not among them are not even read.  Everything
     random depends on (seed, epoch, key) alone, so not on the number of workers.
@@ -32,14 +33,11 @@ class TrainingViews(Dataset[tuple[Tensor, int]]):
         self.samples, self.preset, self.seed, self.views = samples, preset, seed, views
         self.images = 1 + (samples.copies if VIEWS[views].copies else 0)
 
-    def __getitems__(self, items: Sequence[tuple[int, int]]) -> list[tuple[Tensor, int]]:
-        self.samples.fetch([index for _, index in items], self.images)
-        return [self[item] for item in items]
-
-    def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, int]:
-        epoch, index = item
-        views = VIEWS[self.views].make(Draw(self.samples, self.preset, self.seed, epoch, index))
-        return views, int(self.samples.labels[index])
+    def __getitem__(self, batch: tuple[int, Sequence[int]]) -> Batch:
+        epoch, indices = batch
+        self.samples.fetch(indices, self.images)
+        views = VIEWS[self.views].make(Draw(self.samples, self.preset, self.seed, epoch, indices))
+        return views, torch.from_numpy(self.samples.labels[list(indices)])
 
 
 class EvaluationImages(Dataset[tuple[Tensor, int]]):
@@ -76,13 +74,13 @@ def training_loader(samples: TrainingViews, batches: EpochBatches, workers: int,
     """Return a loader of uint8 (B, V, 3, size, size) and labels (B,) whose workers live for the whole run."""
     return DataLoader(
         samples,
-        batch_sampler=batches,
+        batch_size=None,  # each item is a batch
+        sampler=batches,
         num_workers=workers,
         persistent_workers=workers > 0,
-        collate_fn=_collated,
         pin_memory=pin_memory,
-        worker_init_fn=_leave_interrupts_to_parent,
-        multiprocessing_context=_process_context(workers),
+        worker_init_fn=partial(_start_worker, dict(os.environ)),
+        multiprocessing_context=process_context(workers),
     )
 
 
@@ -93,8 +91,8 @@ def evaluation_loader(images: EvaluationImages, batch_size: int, workers: int) -
         batch_size,
         num_workers=workers,
         collate_fn=_collated,
-        worker_init_fn=_leave_interrupts_to_parent,
-        multiprocessing_context=_process_context(workers),
+        worker_init_fn=partial(_start_worker, dict(os.environ)),
+        multiprocessing_context=process_context(workers),
     )
 
 
@@ -104,7 +102,13 @@ def _collated(samples: Sequence[tuple[Tensor, int]]) -> Batch:
     return images.permute(0, 1, 4, 2, 3), labels
 
 
-def _leave_interrupts_to_parent(worker: int) -> None:
+def _start_worker(environment: dict[str, str], worker: int) -> None:
+    """Give a worker the environment of now: that of its server process may be older than credentials, say."""
+    os.environ.update(environment)
+    _leave_interrupts_to_parent()
+
+
+def _leave_interrupts_to_parent() -> None:
     """Let signals to all processes stop the main one alone, which still needs the workers to finish its step and save.
 
     SIGTERM, by which the main process ends workers that are left too, ends them after a while.
@@ -122,7 +126,7 @@ def _end_with_main_process() -> None:
         os._exit(1)
 
 
-def _process_context(workers: int) -> multiprocessing.context.BaseContext | None:
+def process_context(workers: int) -> multiprocessing.context.BaseContext | None:
     """Start workers from a clean server process: forking one that runs threads (torch, progress bar) may deadlock."""
     if workers == 0:
         return None

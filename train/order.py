@@ -31,11 +31,11 @@ def split_validation(keys: NDArray[np.str_], fraction: float, seed: int) -> tupl
     return np.sort(order[count:]), np.sort(order[:count])
 
 
-class EpochBatches(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, sample index) for one process: a fresh permutation of `indices` by (seed, epoch).
+class EpochBatches(Sampler[tuple[int, list[int]]]):
+    """Batches, as the epoch and sample indices, for one process: a fresh permutation of `indices` by (seed, epoch).
 
-    Every process gets the same number of full batches, and an incomplete rest is left out of the epoch.  The index
-    carries the epoch, so worker processes live on: call `select` before iterating.
+    Every process gets the same number of full batches, and an incomplete rest is left out of the epoch.  They
+    carry the epoch, so worker processes live on: call `select` before iterating.
     """
 
     def __init__(self, indices: NDArray[np.int64], batch_size: int, seed: int, rank: int = 0, world_size: int = 1):
@@ -57,8 +57,8 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     def __len__(self) -> int:
         return self.end - self.first_step
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[tuple[int, list[int]]]:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.indices)
         for step in range(self.first_step, self.end):
             start = (step * self.world_size + self.rank) * self.batch_size
-            yield [(self.epoch, int(index)) for index in order[start : start + self.batch_size]]
+            yield self.epoch, order[start : start + self.batch_size].tolist()

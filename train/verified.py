@@ -34,12 +34,12 @@ class VerifiedBytes:
 
     def read(self, index: int, parts: Sequence[int]) -> list[bytes]:
         """Return the chosen parts of a sample: 0 the original, k its k-th copy."""
-        checks = self._checks[index].tolist()
-        if UNKNOWN in checks:
+        noted = self._checks.numpy()
+        if UNKNOWN in (checks := noted[index].tolist()):
             self._verify(int(self.index.shards[index]))
-            checks = self._checks[index].tolist()
+            checks = noted[index].tolist()
         payloads = self.index.read(index, parts)
-        if any(zlib.crc32(payload) != checks[part] for part, payload in zip(parts, payloads, strict=True)):
+        if [zlib.crc32(payload) for payload in payloads] != [checks[part] for part in parts]:
             raise differs(self.index.path(index))
         return payloads
 

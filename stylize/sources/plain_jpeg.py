@@ -12,16 +12,17 @@ _TABLES = (0xC4, 0xDB, 0xDD)  # Huffman tables, quantisation tables, restart int
 _FRAME_BYTES = 17  # of a frame with three components, its length's two included
 
 
-def decode_plain_jpeg(data: bytes, limit: int) -> NDArray[np.uint8] | None:
+def decode_plain_jpeg(data: bytes, limit: int, into: NDArray[np.uint8] | None = None) -> NDArray[np.uint8] | None:
     """Return the pixels (H, W, 3), as Pillow's, of a JPEG of JFIF with three components of 8 bits, no side data.
 
-    None for any other file, more than `limit` pixels, and whatever libjpeg-turbo warns of: `decode` has rules for them.
+    They are written to `into` where it is given.  None for any other file, a size other than that of `into`, more than
+    `limit` pixels, and whatever libjpeg-turbo warns of: `decode` has rules for them.
     """
     size = _plain_size(data[: data.find(_SCAN) + 4])
-    if size is None or not 0 < size[0] * size[1] <= limit:
+    if size is None or not 0 < size[0] * size[1] <= limit or (into is not None and into.shape[:2] != size):
         return None
     try:
-        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "RGB")
+        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "RGB", buffer=into)
     except ValueError:
         return None
     return pixels

@@ -32,7 +32,7 @@ def test_an_epoch_is_a_permutation_shared_equally() -> None:
     indices = np.arange(50, 101)
     ranks = [EpochBatches(indices, 8, seed=3, rank=rank, world_size=2) for rank in range(2)]
     assert [rank.steps for rank in ranks] == [3, 3]
-    seen = [index for rank in ranks for batch in rank for _, index in batch]
+    seen = [index for rank in ranks for _, batch in rank for index in batch]
     assert len(seen) == len(set(seen)) == 48
     assert set(seen) <= set(indices.tolist())
 
@@ -42,12 +42,12 @@ def test_epochs_differ_and_repeat_and_resume() -> None:
     first = list(batches)
     batches.select(epoch=1)
     second = list(batches)
-    assert [index for batch in first for _, index in batch] != [index for batch in second for _, index in batch]
+    assert [batch for _, batch in first] != [batch for _, batch in second]
     batches.select(1, first_step=7)
     assert (len(batches), list(batches)) == (3, second[7:])
     batches.select(1, first_step=2, count=3)
     assert (len(batches), list(batches)) == (3, second[2:5])
-    assert {epoch for batch in second for epoch, _ in batch} == {1}
+    assert {epoch for epoch, _ in second} == {1}
 
 
 def test_less_than_one_batch_is_refused() -> None:

@@ -23,18 +23,22 @@ def samples(make_shard_folder: ShardFolderMaker) -> PairDataset:
 
 
 def draw(samples: PairDataset, epoch: int, index: int) -> Draw:
-    return Draw(samples, image_preset("small", 16), 0, epoch, index)
+    return Draw(samples, image_preset("small", 16), 0, epoch, [index, 0])
+
+
+def views_of(samples: PairDataset, name: str, epoch: int, index: int) -> torch.Tensor:
+    return VIEWS[name].make(draw(samples, epoch, index))[0]
 
 
 @pytest.mark.parametrize("name", VIEWS)
 def test_views_begin_with_the_original_and_repeat(samples: PairDataset, name: str) -> None:
-    made = VIEWS[name].make(draw(samples, 1, 4))
+    made = views_of(samples, name, 1, 4)
     assert made.shape == (SIZES[name], 3, 16, 16)
     assert made.dtype == torch.uint8
-    assert torch.equal(made, VIEWS[name].make(draw(samples, 1, 4)))
-    assert torch.equal(made[:1], VIEWS["original"].make(draw(samples, 1, 4)))
+    assert torch.equal(made, views_of(samples, name, 1, 4))
+    assert torch.equal(made[:1], views_of(samples, "original", 1, 4))
     if name != "original":
-        others = [VIEWS[name].make(draw(samples, epoch, 4))[1] for epoch in range(5)]
+        others = [views_of(samples, name, epoch, 4)[1] for epoch in range(5)]
         assert any(not torch.equal(others[0], other) for other in others)
         assert not torch.equal(made[0], made[1])
 
@@ -45,7 +49,7 @@ def copies_of(original: torch.Tensor) -> list[torch.Tensor]:
 
 def test_two_copies_differ(samples: PairDataset) -> None:
     for epoch in range(10):
-        original, *two = VIEWS["two_copies"].make(draw(samples, epoch, 4))
+        original, *two = views_of(samples, "two_copies", epoch, 4)
         numbers = [k for view in two for k, copy in enumerate(copies_of(original)) if torch.equal(view, copy)]
         assert len(set(numbers)) == 2
 
@@ -53,9 +57,9 @@ def test_two_copies_differ(samples: PairDataset) -> None:
 def test_a_wrong_partner_is_a_copy_of_another_image_of_the_class(samples: PairDataset) -> None:
     found = set()
     for epoch in range(60):
-        original, partner = VIEWS["copy_of_class"].make(draw(samples, epoch, 4))
+        original, partner = views_of(samples, "copy_of_class", epoch, 4)
         assert not any(torch.equal(partner, copy) for copy in copies_of(original))
-        entropy = draw(samples, epoch, 4).hashed("augmentation")
+        entropy = draw(samples, epoch, 4).hashed("augmentation")[0]
         for index in range(len(samples)):
             same_crop = samples_augmented(samples, index, entropy)
             if any(torch.equal(partner, copy) for copy in copies_of(same_crop)):
@@ -64,7 +68,7 @@ def test_a_wrong_partner_is_a_copy_of_another_image_of_the_class(samples: PairDa
 
 
 def samples_augmented(samples: PairDataset, index: int, entropy: int) -> torch.Tensor:
-    return image_preset("small", 16).augment(samples.read(index, [0]), entropy)[0]
+    return image_preset("small", 16).augment(samples.read_many([index], [[0]]), [entropy])[0, 0]
 
 
 def test_jitter_is_torchvisions_in_this_order() -> None:

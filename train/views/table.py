@@ -1,6 +1,6 @@
 """Views of a sample by name: which images a method is given, all with the same crop and flip."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,66 +16,86 @@ from train.views.jitter import jitter
 
 @dataclass(frozen=True)
 class Draw:
-    """One sample in one epoch: everything random about it is a hash of (seed, epoch, key)."""
+    """N samples in one epoch: everything random about each is a hash of (seed, epoch, key)."""
 
     samples: PairDataset
     preset: ImagePreset
     seed: int
     epoch: int
-    index: int
+    indices: Sequence[int]
 
-    def hashed(self, what: object) -> int:
-        """Return an integer in [0, 2**64) that depends on (seed, epoch, key, what) alone."""
-        return hashed(self.seed, self.epoch, self.samples.keys[self.index], what)
+    def hashed(self, what: object) -> list[int]:
+        """Return an integer in [0, 2**64) for each sample, that depends on (seed, epoch, key, what) alone."""
+        return [hashed(self.seed, self.epoch, self.samples.keys[index], what) for index in self.indices]
 
-    def augmented(self, pixels: Tensor) -> Tensor:
-        """Return uint8 images (V, 3, H, W) cropped and flipped alike: (V, 3, size, size)."""
+    def augmented(self, images: Sequence[Sequence[int]], indices: Sequence[int] | None = None) -> Tensor:
+        """Return the chosen images of each sample, cropped and flipped alike: uint8 (N, V, 3, size, size).
+
+        They are those of the samples `indices` where these are given, cropped as the draw's own.
+        """
+        pixels = self.samples.read_many(self.indices if indices is None else indices, images)
         return self.preset.augment(pixels, self.hashed("augmentation"))
+
+    def copies(self, what: str) -> list[int]:
+        """Return one of the copies of each sample, 1 to K."""
+        return [1 + entropy % self.samples.copies for entropy in self.hashed(what)]
 
 
 def original(draw: Draw) -> Tensor:
-    """Return the original: uint8 (1, 3, size, size)."""
-    return draw.augmented(draw.samples.read(draw.index, [0]))
+    """Return the originals: uint8 (N, 1, 3, size, size)."""
+    return draw.augmented([[0]] * len(draw.indices))
 
 
 def copy(draw: Draw) -> Tensor:
-    """Return the original and one of its copies: uint8 (2, 3, size, size)."""
-    chosen = 1 + draw.hashed("copy") % draw.samples.copies
-    return draw.augmented(draw.samples.read(draw.index, [0, chosen]))
+    """Return the originals and one of the copies of each: uint8 (N, 2, 3, size, size)."""
+    return draw.augmented([[0, chosen] for chosen in draw.copies("copy")])
 
 
 def two_copies(draw: Draw) -> Tensor:
-    """Return the original and two different copies: uint8 (3, 3, size, size)."""
-    copies = draw.samples.copies
-    first = draw.hashed("copy") % copies
-    second = (first + 1 + draw.hashed("second copy") % (copies - 1)) % copies
-    return draw.augmented(draw.samples.read(draw.index, [0, 1 + first, 1 + second]))
+    """Return the originals and two different copies of each: uint8 (N, 3, 3, size, size)."""
+    copies, entropies = draw.samples.copies, draw.hashed("second copy")
+    chosen = [
+        [0, first, 1 + (first + entropy % (copies - 1)) % copies]
+        for first, entropy in zip(draw.copies("copy"), entropies, strict=True)
+    ]
+    return draw.augmented(chosen)
 
 
 def copy_of_class(draw: Draw) -> Tensor:
-    """Return the original and a copy of another image of its class: uint8 (2, 3, size, size).
+    """Return the originals and a copy of another image of the class of each: uint8 (N, 2, 3, size, size).
 
     A class's only image is its own partner.  Both get the same crop and flip, though they may differ in size.
     """
-    samples = draw.samples
-    others = samples.of_class(samples.labels[draw.index])
-    place = int(np.searchsorted(others, draw.index))
-    other = int(others[(place + 1 + draw.hashed("partner") % max(1, len(others) - 1)) % len(others)])
-    chosen = 1 + draw.hashed("copy") % samples.copies
-    images = samples.read(draw.index, [0]), samples.read(other, [chosen])
-    return torch.cat([draw.augmented(image) for image in images])
+    partners = [
+        _partner(draw.samples, index, entropy)
+        for index, entropy in zip(draw.indices, draw.hashed("partner"), strict=True)
+    ]
+    copies = draw.augmented([[chosen] for chosen in draw.copies("copy")], partners)
+    return torch.cat([original(draw), copies], 1)
+
+
+def _partner(samples: PairDataset, index: int, entropy: int) -> int:
+    """Return another sample of a sample's class."""
+    others = samples.of_class(samples.labels[index])
+    place = int(np.searchsorted(others, index))
+    return int(others[(place + 1 + entropy % max(1, len(others) - 1)) % len(others)])
 
 
 def jittered(draw: Draw) -> Tensor:
-    """Return the original and a copy of it in other colours: uint8 (2, 3, size, size)."""
-    image = original(draw)
-    return torch.cat([image, jitter(image, draw.hashed("jitter"))])
+    """Return the originals and a copy of each in other colours: uint8 (N, 2, 3, size, size)."""
+    return _with_made(draw, jitter, "jitter")
 
 
 def augmixed(draw: Draw) -> Tensor:
-    """Return the original and two of its mixtures by AugMix: uint8 (3, 3, size, size)."""
-    image = original(draw)
-    return torch.cat([image, *(augmix(image, draw.hashed(f"augmix {k}")) for k in range(2))])
+    """Return the originals and two mixtures of each by AugMix: uint8 (N, 3, 3, size, size)."""
+    return _with_made(draw, augmix, "augmix 0", "augmix 1")
+
+
+def _with_made(draw: Draw, make: Callable[[Tensor, int], Tensor], *names: str) -> Tensor:
+    """Return the originals and beside each what is made from it, once a name."""
+    images = original(draw)
+    made = [[make(*item) for item in zip(images, draw.hashed(name), strict=True)] for name in names]
+    return torch.cat([images, *map(torch.stack, made)], 1)
 
 
 @dataclass(frozen=True)
