@@ -29,6 +29,7 @@ from stylize.engine.styles import load_styles
 from stylize.sources.source import open_source
 from train import TrainConfig, image_preset
 from train.distributed import World
+from train.hardware import loading_workers
 from train.loading import Batch, TrainingViews, training_loader
 from train.loop import Trainer
 from train.models import build_model
@@ -79,7 +80,8 @@ class Training:
         self.trainer = Trainer(config, build_model(arch, classes), World(0, 1, torch.device("cpu")), 10**6, classes)
         self.views = TrainingViews(samples, image_preset("auto", samples.size), 0, "copy")
         self.batches = EpochBatches(np.arange(len(samples)), batch_size, 0)
-        self.loader = training_loader(self.views, self.batches, workers=2, pin_memory=False)
+        workers = loading_workers(config, torch.device("cpu"), streamed=False)
+        self.loader = training_loader(self.views, self.batches, workers, pin_memory=False)
         self.from_shards = self._epochs()
         self.constant: Iterator[Batch] = repeat(next(self.from_shards))
 

@@ -74,7 +74,9 @@ def run(
     sync_batchnorm: Annotated[
         bool | None, typer.Option(help="BatchNorm over the images of all processes. [default: on GPUs]")
     ] = None,
-    workers: Annotated[int, typer.Option(help="Processes that load images; they change no result.")] = 2,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that load images; no result changes. [default: 2; on few CPUs 0]")
+    ] = None,
     save_minutes: Annotated[float, typer.Option(help="Time between two states to go on from after a crash.")] = 5.0,
     log: Annotated[str, typer.Option(help=f"Who follows the metrics in OUT/live: {', '.join(LOGS)}.")] = "none",
     cache: Cache = DEFAULT_CACHE,

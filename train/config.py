@@ -62,8 +62,9 @@ class TrainConfig:
     the Beta distribution of shares, `ema` the decay of averaged weights, `clip_norm` the greatest norm of a gradient;
     0 switches each off.  `validation_fraction` of the training samples choose the best epoch, unless the shards have
     a split `val`.  `split_batchnorm` gives copies and adversaries statistics of their own in training, and
-    `sync_batchnorm` lets BatchNorm span all processes (None: on GPUs).  `workers` load images, every `save_minutes`
-    the state is saved, and `log` says who follows; they do not change any result, nor does `out`.
+    `sync_batchnorm` lets BatchNorm span all processes (None: on GPUs).  `workers` load images (None: 2, but
+    none on few cores without GPU), every `save_minutes` the state is saved, and `log` says who follows; they do not
+    change any result, nor does `out`.
     """
 
     shards: Path
@@ -98,7 +99,7 @@ class TrainConfig:
     compile: bool = False
     split_batchnorm: bool = False
     sync_batchnorm: bool | None = None
-    workers: int = 2
+    workers: int | None = None
     save_minutes: float = 5.0
     log: str = "none"
 
@@ -137,7 +138,7 @@ class TrainConfig:
         _require(0 <= self.seed < 2**32, "seed", self.seed, "0 to 4294967295")
         if self.split_batchnorm and self.sync_batchnorm:
             raise InputError("--split-batchnorm and --sync-batchnorm do not go together: choose one.")
-        _require(self.workers >= 0, "workers", self.workers, "0 or more")
+        _require((self.workers or 0) >= 0, "workers", self.workers or 0, "0 or more")
 
     @property
     def weight(self) -> float:

@@ -3,6 +3,7 @@
 import io
 import warnings
 from collections.abc import Sequence
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from stylize.sources.pictures import MAX_PIXELS
 from stylize.sources.plain_jpeg import decode_plain_jpeg
 
 _FORMATS = ("JPEG", "PNG", "WEBP")
+_ONE_OPENS = Lock()  # the filters of warnings belong to all threads
 Pixels = NDArray[np.uint8]
 
 
@@ -20,21 +22,22 @@ class UnusableImageError(InputError):
     """An image that cannot be learnt from; its text goes on after the sample's name."""
 
 
-def decode_images(payloads: Sequence[bytes], into: Pixels | None = None) -> Pixels:
-    """Return JPEG, PNG or WebP images of one size as RGB (V, H, W, 3), in `into` where it is given.
+def decode_images(payloads: Sequence[bytes], side: int | None = None) -> Pixels:
+    """Return JPEG, PNG or WebP images of one size, `side` × `side` where it is given, as RGB (V, H, W, 3).
 
-    Raises `UnusableImageError` for an image that is none, that is not of the size of `into`, or without it of the first
-    image's, or that has more pixels than any picture in a shard.
+    Raises `UnusableImageError` for an image that is none, or of another size, or that has more pixels than any picture
+    in a shard.
     """
-    if into is None:
+    if side is None:
         decoded = [_decode(payload, None) for payload in payloads]
         if any(image.shape != decoded[0].shape for image in decoded):
             raise UnusableImageError("has images of different sizes: its pair is not aligned, make the shard again.")
         return np.stack(decoded)
-    for image, payload in zip(into, payloads, strict=True):
+    images = np.empty((len(payloads), side, side, 3), np.uint8)
+    for image, payload in zip(images, payloads, strict=True):
         if decode_plain_jpeg(payload, MAX_PIXELS, image) is None:
-            image[:] = _decode(payload, len(image))
-    return into
+            image[:] = _decode(payload, side)
+    return images
 
 
 def _decode(payload: bytes, side: int | None) -> Pixels:
@@ -54,7 +57,7 @@ def _decode(payload: bytes, side: int | None) -> Pixels:
 
 def _open_image(payload: bytes) -> Image.Image:
     """Read an image's header.  Pillow only warns of sizes which `_check_size` refuses, so its warning says nothing."""
-    with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
+    with _ONE_OPENS, warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
         return Image.open(io.BytesIO(payload), formats=_FORMATS)
 
 

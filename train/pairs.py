@@ -1,8 +1,9 @@
 """Random access to the samples of a shard folder, decoded to pixels."""
 
-from collections.abc import Iterable, Sequence
-from functools import cached_property
-from itertools import repeat
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, cached_property
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -61,29 +62,37 @@ class PairDataset(Dataset[tuple[Tensor, int]]):
 
     def read(self, index: int, images: Sequence[int]) -> Tensor:
         """Return the chosen images of a sample (0 original, k the k-th copy) as uint8 (len(images), 3, H, W)."""
-        (pixels,) = self.read_many([index], [images])
+        pixels = self._decoded(index, self._payloads(index, images))
         return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
     def read_many(self, indices: Sequence[int], images: Sequence[Sequence[int]]) -> list[Pixels]:
         """Return the chosen images of each sample, V of each, as uint8 (V, H, W, 3).
 
         First all are read, then all decoded: faster than one by one, for what is used stays in the processor's cache.
+        Decoders leave Python's lock, so they share the threads of PyTorch: all of training on CPUs, one of a worker.
         """
         payloads = [self._payloads(index, parts) for index, parts in zip(indices, images, strict=True)]
-        room: Iterable[Pixels | None] = repeat(None)
-        if self.size is not None:
-            room = np.empty((len(indices), len(images[0]), self.size, self.size, 3), np.uint8)
-        return [self._decoded(*sample) for sample in zip(indices, payloads, room, strict=False)]
+        threads = torch.get_num_threads()
+        samples = list(zip(indices, payloads, strict=True))
+        shares = [samples[k * len(samples) // threads : (k + 1) * len(samples) // threads] for k in range(threads)]
+        decoded = _decoders(threads).map(lambda share: [self._decoded(*sample) for sample in share], shares)
+        return list(chain.from_iterable(decoded))
 
     def _payloads(self, index: int, images: Sequence[int]) -> list[bytes]:
         reader = self.streamed if self.streamed and self.streamed.holds(index) else self._bytes
         return reader.read(index, images)
 
-    def _decoded(self, index: int, payloads: Sequence[bytes], into: Pixels | None) -> Pixels:
+    def _decoded(self, index: int, payloads: Sequence[bytes]) -> Pixels:
         try:
-            return decode_images(payloads, into)
+            return decode_images(payloads, self.size)
         except UnusableImageError as error:
             raise InputError(f"{self.index.path(index)}: sample {self.keys[index]} {error}") from None
+
+
+@cache
+def _decoders(threads: int) -> ThreadPoolExecutor:
+    """Return threads for the life of the process."""
+    return ThreadPoolExecutor(threads, "decoder")
 
 
 def hold_out(

@@ -19,6 +19,7 @@ from train.checkpoint import load_model, save_model
 from train.config import TrainConfig
 from train.distributed import World, join_world
 from train.evaluation import Tally, count
+from train.hardware import loading_workers
 from train.identity import model_card, run_identity
 from train.interruption import SaveClock, received_signals
 from train.live import Report, followed
@@ -85,7 +86,8 @@ class _Run:
         )
         self.batches = EpochBatches(training, config.batch_size, config.seed, world.rank, world.size)
         views = TrainingViews(self.samples, self.preset, config.seed, method.views)
-        self.loader = training_loader(views, self.batches, config.workers, world.device.type == "cuda")
+        self.workers = loading_workers(config, world.device, self.samples.streamed is not None)
+        self.loader = training_loader(views, self.batches, self.workers, world.device.type == "cuda")
         classes = len(self.samples.class_names)
         torch.manual_seed(config.seed)
         model = build_model(config.arch, classes, config.weights, config.stem)
@@ -162,7 +164,7 @@ class _Run:
         """Count over all processes, each of which takes its share of the images."""
         share = indices[self.world.rank :: self.world.size].tolist()
         images = EvaluationImages(samples, self.preset, share, with_styled=True)
-        tally = count(self.trainer.judged, images, workers=self.config.workers, stop=self._stopped)
+        tally = count(self.trainer.judged, images, workers=self.workers, stop=self._stopped)
         if self.world.any(self._stopped()):
             return None
         return Tally.from_numbers(self.world.sum(*tally.numbers()))

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from stylize.errors import InputError, plain_errors
-from train import PairDataset, image_preset
+from train import PairDataset, TrainConfig, image_preset
+from train.hardware import loading_workers
 from train.loading import TrainingViews, training_loader
 from train.order import EpochBatches
 
@@ -78,3 +79,34 @@ def test_a_killed_worker_is_one_sentence(make_shard_folder: ShardFolderMaker) ->
         os.kill(worker.pid or 0, signal.SIGKILL)
     with pytest.raises(InputError, match=r"was killed.*lower --workers"):
         list(batches_read)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "device", "threads", "streamed", "expected"),
+    [
+        (3, "cpu", 2, False, 3),
+        (None, "cpu", 2, False, 0),
+        (None, "cpu", 2, True, 2),
+        (None, "cpu", 16, False, 2),
+        (None, "cuda", 2, False, 2),
+    ],
+)
+def test_processes_that_load_do_not_take_the_cores_of_training(
+    monkeypatch: pytest.MonkeyPatch, chosen: int | None, device: str, threads: int, streamed: bool, expected: int
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    config = TrainConfig(Path(), "small", "normal", Path(), workers=chosen)
+    assert loading_workers(config, torch.device(device), streamed) == expected
+
+
+def test_threads_decode_the_same(make_shard_folder: ShardFolderMaker) -> None:
+    samples = PairDataset(make_shard_folder(), "train")
+    indices, images = [5, 0, 7, 7, 2], [[0, 1]] * 5
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2, 7):
+            torch.set_num_threads(count)
+            for index, pixels in zip(indices, samples.read_many(indices, images), strict=True):
+                assert torch.equal(torch.from_numpy(pixels).permute(0, 3, 1, 2), samples.read(index, [0, 1]))
+    finally:
+        torch.set_num_threads(threads)
