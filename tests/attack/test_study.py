@@ -85,3 +85,12 @@ def test_the_figure_shows_every_answer_with_its_interval(tmp_path: Path) -> None
     (tmp_path / "answer.json").write_text(json.dumps(answers))
     load("figure").main(tmp_path / "answer.json", tmp_path / "answer.png")
     assert (tmp_path / "answer.png").stat().st_size > 1000
+
+
+def test_the_document_gives_the_answers_as_they_are_stored() -> None:
+    document = (PROJECT / "docs" / "study.md").read_text(encoding="utf-8")
+    folders = [PROJECT / "studies" / name / "answer" for name in ("claims", "mobilenet", "shapes")]
+    assert load("elsewhere").beside(folders) in document
+    for name in ("claims", "fine-tuning"):
+        for table in ("answer.md", "models.md"):
+            assert (PROJECT / "studies" / name / "answer" / table).read_text(encoding="utf-8") in document
