@@ -1,6 +1,8 @@
 """Answers of several studies side by side, as Markdown: claims in lines, studies in columns.
 
     python elsewhere.py ../claims/answer ../mobilenet/answer ...
+
+A study is called by the folder around its answer.
 """
 
 import json
@@ -33,7 +35,7 @@ def cell(answer: dict[str, Any]) -> str:
 
 def main(folders: list[Path]) -> None:
     """Print the table."""
-    print(beside(folders), end="")
+    typer.echo(beside(folders), nl=False)
 
 
 if __name__ == "__main__":
