@@ -45,7 +45,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "warmup_epochs": 1.0,
         "label_smoothing": 0.2,
         "ema": 0.99,
-        "epochs": 5,
+        "epochs": 12,
         "batch_size": 256,
         "validation_fraction": 0.02,
     },
