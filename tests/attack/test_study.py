@@ -89,7 +89,7 @@ def test_the_figure_shows_every_answer_with_its_interval(tmp_path: Path) -> None
 
 def test_the_document_gives_the_answers_as_they_are_stored() -> None:
     document = (PROJECT / "docs" / "study.md").read_text(encoding="utf-8")
-    folders = [PROJECT / "studies" / name / "answer" for name in ("claims", "mobilenet", "shapes")]
+    folders = [PROJECT / "studies" / name / "answer" for name in ("claims", "mobilenet", "resnet18", "shapes")]
     assert load("elsewhere").beside(folders) in document
     for name in ("claims", "fine-tuning"):
         for table in ("answer.md", "models.md"):
