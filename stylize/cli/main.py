@@ -22,6 +22,7 @@ from stylize.command_line import command_app, console, run_command_line
 from stylize.engine.devices import matrix_rate
 from stylize.engine.engine import Engine
 from stylize.engine.styles import load_styles
+from stylize.engine.transfer import COLOURS
 from stylize.errors import InputError
 from stylize.networks.adain import stylization_flops
 from stylize.networks.pair import load_pair
@@ -61,6 +62,7 @@ DATA_HELP = (
     "shapes, cifar10, cifar100, imagenet100:FOLDER, a folder or zip of class folders, maybe in train/, test/ and val/, "
     "or a WebDataset: a folder of tars, or their paths with braces or wildcards."
 )
+TRANSFER_HELP = "features (AdaIN); colours, their means and deviations alone, without networks; or both."
 DECODER_HELP = "Decoder file that belongs to the encoder; else the shipped one."
 RETRY_HELP = "Make the shards of a finished folder again that lack images or whose images changed."
 SHARDS = Path("data/shards")
@@ -76,6 +78,7 @@ def shards(
     work_size: Annotated[int | None, typer.Option(help="Short side while stylizing, if not --size.")] = None,
     style_size: Annotated[int | None, typer.Option(help="Short side of style pictures. [default: 256]")] = None,
     alpha: Annotated[float, typer.Option(help="0 keeps the content's style, 1 takes the style's.")] = default.alpha,
+    transfer: Annotated[str, typer.Option(help=TRANSFER_HELP)] = default.transfer,
     styles_per_image: Annotated[int, typer.Option(help="Stylized copies of every image.")] = default.styles_per_image,
     seed: Annotated[int, typer.Option(help="Chooses styles, order and held-out images.")] = default.seed,
     limit: Annotated[int | None, typer.Option(help="At most N images of every split.")] = None,
@@ -97,7 +100,7 @@ def shards(
     """Make shards of originals and stylized copies; run the same command again to go on after an interruption."""
     options = ShardOptions(
         style=tuple(style), data=data, size=size, work_size=work_size, style_size=style_size, alpha=alpha,
-        styles_per_image=styles_per_image, seed=seed, limit=limit, test_fraction=test_fraction,
+        transfer=transfer, styles_per_image=styles_per_image, seed=seed, limit=limit, test_fraction=test_fraction,
         codec=codec, quality=quality, backend=backend, dtype=dtype, encoder=encoder, decoder=decoder,
     )  # fmt: skip
     out = out or SHARDS / "-".join(Path(name).stem for name in style)
@@ -118,9 +121,9 @@ def shards(
 
 
 def _effort(job: Job) -> Effort | None:
-    """Return what a training image costs, where all have one size, and what torch reaches here in the job's type."""
+    """Return what an image of one size costs in the networks, and what torch reaches here in the job's type."""
     spec, engine = job.spec, job.engine
-    if spec.size is None:
+    if spec.size is None or spec.transfer == COLOURS:
         return None
     side = spec.work_size or spec.size
     rate = matrix_rate(engine.device, engine.dtype, MACHINE_SECONDS) if engine.backend == "torch" else 0.0

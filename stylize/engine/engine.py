@@ -13,6 +13,7 @@ from stylize.engine.devices import best_device, best_dtype
 from stylize.engine.inference import rearranged
 from stylize.engine.openvino_network import openvino_stylizer
 from stylize.engine.styles import Style
+from stylize.engine.transfer import COLOURS, FEATURES, colour_statistics, transfer_colours
 from stylize.errors import InputError
 from stylize.networks.adain import Decoder, Encoder, Stylizer, unit_range
 
@@ -51,7 +52,7 @@ class Engine:
         self.network = network.eval().to(self.device, self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.batch_pixels = BATCH_PIXELS[self.backend if quantised else self.device.type]
         self.largest_batch = self.batch_pixels  # of any size of picture; less once a GPU ran out of memory
-        self.means, self.deviations = self._style_statistics(styles)
+        self.use_styles(styles)
         if quantised:
             self.network = openvino_stylizer(encoder, decoder, self.means, self.deviations)
 
@@ -78,6 +79,7 @@ class Engine:
     def use_styles(self, styles: Sequence[Style]) -> None:
         """Take other styles instead; with torch only, because OpenVINO's networks were calibrated with the old ones."""
         self.means, self.deviations = self._style_statistics(styles)
+        self.colours = colour_statistics(styles, self.device)
 
     @torch.inference_mode()
     def _style_statistics(self, styles: Sequence[Style]) -> tuple[Tensor, Tensor]:
@@ -99,10 +101,17 @@ class Engine:
         on_device = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
         return unit_range(on_device, self.dtype)
 
-    def stylize(self, pictures: Pixels, choice: Sequence[int], alpha: float, work_size: int | None = None) -> Pixels:
+    def stylize(
+        self,
+        pictures: Pixels,
+        choice: Sequence[int],
+        alpha: float,
+        work_size: int | None = None,
+        transfer: str = FEATURES,
+    ) -> Pixels:
         """Stylize pictures (B, H, W, 3) of one size, each with its chosen style; returns the same shape.
 
-        With `work_size` they are stylized with that short side and reduced again.
+        With `work_size` they are stylized with that short side and reduced again; `transfer` is one of `TRANSFERS`.
         Raises `InputError` where the output is not finite, or a single picture is too large for the memory.
         """
         _, height, width, _ = pictures.shape
@@ -111,7 +120,7 @@ class Engine:
         while (done := sum(map(len, outputs))) < len(pictures):
             part = slice(done, done + batch)
             try:
-                outputs.append(self._stylize_batch(pictures[part], choice[part], alpha, work_size))
+                outputs.append(self._stylize_batch(pictures[part], choice[part], alpha, work_size, transfer))
             except RuntimeError as error:
                 if not _is_out_of_memory(error):
                     raise
@@ -129,21 +138,29 @@ class Engine:
         return batch // 2
 
     @torch.inference_mode()
-    def _stylize_batch(self, pictures: Pixels, choice: Sequence[int], alpha: float, work_size: int | None) -> Pixels:
+    def _stylize_batch(
+        self, pictures: Pixels, choice: Sequence[int], alpha: float, work_size: int | None, transfer: str
+    ) -> Pixels:
         styles = torch.tensor(choice, device=self.device)
-        pixels = self._to_device(pictures)
-        size = pixels.shape[-2:]
-        work = _working_shape(size, work_size)
-        if work != size:
-            pixels = _resize(pixels, work)
-        output = self.network(pixels, self.means[styles], self.deviations[styles], alpha)
-        if work != size:
-            output = _resize(output, size)
+        output = self._to_device(pictures)
+        if transfer != COLOURS:
+            output = self._run_network(output, styles, alpha, work_size)
+        if transfer != FEATURES:
+            means, deviations = self.colours
+            output = transfer_colours(output, means[styles], deviations[styles], alpha)
         if not torch.isfinite(output).all():
             raise InputError("The stylized pictures are not finite: give --dtype float32, or another --decoder.")
         rounded = output.float().mul(255).round().to(torch.uint8)
         stylized: Pixels = rounded.permute(0, 2, 3, 1).contiguous().cpu().numpy()
         return stylized
+
+    def _run_network(self, pixels: Tensor, styles: Tensor, alpha: float, work_size: int | None) -> Tensor:
+        size = pixels.shape[-2:]
+        work = _working_shape(size, work_size)
+        if work != size:
+            pixels = _resize(pixels, work)
+        output: Tensor = self.network(pixels, self.means[styles], self.deviations[styles], alpha)
+        return output if work == size else _resize(output, size)
 
 
 def _resize(pixels: Tensor, shape: Sequence[int]) -> Tensor:

@@ -159,7 +159,7 @@ def _stylize(job: Job, images: Sequence[SourceImage]) -> list[list[Pixels]]:
     spec, copies = job.spec, job.spec.styles_per_image
     pixels = np.stack([image.pixels for image in images for _ in range(copies)])
     choice = [style for image in images for style in _choice(spec, image.index)]
-    styled = job.engine.stylize(pixels, choice, spec.alpha, spec.work_size)
+    styled = job.engine.stylize(pixels, choice, spec.alpha, spec.work_size, spec.transfer)
     return [list(styled[first : first + copies]) for first in range(0, len(styled), copies)]
 
 

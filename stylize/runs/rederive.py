@@ -8,6 +8,7 @@ import numpy as np
 
 from stylize.engine.engine import Engine, Pixels
 from stylize.engine.styles import load_styles
+from stylize.engine.transfer import FEATURES
 from stylize.errors import InputError
 from stylize.networks.pair import load_pair
 from stylize.runs.codec import Codec
@@ -43,7 +44,8 @@ def rederive_pair(
     names = [str(name) for name in sample.metadata.get("styles", ())]
     choice = [manifest.style_names.index(name) for name in names]
     content = np.asarray(decode_picture(sample.content))
-    made = engine.stylize(np.stack([content] * len(choice)), choice, spec["alpha"], spec["work_size"])
+    contents, transfer = np.stack([content] * len(choice)), spec.get("transfer", FEATURES)
+    made = engine.stylize(contents, choice, spec["alpha"], spec["work_size"], transfer)
     codec = Codec(spec["codec"], spec["quality"])
     again = [np.asarray(decode_picture(codec.encode(pixels))) for pixels in made]
     stored = [np.asarray(decode_picture(copy)) for copy in sample.styled]

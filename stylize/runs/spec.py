@@ -13,6 +13,7 @@ import torch
 from stylize.engine.calibration import calibration_sha256
 from stylize.engine.engine import Engine
 from stylize.engine.styles import Style
+from stylize.engine.transfer import FEATURES, check_transfer
 from stylize.errors import InputError
 from stylize.networks.adain import MIN_SIDE
 from stylize.shards.format import CODECS, MAX_COPIES
@@ -21,6 +22,7 @@ from stylize.sources.source import Source
 
 SAMPLES_PER_SHARD = 1000
 LARGEST_STYLE = 2048  # pixels; one picture of that size takes gigabytes in the encoder
+LATER_OPTIONS = {"style_size": None, "transfer": FEATURES}  # of manifests that older ones equal without them
 VERSIONED = ("stylized-pairing", "torch", "pillow", "numpy", "simplejpeg")
 BACKEND_PACKAGES = {"torch": (), "openvino": ("openvino",)}  # beside torch, which every backend needs
 
@@ -38,6 +40,7 @@ class ShardOptions:
     work_size: int | None = None
     style_size: int | None = None
     alpha: float = 1.0
+    transfer: str = FEATURES
     styles_per_image: int = 1
     seed: int = 0
     limit: int | None = None
@@ -59,6 +62,7 @@ class ShardOptions:
             raise InputError(f"--limit is {self.limit}: give at least 1.")
         if not 0 <= self.alpha <= 1:
             raise InputError(f"--alpha is {self.alpha}: give a number from 0 (content) to 1 (style).")
+        check_transfer(self.transfer, self.work_size)
         if not 1 <= self.styles_per_image <= MAX_COPIES:
             raise InputError(f"--styles-per-image is {self.styles_per_image}: give 1 to {MAX_COPIES}.")
         check_fraction(self.test_fraction)
@@ -105,12 +109,14 @@ class Spec:
     samples_per_shard: int
     versions: dict[str, str]
     style_size: int | None = None
+    transfer: str = FEATURES
 
     def document(self) -> dict[str, Any]:
-        """Return the specification as the manifest holds it: `style_size` only where it was given."""
+        """Return the specification as the manifest holds it: some options only where they are not the default."""
         document = asdict(self)
-        if self.style_size is None:
-            del document["style_size"]
+        for name, default in LATER_OPTIONS.items():
+            if document[name] == default:
+                del document[name]
         return document
 
     def digest(self) -> str:
@@ -149,6 +155,7 @@ def make_spec(
         samples_per_shard=SAMPLES_PER_SHARD,
         versions={name: version(name) for name in (*VERSIONED, *BACKEND_PACKAGES[engine.backend])},
         style_size=options.style_size,
+        transfer=options.transfer,
     )
 
 

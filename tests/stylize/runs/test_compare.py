@@ -83,8 +83,9 @@ def test_other_images_are_added(run: Run, make_class_folders: MakeClassFolders, 
         merge_shards(tmp_path / "a", tmp_path / "png", tmp_path / "more")
 
 
-def test_a_pair_is_made_again(run: Run, class_folders: Path, tmp_path: Path) -> None:
-    made(run, class_folders, "a", "--style", "dots", "--codec", "png")
+@pytest.mark.parametrize("transfer", ["features", "colours", "both"])
+def test_a_pair_is_made_again(run: Run, class_folders: Path, tmp_path: Path, transfer: str) -> None:
+    made(run, class_folders, "a", "--style", "dots", "--codec", "png", "--transfer", transfer)
     key = samples(tmp_path / "a", "train")[3].key
     code, text, _ = run("rederive", "a", key)
     assert code == 0

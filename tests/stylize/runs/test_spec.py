@@ -36,6 +36,7 @@ def test_the_digest_tells_every_option_apart(make_job: JobMaker) -> None:
     options: list[dict[str, object]] = [
         {}, {"size": 32}, {"work_size": 32}, {"style_size": 64}, {"alpha": 0.5}, {"styles_per_image": 2}, {"seed": 1},
         {"limit": 5}, {"test_fraction": 0.2}, {"codec": "png"}, {"quality": 90},
+        {"transfer": "both"}, {"transfer": "colours"},
     ]  # fmt: skip
     assert len({make_job("shapes", **option).spec.digest() for option in options}) == len(options)
     assert make_job("shapes").spec.digest() == make_job("shapes").spec.digest()
@@ -45,9 +46,19 @@ def test_the_digest_tells_every_option_apart(make_job: JobMaker) -> None:
     "option",
     [{"size": 15}, {"work_size": 8}, {"style_size": 8}, {"style_size": 4000}, {"limit": 0}, {"alpha": -0.1},
      {"alpha": float("nan")}, {"styles_per_image": 101}, {"test_fraction": 1.0}, {"codec": "gif"}, {"quality": 101},
-     {"seed": -1}],
+     {"seed": -1}, {"transfer": "textures"}],
 )  # fmt: skip
 def test_options_out_of_range_are_refused_and_quoted(option: dict[str, object]) -> None:
     (value,) = option.values()
     with pytest.raises(InputError, match=str(value)):
         ShardOptions(**option)  # type: ignore[arg-type]
+
+
+def test_a_working_size_is_refused_where_no_network_works() -> None:
+    with pytest.raises(InputError, match="--work-size 64 is that of the networks, which --transfer colours does not"):
+        ShardOptions(transfer="colours", work_size=64)
+
+
+def test_later_options_are_in_the_manifest_only_where_they_were_given(make_job: JobMaker) -> None:
+    assert not {"transfer", "style_size"} & set(make_job("shapes").spec.document())
+    assert make_job("shapes", transfer="both").spec.document()["transfer"] == "both"
