@@ -16,7 +16,7 @@ from stylize.cli.params import check_params
 from stylize.cli.parts import ONLY_HELP, make_only, publish_command
 from stylize.cli.preview import shard_sheet, style_sheet
 from stylize.cli.stores import upload_command
-from stylize.cli.summary import left_out_text, plan_line, print_summary
+from stylize.cli.summary import left_out_text, plan_line, print_summary, small_images_note
 from stylize.cli.weights import ENCODER_HELP, weights_app
 from stylize.command_line import command_app, console, run_command_line
 from stylize.engine.devices import matrix_rate
@@ -33,6 +33,7 @@ from stylize.runs.progress import Effort, images_progress
 from stylize.runs.publish import damaged_files, find_finished, needs_retry
 from stylize.runs.run import make_shards
 from stylize.runs.spec import ShardOptions
+from stylize.shards.manifest import MANIFEST_NAME
 from stylize.sources.export import export_images
 from stylize.sources.source import open_source
 from stylize.wording import counted
@@ -108,6 +109,8 @@ def shards(
         make_on_ray(options, out, max_failures, retry_failed)
         return
     job = open_job(options)
+    if not (out / MANIFEST_NAME).exists() and (note := small_images_note(job.spec, job.source)):
+        console.print(note, style="yellow", highlight=False)
     if dry_run:
         _print_plan(job, out, retry_failed)
         return

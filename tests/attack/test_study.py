@@ -11,6 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from train.checkpoint import load_model
+from train.order import split_validation
+from train.pairs import PairDataset
+
 PROJECT = Path(__file__).parents[2]
 
 
@@ -85,6 +89,47 @@ def test_the_figure_shows_every_answer_with_its_interval(tmp_path: Path) -> None
     (tmp_path / "answer.json").write_text(json.dumps(answers))
     load("figure").main(tmp_path / "answer.json", tmp_path / "answer.png")
     assert (tmp_path / "answer.png").stat().st_size > 1000
+
+
+def test_each_kind_of_copies_is_weighed_against_the_default(
+    earlier: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    results, shape = tmp_path / "results", tmp_path / "shape"
+    results.mkdir()
+    shape.mkdir()
+    for name, kept in (("one", 0), ("normal", 0), ("work96", 1)):
+        (results / f"{name}-0.json").write_text(json.dumps(earlier([[1, kept, kept]] * 50)))
+        (shape / f"{name}-0.json").write_text(json.dumps({"records": [{"predicted": 1, "shape": 1}] * 30}))
+    (tmp_path / "agreement.json").write_text(json.dumps({"work96": {"agreement": 0.25}}))
+    load("stylizations").main(results, shape, tmp_path / "agreement.json", tmp_path / "answer")
+    found = json.loads((tmp_path / "answer" / "stylizations.json").read_text())
+    assert [(each["compared"], each["measure"], each["word"]) for each in found] == [
+        ("work96 − one", measure, word)
+        for measure, word in (("clean", "open"), ("weak", "supported"), ("strong", "open"), ("shape", "open"))
+    ]
+    _, _, normal, default, line = (tmp_path / "answer" / "stylizations.md").read_text().splitlines()
+    assert (normal.split(" | ")[0], normal.count("[")) == ("| normal", 0)
+    assert default.count("[") == 0
+    assert line.startswith("| work96 | 25 | 75.0 | 100.0 | 100.0 |")
+    assert line.count("**") == 2
+
+
+def test_agreement_is_that_of_a_loop_over_the_held_out_images(
+    make_shard_folder: Callable[..., Path], make_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    shards = make_shard_folder(train=40, test=12, styles_per_image=2)
+    path = make_model(shards, "normal-0")
+    load("agreement").main([path.parent], [shards], tmp_path / "out.json")
+    found = json.loads((tmp_path / "out.json").read_text())[shards.name]
+    model, _ = load_model(path)
+    samples = PairDataset(shards, "train")
+    _, held_out = split_validation(samples.keys, 0.1, 0)
+    agreeing, right = [], []
+    for index in held_out.tolist():
+        called = [int(model(image[None].float() / 255).argmax()) for image in samples[index][0]]
+        agreeing += [called[0] == other for other in called[1:]]
+        right += [int(samples.labels[index]) == other for other in called[1:]]
+    assert found == {"agreement": np.mean(agreeing), "accuracy": np.mean(right), "images": 4}
 
 
 def test_the_document_gives_the_answers_as_they_are_stored() -> None:

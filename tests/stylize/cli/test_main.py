@@ -63,7 +63,9 @@ def test_a_dry_run_writes_nothing(
     before = sorted(tmp_path.rglob("*"))
     code, text, _ = run(*arguments, "--dry-run")
     assert (code, sorted(tmp_path.rglob("*"))) == (0, before)
-    assert text.startswith("out: 6 images in 2 shards, about 0.0 MB of ")
+    advice, plan = text.splitlines()
+    assert advice.startswith("Stylizing images of 16 pixels at their own size")
+    assert plan.startswith("out: 6 images in 2 shards, about 0.0 MB of ")
     assert ("images/s; nothing was written" in text, "Warning" in text) == (True, False)
     monkeypatch.setattr("shutil.disk_usage", lambda _path: SimpleNamespace(free=1000))
     assert "Warning: the disk is too small" in run(*arguments, "--dry-run")[1]

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stylize.cli.summary import counts_line, warning_lines
+from stylize.cli.summary import counts_line, small_images_note, warning_lines
 from stylize.engine.engine import Pixels
 from stylize.runs.job import Job
 from stylize.runs.quality import flag_copies, flag_repeated
@@ -97,3 +97,30 @@ def test_the_summary_counts(finished: Path) -> None:
     megabytes = sum(path.stat().st_size for path in finished.glob("*.tar")) / 1e6
     expected = f"12 training pairs and 4 test images in 4 shards, {megabytes:.1f} MB"
     assert counts_line(manifest) == f"{expected}; 3 images failed, see failures.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("options", "side"),
+    [
+        ({}, 32),
+        ({"size": 24}, 24),
+        ({"size": 64}, None),
+        ({"work_size": 32}, None),
+        ({"transfer": "colours"}, None),
+        ({"transfer": "both"}, 32),
+    ],
+)
+def test_small_images_earn_advice(
+    make_job: JobMaker, make_class_folders: Callable[..., Path], tmp_path: Path, options: dict[str, object], side: int
+) -> None:
+    job = make_job(make_class_folders(tmp_path / "images"), **options)
+    note = small_images_note(job.spec, job.source)
+    assert (note is None) == (side is None)
+    assert note is None or f"images of {side} pixels" in note
+
+
+def test_a_broken_first_image_earns_no_advice(make_job: JobMaker, class_folders: Path) -> None:
+    job = make_job(class_folders)
+    for path in class_folders.rglob("*.png"):
+        path.write_bytes(b"no picture")
+    assert small_images_note(job.spec, job.source) is None
