@@ -158,16 +158,32 @@ def table(answers: Sequence[Answer]) -> str:
 
 def models_table(models: dict[str, list[Model]]) -> str:
     """Return what each kind of model reaches, in per cent, as Markdown: the mean of its seeds, and their range."""
-    lines = ["| models | seeds | clean | withstand L∞ 2/255 | withstand 8/255 | by shape |", "|" + " --- |" * 6]
+    radii = sorted({epsilon for own in models.values() for model in own for epsilon in _radii(model)})
+    head = ("models", "seeds", "clean", *(f"L∞ {255 * epsilon:g}/255" for epsilon in radii), "by shape")
+    lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
     for name, own in models.items():
         shares = [
             [model.result.document["clean"]["accuracy"] for model in own],
-            *([np.mean(worst(model, epsilon)) for model in own] for epsilon in (STRONG, 4 * STRONG)),
+            *([np.mean(worst(model, epsilon)) for model in own if epsilon in _radii(model)] for epsilon in radii),
             [model.by_shape.mean() for model in own],
         ]
-        cells = [f"{100 * np.mean(seeds):.1f} ({100 * min(seeds):.1f} to {100 * max(seeds):.1f})" for seeds in shares]
-        lines.append(f"| {name} | {len(own)} | {' | '.join(cells)} |")
+        lines.append(f"| {name} | {len(own)} | {' | '.join(_seeds(each, len(own)) for each in shares)} |")
     return "\n".join(lines) + "\n"
+
+
+def _radii(model: Model) -> Sequence[float]:
+    radii: Sequence[float] = model.result.document["protocol"].get("epsilons", ())
+    return radii
+
+
+def _seeds(shares: Sequence[float], models: int) -> str:
+    """Return mean and range of the seeds, or how many these are where not all were measured."""
+    if not shares or models == 1:
+        return " to ".join(f"{100 * share:.1f}" for share in shares)
+    mean = f"{100 * np.mean(shares):.1f}"
+    if len(shares) < models:
+        return f"{mean} (seeds: {len(shares)})"
+    return f"{mean} ({100 * min(shares):.1f} to {100 * max(shares):.1f})"
 
 
 def main(results: Path, shape: Path, out: Annotated[Path, typer.Option()]) -> None:
