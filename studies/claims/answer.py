@@ -158,22 +158,20 @@ def table(answers: Sequence[Answer]) -> str:
 
 def models_table(models: dict[str, list[Model]]) -> str:
     """Return what each kind of model reaches, in per cent, as Markdown: the mean of its seeds, and their range."""
-    radii = sorted({epsilon for own in models.values() for model in own for epsilon in _radii(model)})
+    radii = sorted({epsilon for own in models.values() for model in own for epsilon in model.result.epsilons})
     head = ("models", "seeds", "clean", *(f"L∞ {255 * epsilon:g}/255" for epsilon in radii), "by shape")
     lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
     for name, own in models.items():
         shares = [
             [model.result.document["clean"]["accuracy"] for model in own],
-            *([np.mean(worst(model, epsilon)) for model in own if epsilon in _radii(model)] for epsilon in radii),
+            *(
+                [np.mean(worst(model, epsilon)) for model in own if epsilon in model.result.epsilons]
+                for epsilon in radii
+            ),
             [model.by_shape.mean() for model in own],
         ]
         lines.append(f"| {name} | {len(own)} | {' | '.join(_seeds(each, len(own)) for each in shares)} |")
     return "\n".join(lines) + "\n"
-
-
-def _radii(model: Model) -> Sequence[float]:
-    radii: Sequence[float] = model.result.document["protocol"].get("epsilons", ())
-    return radii
 
 
 def _seeds(shares: Sequence[float], models: int) -> str:

@@ -33,7 +33,6 @@ from stylize.runs.progress import Effort, images_progress
 from stylize.runs.publish import damaged_files, find_finished, needs_retry
 from stylize.runs.run import make_shards
 from stylize.runs.spec import ShardOptions
-from stylize.shards.manifest import MANIFEST_NAME
 from stylize.sources.export import export_images
 from stylize.sources.source import open_source
 from stylize.wording import counted
@@ -109,7 +108,7 @@ def shards(
         make_on_ray(options, out, max_failures, retry_failed)
         return
     job = open_job(options)
-    if not (out / MANIFEST_NAME).exists() and (note := small_images_note(job.spec, job.source)):
+    if note := small_images_note(job.spec, job.source):
         console.print(note, style="yellow", highlight=False)
     if dry_run:
         _print_plan(job, out, retry_failed)

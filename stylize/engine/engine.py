@@ -13,7 +13,7 @@ from stylize.engine.devices import best_device, best_dtype
 from stylize.engine.inference import rearranged
 from stylize.engine.openvino_network import openvino_stylizer
 from stylize.engine.styles import Style
-from stylize.engine.transfer import COLOURS, FEATURES, colour_statistics, transfer_colours
+from stylize.engine.transfer import COLOURS, FEATURES, check_transfer, colour_statistics, transfer_colours
 from stylize.errors import InputError
 from stylize.networks.adain import Decoder, Encoder, Stylizer, unit_range
 
@@ -90,16 +90,16 @@ class Engine:
         if style.fitted:
             return style.fitted.on(self.device)
         statistics: tuple[Tensor, Tensor] = self.network.style_statistics(
-            self._to_device(np.asarray(style.picture)[None])
+            self._to_device(np.asarray(style.picture)[None], self.dtype)
         )
         return statistics
 
-    def _to_device(self, pictures: Pixels) -> Tensor:
+    def _to_device(self, pictures: Pixels, dtype: torch.dtype) -> Tensor:
         pixels = torch.from_numpy(np.array(pictures))
         if self.device.type == "cuda":  # only pinned memory is copied while the GPU works
             pixels = pixels.pin_memory()
         on_device = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
-        return unit_range(on_device, self.dtype)
+        return unit_range(on_device, dtype)
 
     def stylize(
         self,
@@ -112,8 +112,10 @@ class Engine:
         """Stylize pictures (B, H, W, 3) of one size, each with its chosen style; returns the same shape.
 
         With `work_size` they are stylized with that short side and reduced again; `transfer` is one of `TRANSFERS`.
-        Raises `InputError` where the output is not finite, or a single picture is too large for the memory.
+        Raises `InputError` for another one, where the output is not finite, or where a single picture is too large for
+        the memory.
         """
+        check_transfer(transfer, work_size)
         _, height, width, _ = pictures.shape
         batch = min(self.largest_batch, self.batch_size(height, width, work_size))
         outputs: list[Pixels] = []
@@ -142,7 +144,7 @@ class Engine:
         self, pictures: Pixels, choice: Sequence[int], alpha: float, work_size: int | None, transfer: str
     ) -> Pixels:
         styles = torch.tensor(choice, device=self.device)
-        output = self._to_device(pictures)
+        output = self._to_device(pictures, torch.float32 if transfer == COLOURS else self.dtype)
         if transfer != COLOURS:
             output = self._run_network(output, styles, alpha, work_size)
         if transfer != FEATURES:

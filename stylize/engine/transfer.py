@@ -18,7 +18,7 @@ TRANSFERS = (FEATURES, COLOURS, BOTH)
 
 
 def check_transfer(transfer: str, work_size: int | None) -> None:
-    """Raise `InputError` for what is none of `TRANSFERS`, or a working size where nothing works at it."""
+    """Raise `InputError` for what is none of `TRANSFERS`, or a working size where no network works at it."""
     if transfer not in TRANSFERS:
         raise InputError(f"--transfer is {transfer!r}: give one of {', '.join(TRANSFERS)}.")
     if transfer == COLOURS and work_size is not None:

@@ -85,7 +85,7 @@ def _painted(source: Source, options: ShardOptions, per_class: int) -> CueSet:
     spec |= {"kind": CUE_CONFLICT, "per_class": per_class, "styles_per_image": 0}
     spec["counts"] = {"train": 0, "test": len(cues)}
     codec = Codec(options.codec, options.quality)
-    painter = Painter(source, engine, codec, options.alpha, options.size, options.work_size)
+    painter = Painter(source, engine, codec, options.alpha, options.transfer, options.size, options.work_size)
     chunks = (cues[start : start + CHUNK_IMAGES] for start in range(0, len(cues), CHUNK_IMAGES))
     return CueSet(spec, (result for chunk in chunks for result in painter.paint(chunk)))
 

@@ -41,12 +41,13 @@ class StoredPicture:
 
 @dataclass(frozen=True)
 class Painter:
-    """Makes cue-conflict images with the stylizer; `size` and `work_size` are those of `ShardOptions`."""
+    """Makes cue-conflict images with the stylizer; the last four fields are those of `ShardOptions`."""
 
     source: Source
     engine: Engine
     codec: Codec
     alpha: float
+    transfer: str
     size: int | None
     work_size: int | None
 
@@ -78,6 +79,8 @@ class Painter:
 
     def _stylize(self, usable: Sequence[tuple[Cue, StoredPicture, StoredPicture]]) -> dict[Cue, Sample | Failure]:
         """Stylize in batches of one shape, and encode."""
+        if not usable:
+            return {}
         self.engine.use_styles([self._style(texture) for _, _, texture in usable])
         by_shape = defaultdict(list)
         for position, (_, shape, _) in enumerate(usable):
@@ -85,7 +88,7 @@ class Painter:
         samples = {}
         for positions in by_shape.values():
             contents = np.stack([usable[position][1].pixels for position in positions])
-            stylized = self.engine.stylize(contents, positions, self.alpha, self.work_size)
+            stylized = self.engine.stylize(contents, positions, self.alpha, self.work_size, self.transfer)
             for position, pixels in zip(positions, stylized, strict=True):
                 samples[usable[position][0]] = self._sample(*usable[position], pixels)
         return samples

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from stylize.engine.engine import Engine
 from stylize.engine.selftest import golden_style, self_test
 from stylize.engine.styles import load_styles
+from stylize.engine.transfer import COLOURS
+from stylize.errors import InputError
 from stylize.networks.pair import load_pair
 from stylize.runs.codec import Codec
 from stylize.runs.spec import ShardOptions, Spec, make_spec
@@ -54,6 +56,8 @@ def open_job(options: ShardOptions) -> Job:
     pair = load_pair(options.encoder, options.decoder)
     source = open_source(options.data, seed=options.seed, test_fraction=options.test_fraction)
     styles = load_styles(options.style, pair.decoder_sha256, options.style_size)
+    if options.transfer == COLOURS and (names := [style.name for style in styles if style.fitted]):
+        raise InputError(f"--transfer {COLOURS} does not use fitted statistics: give the picture of {names[0]}.")
     networks = pair.encoder.network, pair.decoder
     engine = Engine(*networks, [*styles, golden_style()], options.dtype, options.backend)
     self_test(engine, shipped=options.decoder is None)

@@ -108,7 +108,7 @@ def _of_both(split: str, one: dict[str, SampleLocation], other: dict[str, Sample
 
 def _spec(manifests: tuple[Manifest, Manifest], counts: Mapping[str, int], copies: int) -> dict[str, Any]:
     one, other = (dict(manifest.spec) for manifest in manifests)
-    alike = {name: value if other.get(name) == value else None for name, value in one.items()}
+    alike = {name: one.get(name) if one.get(name) == other.get(name) else None for name in {**one, **other}}
     styles = {json.dumps(style, sort_keys=True): style for spec in (one, other) for style in spec["styles"]}
     parts = hashlib.sha256(json.dumps([one, other], sort_keys=True).encode()).hexdigest()
     return {

@@ -134,9 +134,12 @@ def _only_one(records: Mapping[Path, Mapping[str, Any]], out: Path) -> Path:
     if not records:
         raise InputError(f"{out} has no parts to publish: run `stylize shards --only 1/N` with this --out, and so on.")
     specs = [record["spec"] for record in records.values()]
-    differing = [name for name in specs[0] if any(spec[name] != specs[0][name] for spec in specs)]
     if len(records) > 1:
-        values = "; ".join(f"{name}: {', '.join(str(spec[name]) for spec in specs)}" for name in differing)
+        values = "; ".join(
+            f"{name}: {', '.join(str(spec.get(name)) for spec in specs)}"
+            for name in sorted(set().union(*specs))
+            if any(spec.get(name) != specs[0].get(name) for spec in specs)
+        )
         folders = ", ".join(str(staging) for staging in records)
         raise InputError(
             f"{out} has parts of {len(records)} jobs, which differ ({values}): their shards do not go together; "

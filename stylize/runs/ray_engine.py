@@ -149,7 +149,8 @@ class RayPool:
     def _welcome(self, worker: _Worker, spec: Spec) -> None:
         """Let a worker that has opened the job take part, if its shards would have the same bytes."""
         first, own = (self._spec or spec).document(), spec.document()
-        if differing := [f"{name}: {first[name]}, {own[name]}" for name in first if first[name] != own[name]]:
+        names = [name for name in {**first, **own} if first.get(name) != own.get(name)]
+        if differing := [f"{name}: {first.get(name)}, {own.get(name)}" for name in names]:
             raise InputError(
                 f"The cluster's nodes would make different shards ({'; '.join(differing)}): "
                 "use nodes of one kind, with one installation and one copy of the images."

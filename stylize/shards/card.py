@@ -9,6 +9,7 @@ CARD_NAME = "README.md"
 # (name of the configuration, split here, split there); the copies would get lost among splits that have none
 CONFIGURATIONS = (("pairs", "train", "train"), ("originals", "val", "validation"), ("originals", "test", "test"))
 NAMED = 20
+DESCRIBED = "alpha transfer size work_size codec quality seed encoder_sha256 decoder_sha256".split()
 
 
 def render_card(manifest: Manifest) -> str:
@@ -47,7 +48,7 @@ def _description(manifest: Manifest) -> Iterator[str]:
     yield f"| classes | {len(manifest.class_names)}: {_listed(manifest.class_names)} |"
     if manifest.style_names:
         yield f"| styles | {len(manifest.style_names)}: {_listed(manifest.style_names)} |"
-    for name in ("alpha", "size", "codec", "quality", "seed", "encoder_sha256", "decoder_sha256"):
+    for name in DESCRIBED:
         if spec.get(name) is not None:
             yield f"| {name.replace('_', ' ')} | {_code(spec[name])} |"
     yield ""

@@ -69,6 +69,16 @@ def test_the_whole_answer(study: ModuleType, earlier: Callable[..., dict[str, An
     assert clean["difference"] == pytest.approx(-2)
     assert clean["high"] - clean["low"] == pytest.approx(200 * half)
     assert [found[key]["word"] for key in sorted(found)] == ["open", "supported", "open", "supported"]
+    assert "| pairing | 2 | 70.5 (70.0 to 71.0) |" in (tmp_path / "answer/models.md").read_text()
+    models = study.read_models(results, shape)
+    models["pairing"][0].result.document["protocol"]["epsilons"] = [2 / 255, 4 / 255]
+    models["normal"] = models["normal"][:1]
+    assert study.models_table(models).splitlines() == [
+        "| models | seeds | clean | L∞ 2/255 | L∞ 4/255 | by shape |",
+        "| --- | --- | --- | --- | --- | --- |",
+        "| normal | 1 | 72.0 |  |  | 0.0 |",
+        "| pairing | 2 | 70.5 (70.0 to 71.0) | 100.0 (seeds: 1) | 100.0 (seeds: 1) | 100.0 (100.0 to 100.0) |",
+    ]
     assert (
         "| C6 | it learns shape | pairing − normal | shape | +100.0 [+100.0, +100.0] | 2 and 2, 30 | **supported** |"
         in (tmp_path / "answer" / "answer.md").read_text()
@@ -118,17 +128,18 @@ def test_agreement_is_that_of_a_loop_over_the_held_out_images(
     make_shard_folder: Callable[..., Path], make_model: Callable[..., Path], tmp_path: Path
 ) -> None:
     shards = make_shard_folder(train=40, test=12, styles_per_image=2)
-    path = make_model(shards, "normal-0")
-    load("agreement").main([path.parent], [shards], tmp_path / "out.json")
+    paths = [make_model(shards, f"normal-{seed}", seed=seed) for seed in (0, 1)]
+    load("agreement").main([path.parent for path in paths], [shards], tmp_path / "out.json")
     found = json.loads((tmp_path / "out.json").read_text())[shards.name]
-    model, _ = load_model(path)
     samples = PairDataset(shards, "train")
-    _, held_out = split_validation(samples.keys, 0.1, 0)
     agreeing, right = [], []
-    for index in held_out.tolist():
-        called = [int(model(image[None].float() / 255).argmax()) for image in samples[index][0]]
-        agreeing += [called[0] == other for other in called[1:]]
-        right += [int(samples.labels[index]) == other for other in called[1:]]
+    for seed, path in enumerate(paths):
+        model, _ = load_model(path)
+        _, held_out = split_validation(samples.keys, 0.1, seed)
+        for index in held_out.tolist():
+            called = [int(model(image[None].float() / 255).argmax()) for image in samples[index][0]]
+            agreeing += [called[0] == other for other in called[1:]]
+            right += [int(samples.labels[index]) == other for other in called[1:]]
     assert found == {"agreement": np.mean(agreeing), "accuracy": np.mean(right), "images": 4}
 
 

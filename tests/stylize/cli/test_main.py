@@ -123,6 +123,7 @@ def test_preview_of_pictures(run: Run, class_folders: Path, tmp_path: Path) -> N
         ("shards --data images --codec gif", "No codec gif"),
         ("shards --data images --quality 0", "at quality 0"),
         ("shards --data images --style dots --dtype int8", "--dtype is 'int8'"),
+        (f"shards --data images --style dots --size 64 --out {'o' * 300}", "(File name too long)"),
         ("shards --data images --engine spark", "--engine is 'spark': give local or ray"),
         ("shards --data images --engine ray --only 1/2", "--only makes a part in this process"),
         ("shards --data images --style dots --decoder broken.png", "broken.png is not a decoder"),

@@ -7,9 +7,12 @@ from numpy.typing import NDArray
 from stylize.drawn.shapes import draw_shape
 from stylize.engine.engine import Engine, Pixels
 from stylize.engine.styles import Style
+from stylize.errors import InputError
+from stylize.networks.adain import Decoder, Encoder
 from stylize.networks.pair import load_pair
 
 Noise = Callable[..., Pixels]
+DTYPES = ("float32", "bfloat16")
 
 
 def by_numpy(pixels: Pixels, style: Style, alpha: float) -> NDArray[np.float64]:
@@ -41,6 +44,17 @@ def test_both_are_the_features_first_and_then_the_colours(styles: list[Style], w
     for picture, choice, made in zip(features, [1, 2], found, strict=True):
         assert np.abs(made - by_numpy(picture, styles[choice], 1.0)).mean() < 1
     assert np.abs(features.astype(int) - found).mean() > 5
+
+
+def test_colours_do_not_depend_on_the_networks_type(encoder: Encoder, decoder: Decoder, styles: list[Style]) -> None:
+    ramp = np.broadcast_to(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), (1, 16, 16, 3))
+    made = [Engine(encoder, decoder, styles, dtype).stylize(ramp, [1], 0.7, None, "colours") for dtype in DTYPES]
+    assert all(np.array_equal(made[0], other) for other in made)
+
+
+def test_another_transfer_is_refused(engine: Engine) -> None:
+    with pytest.raises(InputError, match="--transfer is 'colors': give one of features, colours, both"):
+        engine.stylize(np.zeros((1, 16, 16, 3), np.uint8), [0], 1.0, None, "colors")
 
 
 def test_a_flat_picture_takes_the_styles_mean_alone(engine: Engine, styles: list[Style]) -> None:

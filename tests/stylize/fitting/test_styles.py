@@ -21,6 +21,8 @@ from stylize.fitting.styles import RATE, StyleFit, fit_styles
 from stylize.networks.adain import Decoder, Encoder, Stylizer
 from stylize.networks.embedded import LoadedEncoder
 from stylize.networks.pair import Pair, load_pair
+from stylize.runs.job import open_job
+from stylize.runs.spec import ShardOptions
 from stylize.shards.manifest import read_manifest
 
 Noise = Callable[..., Pixels]
@@ -203,6 +205,16 @@ def test_styles_of_another_decoder_are_refused_and_fitted_anew(
         assert result.before
         assert load_styles([str(tmp_path)], pair.decoder_sha256)
         path.write_bytes(path.read_bytes()[:-1])
+
+
+def test_colours_are_those_of_pictures(
+    tmp_path: Path, styles: list[Style], fitted: FittedStatistics, make_class_folders: Callable[..., Path]
+) -> None:
+    own = FittedStatistics(fitted.mean, fitted.deviation, load_pair().decoder_sha256)
+    write_fitted(tmp_path / "a.style.safetensors", styles[0], own, {})
+    style, data = str(tmp_path / "a.style.safetensors"), str(make_class_folders(tmp_path / "images"))
+    with pytest.raises(InputError, match=r"does not use fitted statistics: give the picture of style0 \(fitted\)"):
+        open_job(ShardOptions(style=(style,), data=data, transfer="colours"))
 
 
 def test_what_cannot_be_fitted_is_said(

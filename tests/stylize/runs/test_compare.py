@@ -83,6 +83,14 @@ def test_other_images_are_added(run: Run, make_class_folders: MakeClassFolders, 
         merge_shards(tmp_path / "a", tmp_path / "png", tmp_path / "more")
 
 
+def test_a_merged_folder_does_not_name_a_transfer_of_one_part(run: Run, class_folders: Path, tmp_path: Path) -> None:
+    made(run, class_folders, "a", "--style", "dots")
+    made(run, class_folders, "b", "--style", "dots", "--transfer", "colours")
+    for first, second in ("ab", "ba"):
+        merged = merge_shards(tmp_path / first, tmp_path / second, tmp_path / f"{first}{second}")
+        assert merged.spec["transfer"] is None
+
+
 @pytest.mark.parametrize("transfer", ["features", "colours", "both"])
 def test_a_pair_is_made_again(run: Run, class_folders: Path, tmp_path: Path, transfer: str) -> None:
     made(run, class_folders, "a", "--style", "dots", "--codec", "png", "--transfer", transfer)

@@ -51,7 +51,7 @@ def paint(encoder: Encoder, decoder: Decoder) -> Paint:
 
     def make(data: Path, cues: list[Cue], work_size: int | None = None) -> list[Sample | Failure]:
         source = open_source(str(data))
-        return list(Painter(source, engine, Codec("png", 95), 0.8, 16, work_size).paint(cues))
+        return list(Painter(source, engine, Codec("png", 95), 0.8, "features", 16, work_size).paint(cues))
 
     return make
 
@@ -102,6 +102,7 @@ def test_a_broken_image_is_named_as_shape_and_as_texture(paint: Paint, class_fol
     assert isinstance(as_texture, Failure)
     assert (as_texture.path, broken in as_texture.reason) == (sound, True)
     assert isinstance(other, Sample)
+    assert paint(class_folders, [Cue(cats[0], dogs[0])]) == [as_shape]
 
 
 @pytest.mark.parametrize("size", [None, 32])

@@ -131,6 +131,10 @@ def test_parts_of_different_jobs_do_not_go_together(make_job: JobMaker, class_fo
     make_part(other, out, Part(2, 2))
     with pytest.raises(InputError, match=r"parts of 2 jobs, which differ \(device: cpu \w+, cpu \w+\)"):
         publish_parts(out)
+    make_part(make_job(class_folders, transfer="both"), tmp_path / "both", Part(1, 2))
+    make_part(make_job(class_folders), tmp_path / "both", Part(2, 2))
+    with pytest.raises(InputError, match=r"differ \(transfer: (both, None|None, both)\)"):
+        publish_parts(tmp_path / "both")
     with pytest.raises(InputError, match=r"no parts to publish: run `stylize shards --only 1/N`"):
         publish_parts(tmp_path / "nowhere")
 
