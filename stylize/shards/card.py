@@ -9,7 +9,7 @@ CARD_NAME = "README.md"
 # (name of the configuration, split here, split there); the copies would get lost among splits that have none
 CONFIGURATIONS = (("pairs", "train", "train"), ("originals", "val", "validation"), ("originals", "test", "test"))
 NAMED = 20
-DESCRIBED = "alpha transfer size work_size codec quality seed encoder_sha256 decoder_sha256".split()
+DESCRIBED = ("alpha", "transfer", "size", "work_size", "codec", "quality", "seed", "encoder_sha256", "decoder_sha256")
 
 
 def render_card(manifest: Manifest) -> str:
