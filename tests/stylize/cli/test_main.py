@@ -123,7 +123,6 @@ def test_preview_of_pictures(run: Run, class_folders: Path, tmp_path: Path) -> N
         ("shards --data images --codec gif", "No codec gif"),
         ("shards --data images --quality 0", "at quality 0"),
         ("shards --data images --style dots --dtype int8", "--dtype is 'int8'"),
-        (f"shards --data images --style dots --size 64 --out {'o' * 300}", "(File name too long)"),
         ("shards --data images --engine spark", "--engine is 'spark': give local or ray"),
         ("shards --data images --engine ray --only 1/2", "--only makes a part in this process"),
         ("shards --data images --style dots --decoder broken.png", "broken.png is not a decoder"),
@@ -163,6 +162,11 @@ def test_mistakes_exit_with_2_and_one_line_and_write_nothing(
     assert err.startswith("Error: ")
     assert err.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_folder_that_cannot_be_named_so_is_a_mistake(run: Run, class_folders: Path) -> None:
+    code, _, err = run("shards", "--data", class_folders, "--style", "dots", "--out", "o" * 300)
+    assert (code, "(File name too long)" in err, "Traceback" in err) == (2, True, False)
 
 
 def test_an_unusable_image_ends_the_run_and_is_named(run: Run, class_folders: Path, tmp_path: Path) -> None:
