@@ -89,15 +89,18 @@ def test_the_figure_shows_every_answer_with_its_interval(tmp_path: Path) -> None
     shown = [("C1", "supported", 3.0, 1.0, 5.0), ("C2", "refuted", -4.0, -6.0, -2.0), ("C3", "open", 0.0, -1.0, 1.0)]
     names = ("claim", "word", "difference", "low", "high")
     answers = [dict(zip(names, each, strict=True), compared="a − b", measure="weak") for each in shown]
-    (axes,) = load("figure").draw(answers).axes
+    axes, other = load("figure").draw({"one": answers, "two": answers[1:]}).axes
+    assert (axes.get_title(), other.get_title()) == ("one", "two")
     assert [label.get_text()[:2] for label in axes.get_yticklabels()] == ["C1", "C2", "C3"]
     _, *lines = axes.get_lines()
     intervals, points = lines[::2], lines[1::2]
     assert [tuple(line.get_xdata()) for line in intervals] == [(low, high) for *_, low, high in shown]
     assert [tuple(line.get_xdata()) for line in points] == [(difference,) for _, _, difference, *_ in shown]
     assert len({line.get_color() for line in points}) == 3
+    assert [tuple(line.get_xdata()) for line in other.get_lines()[1::2]] == [(-6.0, -2.0), (-1.0, 1.0)]
+    assert [tuple(line.get_ydata()) for line in other.get_lines()[1::2]] == [(1, 1), (2, 2)]
     (tmp_path / "answer.json").write_text(json.dumps(answers))
-    load("figure").main(tmp_path / "answer.json", tmp_path / "answer.png")
+    load("figure").main([tmp_path / "answer.json"], tmp_path / "answer.png")
     assert (tmp_path / "answer.png").stat().st_size > 1000
 
 
