@@ -32,7 +32,7 @@ def differences(models: Mapping[str, list[Model]]) -> list[Answer]:
 
 def table(models: Mapping[str, list[Model]], found: list[Answer], agreement: Mapping[str, Mapping[str, float]]) -> str:
     """Return a line a kind: what its models reach, in per cent, and the differences from the default, in points."""
-    head = ("copies", "agree", "clean", "withstand 1/255", "2/255", *(f"Δ {measure}" for measure in MEASURES))
+    head = ("copies", "seeds", "agree", "clean", "withstand 1/255", "2/255", *(f"Δ {measure}" for measure in MEASURES))
     lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
     by_name = {(each.claim, each.measure): each for each in found}
     for name, own in models.items():
@@ -40,7 +40,8 @@ def table(models: Mapping[str, list[Model]], found: list[Answer], agreement: Map
         reached = [np.mean([model.result.document["clean"]["accuracy"] for model in own])]
         reached += [np.mean([worst(model, epsilon) for model in own]) for epsilon in (SMALL, 2 * SMALL)]
         apart = [_cell(by_name.get((name, measure))) for measure in MEASURES]
-        lines.append(f"| {' | '.join([name, agreeing, *(f'{100 * share:.1f}' for share in reached), *apart])} |")
+        cells = [name, str(len(own)), agreeing, *(f"{100 * share:.1f}" for share in reached), *apart]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -123,7 +123,7 @@ def test_each_kind_of_copies_is_weighed_against_the_default(
     _, _, normal, default, line = (tmp_path / "answer" / "stylizations.md").read_text().splitlines()
     assert (normal.split(" | ")[0], normal.count("[")) == ("| normal", 0)
     assert default.count("[") == 0
-    assert line.startswith("| work96 | 25 | 75.0 | 100.0 | 100.0 |")
+    assert line.startswith("| work96 | 1 | 25 | 75.0 | 100.0 | 100.0 |")
     assert line.count("**") == 2
 
 
