@@ -146,6 +146,19 @@ def test_agreement_is_that_of_a_loop_over_the_held_out_images(
     assert found == {"agreement": np.mean(agreeing), "accuracy": np.mean(right), "images": 4}
 
 
+def test_errors_on_corrupted_images_are_means_over_severities_and_seeds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed, blurred in (("0", (0.2, 0.4)), ("1", (0.4, 0.6))):
+        records = [{"corruption": "blur", "error": {"share": share}} for share in blurred]
+        records.append({"corruption": "jpeg", "error": {"share": 0.1}})
+        mean = sum(record["error"]["share"] for record in records) / 3  # type: ignore[index]
+        document = {"records": records, "clean_error": {"share": 0.1}, "mean_corruption_error": {"mean": mean}}
+        (tmp_path / f"pairing-{seed}.json").write_text(json.dumps(document))
+    load("corruptions").main(tmp_path)
+    assert capsys.readouterr().out.splitlines()[2] == "| pairing | 2 | 10.0 | 40.0 | 10.0 | 30.0 (23.3 to 36.7) |"
+
+
 def test_the_document_gives_the_answers_as_they_are_stored() -> None:
     document = (PROJECT / "docs" / "study.md").read_text(encoding="utf-8")
     folders = [PROJECT / "studies" / name / "answer" for name in ("claims", "mobilenet", "resnet18", "shapes")]
