@@ -163,6 +163,8 @@ def test_the_document_gives_the_answers_as_they_are_stored() -> None:
     document = (PROJECT / "docs" / "study.md").read_text(encoding="utf-8")
     folders = [PROJECT / "studies" / name / "answer" for name in ("claims", "mobilenet", "resnet18", "shapes")]
     assert load("elsewhere").beside(folders) in document
-    for name in ("claims", "fine-tuning"):
-        for table in ("answer.md", "models.md"):
-            assert (PROJECT / "studies" / name / "answer" / table).read_text(encoding="utf-8") in document
+    tables = [
+        f"{name}/answer/{table}.md" for name in ("claims", "fine-tuning", "work-size") for table in ("answer", "models")
+    ]
+    for table in (*tables, "work-size/answer/corruptions.md"):
+        assert (PROJECT / "studies" / table).read_text(encoding="utf-8") in document
