@@ -41,7 +41,10 @@ def table(models: Documents) -> str:
 
 def main(folder: Path) -> None:
     """Print the table."""
-    typer.echo(table(read(folder)), nl=False)
+    models = read(folder)
+    if not models:
+        raise typer.BadParameter(f"{folder} holds no results of `attack corruptions`.")
+    typer.echo(table(models), nl=False)
 
 
 if __name__ == "__main__":
