@@ -168,3 +168,5 @@ def test_the_document_gives_the_answers_as_they_are_stored() -> None:
     ]
     for table in (*tables, "work-size/answer/corruptions.md"):
         assert (PROJECT / "studies" / table).read_text(encoding="utf-8") in document
+    stylizations = (PROJECT / "studies/stylizations/answer/stylizations.md").read_text(encoding="utf-8")
+    assert stylizations in (PROJECT / "docs" / "decoder.md").read_text(encoding="utf-8")
