@@ -108,7 +108,8 @@ def shards(
         make_on_ray(options, out, max_failures, retry_failed)
         return
     job = open_job(options)
-    if note := small_images_note(job.spec, job.source):
+    finished = find_finished(out, job.spec, other_images=True)
+    if not finished and (note := small_images_note(job.spec, job.source)):
         console.print(note, style="yellow", highlight=False)
     if dry_run:
         _print_plan(job, out, retry_failed)
