@@ -176,9 +176,11 @@ def models_table(models: dict[str, list[Model]]) -> str:
 
 def _seeds(shares: Sequence[float], models: int) -> str:
     """Return mean and range of the seeds, or how many these are where not all were measured."""
-    if not shares or models == 1:
-        return " to ".join(f"{100 * share:.1f}" for share in shares)
+    if not shares:
+        return ""
     mean = f"{100 * np.mean(shares):.1f}"
+    if models == 1:
+        return mean
     if len(shares) < models:
         return f"{mean} (seeds: {len(shares)})"
     return f"{mean} ({100 * min(shares):.1f} to {100 * max(shares):.1f})"
