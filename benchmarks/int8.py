@@ -3,11 +3,13 @@
     python -m benchmarks.int8 pictures --photos FOLDER_OR_ZIP --style STYLE [--style …] -o SHEET.jpg
     python -m benchmarks.int8 classifiers [--seeds 3] [--epochs 4] [-o RESULT.json]
 
-Both need the extras `openvino` and `dev`. `classifiers` uses the embedded data set, one style and one architecture.
+Both need the extra `dev`, and `openvino` with a CPU that multiplies int8 exactly; without such a CPU, `pictures`
+computes in float32 what int8 gives. `classifiers` uses the embedded data set, one style and one architecture.
 """
 
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,14 +18,19 @@ import typer
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from scipy import stats
+from torch import Tensor, nn
 
 from stylize.cli.preview import contact_sheet
+from stylize.engine.calibration import quantise_pair
+from stylize.engine.devices import sums_int8_exactly
 from stylize.engine.engine import Engine, Pixels
+from stylize.engine.quantisation import QuantisedConvolution
 from stylize.engine.selftest import psnr
-from stylize.engine.styles import load_styles
+from stylize.engine.styles import Style, load_styles
 from stylize.fitting.data import HOLD_OUT_FRACTION
 from stylize.fitting.evaluation import held_out_photos
-from stylize.networks.pair import load_pair
+from stylize.networks.adain import Layer, Stylizer
+from stylize.networks.pair import Pair, load_pair
 from stylize.runs.job import open_job
 from stylize.runs.run import make_shards
 from stylize.runs.spec import ShardOptions
@@ -49,7 +56,7 @@ def pictures(
     """Print int8's PSNR against float32 and write both side by side."""
     contents, pair = _read_photos(photos, held_out_fraction, count, size), load_pair()
     styles = load_styles(style, pair.decoder_sha256)
-    engines = [Engine(pair.encoder.network, pair.decoder, styles, *choice) for choice in BACKENDS.items()]
+    engines = [Engine(pair.encoder.network, pair.decoder, styles, "float32"), _int8_engine(pair, styles)]
     rows, values = [], []
     for index, one in enumerate(styles):
         exact, rounded = (engine.stylize(contents, [index] * len(contents), 1.0) for engine in engines)
@@ -60,6 +67,34 @@ def pictures(
         rows.append([Image.fromarray(side) for side in sides])
     print(f"all {len(values)}: mean {np.mean(values):.1f} dB, worst {min(values):.1f} dB")
     contact_sheet(rows, [one.name for one in styles], list(BACKENDS) * SHOWN_PHOTOS, size).save(output)
+
+
+class ExactChain(nn.Module):
+    """Quantised layers on any CPU: rounded as for int8, and summed in float32."""
+
+    def __init__(self, layers: Sequence[Layer], quantised: Sequence[QuantisedConvolution]) -> None:
+        super().__init__()
+        self._pairs = list(zip(layers, quantised, strict=True))
+
+    def forward(self, activations: Tensor) -> Tensor:
+        """Run the chain on (B, C, H, W)."""
+        for layer, convolution in self._pairs:
+            activations = convolution(layer.resample(activations))
+            activations = activations.relu() if layer.rectified else activations
+        return activations
+
+
+def _int8_engine(pair: Pair, styles: Sequence[Style]) -> Engine:
+    encoder, decoder = pair.encoder.network, pair.decoder
+    if sums_int8_exactly():
+        return Engine(encoder, decoder, styles, "int8", "openvino")
+    print("This CPU does not multiply int8 exactly: what follows is computed in float32.")
+    engine = Engine(encoder, decoder, styles, "float32")
+    encoder_chain, decoder_chain = quantise_pair(encoder, decoder, engine.means, engine.deviations)
+    first, *following = decoder.chain
+    decoding = nn.Sequential(first.convolution, nn.ReLU(), ExactChain(following, decoder_chain))
+    engine.network = Stylizer(ExactChain(encoder.chain, encoder_chain), decoding)
+    return engine
 
 
 def _read_photos(photos: Path, fraction: float, count: int, size: int) -> Pixels:

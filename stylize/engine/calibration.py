@@ -14,7 +14,7 @@ from stylize.engine.quantisation import QuantisedConvolution, best_range, quanti
 from stylize.networks.adain import ENCODER_CHANNELS, Decoder, Encoder, adain, unit_range
 
 PICTURES = 24  # half shapes, half patterns
-SIDE = 64
+SIDE = 48
 PATTERN_SEED = 1000  # other arrangements and palettes than those of the built-in styles
 # Of the decoder's ranges: unseen pictures have higher peaks. In the encoder wider ranges do harm: see `docs/int8.md`.
 HEADROOM = 2**0.5
@@ -23,7 +23,7 @@ Chain = list[QuantisedConvolution]
 
 @cache
 def calibration_pictures() -> NDArray[np.uint8]:
-    """Draw the contents to calibrate on, (24, 64, 64, 3): shapes and patterns in turn."""
+    """Draw the contents to calibrate on, (24, 48, 48, 3): shapes and patterns in turn."""
     shapes = (draw_shape(index, size=SIDE, split="train").picture for index in range(PICTURES // 2))
     names = PATTERN_NAMES[: PICTURES // 2]
     patterns = (draw_pattern(name, SIDE, PATTERN_SEED + index) for index, name in enumerate(names))

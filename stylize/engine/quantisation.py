@@ -12,7 +12,7 @@ from stylize.networks.adain import Layer
 
 LEVELS = 255  # steps of an 8-bit activation
 WEIGHT_LEVEL = 127  # the largest 8-bit weight; symmetric
-SEARCHED_VALUES = 250_000  # of a layer's activations, to find its range
+SEARCHED_VALUES = 60_000  # of a layer's activations, to find its range
 # Candidate upper ends of a range, a fixed grid of powers of two, so that a last bit of an activation moves none.
 RANGE_STEPS = torch.arange(-64, 97) / 8
 SMALLEST_PEAK = 2.0**-8  # the first of the grid, for layers that are silent
