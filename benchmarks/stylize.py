@@ -1,6 +1,6 @@
 """How fast `stylize shards` is here: end to end, the network alone, the machine, and the usual per-image loop.
 
-    python -m benchmarks.stylize [--data FOLDER_OR_ZIP] [--side 224 --side 32] [--backend torch]
+    python -m benchmarks.stylize [--data FOLDER_OR_ZIP] [--side 224 --side 32] [--backend torch] [--dtype auto]
                                 [--seconds 20] [-o RESULT.json]
 
 Everything is measured in turns of one run, five times; ratios are those within a turn, and medians are printed, because
@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Annotated
@@ -106,9 +107,9 @@ def network_alone(engine: Engine, source: Source, side: int, pool: Executor) -> 
     return lambda: sum(pool.map(stylize_batch, range(4 * engine.streams)))
 
 
-def end_to_end_rate(data: Path, side: int | None, images: int, backend: str) -> float:
+def end_to_end_rate(data: Path, side: int | None, images: int, chosen: ShardOptions) -> float:
     """Return images/s of `stylize shards` after its start: read, decode, stylize, encode, tar on disk, flushed."""
-    job = open_job(ShardOptions(data=str(data), size=side, limit=images, test_fraction=0.1, backend=backend))
+    job = open_job(replace(chosen, data=str(data), size=side, limit=images, test_fraction=0.1))
     with tempfile.TemporaryDirectory(dir=".") as folder:
         started = time.perf_counter()
         manifest = make_shards(job, Path(folder) / "shards")
@@ -125,7 +126,7 @@ def draw_data(folder: Path, side: int, count: int) -> Path:
     return folder
 
 
-def measure(data: Path | None, side: int, seconds: float, images: int, backend: str) -> Row:
+def measure(data: Path | None, side: int, seconds: float, images: int, chosen: ShardOptions) -> Row:
     """Measure one image side in turns; rates in images/s, the machine's in FLOP/s of its fastest type."""
     with tempfile.TemporaryDirectory() as folder:
         source_path = data or draw_data(Path(folder), side, images)
@@ -133,15 +134,15 @@ def measure(data: Path | None, side: int, seconds: float, images: int, backend: 
         style = load_styles(["swirls"])
         loop_style = _save(ImageOps.fit(style[0].picture, LOOP_STYLE_SHAPE))
         pair = load_pair()
-        engine = Engine(pair.encoder.network, pair.decoder, style, backend=backend)
+        engine = Engine(pair.encoder.network, pair.decoder, style, chosen.dtype, chosen.backend)
         turns = []
         for _ in range(TURNS):
             turn = {"machine": matrix_rate(engine.device, best_dtype(engine.device), seconds / TURNS)}
             with start_workers(engine.streams) as workers:
                 stylize_batches = network_alone(engine, source, side, workers.network)
                 turn["network"] = rate(stylize_batches, seconds / TURNS)
-            turn["end_to_end"] = end_to_end_rate(source_path, side, images, backend)
-            turn["without_size"] = end_to_end_rate(source_path, None, images, backend)
+            turn["end_to_end"] = end_to_end_rate(source_path, side, images, chosen)
+            turn["without_size"] = end_to_end_rate(source_path, None, images, chosen)
             turn["published_loop"] = published_loop(source, side, loop_style, seconds / TURNS)
             turns.append(turn | ratios(turn, side))
         return {name: median(turn[name] for turn in turns) for name in turns[0]}
@@ -161,6 +162,7 @@ def main(
     side: Annotated[list[int], typer.Option(help="Sides of the pictures, in pixels.")] = [224, 32],  # noqa: B006
     data: Annotated[Path | None, typer.Option(help="Folder or zip of class folders.")] = None,
     backend: Annotated[str, typer.Option(help="As for `stylize shards`.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="As for `stylize shards`.")] = "auto",
     seconds: Annotated[float, typer.Option(help="How long every rate is measured, over all turns.")] = 20.0,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file to write.")] = None,
 ) -> None:
@@ -168,13 +170,14 @@ def main(
     console, device = Console(), torch.device("cuda" if torch.cuda.is_available() else "cpu")
     machine = {name: matrix_rate(device, dtype, 3.0) for name, dtype in DTYPES.items() if name != "float16"}
     best = max(machine.values())
-    rows = []
+    chosen, rows = ShardOptions(backend=backend, dtype=dtype), []
     for one in side:
         images = max(64, min(20_000, round(END_TO_END_LENGTH * best / stylization_flops(one, one) * seconds / TURNS)))
-        rows.append({"side": one, "images": images} | measure(data, one, seconds, images, backend))
+        rows.append({"side": one, "images": images} | measure(data, one, seconds, images, chosen))
     document = {
         "matrix_multiply_gflops": {name: value / 1e9 for name, value in machine.items()},
         "backend": backend,
+        "dtype": dtype,
         "turns": TURNS,
         "threads": torch.get_num_threads(),
         "machine": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stylize.engine.devices import best_device, best_dtype
 from stylize.engine.inference import rearranged
-from stylize.engine.openvino_network import openvino_stylizer
+from stylize.engine.openvino_network import bfloat16_stylizer, int8_stylizer
 from stylize.engine.styles import Style
 from stylize.engine.transfer import COLOURS, FEATURES, check_transfer, colour_statistics, transfer_colours
 from stylize.errors import InputError
@@ -20,6 +20,7 @@ from stylize.networks.adain import Decoder, Encoder, Stylizer, unit_range
 Pixels = NDArray[np.uint8]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 INT8 = "int8"
+OPENVINO_DTYPES = (INT8, "bfloat16")
 BACKENDS = ("torch", "openvino")
 # Pixels per network batch; fixed, because a kernel's rounding may depend on the batch. On a CPU every thread has a
 # batch of its own, and small ones suit its caches; a GPU needs many pixels to be busy.
@@ -39,27 +40,24 @@ class Engine:
     ) -> None:
         _check(dtype, backend)
         self.backend = "torch" if backend == "auto" else backend
-        quantised = self.backend == "openvino"
-        self.device = torch.device("cpu") if quantised else best_device()
-        if quantised:
-            self.dtype = torch.float32  # of what goes in and out
-        else:
-            self.dtype = best_dtype(self.device) if dtype == "auto" else DTYPES[dtype]
+        openvino = self.backend == "openvino"
+        self.device = torch.device("cpu") if openvino else best_device()
+        if dtype == "auto":
+            dtype = INT8 if openvino else str(best_dtype(self.device)).removeprefix("torch.")
+        self.dtype_name = dtype  # as the manifest records it
+        self.dtype = torch.float32 if openvino else DTYPES[dtype]  # of what goes in and out of the network
         # A copy: the conversion below works in place, and the caller's networks may serve other engines.
         pair = copy.deepcopy((encoder, decoder))
         winograd = self.device.type == "cpu" and self.dtype == torch.float32
-        network = Stylizer(*pair) if quantised else rearranged(*pair, winograd)
+        network = Stylizer(*pair) if openvino else rearranged(*pair, winograd)
         self.network = network.eval().to(self.device, self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.batch_pixels = BATCH_PIXELS[self.backend if quantised else self.device.type]
+        self.batch_pixels = BATCH_PIXELS[self.backend if openvino else self.device.type]
         self.largest_batch = self.batch_pixels  # of any size of picture; less once a GPU ran out of memory
         self.use_styles(styles)
-        if quantised:
-            self.network = openvino_stylizer(encoder, decoder, self.means, self.deviations)
-
-    @property
-    def dtype_name(self) -> str:
-        """Return the type's name, as the manifest records it."""
-        return INT8 if self.backend == "openvino" else str(self.dtype).removeprefix("torch.")
+        if openvino and dtype == INT8:
+            self.network = int8_stylizer(encoder, decoder, self.means, self.deviations)
+        elif openvino:
+            self.network = bfloat16_stylizer(encoder, decoder)
 
     def batch_size(self, height: int, width: int, work_size: int | None = None) -> int:
         """Return how many pictures of a size are one batch of the network, if stylized with that short side."""
@@ -77,7 +75,7 @@ class Engine:
         return max(height * width, working_height * working_width) > STREAM_PIXELS
 
     def use_styles(self, styles: Sequence[Style]) -> None:
-        """Take other styles instead; with torch only, because OpenVINO's networks were calibrated with the old ones."""
+        """Take other styles instead; not in int8, whose networks were calibrated with the old ones."""
         self.means, self.deviations = self._style_statistics(styles)
         self.colours = colour_statistics(styles, self.device)
 
@@ -179,11 +177,12 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
 def _check(dtype: str, backend: str) -> None:
     if backend not in ("auto", *BACKENDS):
         raise InputError(f"--backend is {backend!r}: give auto or one of {', '.join(BACKENDS)}.")
-    if backend == "openvino" and dtype not in ("auto", INT8):
-        raise InputError(f"--dtype is {dtype!r}: --backend openvino runs {INT8} only; give it, or --backend torch.")
-    if backend != "openvino" and dtype not in ("auto", *DTYPES):
-        names = ", ".join(DTYPES)
-        raise InputError(f"--dtype is {dtype!r}: give auto or one of {names}, or int8 with --backend openvino.")
+    offered = OPENVINO_DTYPES if backend == "openvino" else tuple(DTYPES)
+    if dtype not in ("auto", *offered):
+        raise InputError(
+            f"--dtype is {dtype!r}: give auto or one of {', '.join(DTYPES)}; "
+            f"with --backend openvino, {' or '.join(OPENVINO_DTYPES)}."
+        )
 
 
 def _working_shape(shape: Sequence[int], work_size: int | None) -> tuple[int, int]:

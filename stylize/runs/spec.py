@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from stylize.engine.calibration import calibration_sha256
-from stylize.engine.engine import Engine
+from stylize.engine.engine import INT8, Engine
 from stylize.engine.styles import Style
 from stylize.engine.transfer import FEATURES, check_transfer
 from stylize.errors import InputError
@@ -148,7 +148,7 @@ def make_spec(
         encoder_sha256=hashes[0],
         decoder_sha256=hashes[1],
         backend=engine.backend,
-        calibration_sha256=calibration_sha256() if engine.backend == "openvino" else None,
+        calibration_sha256=calibration_sha256() if engine.dtype_name == INT8 else None,
         dtype=engine.dtype_name,
         device=f"{device} {torch.backends.cpu.get_cpu_capability()}" if device == "cpu" else device,
         batch_pixels=engine.batch_pixels,

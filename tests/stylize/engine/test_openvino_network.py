@@ -5,6 +5,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -15,12 +16,13 @@ from stylize.drawn.shapes import draw_shape
 from stylize.engine.calibration import calibration_pictures, calibration_sha256
 from stylize.engine.devices import sums_int8_exactly
 from stylize.engine.engine import Engine, Pixels
-from stylize.engine.openvino_network import import_openvino
+from stylize.engine.openvino_graphs import import_openvino, plain_graph
 from stylize.engine.selftest import psnr
 from stylize.engine.styles import Style, load_styles
 from stylize.errors import InputError
 from stylize.networks.adain import Decoder, Encoder
 from stylize.networks.embedded import default_decoder_file, embedded_encoder, load_decoder
+from stylize.networks.pair import load_pair
 from stylize.runs.job import open_job
 from stylize.runs.run import make_shards
 from stylize.runs.spec import ShardOptions
@@ -34,7 +36,8 @@ def multiplies_int8() -> bool:
     return "INT8" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-needs_openvino = pytest.mark.skipif(not multiplies_int8(), reason="needs the extra openvino and a CPU with int8")
+has_openvino = pytest.mark.skipif(not find_spec("openvino"), reason="needs the extra openvino")
+needs_int8 = pytest.mark.skipif(not multiplies_int8(), reason="needs the extra openvino and a CPU with int8")
 MIN_PSNR = 34.0
 REFUSAL = r"does not multiply int8 exactly in hardware \(VNNI or AMX\): give --backend torch"
 
@@ -60,8 +63,8 @@ def test_without_the_extra_its_name_is_told(
 @pytest.mark.parametrize(
     ("backend", "dtype", "message"),
     [
-        ("openvino", "float32", "--dtype is 'float32': --backend openvino runs int8 only"),
-        ("torch", "int8", "--dtype is 'int8': .* or int8 with --backend openvino"),
+        ("openvino", "float32", "--dtype is 'float32': .*; with --backend openvino, int8 or bfloat16"),
+        ("torch", "int8", "--dtype is 'int8': .*; with --backend openvino, int8 or bfloat16"),
         ("onnx", "auto", "--backend is 'onnx': give auto or one of torch, openvino"),
     ],
 )
@@ -72,7 +75,7 @@ def test_what_a_backend_does_not_run_is_refused(
         Engine(encoder, decoder, styles, dtype, backend)
 
 
-@needs_openvino
+@needs_int8
 def test_importing_it_opens_no_connection() -> None:
     """OpenVINO's telemetry is not loaded, and the import does without it (PEP 578 audit events)."""
     code = """
@@ -81,7 +84,7 @@ def hook(event, arguments):
     if event in ("socket.connect", "socket.getaddrinfo"):
         raise AssertionError(arguments)
 sys.addaudithook(hook)
-from stylize.engine.openvino_network import import_openvino
+from stylize.engine.openvino_graphs import import_openvino, plain_graph
 assert import_openvino().Core()
 assert sys.modules["openvino_telemetry"] is None
 """
@@ -89,7 +92,7 @@ assert sys.modules["openvino_telemetry"] is None
     assert process.returncode == 0, process.stderr
 
 
-@needs_openvino
+@needs_int8
 def test_int8_differs_from_float32_by_no_more_than_34_decibels_on_what_it_was_not_calibrated_on() -> None:
     encoder = embedded_encoder()
     decoder = load_decoder(default_decoder_file(), encoder.sha256)
@@ -106,7 +109,7 @@ def test_int8_differs_from_float32_by_no_more_than_34_decibels_on_what_it_was_no
     assert np.mean(ratios) >= MIN_PSNR
 
 
-@needs_openvino
+@needs_int8
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (24, 40), (17, 35)])
 def test_it_agrees_with_torch_at_any_size_and_alpha(
     int8: Engine, engine: Engine, noise: Noise, height: int, width: int
@@ -119,7 +122,7 @@ def test_it_agrees_with_torch_at_any_size_and_alpha(
     assert (int8.backend, int8.dtype_name, int8.device.type) == ("openvino", "int8", "cpu")
 
 
-@needs_openvino
+@needs_int8
 def test_a_picture_does_not_depend_on_its_batch_or_the_threads(
     int8: Engine, encoder: Encoder, decoder: Decoder, styles: list[Style], noise: Noise
 ) -> None:
@@ -131,7 +134,7 @@ def test_a_picture_does_not_depend_on_its_batch_or_the_threads(
     assert np.array_equal(whole, Engine(encoder, decoder, styles, backend="openvino").stylize(pictures, choice, 1.0))
 
 
-@pytest.mark.skipif(not find_spec("openvino"), reason="needs the extra openvino")
+@has_openvino
 def test_a_cpu_that_saturates_sums_is_refused(
     encoder: Encoder, decoder: Decoder, styles: list[Style], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,7 +143,7 @@ def test_a_cpu_that_saturates_sums_is_refused(
         Engine(encoder, decoder, styles, backend="openvino")
 
 
-@needs_openvino
+@needs_int8
 def test_a_cpu_without_int8_is_refused(
     encoder: Encoder, decoder: Decoder, styles: list[Style], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,7 +156,7 @@ def test_a_cpu_without_int8_is_refused(
         Engine(encoder, decoder, styles, backend="openvino")
 
 
-@needs_openvino
+@needs_int8
 def test_the_manifest_says_what_made_the_shards(class_folders: Path, tmp_path: Path) -> None:
     options = ShardOptions(style=("dots",), data=str(class_folders), size=16, limit=2, backend="openvino", dtype="int8")
     make_shards(open_job(options), tmp_path / "shards")
@@ -161,6 +164,59 @@ def test_the_manifest_says_what_made_the_shards(class_folders: Path, tmp_path: P
     assert (spec["backend"], spec["dtype"], spec["device"].split()[0]) == ("openvino", "int8", "cpu")
     assert spec["calibration_sha256"] == calibration_sha256()
     assert spec["versions"]["openvino"] == version("openvino")
+
+
+@has_openvino
+@pytest.mark.parametrize("network", ["encoder", "decoder"])
+@pytest.mark.parametrize(("height", "width"), [(2, 2), (3, 5)])
+def test_the_graph_of_plain_layers_computes_what_torch_does(network: str, height: int, width: int) -> None:
+    pair = load_pair()
+    encodes = network == "encoder"
+    exact: Encoder | Decoder = pair.encoder.network if encodes else pair.decoder
+    shape = (3, 3, 8 * height, 8 * width) if encodes else (3, 512, height, width)
+    values = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    options = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = import_openvino().Core().compile_model(plain_graph(exact.chain), "CPU", options)
+    torch.testing.assert_close(torch.from_numpy(compiled([values.numpy()])[0]), exact(values), rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture
+def any_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let OpenVINO run bfloat16 on CPUs that do not multiply it: it computes in float32 there."""
+    monkeypatch.setattr("stylize.engine.openvino_network._capabilities", lambda _core: ["FP32", "BF16"])
+
+
+@has_openvino
+@pytest.mark.usefixtures("any_cpu")
+def test_bfloat16_differs_from_float32_by_no_more_than_40_decibels() -> None:
+    pair, styles = load_pair(), load_styles(["waves", "brush-strokes"])
+    pictures = np.stack([np.asarray(draw_shape(index, size=48, split="test").picture) for index in range(4)])
+    exact, rounded = (
+        Engine(pair.encoder.network, pair.decoder, styles, dtype, backend).stylize(pictures, [0, 1, 0, 1], 1.0)
+        for dtype, backend in (("float32", "torch"), ("bfloat16", "openvino"))
+    )
+    assert psnr(exact, rounded) >= 40
+
+
+@has_openvino
+@pytest.mark.usefixtures("any_cpu")
+def test_the_manifest_names_bfloat16_and_no_calibration(class_folders: Path, tmp_path: Path) -> None:
+    options = ShardOptions(
+        style=("dots",), data=str(class_folders), size=16, limit=2, backend="openvino", dtype="bfloat16"
+    )
+    make_shards(open_job(options), tmp_path / "shards")
+    spec = json.loads((tmp_path / "shards/manifest.json").read_text())["spec"]
+    assert (spec["backend"], spec["dtype"], spec["calibration_sha256"]) == ("openvino", "bfloat16", None)
+    assert spec["versions"]["openvino"] == version("openvino")
+
+
+@has_openvino
+def test_a_cpu_without_bfloat16_is_refused(
+    encoder: Encoder, decoder: Decoder, styles: list[Style], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stylize.engine.openvino_network._capabilities", lambda _core: ["FP32", "INT8"])
+    with pytest.raises(InputError, match="This CPU does not multiply bfloat16 in hardware: give --backend torch"):
+        Engine(encoder, decoder, styles, "bfloat16", "openvino")
 
 
 def test_torch_shards_name_no_calibration(finished: Path) -> None:
