@@ -5,7 +5,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
-from torchvision.models import VGG19_Weights
 
 from stylize.errors import InputError
 from stylize.networks.adain import ENCODER_CHANNELS, Encoder
@@ -15,7 +14,6 @@ from stylize.networks.state_dicts import take_convolutions
 from stylize.shards.format import file_sha256
 
 TORCHVISION = "vgg19-torchvision"
-TORCHVISION_URL: str = VGG19_Weights.IMAGENET1K_V1.url
 LAYERS = (0, 2, 5, 7, 10, 12, 14, 16, 19)  # conv1_1 … conv4_1 among torchvision's `features`
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -49,15 +47,24 @@ def torchvision_file() -> Path:
 
 def cached_file() -> Path:
     """Return where PyTorch keeps the file, there or not."""
-    return Path(torch.hub.get_dir(), "checkpoints", PurePosixPath(TORCHVISION_URL).name)
+    return Path(torch.hub.get_dir(), "checkpoints", PurePosixPath(weights_url()).name)
+
+
+def weights_url() -> str:
+    """Return where torchvision's file is on the web."""
+    from torchvision.models import VGG19_Weights  # takes a second, which few commands need to spend
+
+    url: str = VGG19_Weights.IMAGENET1K_V1.url
+    return url
 
 
 def _download(path: Path, prefix: str) -> None:
+    url = weights_url()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(TORCHVISION_URL, str(path), prefix, progress=True)
+        torch.hub.download_url_to_file(url, str(path), prefix, progress=True)
     except (OSError, RuntimeError) as error:
         raise InputError(
-            f"{TORCHVISION_URL} cannot be downloaded ({error}): go online, or fetch it elsewhere and run "
+            f"{url} cannot be downloaded ({error}): go online, or fetch it elsewhere and run "
             f"`stylize weights import --encoder {path.name}`."
         ) from None

@@ -8,7 +8,6 @@ from types import MappingProxyType
 from typing import Protocol
 
 from PIL import Image
-from torchvision.datasets import CIFAR10, CIFAR100
 
 from stylize.drawn.shapes import CLASS_NAMES, draw_shape
 from stylize.errors import InputError
@@ -111,6 +110,8 @@ class CifarSource:
     notes: tuple[str, ...] = ()
 
     def __init__(self, name: str) -> None:
+        from torchvision.datasets import CIFAR10, CIFAR100  # takes a second, which other sources need not spend
+
         self.name = name
         kind = CIFAR10 if name == "cifar10" else CIFAR100
         try:

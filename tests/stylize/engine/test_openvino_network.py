@@ -5,7 +5,6 @@ from collections.abc import Callable
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import pytest

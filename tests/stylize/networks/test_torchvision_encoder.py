@@ -52,7 +52,7 @@ def cached(tmp_path: Path, state: dict[str, Tensor], monkeypatch: pytest.MonkeyP
     served = tmp_path / "served.pth"
     torch.save(state, served)
     named = served.rename(tmp_path / f"vgg19-{hashlib.sha256(served.read_bytes()).hexdigest()[:8]}.pth")
-    monkeypatch.setattr("stylize.networks.torchvision_encoder.TORCHVISION_URL", named.as_uri())
+    monkeypatch.setattr("stylize.networks.torchvision_encoder.weights_url", named.as_uri)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("torch.hub._hub_dir", None)
     return tmp_path / "cache/hub/checkpoints" / named.name
@@ -99,7 +99,7 @@ def test_a_download_that_is_not_torchvisions_leaves_nothing(cached: Path, tmp_pa
 
 def test_no_network_is_one_sentence(cached: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     url = f"http://127.0.0.1:9/{cached.name}"  # the discard port: nobody listens
-    monkeypatch.setattr("stylize.networks.torchvision_encoder.TORCHVISION_URL", url)
+    monkeypatch.setattr("stylize.networks.torchvision_encoder.weights_url", lambda: url)
     with pytest.raises(InputError, match=rf"{url} cannot be downloaded .*: go online, or fetch it elsewhere"):
         load_encoder("vgg19-torchvision")
     assert list(cached.parent.iterdir()) == []
