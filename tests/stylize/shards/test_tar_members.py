@@ -17,7 +17,7 @@ BLOCK = tarfile.BLOCKSIZE
 def by_tarfile(path: Path) -> Iterable[tuple[str, tuple[int, int] | None]]:
     with tarfile.open(path, "r:") as tar:
         for member in tar:
-            yield member.name, (member.offset_data, member.size) if member.isreg() else None
+            yield member.name, (member.offset_data, member.size) if member.isreg() and member.size >= 0 else None
 
 
 def by_us(path: Path) -> Iterable[tuple[str, tuple[int, int] | None]]:
