@@ -16,7 +16,7 @@ from stylize.cli.params import check_params
 from stylize.cli.parts import ONLY_HELP, make_only, publish_command
 from stylize.cli.preview import shard_sheet, style_sheet
 from stylize.cli.stores import upload_command
-from stylize.cli.summary import left_out_text, plan_line, print_summary, small_images_note
+from stylize.cli.summary import left_out_text, plan_line, print_summary
 from stylize.cli.weights import ENCODER_HELP, weights_app
 from stylize.command_line import command_app, console, run_command_line
 from stylize.engine.devices import matrix_rate
@@ -31,6 +31,7 @@ from stylize.runs.estimate import estimate_run
 from stylize.runs.job import Job, open_job
 from stylize.runs.progress import Effort, images_progress
 from stylize.runs.publish import damaged_files, find_finished, needs_retry
+from stylize.runs.quality import small_images_note
 from stylize.runs.run import make_shards
 from stylize.runs.spec import ShardOptions
 from stylize.sources.export import export_images
@@ -108,9 +109,6 @@ def shards(
         make_on_ray(options, out, max_failures, retry_failed)
         return
     job = open_job(options)
-    finished = find_finished(out, job.spec, other_images=True)
-    if not finished and (note := small_images_note(job.spec, job.source)):
-        console.print(note, style="yellow", highlight=False)
     if dry_run:
         _print_plan(job, out, retry_failed)
         return
@@ -140,6 +138,8 @@ def _print_plan(job: Job, out: Path, retry_failed: bool) -> None:
         return
     estimate = estimate_run(job, out)
     console.print(f"{out}: {'at most ' if finished else ''}{plan_line(estimate)}; nothing was written")
+    if not finished and (advice := small_images_note(job.spec, job.source)):
+        console.print(advice, style="yellow", highlight=False)
     if estimate.bytes > estimate.free:
         console.print("Warning: the disk is too small for this", style="yellow")
 

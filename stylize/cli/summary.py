@@ -7,17 +7,11 @@ from pathlib import Path
 from rich.table import Table
 
 from stylize.command_line import console
-from stylize.engine.transfer import COLOURS
 from stylize.runs.estimate import Estimate
-from stylize.runs.spec import Spec
 from stylize.shards.manifest import FAILURES_NAME, MANIFEST_NAME, Manifest
-from stylize.sources.pictures import PictureError, decode_picture
-from stylize.sources.source import Source
 from stylize.wording import counted
 
 NAMED_FLAGS = 5
-SMALL_SIDE = 64  # below it AdaIN at the images' own size leaves little of their shapes
-GOOD_WORK_SIZE = 96
 
 
 def counts_line(manifest: Manifest) -> str:
@@ -47,20 +41,6 @@ def plan_line(estimate: Estimate) -> str:
     disk = f"about {estimate.bytes / 1e6:.1f} MB of {estimate.free / 1e6:.0f} MB free"
     what = f"{counted(estimate.images, 'image')} in {counted(estimate.shards, 'shard')}"
     return f"{what}, {disk}, about {minutes:.1f} min at {pace:.1f} images/s"
-
-
-def small_images_note(spec: Spec, source: Source) -> str | None:
-    """Return advice where small images would be stylized at their own size, judged by the first; None for others."""
-    if spec.work_size is not None or spec.transfer == COLOURS:
-        return None
-    try:
-        side = spec.size or min(decode_picture(source.read(source.splits[0], 0)).size)
-    except PictureError:  # it will be named as a failure
-        return None
-    if side >= SMALL_SIDE:
-        return None
-    advice = f"--work-size {GOOD_WORK_SIZE} keeps more, and classifiers learn more from it (docs/decoder.md)"
-    return f"Stylizing images of {side} pixels at their own size leaves little of their shapes: {advice}."
 
 
 def warning_lines(manifest: Manifest) -> Iterator[str]:

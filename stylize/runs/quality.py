@@ -1,16 +1,36 @@
-"""The quality gate: pairs that teach nothing, and images that stand in both splits; a warning, never a failure."""
+"""The quality gate: pairs that teach little or nothing, and images that stand in both splits; never a failure."""
 
 from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 
 from stylize.engine.engine import Pixels
+from stylize.engine.transfer import COLOURS
+from stylize.runs.spec import Spec
 from stylize.shards.manifest import Flag
+from stylize.sources.pictures import PictureError, decode_picture
+from stylize.sources.source import Source
 
 # In 8-bit grey levels; copies by the shipped decoder differ from their content by 45 and more, and vary by 30 and more.
 MIN_DIFFERENCE = 3.0
 MIN_DEVIATION = 3.0
 REPEATED = "the same file is in train"
+SMALL_SIDE = 64  # below it AdaIN at the images' own size leaves little of their shapes
+GOOD_WORK_SIZE = 96
+
+
+def small_images_note(spec: Spec, source: Source) -> str | None:
+    """Return advice where small images would be stylized at their own size, judged by the first; None for others."""
+    if spec.work_size is not None or spec.transfer == COLOURS:
+        return None
+    try:
+        side = spec.size or min(decode_picture(source.read(source.splits[0], 0)).size)
+    except PictureError:  # it will be named as a failure
+        return None
+    if side >= SMALL_SIDE:
+        return None
+    advice = f"--work-size {GOOD_WORK_SIZE} keeps more, and classifiers learn more from it (docs/decoder.md)"
+    return f"Stylizing images of {side} pixels at their own size leaves little of their shapes: {advice}."
 
 
 def flag_copies(key: str, content: Pixels, copies: Sequence[Pixels]) -> list[Flag]:

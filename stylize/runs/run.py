@@ -18,6 +18,7 @@ from stylize.runs.publish import (
     publish,
     remove_staging,
 )
+from stylize.runs.quality import small_images_note
 from stylize.runs.receipts import adopt_shards, read_receipts
 from stylize.runs.spec import ShardPlan, Spec, plan_shards, shard_sizes
 from stylize.runs.staging import locked_staging, staging_folder
@@ -45,8 +46,8 @@ def make_shards(
     where an interrupted one stopped, reads images that failed again, and never mixes with another job.
     With `retry_failed` a finished folder that lacks images, or whose images have changed since, is made anew from its
     shards that are whole and agree with the source; only the others are made again.
-    `report` receives numbers of finished images, from any thread but never from two at once; `notice` receives what
-    was found in a finished folder, in a sentence.
+    `report` receives numbers of finished images, from any thread but never from two at once; `notice` receives,
+    in a sentence, what was found in a finished folder, or advice on small images.
 
     Raises:
         InputError: `out` holds something else or cannot be written, another run is at work, or more than
@@ -74,6 +75,8 @@ def run_job(
                 return accepted(finished, out, max_failures)
             if finished:
                 adopt_shards(spec, source, finished, out, staging)
+            elif advice := small_images_note(spec, source):
+                notice(advice)
             make_all(staging, plan_shards(spec, source))
             read = partial(read_receipts, staging, shard_sizes(spec.counts, spec.samples_per_shard))
             manifest = collect_manifest(read, plain_spec(spec), source.left_out, staging, max_failures)

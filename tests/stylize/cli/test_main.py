@@ -63,13 +63,14 @@ def test_a_dry_run_writes_nothing(
     before = sorted(tmp_path.rglob("*"))
     code, text, _ = run(*arguments, "--dry-run")
     assert (code, sorted(tmp_path.rglob("*"))) == (0, before)
-    advice, plan = text.splitlines()
+    plan, advice = text.splitlines()
     assert advice.startswith("Stylizing images of 16 pixels at their own size")
     assert plan.startswith("out: 6 images in 2 shards, about 0.0 MB of ")
     assert ("images/s; nothing was written" in text, "Warning" in text) == (True, False)
     monkeypatch.setattr("shutil.disk_usage", lambda _path: SimpleNamespace(free=1000))
     assert "Warning: the disk is too small" in run(*arguments, "--dry-run")[1]
-    run(*arguments)
+    assert advice in run(*arguments)[1]
+    assert advice not in run(*arguments)[1]
     assert run(*arguments, "--dry-run")[1] == "out: finished, nothing to do\n"
     assert run(*arguments, "--dry-run", "--retry-failed")[1] == "out: finished, nothing to do\n"
     (class_folders / "train/cat/more.png").write_bytes((class_folders / "train/cat/000.png").read_bytes())

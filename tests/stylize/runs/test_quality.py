@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stylize.cli.summary import counts_line, small_images_note, warning_lines
+from stylize.cli.summary import counts_line, warning_lines
 from stylize.engine.engine import Pixels
 from stylize.runs.job import Job
-from stylize.runs.quality import flag_copies, flag_repeated
+from stylize.runs.quality import flag_copies, flag_repeated, small_images_note
 from stylize.runs.run import make_shards
 from stylize.shards.manifest import Flag, Manifest, read_manifest
 from stylize.shards.verify import verify_shards
