@@ -10,7 +10,8 @@ from PIL import Image, ImageOps
 
 from stylize.engine.engine import Pixels
 from stylize.networks.adain import MIN_SIDE
-from stylize.sources.pictures import PictureError, decode, decode_picture
+from stylize.sources.pictures import MAX_PIXELS, PictureError, decode, decode_picture
+from stylize.sources.plain_jpeg import decode_plain_jpeg
 
 _PILLOW_FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
 
@@ -53,6 +54,10 @@ class Codec:
         nothing had to change: right codec, upright sRGB, right size, side data that anybody can read. Raises
         `PictureError` for an unusable picture.
         """
+        if self.name == "jpg" and size is not None:
+            pixels = decode_plain_jpeg(data, MAX_PIXELS, into=np.empty((size, size, 3), np.uint8))
+            if pixels is not None:  # as what follows would give, without a way through Pillow
+                return Content(data, pixels, ())
         decoded = decode(data)
         picture = decoded.picture
         if size is not None and picture.size != (size, size):

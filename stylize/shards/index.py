@@ -13,6 +13,8 @@ from stylize.shards.manifest import Manifest, ShardEntry
 from stylize.shards.spans import read_spans
 from stylize.wording import counted
 
+Integers = NDArray[np.int64]
+
 
 @dataclass(frozen=True)
 class SplitIndex:
@@ -25,9 +27,9 @@ class SplitIndex:
     paths: list[Path]
     sha256: list[str]
     keys: NDArray[np.str_]
-    labels: NDArray[np.int64]
-    shards: NDArray[np.int64]
-    spans: NDArray[np.int64]
+    labels: Integers
+    shards: Integers
+    spans: Integers
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -50,20 +52,30 @@ def index_split(directory: Path, manifest: Manifest, split: str) -> SplitIndex:
     """
     entries = [entry for entry in manifest.shards if entry.split == split]
     copies = manifest.styles_per_image if split == "train" else 0
-    indexed = [_index(directory / entry.name, entry, copies, len(manifest.class_names)) for entry in entries]
-    located = [location for shard in indexed for location in shard]
-    spans = [[(span.offset, span.size) for span in (item.content, *item.styled, item.label_span)] for item in located]
+    shards = [_index(directory / entry.name, entry, copies, len(manifest.class_names)) for entry in entries]
+    keys, labels, spans = (list(arrays) for arrays in zip(*shards, strict=True)) if shards else ([], [], [])
     return SplitIndex(
         [directory / entry.name for entry in entries],
         [entry.sha256 for entry in entries],
-        np.array([location.key for location in located], dtype=np.str_),
-        np.array([location.label for location in located], dtype=np.int64),
-        np.repeat(np.arange(len(indexed)), [len(shard) for shard in indexed]),
-        np.array(spans, dtype=np.int64).reshape(len(located), 2 + copies, 2),
+        np.concatenate([np.empty(0, np.str_), *keys]),
+        np.concatenate([np.empty(0, np.int64), *labels]),
+        np.repeat(np.arange(len(shards)), [len(each) for each in labels]),
+        np.concatenate([np.empty((0, 2 + copies, 2), np.int64), *spans]),
     )
 
 
-def _index(path: Path, entry: ShardEntry, copies: int, classes: int) -> list[SampleLocation]:
+def _index(path: Path, entry: ShardEntry, copies: int, classes: int) -> tuple[NDArray[np.str_], Integers, Integers]:
+    """Return a shard's keys, labels and spans: arrays, because a data set's samples as objects take a kilobyte each."""
+    locations = _locations(path, entry, copies, classes)
+    spans = [(item.content, *item.styled, item.label_span) for item in locations]
+    return (
+        np.array([item.key for item in locations], dtype=np.str_),
+        np.array([item.label for item in locations], dtype=np.int64),
+        np.array([[(span.offset, span.size) for span in each] for each in spans], np.int64).reshape(-1, 2 + copies, 2),
+    )
+
+
+def _locations(path: Path, entry: ShardEntry, copies: int, classes: int) -> list[SampleLocation]:
     check_there(path, entry)
     locations = list(index_shard(path))
     if len(locations) != entry.samples:

@@ -7,20 +7,19 @@ from pathlib import Path
 
 from stylize.shards.spans import Span
 
-_NO_MEMBER = tarfile.TarInfo().tobuf(tarfile.USTAR_FORMAT)  # owner 0, mode 0644, time 0
-_BLANK_HEADER = _NO_MEMBER[:148] + b" " * 8 + _NO_MEMBER[156:]  # a checksum counts spaces in its own place
-_NAME, _SIZE, _CHECKSUM = slice(0, 100), slice(124, 136), slice(148, 156)
+_BLOCK = tarfile.TarInfo().tobuf(tarfile.USTAR_FORMAT)  # owner 0, mode 0644, time 0
+_NAME, _SIZE = slice(0, 100), slice(124, 136)
+_OWNER, _TIME, _KIND = _BLOCK[100:124], _BLOCK[136:148], _BLOCK[156:]  # what is the same for all members
+_SAME_SUM = sum(_OWNER + _TIME + _KIND) + sum(b" " * 8)  # a checksum counts spaces in its own place
 
 
 def tar_header(name: str, size: int) -> bytes:
     """Return a regular member's ustar header, as `tarfile` makes it; raise `ValueError` where it has no room."""
     if len(name) > 100 or not 0 <= size < 8**11:
         raise ValueError(f"Member {name} of {size} bytes does not fit into a ustar header.")
-    block = bytearray(_BLANK_HEADER)
-    block[: len(name)] = name.encode("ascii")
-    block[_SIZE] = b"%011o\0" % size
-    block[_CHECKSUM] = b"%06o\0 " % sum(block)
-    return bytes(block)
+    encoded, digits = name.encode("ascii"), b"%011o" % size
+    checksum = b"%06o\0 " % (_SAME_SUM + sum(encoded) + sum(digits))
+    return b"".join((encoded.ljust(100, b"\0"), _OWNER, digits, b"\0", _TIME, checksum, _KIND))
 
 
 def tar_members(path: Path) -> Iterator[tuple[str, Span | None]]:

@@ -55,6 +55,17 @@ def test_every_copy_is_looked_at() -> None:
     assert [flag.reason[:6] for flag in flags] == ["copy 0", "copy 2"]
 
 
+def test_deviation_and_difference_are_numpys(monkeypatch: pytest.MonkeyPatch) -> None:
+    content, copy = np.random.default_rng(0).integers(0, 256, (2, 24, 17, 3), dtype=np.uint8)
+    copy[..., 1] //= 3
+    monkeypatch.setattr("stylize.runs.quality.MIN_DIFFERENCE", 255.0)
+    (near,) = flag_copies("1", content, [copy])
+    assert f"(difference {np.abs(copy.astype(int) - content).mean():.1f} of 255)" in near.reason
+    monkeypatch.setattr("stylize.runs.quality.MIN_DEVIATION", 255.0)
+    (flat,) = flag_copies("1", content, [copy])
+    assert f"(deviation {copy.std(axis=(0, 1)).max():.1f} of 255)" in flat.reason
+
+
 def test_repeated_files_are_flagged() -> None:
     assert flag_repeated(["aa", "bb"], [("1", "cc"), ("2", "bb")]) == [Flag("test", "2", "the same file is in train")]
 
