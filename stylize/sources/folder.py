@@ -7,7 +7,8 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from posixpath import splitext
 
 from stylize.errors import InputError
 from stylize.sources.formats import PICTURE_SUFFIXES
@@ -111,7 +112,7 @@ def _inside_classes(root: Path, listing: Listing) -> list[PictureFile]:
 
     Raises `InputError` for one of them that cannot be read, say a link to nothing in place of a class folder.
     """
-    pictures = [file for file in listing.files if PurePosixPath(file.name).suffix.lower() in PICTURE_SUFFIXES]
+    pictures = [file for file in listing.files if splitext(file.name)[1].lower() in PICTURE_SUFFIXES]
     if len(pictures) in (0, len(listing.files)):
         return listing.files
     depth = _layout(root, pictures).depth + 1

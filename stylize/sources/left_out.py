@@ -1,6 +1,6 @@
 """Which files are no pictures by rule: hidden ones, what systems leave in folders, and known other formats."""
 
-from pathlib import PurePosixPath
+from posixpath import splitext
 
 HIDDEN = "hidden"
 _SYSTEM_NAMES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"})
@@ -25,7 +25,7 @@ def rule_that_leaves_out(name: str) -> str | None:
     last = parts[-1].lower()
     if not all(map(is_visible, parts)) or last in _SYSTEM_NAMES:
         return HIDDEN
-    suffix = PurePosixPath(last).suffix
+    suffix = splitext(last)[1]
     if suffix in _SUFFIXES:
         return suffix
     return "text" if last in _TEXT_NAMES else None
