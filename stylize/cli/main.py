@@ -57,7 +57,7 @@ app.add_typer(weights_app, name="weights")
 default = ShardOptions()
 
 STYLE_HELP = "Picture, folder, zip, built-in or fitted style; repeat for more; `patterns` for all built-in ones."
-BACKEND_HELP = "auto (torch), torch, or openvino: on CPUs, int8 is faster, and not the same pixels."
+BACKEND_HELP = "auto (torch), torch, or openvino on CPUs, whose int8 is faster and not the same pixels."
 DTYPE_HELP = "auto, float32, bfloat16 or float16 for torch; int8 (auto) or bfloat16 for openvino."
 DATA_HELP = (
     "shapes, cifar10, cifar100, imagenet100:FOLDER, a folder or zip of class folders, maybe in train/, test/ and val/, "

@@ -1,5 +1,6 @@
 """The command `stylize publish`, and `stylize shards --only`: a job in parts."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -22,7 +23,8 @@ def make_only(job: Job, out: Path, only: str, max_failures: int, retry_failed: b
     if retry_failed:
         raise InputError("--retry-failed makes a finished folder anew: give it without --only.")
     with images_progress(console, "Stylizing", part.images(job.spec)) as report:
-        shards = make_part(job, out, part, max_failures, report)
+        notice = partial(console.print, style="yellow", highlight=False)
+        shards = make_part(job, out, part, max_failures, report, notice)
     console.print(f"{out}: part {part} is finished, {counted(shards, 'shard')}; then: stylize publish {out}")
 
 

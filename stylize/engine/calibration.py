@@ -10,7 +10,14 @@ from torch import Tensor
 
 from stylize.drawn.patterns import PATTERN_NAMES, draw_pattern
 from stylize.drawn.shapes import draw_shape
-from stylize.engine.quantisation import QuantisedConvolution, best_range, quantise_chain
+from stylize.engine.quantisation import (
+    LEVELS,
+    RANGE_STEPS,
+    SEARCHED_VALUES,
+    QuantisedConvolution,
+    best_range,
+    quantise_chain,
+)
 from stylize.networks.adain import ENCODER_CHANNELS, Decoder, Encoder, adain, unit_range
 
 PICTURES = 24  # half shapes, half patterns
@@ -32,8 +39,9 @@ def calibration_pictures() -> NDArray[np.uint8]:
 
 
 def calibration_sha256() -> str:
-    """Return the SHA-256 of the calibration pictures' pixels, as the manifest records it."""
-    return hashlib.sha256(calibration_pictures().tobytes()).hexdigest()
+    """Return the SHA-256 of what a calibration starts from, pictures and search, as the manifest records it."""
+    search = repr((HEADROOM, SEARCHED_VALUES, RANGE_STEPS.tolist(), LEVELS))
+    return hashlib.sha256(calibration_pictures().tobytes() + search.encode()).hexdigest()
 
 
 @torch.inference_mode()

@@ -75,7 +75,7 @@ class Engine:
         return max(height * width, working_height * working_width) > STREAM_PIXELS
 
     def use_styles(self, styles: Sequence[Style]) -> None:
-        """Take other styles instead; not in int8, whose networks were calibrated with the old ones."""
+        """Take other styles instead; with torch only, whose encoder computes the statistics."""
         self.means, self.deviations = self._style_statistics(styles)
         self.colours = colour_statistics(styles, self.device)
 

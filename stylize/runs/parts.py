@@ -22,7 +22,9 @@ from stylize.runs.publish import (
     publish,
     remove_staging,
 )
+from stylize.runs.quality import small_images_note
 from stylize.runs.receipts import read_receipt, read_receipts
+from stylize.runs.run import Notice
 from stylize.runs.spec import Spec, plan_shards, shard_sizes
 from stylize.runs.staging import STAGING, locked_staging, staging_folder
 from stylize.shards.manifest import MANIFEST_NAME, Manifest, read_manifest
@@ -59,11 +61,19 @@ def parse_part(text: str) -> Part:
     return Part(int(number), int(count))
 
 
-def make_part(job: Job, out: Path, part: Part, max_failures: int = 0, report: Report = lambda images: None) -> int:
+def make_part(
+    job: Job,
+    out: Path,
+    part: Part,
+    max_failures: int = 0,
+    report: Report = lambda images: None,
+    notice: Notice = lambda sentence: None,
+) -> int:
     """Make a part of a job's shards for the folder `out` and return how many of the part are finished: all of them.
 
     Any number of processes may do so at once, on machines that share the folder beside `out`; each shard is made by
     one of them, and finished ones are not made again. `publish_parts` must follow when all parts are finished.
+    `report` and `notice` are as in `make_shards`.
 
     Raises:
         InputError: `out` holds something else or damaged shards, or cannot be written; the whole job is being made or
@@ -83,6 +93,8 @@ def make_part(job: Job, out: Path, part: Part, max_failures: int = 0, report: Re
                 remove_staging(staging)
                 return len(plans)
             _write_record(job, out, staging)
+            if advice := small_images_note(job.spec, job.source):
+                notice(advice)
             failures = [failure for shard in make_locally(job, report, staging, plans) for failure in shard]
     except OSError as error:
         raise InputError(f"{out} cannot be written ({error.strerror}): mend it, run the same command.") from None

@@ -40,7 +40,7 @@ def flag_copies(key: str, content: Pixels, copies: Sequence[Pixels]) -> list[Fla
     """
     flags = []
     for number, copy in enumerate(copies):
-        # By sums and products over contiguous channels: a quarter of the time of `std` and of differences in 16 bits.
+        # Sums and products over contiguous channels: a quarter of the time of `std` and 16-bit differences at 224 px.
         channels = np.ascontiguousarray(copy.reshape(-1, 3).T, dtype=np.float32)
         count = channels.shape[1]
         channels -= channels.sum(axis=1, keepdims=True) / count

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from stylize.engine.calibration import calibration_sha256
 from stylize.engine.engine import Engine, Pixels
+from stylize.engine.selftest import golden_style
 from stylize.engine.styles import load_styles
 from stylize.engine.transfer import FEATURES
 from stylize.errors import InputError
@@ -68,7 +70,10 @@ def _engine(
     for name, (found, recorded) in checked.items():
         if found != recorded:
             raise InputError(f"{directory} was made with another {name} than this: give its own with --{name}.")
-    return Engine(pair.encoder.network, pair.decoder, loaded, spec["dtype"], spec["backend"])
+    if spec.get("calibration_sha256") not in (None, calibration_sha256()):
+        raise InputError(f"{directory} was made with another calibration of int8: use the version that made it.")
+    # The self-test's style belongs to what int8 is calibrated with when a job opens.
+    return Engine(pair.encoder.network, pair.decoder, [*loaded, golden_style()], spec["dtype"], spec["backend"])
 
 
 def _difference(style: str, stored: Pixels, again: Pixels) -> CopyDifference:

@@ -43,7 +43,7 @@ def _own_member(file: int, offset: int, end: int) -> tuple[str, Span] | None:
     """Return the member whose header lies there, or None where it is not byte for byte one of `tar_header`."""
     block = os.pread(file, tarfile.BLOCKSIZE, offset)
     try:
-        name, size = block[_NAME].rstrip(b"\0").decode("ascii"), int(block[_SIZE].rstrip(b"\0"), 8)
+        name, size = block[_NAME].partition(b"\0")[0].decode("ascii"), int(block[_SIZE].rstrip(b"\0"), 8)
         span = Span(offset + tarfile.BLOCKSIZE, size)
         whole = block == tar_header(name, size) and _padded_end(span) <= end
     except ValueError:

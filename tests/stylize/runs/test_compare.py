@@ -10,7 +10,7 @@ from stylize.errors import InputError
 from stylize.runs.merge import merge_shards
 from stylize.shards.diff import diff_samples, diff_specs
 from stylize.shards.format import Sample, read_shard, write_shard
-from stylize.shards.manifest import read_manifest
+from stylize.shards.manifest import read_manifest, write_manifest
 from stylize.shards.verify import verify_shards
 
 Run = Callable[..., tuple[int, str, str]]
@@ -101,3 +101,6 @@ def test_a_pair_is_made_again(run: Run, class_folders: Path, tmp_path: Path, tra
     assert int(text.partition("differs by ")[2].split()[0]) <= 2  # another batch may round otherwise
     assert "no training sample 99999999" in run("rederive", "a", "99999999")[2]
     assert "another style than this" in run("rederive", "a", key, "--style", "marble")[2]
+    manifest = read_manifest(tmp_path / "a")
+    write_manifest(tmp_path / "a", replace(manifest, spec={**manifest.spec, "calibration_sha256": "0" * 64}))
+    assert "another calibration of int8" in run("rederive", "a", key)[2]

@@ -61,6 +61,15 @@ def test_parts_of_any_number_are_the_whole(finished_job: Job, finished: Path, tm
     assert make_part(finished_job, out, Part(1, 1)) == 4
 
 
+def test_a_part_advises_on_small_images_until_it_is_published(finished_job: Job, tmp_path: Path) -> None:
+    said: list[str] = []
+    for part in (Part(1, 1), Part(1, 1)):
+        make_part(finished_job, tmp_path / "out", part, notice=said.append)
+        publish_parts(tmp_path / "out")
+    assert len(said) == 1
+    assert "at their own size leaves little of their shapes" in said[0]
+
+
 def test_who_comes_after_the_publisher_leaves_nothing_behind(finished_job: Job, tmp_path: Path) -> None:
     out = tmp_path / "out"
     make_part(finished_job, out, Part(1, 1))

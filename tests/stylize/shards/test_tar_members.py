@@ -42,10 +42,16 @@ def shard(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_shard_is_listed_as_by_tarfile(shard: Path) -> None:
+def test_a_shard_is_listed_as_by_tarfile_but_without_it(shard: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found, error = listed(by_us(shard))
     assert (found, error) == listed(by_tarfile(shard))
     assert len(found) == 8
+
+    def see_the_end(*_arguments: object) -> tarfile.TarInfo:
+        raise tarfile.EOFHeaderError("the end")  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(tarfile.TarInfo, "frombuf", see_the_end)
+    assert listed(by_us(shard)) == (found, None)
 
 
 def test_a_cut_shard_is_listed_as_by_tarfile(shard: Path) -> None:
@@ -66,9 +72,20 @@ def test_a_damaged_header_is_read_as_by_tarfile(shard: Path) -> None:
                 assert listed(by_us(damaged)) == listed(by_tarfile(damaged)), (start, value)
 
 
-def test_a_negative_size_is_read_as_by_tarfile(shard: Path) -> None:
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (124, b"-0000001000\0"),
+        (124, b"00000000001 "),
+        (0, b"00000000.cls\0x"),
+        (0, b"\xc3\xa4"),
+        (156, b"5"),
+        (257, b"x"),
+    ],
+)
+def test_a_whole_header_with_other_fields_is_read_as_by_tarfile(shard: Path, place: int, value: bytes) -> None:
     block = bytearray(shard.read_bytes())
-    block[124:136], block[148:156] = b"-0000001000\0", b" " * 8
+    block[place : place + len(value)], block[148:156] = value, b" " * 8
     block[148:156] = b"%06o\0 " % sum(block[:BLOCK])
     shard.write_bytes(block)
     assert listed(by_us(shard)) == listed(by_tarfile(shard))
