@@ -158,9 +158,9 @@ def test_bfloat16_differs_from_float32_by_no_more_than_40_decibels() -> None:
     encoder = embedded_encoder()
     decoder = load_decoder(default_decoder_file(), encoder.sha256)
     style = load_styles(["waves"])
-    pictures = np.stack([np.asarray(draw_shape(index, size=64, split="test").picture) for index in range(6)])
+    pictures = np.stack([np.asarray(draw_shape(index, size=64, split="test").picture) for index in range(2)])
     single, half = (
-        Engine(encoder.network, decoder, style, dtype).stylize(pictures, [0] * 6, 1.0)
+        Engine(encoder.network, decoder, style, dtype).stylize(pictures, [0] * 2, 1.0)
         for dtype in ("float32", "bfloat16")
     )
     for first, second in zip(single, half, strict=True):
