@@ -49,6 +49,11 @@ console = LiteralConsole()
 _errors = LiteralConsole(stderr=True, highlight=False)
 
 
+def print_notice(sentence: str) -> None:
+    """Print what a person should see although nothing failed."""
+    console.print(sentence, style="yellow", highlight=False)
+
+
 def command_app(description: str) -> typer.Typer:
     """Return an application for commands; it has subcommands even where there is one."""
     app = typer.Typer(

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from stylize.cli.summary import counts_line, manifest_table, print_summary, warning_lines
-from stylize.command_line import console
+from stylize.command_line import console, print_notice
 from stylize.shards.manifest import inspect_manifest, read_manifest
 from stylize.shards.remote import is_url
 from stylize.shards.side_files import write_side_files
@@ -34,7 +34,7 @@ def verify_command(
     print_summary(directory, manifest, "; no defects in manifest and sizes" if quick else "; no defects")
     if not quick and not is_url(directory):
         for suspicion in folder_suspicions(Path(directory), manifest):
-            console.print(f"Warning: {suspicion}", style="yellow", highlight=False)
+            print_notice(f"Warning: {suspicion}")
 
 
 def index_command(directory: Path) -> None:
@@ -49,4 +49,4 @@ def info_command(directory: Path) -> None:
     manifest = read_manifest(directory)
     console.print(manifest_table(manifest, title=f"{directory}: {counts_line(manifest)}"))
     for line in warning_lines(manifest):
-        console.print(line, style="yellow", highlight=False)
+        print_notice(line)

@@ -1,6 +1,5 @@
 """Stylize image data sets with AdaIN into paired WebDataset shards."""
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +17,7 @@ from stylize.cli.preview import shard_sheet, style_sheet
 from stylize.cli.stores import upload_command
 from stylize.cli.summary import left_out_text, plan_line, print_summary
 from stylize.cli.weights import ENCODER_HELP, weights_app
-from stylize.command_line import command_app, console, run_command_line
+from stylize.command_line import command_app, console, print_notice, run_command_line
 from stylize.engine.devices import matrix_rate
 from stylize.engine.engine import Engine
 from stylize.engine.styles import load_styles
@@ -116,8 +115,7 @@ def shards(
         make_only(job, out, only, max_failures, retry_failed)
         return
     with images_progress(console, "Stylizing", sum(job.spec.counts.values()), _effort(job)) as report:
-        notice = partial(console.print, style="yellow", highlight=False)
-        manifest = make_shards(job, out, max_failures, report, retry_failed=retry_failed, notice=notice)
+        manifest = make_shards(job, out, max_failures, report, retry_failed=retry_failed, notice=print_notice)
     print_summary(out, manifest, "".join(f"; {note}" for note in job.source.notes))
 
 
@@ -139,7 +137,7 @@ def _print_plan(job: Job, out: Path, retry_failed: bool) -> None:
     estimate = estimate_run(job, out)
     console.print(f"{out}: {'at most ' if finished else ''}{plan_line(estimate)}; nothing was written")
     if not finished and (advice := small_images_note(job.spec, job.source)):
-        console.print(advice, style="yellow", highlight=False)
+        print_notice(advice)
     if estimate.bytes > estimate.free:
         console.print("Warning: the disk is too small for this", style="yellow")
 

@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 
 from stylize.cli.summary import print_summary
-from stylize.command_line import console
+from stylize.command_line import console, print_notice
 from stylize.errors import InputError
 from stylize.runs.job import open_job
 from stylize.runs.progress import images_progress
@@ -28,10 +28,11 @@ def uses_ray(engine: str, only: str | None) -> bool:
 def make_on_ray(options: ShardOptions, out: Path, max_failures: int, retry_failed: bool) -> None:
     """Make a job's shards on a cluster and say so."""
     source = open_source(options.data, seed=options.seed, test_fraction=options.test_fraction)
-    notice = partial(console.print, style="yellow", highlight=False)
     with (
         ray_pool(partial(open_job, options)) as pool,
         images_progress(console, "Stylizing", sum(pool.spec.counts.values())) as report,
     ):
-        manifest = make_shards_on_ray(pool, source, out, max_failures, report, retry_failed=retry_failed, notice=notice)
+        manifest = make_shards_on_ray(
+            pool, source, out, max_failures, report, retry_failed=retry_failed, notice=print_notice
+        )
     print_summary(out, manifest, "".join(f"; {note}" for note in source.notes))

@@ -1,13 +1,12 @@
 """The command `stylize publish`, and `stylize shards --only`: a job in parts."""
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from stylize.cli.summary import print_summary
-from stylize.command_line import console
+from stylize.command_line import console, print_notice
 from stylize.errors import InputError
 from stylize.runs.job import Job
 from stylize.runs.parts import make_part, parse_part, publish_parts
@@ -23,8 +22,7 @@ def make_only(job: Job, out: Path, only: str, max_failures: int, retry_failed: b
     if retry_failed:
         raise InputError("--retry-failed makes a finished folder anew: give it without --only.")
     with images_progress(console, "Stylizing", part.images(job.spec)) as report:
-        notice = partial(console.print, style="yellow", highlight=False)
-        shards = make_part(job, out, part, max_failures, report, notice)
+        shards = make_part(job, out, part, max_failures, report, print_notice)
     console.print(f"{out}: part {part} is finished, {counted(shards, 'shard')}; then: stylize publish {out}")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from stylize.command_line import console
+from stylize.command_line import console, print_notice
 from stylize.runs.estimate import Estimate
 from stylize.shards.manifest import FAILURES_NAME, MANIFEST_NAME, Manifest
 from stylize.wording import counted
@@ -55,7 +55,7 @@ def print_summary(directory: Path | str, manifest: Manifest, remark: str = "") -
     """Print what a folder holds, and what looks wrong in it."""
     console.print(f"{directory}: {counts_line(manifest)}{remark}")
     for line in warning_lines(manifest):
-        console.print(line, style="yellow", highlight=False)
+        print_notice(line)
 
 
 def manifest_table(manifest: Manifest, *, title: str) -> Table:
