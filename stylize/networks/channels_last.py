@@ -1,4 +1,4 @@
-"""What PyTorch does slowly on channels-last data: borders on GPUs, and channel statistics, with their gradients."""
+"""What PyTorch does slowly on channels-last data: borders and channel statistics, with their gradients."""
 
 from typing import Any
 
@@ -46,11 +46,14 @@ class _Reflection(torch.autograd.Function):
 
 
 def reflected(activations: Tensor) -> Tensor:
-    """Reflect (B, C, H, W) by one pixel at every edge; PyTorch's own kernel for GPUs knows no channels last."""
-    if activations.is_cuda:
-        padded: Tensor = _Reflection.apply(activations)
-        return padded
-    return F.pad(activations, (1, 1, 1, 1), mode="reflect")
+    """Reflect (B, C, H, W) by one pixel at every edge.
+
+    PyTorch's own kernel for GPUs knows no channels last, its gradient is slow on CPUs, and autocast pads in float32.
+    """
+    if torch.is_inference_mode_enabled() and not activations.is_cuda:
+        return F.pad(activations, (1, 1, 1, 1), mode="reflect")
+    padded: Tensor = _Reflection.apply(activations)
+    return padded
 
 
 def replicated(activations: Tensor) -> Tensor:
@@ -84,9 +87,9 @@ class _Statistics(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, features: Tensor) -> tuple[Tensor, Tensor]:
-        positions = _positions(features)
-        means = positions.mean(dim=1, keepdim=True, dtype=torch.float32)
-        variances = (positions - means).square_().mean(dim=1, keepdim=True)
+        positions = _positions(features).to(torch.float32, copy=True)  # subtracting in mixed types is slow on CPUs
+        means = positions.mean(dim=1, keepdim=True)
+        variances = positions.sub_(means).square_().mean(dim=1, keepdim=True)
         mean, deviation = _per_channel(means), _per_channel((variances + STATISTICS_EPSILON).sqrt())
         ctx.save_for_backward(features, mean, deviation)
         return mean, deviation

@@ -23,7 +23,8 @@ def numpy_statistics(values: Tensor) -> tuple[Tensor, Tensor]:
 def test_borders_are_those_of_numpy(distance: int, mode: str, shape: tuple[int, ...]) -> None:
     given = features(*shape)
     wanted = np.pad(given.numpy(), ((0, 0), (0, 0), (1, 1), (1, 1)), mode=mode)  # type: ignore[call-overload]
-    by_library = (replicated, reflected)[distance](given)
+    with torch.inference_mode():
+        by_library = (replicated, reflected)[distance](given)
     for found in (bordered(given, distance), by_library):
         np.testing.assert_array_equal(found.numpy(), wanted)
         assert found.is_contiguous(memory_format=torch.channels_last)
@@ -32,6 +33,12 @@ def test_borders_are_those_of_numpy(distance: int, mode: str, shape: tuple[int, 
 @pytest.mark.parametrize("shape", [(2, 3, 2, 2), (1, 2, 3, 5), (2, 1, 4, 3)])
 def test_the_gradient_of_reflection_is_that_of_finite_differences(shape: tuple[int, ...]) -> None:
     assert torch.autograd.gradcheck(_Reflection.apply, features(*shape).requires_grad_())
+
+
+def test_borders_keep_their_type_in_mixed_precision() -> None:
+    given = features(1, 2, 3, 5, dtype=torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert reflected(given).dtype == torch.bfloat16
 
 
 def test_the_gradients_of_channel_statistics_are_the_librarys() -> None:

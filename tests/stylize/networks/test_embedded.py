@@ -66,6 +66,7 @@ def test_rescaling_changes_only_the_scale_of_each_channel(encoder: Encoder) -> N
         torch.testing.assert_close(after, before / mean[:, None, None], rtol=1e-3, atol=1e-4)
 
 
+@torch.inference_mode()
 def test_mean_activations_average_over_images_and_positions(encoder: Encoder) -> None:
     batches = [torch.rand(2, 3, 16, 24), torch.rand(2, 3, 16, 24)]
     found = measure_mean_activations(encoder, batches)
