@@ -3,7 +3,6 @@
 import hashlib
 import lzma
 import tarfile
-import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from stylize.sources.formats import PICTURE_SUFFIXES
 from stylize.sources.held_out import hold_out
 from stylize.sources.layout import SPLITS, Layout, look_alikes, read_layout, split_of
 from stylize.sources.listing import Listing, is_zip, list_files
-from stylize.sources.picture_files import PictureFile, check_name, exists
+from stylize.sources.picture_files import PictureFile, check_name, exists, open_zip
 from stylize.sources.pictures import PictureError, is_picture
 
 Choose = Callable[[list[str]], Iterable[str]]
@@ -170,8 +169,8 @@ def _with_test_split(
 def _sizes(root: Path, files: Sequence[PictureFile]) -> list[tuple[str, int, int]]:
     if root.is_dir():
         return [(file.name, _size(file), 0) for file in files]
-    with zipfile.ZipFile(root) as archive:
-        infos = [archive.getinfo(file.member or file.name) for file in files]
+    archive = open_zip(root)
+    infos = [archive.getinfo(file.member or file.name) for file in files]
     return [(file.name, info.file_size, info.CRC) for file, info in zip(files, infos, strict=True)]
 
 

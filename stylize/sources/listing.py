@@ -10,7 +10,7 @@ from pathlib import Path
 
 from stylize.errors import InputError
 from stylize.sources.left_out import is_visible, rule_that_leaves_out
-from stylize.sources.picture_files import PictureFile, check_name, exists
+from stylize.sources.picture_files import PictureFile, check_name, exists, open_zip
 
 _LOOP = "is a link to a folder around it"
 _LINK_IN_ZIP = "is a link, which a zip cannot follow"
@@ -110,8 +110,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 def _members(root: Path, folders: set[str]) -> Iterator[PictureFile]:
     """Yield a zip's files; of two with one name the last counts, as when it is unpacked; the earlier is a problem."""
     try:
-        with zipfile.ZipFile(root) as archive:
-            infos = archive.infolist()
+        infos = open_zip(root).infolist()
     except (OSError, zipfile.BadZipFile) as error:
         raise InputError(f"The zip {root} cannot be read ({error}): fetch or make it again.") from None
     windows = not any("/" in info.filename for info in infos)  # its separators, which no zip should have

@@ -60,7 +60,7 @@ def _read_file(path: Path) -> bytes:
 
 
 def _read_member(root: Path, name: str) -> bytes:
-    archive = _open_zip(root, os.getpid())
+    archive = open_zip(root)
     _check_bytes(archive.getinfo(name).file_size)
     return archive.read(name)
 
@@ -70,9 +70,17 @@ def _check_bytes(size: int) -> None:
         raise PictureError(f"has {size} bytes, more than the limit of {MAX_BYTES}")
 
 
+def open_zip(path: Path) -> zipfile.ZipFile:
+    """Open a zip, once for a process and a state of the file; raises as `zipfile.ZipFile`.
+
+    A handle shared over a fork would mix up its position, and reading the directory of a large zip takes a second.
+    """
+    status = path.stat()
+    return _opened_zip(path, os.getpid(), (status.st_ino, status.st_size, status.st_mtime_ns))
+
+
 @lru_cache(maxsize=8)
-def _open_zip(path: Path, process: int) -> zipfile.ZipFile:
-    """Open a zip once per process: a file handle shared over a fork would mix up its position."""
+def _opened_zip(path: Path, process: int, state: tuple[int, int, int]) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
 
 

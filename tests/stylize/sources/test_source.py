@@ -156,6 +156,15 @@ def test_an_image_that_a_zip_no_longer_holds_is_named(tmp_path: Path) -> None:
         source.read("train", 0)
 
 
+def test_a_zip_that_was_made_anew_is_read_anew(tmp_path: Path) -> None:
+    for kind in ("cat", "fox"):
+        names = f"train/{kind}/1.png", "train/dog/1.png", "test/dog/2.png"
+        source = open_source(str(packed(tmp_path / "pets.zip", *names)))
+        assert (source.class_names, source.count("train")) == (tuple(sorted((kind, "dog"))), 2)
+        images = [source.read("train", index) for index in range(2)]
+        assert f"bytes of train/{kind}/1.png".encode() in images
+
+
 def packed(root: Path, *names: str) -> Path:
     with zipfile.ZipFile(root, "w") as archive:
         for name in names:
