@@ -78,7 +78,7 @@ class Training:
         config = TrainConfig(Path(), arch, "pairing", Path(), batch_size=batch_size, epochs=1000)
         classes = len(samples.class_names)
         self.trainer = Trainer(config, build_model(arch, classes), World(0, 1, torch.device("cpu")), 10**6, classes)
-        self.views = TrainingViews(samples, image_preset("auto", samples.size), 0, "copy")
+        self.views = TrainingViews(samples, np.arange(len(samples)), image_preset("auto", samples.size), 0, "copy")
         self.batches = EpochBatches(np.arange(len(samples)), batch_size, 0)
         workers = loading_workers(config, torch.device("cpu"), streamed=False)
         self.loader = training_loader(self.views, self.batches, workers, pin_memory=False)

@@ -65,7 +65,9 @@ def run(
         float | None, typer.Option(help="Share of training images that choose the epoch. [default: 0.1]")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of split, order, augmentation, head and dropout.")] = 0,
-    dtype: Annotated[str, typer.Option(help=f"{', '.join(DTYPES)}; auto: bf16 where the hardware gains by it.")] = "auto",
+    dtype: Annotated[
+        str, typer.Option(help=f"{', '.join(DTYPES)}; auto: bf16 where the hardware gains by it.")
+    ] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     compile: Annotated[bool, typer.Option(help="Compile the model first, which takes minutes.")] = False,
     split_batchnorm: Annotated[

@@ -8,7 +8,9 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from multiprocessing import forkserver, resource_tracker
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
@@ -25,18 +27,22 @@ _FOR_MAIN_PROCESS = {signal.SIGINT, signal.SIGTERM}
 class TrainingViews(Dataset[Batch]):
     """Batches of augmented samples of one epoch: uint8 (N, V, 3, size, size), originals first, and labels (N,).
 
-    `views` names what there is beside the original; images that are not among them are not even read.  Everything
-    random depends on (seed, epoch, key) alone, so not on the number of workers.
+    `training` are the indices that are trained on.  `views` names what there is beside the original; images that are
+    not among them are not even read.  Everything random depends on (seed, epoch, key) alone, so not on the number of
+    workers.
     """
 
-    def __init__(self, samples: PairDataset, preset: ImagePreset, seed: int, views: str) -> None:
+    def __init__(
+        self, samples: PairDataset, training: NDArray[np.int64], preset: ImagePreset, seed: int, views: str
+    ) -> None:
         self.samples, self.preset, self.seed, self.views = samples, preset, seed, views
+        self.by_class = samples.by_class(training)
         self.images = 1 + (samples.copies if VIEWS[views].copies else 0)
 
     def __getitem__(self, batch: tuple[int, Sequence[int]]) -> Batch:
         epoch, indices = batch
         self.samples.fetch(indices, self.images)
-        views = VIEWS[self.views].make(Draw(self.samples, self.preset, self.seed, epoch, indices))
+        views = VIEWS[self.views].make(Draw(self.samples, self.by_class, self.preset, self.seed, epoch, indices))
         return views, torch.from_numpy(self.samples.labels[list(indices)])
 
 

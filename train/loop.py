@@ -130,8 +130,10 @@ class Trainer:
         (momentum 0.01; 0.1 is little better) classifies training batches well and guesses in eval mode.
         """
         model = self.judged.train()
+        seed = self.config.seed, "statistics", self.progress.epoch, self.world.rank
         with fresh_statistics(model):
-            for images, labels in plain_errors(batches):
+            for number, (images, labels) in enumerate(plain_errors(batches)):
+                torch.manual_seed(hashed(*seed, number))  # as for a step
                 self._losses(model, self._pixels(images), labels.to(self.world.device))
         self.world.copy_from_main(model.buffers())  # each process has seen batches of its own
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, cached_property
+from functools import cache
 from itertools import chain
 from pathlib import Path
 
@@ -44,13 +44,11 @@ class PairDataset(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.keys)
 
-    @cached_property
-    def _by_class(self) -> list[NDArray[np.int64]]:
-        return [np.flatnonzero(self.labels == label) for label in range(len(self.class_names))]
-
-    def of_class(self, label: int) -> NDArray[np.int64]:
-        """Return the indices of the samples with a label, ascending."""
-        return self._by_class[label]
+    def by_class(self, indices: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """Return, of ascending indices of samples, those with each label, ascending."""
+        labels = self.labels[indices]
+        order = np.argsort(labels, kind="stable")
+        return np.split(indices[order], np.searchsorted(labels[order], np.arange(1, len(self.class_names))))
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return self.read(index, range(1 + self.copies)), int(self.labels[index])

@@ -85,7 +85,7 @@ class _Run:
             config.shards, self.samples, config.validation_fraction, config.seed
         )
         self.batches = EpochBatches(training, config.batch_size, config.seed, world.rank, world.size)
-        views = TrainingViews(self.samples, self.preset, config.seed, method.views)
+        views = TrainingViews(self.samples, training, self.preset, config.seed, method.views)
         self.workers = loading_workers(config, world.device, self.samples.streamed is not None)
         self.loader = training_loader(views, self.batches, self.workers, world.device.type == "cuda")
         classes = len(self.samples.class_names)

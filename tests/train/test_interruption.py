@@ -16,8 +16,8 @@ from train import TrainConfig, train_model
 from train.interruption import SaveClock
 
 ShardFolderMaker = Callable[..., Path]
-# Arguments: shards, out, what to do.  Epochs are three steps; in the second, `kill` ends the run by SIGKILL after a
-# step that was saved, and `evaluation` sends SIGTERM to all processes of the group while the model is evaluated.
+# Arguments: shards, out, method, what to do.  Epochs are three steps; in the second, `kill` ends the run by SIGKILL
+# after a step that was saved, `evaluation` sends SIGTERM to all processes of the group while the model is evaluated.
 PROGRAM = """
 import os, signal, sys
 from pathlib import Path
@@ -26,7 +26,7 @@ import train.run
 from train import TrainConfig, train_model
 from train.interruption import SaveClock
 from train.loop import Trainer
-shards, out, what = sys.argv[1:]
+shards, out, method, what = sys.argv[1:]
 torch.set_num_threads(1)
 if what == "kill":
     SaveClock.due = lambda clock: True
@@ -44,18 +44,21 @@ else:
             os.killpg(os.getpgid(0), signal.SIGTERM)
         return count(*arguments, **options)
     train.run.count = stopped
-train_model(TrainConfig(Path(shards), "mobilenet_v3_small", "pairing", Path(out), epochs=2, batch_size=6, dtype="fp32",
+train_model(TrainConfig(Path(shards), "small", method, Path(out), epochs=2, batch_size=6, dtype="fp32",
     device="cpu", workers=1))
 """
 
 
-@pytest.mark.parametrize(("what", "code", "step"), [("kill", -signal.SIGKILL, 2), ("evaluation", 143, 3)])
+@pytest.mark.parametrize(
+    ("method", "what", "code", "step"),
+    [("pairing", "kill", -signal.SIGKILL, 2), ("pgd", "evaluation", 143, 3)],  # whose random starts BatchNorm sees
+)
 def test_a_run_that_was_ended_goes_on_to_the_same_weights(
-    make_shard_folder: ShardFolderMaker, tmp_path: Path, what: str, code: int, step: int
+    make_shard_folder: ShardFolderMaker, tmp_path: Path, method: str, what: str, code: int, step: int
 ) -> None:
     shards, out, whole = make_shard_folder(size=32), tmp_path / "out", tmp_path / "whole"
     ended = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(shards), str(out), what],
+        [sys.executable, "-c", PROGRAM, str(shards), str(out), method, what],
         cwd=Path(train.__file__).parents[1],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         start_new_session=True,
@@ -66,9 +69,7 @@ def test_a_run_that_was_ended_goes_on_to_the_same_weights(
     assert ended.returncode == code, ended.stderr
     assert "Traceback" not in ended.stderr
     assert ("Stopped and saved" in ended.stderr) == (what == "evaluation")
-    config = TrainConfig(
-        shards, "mobilenet_v3_small", "pairing", out, epochs=2, batch_size=6, dtype="fp32", device="cpu", workers=0
-    )
+    config = TrainConfig(shards, "small", method, out, epochs=2, batch_size=6, dtype="fp32", device="cpu", workers=0)
     steps = []
 
     def count_steps(trainer: train.loop.Trainer, *batch: Tensor) -> Tensor:

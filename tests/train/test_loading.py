@@ -19,7 +19,7 @@ ShardFolderMaker = Callable[..., Path]
 
 def _epochs(samples: PairDataset, workers: int) -> list[torch.Tensor]:
     batches = EpochBatches(np.arange(len(samples)), 6, seed=5)
-    pairs = TrainingViews(samples, image_preset("auto", samples.size), 5, "copy")
+    pairs = TrainingViews(samples, np.arange(len(samples)), image_preset("auto", samples.size), 5, "copy")
     loader = training_loader(pairs, batches, workers, pin_memory=False)
     result = []
     for epoch in range(2):
@@ -38,7 +38,7 @@ def test_workers_change_nothing_and_epochs_differ(make_shard_folder: ShardFolder
 
 def test_every_copy_is_chosen_and_belongs_to_its_original(make_shard_folder: ShardFolderMaker) -> None:
     samples = PairDataset(make_shard_folder(styles_per_image=3), "train")
-    pairs = TrainingViews(samples, image_preset("small", 16), 0, "copy")
+    pairs = TrainingViews(samples, np.arange(len(samples)), image_preset("small", 16), 0, "copy")
     chosen = set()
     for epoch in range(10):
         views, labels = pairs[(epoch, [2, 4])]
@@ -51,7 +51,10 @@ def test_every_copy_is_chosen_and_belongs_to_its_original(make_shard_folder: Sha
 
 def test_without_styled_there_is_one_view_with_the_same_crop(make_shard_folder: ShardFolderMaker) -> None:
     samples = PairDataset(make_shard_folder(), "train")
-    both, one = (TrainingViews(samples, image_preset("small", 16), 0, views) for views in ("copy", "original"))
+    both, one = (
+        TrainingViews(samples, np.arange(len(samples)), image_preset("small", 16), 0, views)
+        for views in ("copy", "original")
+    )
     assert torch.equal(one[(0, [3, 5])][0], both[(0, [3, 5])][0][:, :1])
 
 
@@ -61,7 +64,7 @@ def test_an_error_in_a_worker_is_one_sentence(make_shard_folder: ShardFolderMake
     samples = PairDataset(shards, "train")
     (shards / "train-000001.tar").unlink()
     batches = EpochBatches(np.arange(len(samples)), 24, seed=0)
-    pairs = TrainingViews(samples, image_preset("small", 16), 0, "copy")
+    pairs = TrainingViews(samples, np.arange(len(samples)), image_preset("small", 16), 0, "copy")
     with pytest.raises(InputError) as caught:
         list(plain_errors(training_loader(pairs, batches, workers, pin_memory=False)))
     assert str(caught.value).startswith("Shard ")
@@ -71,7 +74,7 @@ def test_an_error_in_a_worker_is_one_sentence(make_shard_folder: ShardFolderMake
 def test_a_killed_worker_is_one_sentence(make_shard_folder: ShardFolderMaker) -> None:
     samples = PairDataset(make_shard_folder(train=600), "train")
     batches = EpochBatches(np.arange(len(samples)), 6, seed=0)
-    views = TrainingViews(samples, image_preset("small", 16), 0, "copy")
+    views = TrainingViews(samples, np.arange(len(samples)), image_preset("small", 16), 0, "copy")
     earlier = set(multiprocessing.active_children())
     batches_read = plain_errors(training_loader(views, batches, 1, pin_memory=False))
     next(batches_read)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from train.augmentation import ImagePreset
@@ -16,9 +17,13 @@ from train.views.jitter import jitter
 
 @dataclass(frozen=True)
 class Draw:
-    """N samples in one epoch: everything random about each is a hash of (seed, epoch, key)."""
+    """N samples in one epoch: everything random about each is a hash of (seed, epoch, key).
+
+    `by_class` are, for each label, the ascending indices of the samples that are trained on.
+    """
 
     samples: PairDataset
+    by_class: Sequence[NDArray[np.int64]]
     preset: ImagePreset
     seed: int
     epoch: int
@@ -62,21 +67,20 @@ def two_copies(draw: Draw) -> Tensor:
 
 
 def copy_of_class(draw: Draw) -> Tensor:
-    """Return the originals and a copy of another image of the class of each: uint8 (N, 2, 3, size, size).
+    """Return the originals and a copy of another training image of the class of each: uint8 (N, 2, 3, size, size).
 
     A class's only image is its own partner.  Both get the same crop and flip, though they may differ in size.
     """
     partners = [
-        _partner(draw.samples, index, entropy)
+        _partner(draw.by_class[draw.samples.labels[index]], index, entropy)
         for index, entropy in zip(draw.indices, draw.hashed("partner"), strict=True)
     ]
     copies = draw.augmented([[chosen] for chosen in draw.copies("copy")], partners)
     return torch.cat([original(draw), copies], 1)
 
 
-def _partner(samples: PairDataset, index: int, entropy: int) -> int:
-    """Return another sample of a sample's class."""
-    others = samples.of_class(samples.labels[index])
+def _partner(others: NDArray[np.int64], index: int, entropy: int) -> int:
+    """Return another of the ascending indices, which hold `index`."""
     place = int(np.searchsorted(others, index))
     return int(others[(place + 1 + entropy % max(1, len(others) - 1)) % len(others)])
 
