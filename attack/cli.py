@@ -124,6 +124,8 @@ def check_params(path: Path) -> None:
     shared, options = (mapping(section.get(name), f"{path}: attack.{name}") for name in ("shared", "options"))
     if unknown := [name for name in shared if name not in SHARED]:
         raise InputError(f"{path}: attack.shared has no {unknown[0]!r}: give {', '.join(SHARED)}, the rest as options.")
+    if misplaced := [name for name in options if name in SHARED]:
+        raise InputError(f"{path}: attack.options has {misplaced[0]!r}: give it in attack.shared, for transfers too.")
     values = parse_options(app, "run", {**shared, **options}, f"{path}: attack.options", ("model", "out"))
     settings = {field.name: values[field.name] for field in fields(AttackConfig) if field.name in values}
     try:

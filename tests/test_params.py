@@ -134,6 +134,7 @@ def test_the_project_s_own_parameters_are_right(monkeypatch: pytest.MonkeyPatch)
         ("report.shards", ["data/shards/swirl"], "report.shards names 'data/shards/swirl', which there is not"),
         ("attack.shared.shards", "data/shards/swirl", "attack.shared.shards names 'data/shards/swirl', which there"),
         ("attack.shared.suite", "full", "attack.shared has no 'suite'"),
+        ("attack.options.images", 9, "attack.options has 'images': give it in attack.shared"),
         ("attack.shared.epsilon", ["8/256/1"], "--epsilon is '8/256/1'"),
         ("report.shards", ["data/shards/swirls"], None),
         ("report.shard", "x", "report has no key 'shard'"),

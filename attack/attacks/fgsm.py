@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attack.attacks.protocol import Protocol
-from attack.attacks.victim import check_images
+from attack.attacks.victim import check_images, input_gradient
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def _score(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[tuple[Tens
     with torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
         logits = model(pixels)
         loss = F.cross_entropy(logits, labels, reduction="none")
-        (gradient,) = torch.autograd.grad(loss.sum(), pixels)
+        gradient = input_gradient(loss, pixels)
     return (logits.argmax(1) == labels, loss.detach(), logits.detach().isfinite().all(1)), gradient
 
 

@@ -26,6 +26,8 @@ class Victim(nn.Module):
         self.forwards += len(images)
         with torch.autocast(images.device.type, enabled=False):
             logits: Tensor = self.model(images)
+        if images.requires_grad and not logits.requires_grad:  # a cut graph has zero gradients, which a check reports
+            logits = logits + 0 * images.flatten(1).sum(1, keepdim=True)
         if logits.requires_grad:
             logits.register_hook(self._count_backward)  # type: ignore[no-untyped-call]
         return logits
@@ -45,8 +47,14 @@ class Victim(nn.Module):
         with torch.enable_grad():
             logits = self(pixels)
             losses = attack_loss(loss, logits, labels)
-            (gradient,) = torch.autograd.grad(losses.sum(), pixels)
+            gradient = input_gradient(losses, pixels)
         return losses.detach(), logits.detach().argmax(1) != labels, gradient
+
+
+def input_gradient(values: Tensor, images: Tensor) -> Tensor:
+    """Return the gradient of the sum of `values` by images (B, C, H, W); zeros where the model cuts its graph."""
+    found = torch.autograd.grad(values.sum(), images, allow_unused=True)[0] if values.requires_grad else None
+    return torch.zeros_like(images) if found is None else found
 
 
 @contextmanager

@@ -12,12 +12,14 @@ ROUNDING = 1e-4  # of a radius
 def within(attempts: Sequence[Attempt], clean: Sequence[bool], epsilon: float) -> Robust:
     """Return which of N images are right and withstand all attempts whose attacked image lies within epsilon.
 
-    The attempts are of one norm. An attacked image farther away broke nothing, whatever radius its attack had.
+    The attempts are of one norm; those with a larger radius do not count, for of images that they did not look at they
+    keep what others did at that radius.
     """
     limit = epsilon * (1 + ROUNDING)
+    counted = [attempt for attempt in attempts if attempt.epsilon is None or attempt.epsilon <= limit]
 
     def broken(index: int) -> bool:
-        return any(not attempt.robust[index] and attempt.distance[index] <= limit for attempt in attempts)
+        return any(not attempt.robust[index] and attempt.distance[index] <= limit for attempt in counted)
 
     return tuple(right and not broken(index) for index, right in enumerate(clean))
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attack.attacks.victim import input_gradient
 from attack.checks.check import Check
 from attack.checks.forward import floating_types, logits_of, same_numbers
 
@@ -76,11 +77,7 @@ def _pair(logits: Tensor, labels: Tensor) -> Tensor:
 def _gradient(function: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
     leaf = points.detach().clone().requires_grad_()
     with torch.enable_grad():
-        value = function(leaf).sum()
-        if not value.requires_grad:
-            return torch.zeros_like(points)
-        (gradient,) = torch.autograd.grad(value, leaf, allow_unused=True)
-    return torch.zeros_like(points) if gradient is None else gradient
+        return input_gradient(function(leaf), leaf)
 
 
 def _precise(probe: _Probe, generator: torch.Generator) -> _Probe:

@@ -17,6 +17,7 @@ from stylize.errors import InputError
 from stylize.shards.manifest import read_manifest
 
 CANDIDATES = 500
+BATCH = 50  # images classified at once
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,10 @@ def explain_models(
 
 def _choose(subjects: Sequence[Subject], tests: ImageSet, images: int) -> list[int]:
     """Return the first images that all models get right, in rounds of one image of each class."""
-    right = [np.array(predict(subject, tests.pixels)) == tests.labels.numpy() for subject in subjects]
+    batches = torch.split(tests.pixels, BATCH)
+    right = [
+        np.concatenate([predict(subject, batch) for batch in batches]) == tests.labels.numpy() for subject in subjects
+    ]
     seen: dict[int, int] = {}
     rounds = []
     for index in np.flatnonzero(np.all(right, axis=0)).tolist():

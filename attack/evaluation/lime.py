@@ -47,7 +47,7 @@ class WeightedRidge:
         x, y, similarity = x.double(), y.double().flatten(), similarity.double().flatten()
         share = similarity / similarity.sum()
         x, y = x - share @ x, y - share @ y  # a free intercept
-        gram = x.T @ (similarity[:, None] * x) + RIDGE * torch.eye(x.shape[1], dtype=x.dtype)
+        gram = x.T @ (similarity[:, None] * x) + RIDGE * torch.eye(x.shape[1]).to(x)
         self.weights = torch.linalg.solve(gram, x.T @ (similarity * y))
 
     def representation(self) -> Tensor:

@@ -1,5 +1,7 @@
 """The model to attack: a file of `train run`, `package.module:function`, or any `nn.Module` from Python."""
 
+import hashlib
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +25,7 @@ class OpenedModel:
     """A network in eval mode on the device to use, and what a result says of it.
 
     It maps float32 pixels (B, 3, H, W) in [0, 1] to logits (B, classes).  `reference` is how it was named, `sha256` is
-    of the model's file or, where there is none, of its tensors.
+    of the model's file or, where there is none, of its tensors, name and code.
     """
 
     network: nn.Module
@@ -84,8 +86,22 @@ def _external(network: nn.Module, reference: str, manifest: Manifest) -> OpenedM
         shards_sha256="",
         versions={},
     )
+    return OpenedModel(network, card, reference, _digest(network, reference))
+
+
+def _digest(network: nn.Module, reference: str) -> str:
+    """Return a SHA-256 of a network's tensors, of its name, and of the files that hold its code and its function's.
+
+    The same tensors may serve several functions, whose results must not be mixed.
+    """
     tensors = {name: value.detach().cpu() for name, value in network.state_dict().items() if isinstance(value, Tensor)}
-    return OpenedModel(network, card, reference, tensors_sha256(tensors))
+    digest = hashlib.sha256(f"{tensors_sha256(tensors)} {reference}".encode())
+    modules = {type(module).__module__ for module in network.modules()} | {reference.partition(":")[0]}
+    for name in sorted(modules - {""}):
+        file = getattr(sys.modules.get(name), "__file__", None)
+        if file and not name.startswith("torch."):  # whose version a result states
+            digest.update(Path(file).read_bytes())
+    return digest.hexdigest()
 
 
 def _check_classes(opened: OpenedModel, shards: Path, manifest: Manifest) -> None:

@@ -1,6 +1,7 @@
 """What a model takes images for: classes, in float32."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -11,6 +12,20 @@ from torch import Tensor
 from attack.evaluation.images import ProgressReport
 from attack.evaluation.subject import Subject
 from train import TestImage, load_test_images
+
+
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """Leave TensorFloat-32 out of convolutions: on some GPUs it silently rounds them to ten bits.
+
+    `torch.backends.cudnn.flags` would switch cuDNN itself off.
+    """
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 @dataclass(frozen=True)
@@ -25,7 +40,7 @@ class Prediction:
 def predict(subject: Subject, pixels: Tensor) -> list[int]:
     """Return the classes that a model takes images (B, 3, H, W) for, without autocast or TensorFloat-32."""
     device = subject.device
-    with torch.no_grad(), torch.autocast(device.type, enabled=False), torch.backends.cudnn.flags(allow_tf32=False):
+    with torch.no_grad(), torch.autocast(device.type, enabled=False), without_tf32():
         classes: list[int] = subject.model(pixels.to(device)).argmax(1).tolist()
     return classes
 

@@ -8,7 +8,6 @@ from functools import partial as call_later
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from attack.attacks.attempt import Attempt
@@ -19,6 +18,7 @@ from attack.evaluation.documents import attempt_document, read_attempt
 from attack.evaluation.images import ImageSet, ProgressReport, choose_images, classify_split, load_image_set
 from attack.evaluation.judgement import checks_of_model, checks_of_path, conclude
 from attack.evaluation.partial import Partial
+from attack.evaluation.predictions import without_tf32
 from attack.evaluation.results import FORMAT_VERSION, check_output, encode_result
 from attack.evaluation.subject import Subject, load_subject
 from attack.evaluation.suite import Planned, plan_attacks
@@ -58,8 +58,7 @@ def attack_model(
     check_output(out)
     subject = load_subject(model, shards)
     partial = Partial(out, {"format_version": FORMAT_VERSION, **subject.identity, "config": asdict(config)})
-    # TensorFloat-32 would silently round the convolutions to ten bits on some GPUs.
-    with torch.backends.cudnn.flags(allow_tf32=False):
+    with without_tf32():
         document = _evaluate(subject, shards, config, partial, progress)
     payload = encode_result(document)
     write_atomically(out, payload)

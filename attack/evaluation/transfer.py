@@ -7,13 +7,12 @@ from functools import partial as call_later
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from attack.attacks.pgd import pgd
 from attack.evaluation.attempts import judge
 from attack.evaluation.config import AttackConfig
 from attack.evaluation.images import ImageSet, ProgressReport, choose_images, load_image_set
 from attack.evaluation.partial import Partial
+from attack.evaluation.predictions import without_tf32
 from attack.evaluation.results import check_output, encode_result
 from attack.evaluation.run import silent
 from attack.evaluation.subject import Subject, load_subject
@@ -51,7 +50,7 @@ def attack_transfer(
     identity = {"models": [subject.identity for subject in subjects], "config": asdict(config)}
     partial = Partial(out, {"format_version": TRANSFER_VERSION, **identity})
     sources = []
-    with torch.backends.cudnn.flags(allow_tf32=False):
+    with without_tf32():
         for number, (path, subject) in enumerate(zip(models, subjects, strict=True)):
             progress(f"Transfer from {path.parent.name}", number, len(models))
             sources.append(partial.once(path.as_posix(), call_later(_try, subject, subjects, images, config)))

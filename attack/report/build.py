@@ -1,7 +1,7 @@
 """Results to a folder that anyone can open: a page, figures, and tables for other tools."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 
 from attack.evaluation.results import Result, check_output, read_result
@@ -10,7 +10,7 @@ from attack.report.examples import read_examples, read_png
 from attack.report.figures import Panel, figure_bytes, panel_figure
 from attack.report.grouping import group_results, take_in
 from attack.report.groups import Group
-from attack.report.measurements import read_measurement
+from attack.report.measurements import read_measurements
 from attack.report.page import Extras, render_page
 from attack.report.tables import NORMS, curves_csv, metrics_files, plot_csv
 from stylize.atomic import write_atomically
@@ -53,7 +53,7 @@ def write_report(
         transferred = read_transfer(transfer)
         read = [take_in(transferred, result) for result in read]
     pairs = [(literal(folder.resolve().name), read_examples(_used(folder, read))) for folder in shards]
-    measured = [read_measurement(path) for path in beside]
+    measured = read_measurements(beside, read)
     extras = Extras(measured, read_png(explanations) if explanations else None, pairs)
     names = {file_sha256(folder / MANIFEST_NAME): literal(folder.resolve().name) for folder in shards}
     content = build_report(group_results(read, names), extras)
@@ -68,7 +68,7 @@ def build_report(groups: Sequence[Group], extras: Extras) -> dict[str, bytes]:
     """Return the report's files by name, `index.html` last (see `write_report`)."""
     content: dict[str, bytes] = {}
     for group in groups:
-        content |= _figures(group)
+        content |= _figures(group, content)
     content["curves.csv"] = curves_csv(groups).encode()
     for norm in NORMS:
         content[f"plots/{norm}.csv"] = plot_csv(groups, norm).encode()
@@ -87,13 +87,15 @@ def _check_own(out: Path, names: Iterable[str]) -> None:
             raise InputError(f"{out / name} is not of an earlier report, and would be replaced: give another --out.")
 
 
-def _figures(group: Group) -> dict[str, bytes]:
-    """Return the curves of all compared models as files of their own; none where they share no image."""
+def _figures(group: Group, taken: Container[str]) -> dict[str, bytes]:
+    """Return the curves of all compared models as files of names not yet taken; none where they share no image."""
     if not group.common:
         return {}
     panels = [Panel(group, group.ranked, norm) for norm in NORMS]
     figure = panel_figure(panels, f"The paper's attack: {group.title}, {len(group.common)} common images")
     name = re.sub(r"[^\w.-]+", "-", f"{group.arch}-{group.shards_name}").strip("-")
+    while f"figures/{name}.png" in taken:  # other images of shards of that name
+        name += "-"
     return {f"figures/{name}.{kind}": figure_bytes(figure, kind) for kind in ("png", "svg")}
 
 

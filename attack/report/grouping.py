@@ -18,17 +18,18 @@ NAMED = ("method", "seed", "shards_sha256")
 
 
 def group_results(results: Sequence[Result], style_sets: Mapping[str, str] | None = None) -> list[Group]:
-    """Group results by architecture and images; raise `InputError` where they cannot be compared.
+    """Group results by architecture and images, known by key, label and classes; refuse what cannot be compared.
 
     `style_sets` names shard folders by the SHA-256 of their manifests: models of one method that were trained on
     several are told apart by these names.
     """
     _check_comparable(results)
-    found: dict[tuple[str, tuple[str, ...]], list[Result]] = {}
+    found: dict[tuple[object, ...], list[Result]] = {}
     for result in results:
-        found.setdefault((result.arch, result.keys), []).append(result)
+        labels, classes = result.document["images"]["labels"], result.document["model"]["card"]["class_names"]
+        found.setdefault((result.arch, result.keys, *labels, *classes), []).append(result)
     groups = [
-        Group(arch, _shards_name(members), _label(members, style_sets or {})) for (arch, _), members in found.items()
+        Group(members[0].arch, _shards_name(members), _label(members, style_sets or {})) for members in found.values()
     ]
     return sorted(groups, key=lambda group: (group.arch, group.shards_name))
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from attack.evaluation.results import Result
 from attack.report.groups import Entry
 from stylize.errors import InputError
 
@@ -22,9 +23,28 @@ class Measurement:
     kind: str
     document: dict[str, Any]
 
-    def is_of(self, entry: Entry) -> bool:
-        """Tell whether the model of an entry was measured."""
-        return bool(self.document["model"]["sha256"] == entry.result.document["model"]["sha256"])
+    def is_of(self, result: Result) -> bool:
+        """Tell whether the model of a result was measured."""
+        return bool(self.document["model"]["sha256"] == result.document["model"]["sha256"])
+
+
+def read_measurements(paths: Sequence[Path], results: Sequence[Result]) -> list[Measurement]:
+    """Read files of `attack shape-bias` and `attack corruptions` on the models of results.
+
+    Raises `InputError` for a file that is neither, of another model, or the second of its kind for a model.
+    """
+    found: dict[tuple[str, str], Path] = {}
+    measurements = []
+    for path in paths:
+        measured = read_measurement(path)
+        if not any(measured.is_of(result) for result in results):
+            raise InputError(f"{path} is of no model of these results: leave it out, or give the model's result too.")
+        place = measured.kind, str(measured.document["model"]["sha256"])
+        if place in found:
+            raise InputError(f"{found[place]} and {path} are {measured.kind} of one model: give one of them.")
+        found[place] = path
+        measurements.append(measured)
+    return measurements
 
 
 def read_measurement(path: Path) -> Measurement:
@@ -46,4 +66,4 @@ def read_measurement(path: Path) -> Measurement:
 
 def measurement_of(measurements: Sequence[Measurement], kind: str, entry: Entry) -> dict[str, Any] | None:
     """Return the document of a kind for the model of an entry, or None."""
-    return next((each.document for each in measurements if each.kind == kind and each.is_of(entry)), None)
+    return next((each.document for each in measurements if each.kind == kind and each.is_of(entry.result)), None)

@@ -1,6 +1,6 @@
 """What every attack and check found, model by model, and transfers between models."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 import numpy as np
@@ -79,9 +79,14 @@ def _transfer_table(group: Group, epsilon: float) -> str:
     sources = list(dict.fromkeys(name for rows in found.values() for name in rows))
     if not sources:
         return ""
-    rows = [[escape(name), *(found[entry.label].get(name, "its own") for entry in group.entries)] for name in sources]
+    rows = [[escape(name), *(_transfer_cell(found, entry, name) for entry in group.entries)] for name in sources]
     header = ["attacked", *(escape(entry.label) for entry in group.entries)]
     return f"<h3>{escape(group.title)}, L∞ {epsilon_name(epsilon)}</h3>{table(header, rows)}"
+
+
+def _transfer_cell(found: Mapping[str, Mapping[str, str]], entry: Entry, source: str) -> str:
+    """Return what a model withstood of a source: nothing is known of itself, or where it took no part."""
+    return found[entry.label].get(source, "its own" if found[entry.label] else "–")
 
 
 def _transferred(entry: Entry, epsilon: float) -> dict[str, str]:

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from attack.attacks.attempt import Norm
@@ -36,12 +37,21 @@ def _curves(group: Group, entry: Entry) -> Iterator[tuple[str, ...]]:
 def plot_csv(groups: Sequence[Group], norm: Norm) -> str:
     """Return the linear curves of one norm over all images, for `dvc plots`: one per value of `model`."""
     rows = (
-        (f"{group.arch} {entry.label}", *point[:2])
-        for group in groups
+        (f"{name} {entry.label}", *point[:2])
+        for name, group in zip(_names(groups), groups, strict=True)
         for entry in group.entries
         for point in _points(group.curve(entry, norm, common=False))
     )
     return _csv(("model", "distance", "accuracy"), rows)
+
+
+def _names(groups: Sequence[Group]) -> list[str]:
+    """Name groups by architecture; where several have one, by their shards too; where those share a name, by number."""
+    archs, titles = Counter(group.arch for group in groups), Counter(group.title for group in groups)
+    numbered = [
+        group.title if titles[group.title] == 1 else f"{group.title} ({n})" for n, group in enumerate(groups, 1)
+    ]
+    return [group.arch if archs[group.arch] == 1 else name for name, group in zip(numbered, groups, strict=True)]
 
 
 def metrics_files(groups: Sequence[Group]) -> dict[str, bytes]:

@@ -32,7 +32,9 @@ def attempt(
 ) -> Attempt:
     """Return an attempt that leaves a share of n images, moving them by `reached`, by default as far as it may."""
     robust = tuple(index < round(left * n) for index in range(n))
-    return Attempt(name, kind, norm, epsilon, robust, (reached or epsilon,) * n, 0, 0, 0.0, settings)
+    return Attempt(
+        name, kind, norm, epsilon, robust, (epsilon if reached is None else reached,) * n, 0, 0, 0.0, settings
+    )
 
 
 def strong(left: float, n: int = 500, **changes: Any) -> list[Attempt]:
@@ -65,6 +67,9 @@ CASES = {
     "robust at a smaller radius": Case("holds", strong(0.5, epsilon=4 / 255), says="L∞ 4/255"),
     "a note fails": Case("holds", strong(0.5), (*PASSED, failed("note"))),
     "the standard radius counts": Case("holds", [*strong(0.5), *strong(0.0, epsilon=16 / 255)], says="8/255"),
+    "a larger radius's survivors": Case(
+        "holds", [*strong(0.5), *strong(0.0, epsilon=16 / 255, reached=0.0)], says="8/255"
+    ),
     "two classes, above guessing": Case("holds", strong(0.75), classes=2),
     "undefended": Case("not robust", strong(0.0), says="0.0% (0.0% to 0.8%)"),
     "undefended, by quick attacks": Case("not robust", [attempt("pgd-ce", 0.0, 500)], ()),

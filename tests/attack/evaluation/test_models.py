@@ -46,14 +46,17 @@ def test_a_model_file(make_shard_folder: Maker, make_model: Maker) -> None:
 
 def test_any_network_from_python(make_shard_folder: Maker) -> None:
     network = Mean().train()
-    opened = open_model(network, make_shard_folder(size=20))
+    shards = make_shard_folder(size=20)
+    opened = open_model(network, shards)
     assert opened.network is network
     assert not any(module.training for module in network.modules())
     assert network.scale.requires_grad  # it is theirs, and may go on training
     assert (opened.card.image_size, opened.card.image_preset) == (20, "small")
     assert opened.card.class_names == ["class0", "class1", "class2"]
-    expected = hashlib.sha256(b"scale:torch.float32:(1,)" + torch.tensor([2.0]).numpy().tobytes()).hexdigest()
-    assert opened.sha256 == expected
+    assert opened.sha256 == open_model(Mean(), shards).sha256
+    with torch.no_grad():
+        network.scale += 1
+    assert opened.sha256 != open_model(network, shards).sha256
 
 
 def test_images_of_many_sizes_come_in_the_paper_s(make_shard_folder: Maker) -> None:
@@ -69,9 +72,14 @@ def test_a_network_without_tensors(make_shard_folder: Maker) -> None:
 def test_a_function(make_shard_folder: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
     network = "nn.Sequential(nn.Conv2d(3, 3, 1), nn.AdaptiveMaxPool2d(1), nn.Flatten())"
-    code = f"from torch import nn\ndef mean(): return {network}"
+    code = f"import torch\nfrom torch import nn\ndef mean():\n torch.manual_seed(0)\n return {network}\nother = mean\n"
     (tmp_path / "module_for_open_model.py").write_text(code)
-    opened = open_model("module_for_open_model:mean", make_shard_folder())
+    shards = make_shard_folder()
+    opened = open_model("module_for_open_model:mean", shards)
+    assert opened.sha256 == open_model("module_for_open_model:mean", shards).sha256
+    assert opened.sha256 != open_model("module_for_open_model:other", shards).sha256
+    (tmp_path / "module_for_open_model.py").write_text(f"{code}# mended")
+    assert opened.sha256 != open_model("module_for_open_model:mean", shards).sha256
     assert (opened.card.arch, opened.card.method) == ("mean", "external")
     assert opened.reference == "module_for_open_model:mean"
     assert not any(parameter.requires_grad for parameter in opened.network.parameters())

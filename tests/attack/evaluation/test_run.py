@@ -200,6 +200,25 @@ def test_fewer_images_than_asked_for(shards: Path, linear: nn.Module, tmp_path: 
     assert ("Test images", 30, 30) in seen
 
 
+class Silent(nn.Module):
+    """A model that cuts its graph, as defences by JPEG or quantisation do."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.model(images.detach())
+        return logits.detach()
+
+
+def test_a_model_without_gradients_is_suspected(shards: Path, linear: nn.Module, tmp_path: Path) -> None:
+    attack_model(Silent(linear), shards, tmp_path / "out.json", AttackConfig(suite="full", images=6, steps=2))
+    result = read_result(tmp_path / "out.json")
+    failed = {check.name for check in result.checks if not check.passed}
+    assert {"gradient reaches the pixels", "unbounded attack reaches 0"} <= failed
+
+
 def test_a_model_that_is_always_wrong(make_shard_folder: Maker, tmp_path: Path) -> None:
     shards = make_shard_folder(classes=4, train=4, test=3)  # labels 0 to 2 in the test split
     model = LinearClassifier(list(load_test_images(shards, 16, "small")), 4)

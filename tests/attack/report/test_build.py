@@ -275,6 +275,35 @@ def test_what_was_measured_beside(results: list[Path], shards: Path, tmp_path: P
         path.write_bytes(sound)
 
 
+def test_measurements_must_be_of_one_model_each(results: list[Path], tmp_path: Path) -> None:
+    bias = {
+        "kind": "shape-bias", "model": read_result(results[1]).document["model"], "shape_bias": share_of(3, 4),
+        "shape_accuracy": share_of(3, 9), "texture_accuracy": share_of(1, 9), "texture_free": None,
+    }  # fmt: skip
+    paths = [tmp_path / "one.json", tmp_path / "two.json"]
+    for path in paths:
+        path.write_text(json.dumps(bias))
+    for reported, beside, message in (
+        (results, paths, "one.json and .*two.json are shape-bias of one model"),
+        (results[:1], paths[:1], "one.json is of no model of these results"),
+    ):
+        with pytest.raises(InputError, match=message):
+            write_report(reported, tmp_path / "report", beside=beside)
+
+
+def test_images_of_equal_keys_are_no_common_images(results: list[Path], tmp_path: Path) -> None:
+    others = [
+        edited(path, path.with_name(f"other-{path.name}"), lambda card: card.update(class_names=["a", "b", "c"]))
+        for path in results
+    ]
+    alone, both = tmp_path / "alone", tmp_path / "both"
+    write(results, alone)
+    write([*results, *others], both)
+    models = {row["model"] for row in read_csv(alone / "plots" / "linf.csv")}
+    assert len({row["model"] for row in read_csv(both / "plots" / "linf.csv")}) == 2 * len(models)
+    assert len(list((both / "figures").glob("*.png"))) == 2 * len(list((alone / "figures").glob("*.png")))
+
+
 def test_the_phrase_papers_protocol_is_earned(shards: Path, make_result: Maker, tmp_path: Path) -> None:
     result = read_result(make_result(shards, "normal", suite="paper", images=4, steps=2))
     document = json.loads(json.dumps(result.document))
