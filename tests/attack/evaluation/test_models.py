@@ -55,7 +55,7 @@ def test_any_network_from_python(make_shard_folder: Maker) -> None:
     assert opened.card.class_names == ["class0", "class1", "class2"]
     assert opened.sha256 == open_model(Mean(), shards).sha256
     with torch.no_grad():
-        network.scale += 1
+        network.scale.add_(1)
     assert opened.sha256 != open_model(network, shards).sha256
 
 
