@@ -36,6 +36,7 @@ from train.state import (
     MODEL_NAME,
     finished_metrics,
     load_state,
+    locked_folder,
     make_folder,
     remove_results,
     save_state,
@@ -54,14 +55,15 @@ def train_model(config: TrainConfig) -> dict[str, Any]:
     Writes `model.safetensors` (best epoch on the validation split), `metrics.csv` and `metrics.json` into `config.out`.
     A stopped run continues exactly where it was when called again; a finished one returns at once.  SIGINT and SIGTERM
     save between two steps and raise `SystemExit`.  Raises `InputError` for unusable shards, weights or output folder,
-    and where the folder holds a run with other settings.
+    and where the folder holds a run with other settings or one that is at work.
     """
     with join_world(config.device) as world:
         identity = run_identity(config, world)
         finished = finished_metrics(config.out, identity)
         if finished is None:
             make_folder(config.out)
-            return _Run(config, world, identity).train()
+            with locked_folder(config.out, world):
+                return _Run(config, world, identity).train()
         return finished if world.is_main else {}
 
 

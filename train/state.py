@@ -1,10 +1,13 @@
 """What a run leaves in its folder: `state.pt` while it runs, metrics and the model when it has finished."""
 
 import csv
+import fcntl
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from stylize.errors import InputError
 from stylize.weights_files import UNREADABLE, why_unreadable
 from stylize.wording import option_name
 from train.checkpoint import read_card
+from train.distributed import World
 
 MODEL_NAME, STATE_NAME = "model.safetensors", "state.pt"
 METRICS_NAME, EPOCHS_NAME, RECORD_NAME = "metrics.json", "metrics.csv", "record.json"
@@ -62,6 +66,28 @@ def make_folder(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"The output folder {out} cannot be made ({error.strerror}): choose another.") from None
+
+
+@contextmanager
+def locked_folder(out: Path, world: World) -> Iterator[None]:
+    """Keep other runs out of a run's folder while it works there; raises `InputError` where one is at work."""
+    folder = os.open(out, os.O_RDONLY)
+    try:
+        if world.any(world.is_main and not _lock(folder)):
+            raise InputError(f"Another run is at work in {out}: wait for it to end, or choose another output folder.")
+        yield
+    finally:
+        os.close(folder)
+
+
+def _lock(folder: int) -> bool:
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True
 
 
 def save_state(out: Path, state: SavedState) -> None:

@@ -25,9 +25,7 @@ RESULTS = ["metrics.csv", "metrics.json", "model.safetensors", "record.json"]
 
 def _config(shards: Path, out: Path) -> TrainConfig:
     """Two epochs of three steps."""
-    return TrainConfig(
-        shards, "mobilenet_v3_small", "pairing", out, epochs=2, batch_size=6, dtype="fp32", device="cpu", workers=0
-    )
+    return TrainConfig(shards, "small", "pairing", out, epochs=2, batch_size=6, dtype="fp32", device="cpu", workers=0)
 
 
 @pytest.fixture
@@ -93,6 +91,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     stop: Callable[[], None],
     error: type[BaseException],
 ) -> None:
+    config = replace(config, arch="mobilenet_v3_small")  # which has dropout
     whole = replace(config, out=config.out.with_name("whole"))
     train_model(whole)
     with monkeypatch.context() as patch:
@@ -123,6 +122,20 @@ def test_a_damaged_model_is_trained_again(config: TrainConfig) -> None:
     model.write_bytes(whole[:100])
     train_model(config)
     assert model.read_bytes() == whole
+
+
+def test_a_run_keeps_others_out_of_its_folder(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused: list[str] = []
+
+    def start_another() -> None:
+        with pytest.raises(InputError) as caught:
+            train_model(replace(config, seed=1))
+        refused.append(str(caught.value))
+
+    _stop_at(monkeypatch, "pairing", 2, start_another)
+    train_model(config)
+    assert refused == [f"Another run is at work in {config.out}: wait for it to end, or choose another output folder."]
+    assert sorted(path.name for path in config.out.iterdir()) == RESULTS
 
 
 def test_an_unfinished_run_is_never_mixed_with_other_settings(
