@@ -10,7 +10,7 @@ repro: $(INSTALLED)  ## images → shards → classifiers → curves → report
 	PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
 
 test: $(INSTALLED)  ## in two processes of one thread each
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

@@ -45,7 +45,7 @@ else:
         return count(*arguments, **options)
     train.run.count = stopped
 train_model(TrainConfig(Path(shards), "small", method, Path(out), epochs=2, batch_size=6, dtype="fp32",
-    device="cpu", workers=1))
+    attack_steps=1, device="cpu", workers=1))
 """
 
 
@@ -69,7 +69,9 @@ def test_a_run_that_was_ended_goes_on_to_the_same_weights(
     assert ended.returncode == code, ended.stderr
     assert "Traceback" not in ended.stderr
     assert ("Stopped and saved" in ended.stderr) == (what == "evaluation")
-    config = TrainConfig(shards, "small", method, out, epochs=2, batch_size=6, dtype="fp32", device="cpu", workers=0)
+    config = TrainConfig(
+        shards, "small", method, out, epochs=2, batch_size=6, dtype="fp32", attack_steps=1, device="cpu", workers=0
+    )
     steps = []
 
     def count_steps(trainer: train.loop.Trainer, *batch: Tensor) -> Tensor:
