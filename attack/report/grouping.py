@@ -27,7 +27,7 @@ def group_results(results: Sequence[Result], style_sets: Mapping[str, str] | Non
     found: dict[tuple[object, ...], list[Result]] = {}
     for result in results:
         labels, classes = result.document["images"]["labels"], result.document["model"]["card"]["class_names"]
-        found.setdefault((result.arch, result.keys, *labels, *classes), []).append(result)
+        found.setdefault((result.arch, result.keys, tuple(labels), tuple(classes)), []).append(result)
     groups = [
         Group(members[0].arch, _shards_name(members), _label(members, style_sets or {})) for members in found.values()
     ]
