@@ -81,12 +81,11 @@ def locked_folder(out: Path, world: World) -> Iterator[None]:
 
 
 def _lock(folder: int) -> bool:
+    """Lock an open folder; return whether no other process has. A file system without locks keeps nobody out."""
     try:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks
-        return True
+    except OSError as error:
+        return not isinstance(error, BlockingIOError)
     return True
 
 

@@ -26,7 +26,7 @@ class Victim(nn.Module):
         self.forwards += len(images)
         with torch.autocast(images.device.type, enabled=False):
             logits: Tensor = self.model(images)
-        if images.requires_grad and not logits.requires_grad:  # a cut graph has zero gradients, which a check reports
+        if images.requires_grad and not logits.requires_grad:  # a cut graph: zero gradients, for AutoAttack's code too
             logits = logits + 0 * images.flatten(1).sum(1, keepdim=True)
         if logits.requires_grad:
             logits.register_hook(self._count_backward)  # type: ignore[no-untyped-call]

@@ -36,7 +36,7 @@ def read_measurements(paths: Sequence[Path], results: Sequence[Result]) -> list[
     found: dict[tuple[str, str], Path] = {}
     measurements = []
     for path in paths:
-        measured = read_measurement(path)
+        measured = _read_measurement(path)
         if not any(measured.is_of(result) for result in results):
             raise InputError(f"{path} is of no model of these results: leave it out, or give the model's result too.")
         place = measured.kind, str(measured.document["model"]["sha256"])
@@ -47,7 +47,7 @@ def read_measurements(paths: Sequence[Path], results: Sequence[Result]) -> list[
     return measurements
 
 
-def read_measurement(path: Path) -> Measurement:
+def _read_measurement(path: Path) -> Measurement:
     """Read a file of `attack shape-bias` or `attack corruptions`; raise `InputError` where it is neither."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
