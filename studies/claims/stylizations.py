@@ -32,7 +32,7 @@ def differences(models: Mapping[str, list[Model]]) -> list[Answer]:
 
 def table(models: Mapping[str, list[Model]], found: list[Answer], agreement: Mapping[str, Mapping[str, float]]) -> str:
     """Return a line a kind: what its models reach, in per cent, and the differences from the default, in points."""
-    head = ("copies", "seeds", "agree", "clean", "robust 1/255", "robust 2/255", *(f"Δ {measure}" for measure in MEASURES))
+    head = ("copies", "seeds", "agree", "clean", "robust 1/255", "robust 2/255", *(f"Δ {name}" for name in MEASURES))
     lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
     by_name = {(each.claim, each.measure): each for each in found}
     for name, own in models.items():
