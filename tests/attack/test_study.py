@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 from train.checkpoint import load_model
-from train.order import split_validation
-from train.pairs import PairDataset
+from train.pairs import PairDataset, split_validation
 
 PROJECT = Path(__file__).parents[2]
 
