@@ -20,21 +20,19 @@ from PIL import Image, ImageOps
 from scipy import stats
 from torch import Tensor, nn
 
-from stylize.cli.preview import contact_sheet
-from stylize.engine.calibration import quantise_pair
-from stylize.engine.devices import sums_int8_exactly
-from stylize.engine.engine import Engine, Pixels
-from stylize.engine.quantisation import QuantisedConvolution
-from stylize.engine.selftest import psnr
-from stylize.engine.styles import Style, load_styles
+from stylize.cli.shards import contact_sheet
 from stylize.fitting.data import HOLD_OUT_FRACTION
-from stylize.fitting.evaluation import held_out_photos
+from stylize.fitting.evaluate import held_out_photos
+from stylize.jobs.job import open_job
+from stylize.jobs.run import make_shards
+from stylize.jobs.spec import ShardOptions
 from stylize.networks.adain import Layer, Stylizer
-from stylize.networks.pair import Pair, load_pair
-from stylize.runs.job import open_job
-from stylize.runs.run import make_shards
-from stylize.runs.spec import ShardOptions
-from stylize.sources.pictures import decode_picture
+from stylize.networks.devices import sums_int8_exactly
+from stylize.networks.openvino import QuantisedConvolution, quantise_pair
+from stylize.networks.styles import Style, load_styles
+from stylize.networks.stylizer import Engine, Pixels, psnr
+from stylize.networks.weights import Pair, load_pair
+from stylize.shards.decode import decode_picture
 from train.config import TrainConfig
 from train.run import train_model
 

@@ -20,7 +20,7 @@ MAKE = """
 from pathlib import Path
 import io, sys
 from PIL import Image
-from stylize.shards.format import Sample, file_sha256, write_shard
+from stylize.shards.shard import Sample, file_sha256, write_shard
 from stylize.shards.manifest import Manifest, ShardEntry, write_manifest
 folder, shards, samples = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 buffer = io.BytesIO()
@@ -42,7 +42,7 @@ STEPS = {
     "verify everything": "from stylize.shards.verify import verify_shards; assert verify_shards(folder) == []",
     "start to train, by the tars": "from train.pairs import PairDataset; PairDataset(folder, 'train')",
     "write the table of samples": (
-        "from stylize.shards.manifest import read_manifest; from stylize.shards.side_files import write_indices\n"
+        "from stylize.shards.manifest import read_manifest; from stylize.shards.index import write_indices\n"
         "write_indices(folder, read_manifest(folder))"
     ),
     "start to train, by the table": "from train.pairs import PairDataset; PairDataset(folder, 'train')",
@@ -53,7 +53,7 @@ STEPS = {
 }
 PLAN = """
 from types import SimpleNamespace
-from stylize.runs.spec import plan_shards
+from stylize.jobs.spec import plan_shards
 images = int(sys.argv[2])
 spec = SimpleNamespace(seed=0, counts={"train": images}, samples_per_shard=1000)
 source = SimpleNamespace(splits=("train",), count=lambda split: images)
@@ -62,7 +62,7 @@ next(plan_shards(spec, source))
 PREAMBLE = """
 import sys
 from pathlib import Path
-import stylize.runs.spec, stylize.shards.verify, train.pairs
+import stylize.jobs.spec, stylize.shards.verify, train.pairs
 folder = Path(sys.argv[1])
 """
 

@@ -28,17 +28,17 @@ from rich.console import Console
 from rich.table import Table
 from torchvision.transforms.functional import resize
 
-from stylize.drawn.shapes import draw_shape
-from stylize.engine.devices import best_dtype, matrix_rate
-from stylize.engine.engine import DTYPES, Engine
-from stylize.engine.styles import load_styles
+from stylize.jobs.job import open_job
+from stylize.jobs.make_shard import start_workers
+from stylize.jobs.run import make_shards
+from stylize.jobs.spec import ShardOptions
 from stylize.networks.adain import Stylizer, stylization_flops
-from stylize.networks.pair import load_pair
-from stylize.runs.job import open_job
-from stylize.runs.run import make_shards
-from stylize.runs.spec import ShardOptions
-from stylize.runs.workers import start_workers
-from stylize.sources.pictures import decode_picture
+from stylize.networks.devices import best_dtype, matrix_rate
+from stylize.networks.styles import load_styles
+from stylize.networks.stylizer import DTYPES, Engine
+from stylize.networks.weights import load_pair
+from stylize.shards.decode import decode_picture
+from stylize.sources.shapes import draw_shape
 from stylize.sources.source import Source, open_source
 
 LOOP_STYLE_SIDE = 512  # of the published tools, the short one

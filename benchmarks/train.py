@@ -24,17 +24,15 @@ import webdataset
 from PIL import Image, ImageOps
 
 from benchmarks.stylize import LOOP_STYLE_SHAPE, published_loop, rate
-from stylize.command_line import console
-from stylize.engine.styles import load_styles
+from stylize.console import console
+from stylize.networks.styles import load_styles
 from stylize.sources.source import open_source
 from train import TrainConfig, image_preset
-from train.distributed import World
-from train.hardware import loading_workers
+from train.distributed import World, loading_workers
 from train.loading import Batch, TrainingViews, training_loader
 from train.loop import Trainer
 from train.models import build_model
-from train.order import EpochBatches
-from train.pairs import PairDataset
+from train.pairs import EpochBatches, PairDataset
 
 Row = dict[str, float]
 MOST_PAIRS = 10_000  # in memory

@@ -9,8 +9,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from typer.main import get_command
 
-from stylize.errors import InputError
-from stylize.wording import literal
+from stylize.console import InputError, literal
 
 PARAMS = Path("params.yaml")
 ENDS_QUOTES = '\\"`$'  # letters that a shell reads in a quoted word

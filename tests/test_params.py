@@ -15,9 +15,8 @@ import yaml
 
 import attack.cli
 import stylize.cli.main
-import stylize.cli.params
 import train.cli
-from stylize.errors import InputError
+from stylize.console import InputError
 from stylize.params import FORBIDDEN, check_set_name, read_section
 
 PROJECT = Path(__file__).parents[1]
@@ -35,7 +34,7 @@ NOT_CARRIED = (
 
 def check_all(path: Path) -> None:
     """Check a file as the pipeline's first stage does."""
-    stylize.cli.params.check_params(stylize.cli.main.app, path)
+    stylize.cli.main.check_params(stylize.cli.main.app, path)
     train.cli.check_params(path)
     attack.cli.check_params(path)
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from stylize.drawn.shapes import CLASS_NAMES, draw_shape
 from stylize.shards.verify import verify_shards
+from stylize.sources.shapes import CLASS_NAMES, draw_shape
 
 PROJECT = Path(__file__).parents[1]
 MODELS = ["normal", "pairing"]
@@ -90,9 +90,9 @@ def test_a_second_reproduction_does_nothing(repository: Path) -> None:
     ("edited", "first"),
     [
         ("attack/report/figures.py", "report"),
-        ("attack/attacks/fgsm.py", "attack@"),
+        ("attack/attacks/paper_path.py", "attack@"),
         ("train/loop.py", "train@"),
-        ("stylize/engine/engine.py", "data"),
+        ("stylize/networks/stylizer.py", "data"),
     ],
 )
 def test_an_edit_reruns_its_package_and_what_follows(repository: Path, edited: str, first: str) -> None:

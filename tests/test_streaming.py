@@ -8,12 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from stylize.errors import InputError
-from stylize.shards.cache import local_shards
+from stylize.console import InputError
+from stylize.shards.index import ORIGIN, write_side_files
 from stylize.shards.manifest import Manifest, read_manifest
-from stylize.shards.side_files import write_side_files
-from stylize.shards.stored_index import ORIGIN
-from stylize.shards.upload import upload_shards
+from stylize.shards.remote import local_shards, upload_shards
 from train import TrainConfig, train_model
 from train.loading import process_context
 from train.pairs import PairDataset

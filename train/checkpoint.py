@@ -1,4 +1,4 @@
-"""A trained model in one safetensors file: its tensors, and its card as JSON in the metadata.  Nothing is unpickled."""
+"""Model files: weights with a card that says what they are."""
 
 import hashlib
 import json
@@ -12,12 +12,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from stylize.atomic import write_atomically
-from stylize.errors import InputError
-from stylize.weights_files import why_unreadable
-from stylize.wording import counted
-from train.models import build_model
-from train.references import is_reference, refuse_foreign
+from stylize.console import InputError, counted
+from stylize.files import why_unreadable, write_atomically
+from train.models import build_model, is_reference, refuse_foreign
 
 FORMAT_NAME = "stylized-pairing model"
 FORMAT_VERSION = 1

@@ -9,17 +9,13 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from stylize.command_line import command_app, console, run_command_line
-from stylize.errors import InputError
+from stylize.console import InputError, command_app, console, run_command_line
 from stylize.params import PARAMS, check_list, check_set_name, mapping, parse_options, read_section, shard_folders
-from stylize.shards.cache import DEFAULT_CACHE, DEFAULT_GB
-from stylize.shards.options import Cache, CacheGigabytes, opened_shards
-from train.architectures import ARCHITECTURE_HELP
-from train.augmentation import IMAGE_PRESETS
-from train.config import DTYPES, OPTIMIZERS, PRESETS, SCHEDULES, TrainConfig
-from train.live import LOGS
-from train.methods.distances import DISTANCES
-from train.methods.table import METHODS
+from stylize.shards.remote import DEFAULT_CACHE, DEFAULT_GB, Cache, CacheGigabytes, opened_shards
+from train.augment import IMAGE_PRESETS
+from train.config import DTYPES, LOGS, OPTIMIZERS, PRESETS, SCHEDULES, TrainConfig
+from train.methods import DISTANCES, METHODS
+from train.models import ARCHITECTURE_HELP
 from train.run import train_model
 
 app = command_app("Train classifiers from shards of image pairs.")

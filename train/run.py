@@ -1,8 +1,8 @@
-"""One training run: shards in, a folder with the best model and its metrics out."""
+"""Train one classifier from start to finish: the folder, the epochs, the best model, its metrics."""
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -10,41 +10,80 @@ import numpy as np
 import rich.progress
 import torch
 from numpy.typing import NDArray
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
-from stylize.errors import InputError
-from stylize.wording import counted
-from train.augmentation import image_preset
-from train.batch_normalisation import joined
+from stylize.console import InputError, LiteralConsole, counted
+from stylize.shards.verify import has_single_class, suspicions
+from train.augment import VIEWS, image_preset
+from train.batch_norm import joined
 from train.checkpoint import load_model, save_model
 from train.config import TrainConfig
-from train.distributed import World, join_world
-from train.evaluation import Tally, count
-from train.hardware import loading_workers
-from train.identity import model_card, run_identity
-from train.interruption import SaveClock, received_signals
-from train.live import Report, followed
+from train.distributed import World, join_world, loading_workers
+from train.evaluate import Tally, count
 from train.loading import EvaluationImages, TrainingViews, training_loader
 from train.loop import Trainer
-from train.methods.table import METHODS
+from train.methods import METHODS
 from train.models import build_model, check_size
-from train.order import EpochBatches
-from train.pairs import PairDataset, hold_out
-from train.progress import epoch_line, training_console, training_progress
-from train.records import run_metrics, run_record
-from train.soundness import refuse_single_class, warn_of_suspicions
+from train.pairs import EpochBatches, PairDataset, hold_out
+from train.records import Report, followed, model_card, run_identity, run_metrics, run_record
 from train.state import (
     MODEL_NAME,
+    SaveClock,
     finished_metrics,
     load_state,
     locked_folder,
     make_folder,
+    received_signals,
     remove_results,
     save_state,
     write_epochs,
     write_metrics,
     write_record,
 )
-from train.views.table import VIEWS
+
+
+def refuse_single_class(train: PairDataset) -> None:
+    """Raise `InputError` where all training images are of one class."""
+    if has_single_class(train.index):
+        raise InputError("All training images are of one class, so there is nothing to learn: make shards of several.")
+
+
+def warn_of_suspicions(train: PairDataset, others: Mapping[str, PairDataset], warn: Callable[[str], None]) -> None:
+    """Warn of what looks wrong with a folder though it can be trained on."""
+    if train.streamed:  # a request for each of some thousand images
+        warn("Warning: shards stay behind their URL, so whether copies are of their originals was not looked at.")
+        return
+    for suspicion in suspicions(train.index, {split: samples.index for split, samples in others.items()}):
+        warn(f"Warning: {suspicion}")
+
+
+class _Rate(ProgressColumn):
+    """Images per second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed or 0:,.0f} images/s")
+
+
+def training_console(visible: bool) -> LiteralConsole:
+    """Return the run's console, on standard error; a silent one for all processes but the first."""
+    return LiteralConsole(stderr=True, quiet=not visible, highlight=False)
+
+
+def training_progress(visible: bool) -> Progress:
+    """Return the run's progress display; an invisible one for all processes but the first."""
+    console = training_console(visible)
+    columns = (TextColumn("{task.description}"), BarColumn(), _Rate(), TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True, disable=not (visible and console.is_terminal))
+
+
+def epoch_line(row: dict[str, float], epochs: int) -> str:
+    """Return what is printed of an epoch's metrics."""
+    return (
+        f"epoch {row['epoch']}/{epochs}: loss {row['training_loss']:.4f}, "
+        f"validation accuracy {row['validation_accuracy']:.4f}, {row['seconds']:.1f} s"
+    )
+
 
 STATISTICS_BATCHES = 20  # enough for BatchNorm: an average over 20 batches
 

@@ -1,4 +1,4 @@
-"""What a run leaves in its folder: `state.pt` while it runs, metrics and the model when it has finished."""
+"""The state of a training run: saved so that an interrupted run goes on exactly where it was."""
 
 import csv
 import fcntl
@@ -6,19 +6,21 @@ import hashlib
 import io
 import json
 import os
+import signal
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from stylize.atomic import write_atomically
-from stylize.errors import InputError
-from stylize.weights_files import UNREADABLE, why_unreadable
-from stylize.wording import option_name
+from stylize.console import InputError, option_name
+from stylize.files import UNREADABLE, why_unreadable, write_atomically
 from train.checkpoint import read_card
 from train.distributed import World
 
@@ -198,3 +200,41 @@ def write_metrics(out: Path, metrics: Mapping[str, Any]) -> None:
 
 def _json(document: Mapping[str, Any]) -> bytes:
     return (json.dumps(document, indent=2, sort_keys=True) + "\n").encode()
+
+
+LARGEST_COST = 0.01  # of the time, that saving may take
+
+
+class SaveClock:
+    """Tells when the next state is due: every so many minutes, and less often where saving takes 1 % of the time."""
+
+    def __init__(self, minutes: float) -> None:
+        self._seconds = 60 * minutes
+        self._next = time.monotonic() + self._seconds
+
+    def due(self) -> bool:
+        """Return whether a state should be saved now."""
+        return time.monotonic() >= self._next
+
+    def saved(self, seconds: float) -> None:
+        """Take note that a state was saved just now, which took so many seconds."""
+        self._next = time.monotonic() + max(self._seconds, seconds / LARGEST_COST)
+
+
+@contextmanager
+def received_signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM instead of stopping at once (only a main thread may)."""
+    received: list[int] = []
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    previous = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

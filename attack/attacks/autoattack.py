@@ -1,21 +1,104 @@
-"""AutoAttack (Croce & Hein 2020), the field's standard: the authors' own attacks, from the package `pyautoattack`.
+"""APGD, Square and the whole AutoAttack, by the library of its authors."""
 
-Their code runs as it is. Only the loop over the ensemble is written anew, to say how far it is, to leave global state
-alone, and to leave images alone in APGD too once they are misclassified.
-"""
-
+import importlib
+import logging
+import math
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
-from attack.attacks.apgd import climb, climb_to_targets, standard_attacks
-from attack.attacks.attempt import Attacked, Norm
-from attack.attacks.balls import check_norm
-from attack.attacks.victim import Victim, attacked, batches, check_counts, check_images, check_sizes
+from attack.attacks.attack import (
+    Attacked,
+    Norm,
+    Victim,
+    attacked,
+    batches,
+    check_counts,
+    check_images,
+    check_norm,
+    check_sizes,
+)
+from stylize.console import InputError
+
+_FEWEST_CLASSES = 4  # that the targeted DLR loss is defined for
+
+
+def standard_attacks(victim: Victim, images: Tensor, norm: Norm, epsilon: float, seed: int) -> Any:
+    """Return the library's standard version, with its constants, and no more targets than there are wrong classes."""
+    try:
+        library = importlib.import_module("pyautoattack")
+    except ModuleNotFoundError:
+        raise InputError("AutoAttack needs an extra: pip install 'stylized-pairing[attacks]'.") from None
+    standard = library.AutoAttack(
+        victim, norm={"l2": "L2", "linf": "Linf"}[norm], eps=epsilon, seed=seed, device=images.device
+    )
+    # Zero gradients are counted by checks of ours; without a logger the library warns of them for each batch.
+    standard.apgd.logger = standard.apgd_targeted.logger = logging.Logger("silent", logging.CRITICAL + 1)
+    with torch.no_grad():
+        classes = victim(images[:1]).shape[1]
+    if classes < _FEWEST_CLASSES:
+        raise InputError(f"AutoAttack needs {_FEWEST_CLASSES} classes and the model has {classes}: attack with PGD.")
+    standard.apgd_targeted.n_target_classes = standard.fab.n_target_classes = min(9, classes - 1)
+    return standard
+
+
+class _AllWrong(Exception):  # noqa: N818 - the news is good
+    """No image is left to attack."""
+
+
+class _Sieve(nn.Module):
+    """A model for one run of APGD: an image's logits stand still, and cost nothing, once it is misclassified."""
+
+    def __init__(self, victim: Victim, images: Tensor, labels: Tensor) -> None:
+        super().__init__()
+        self.victim = victim
+        self.labels = labels
+        self.images = images.clone()
+        self.wrong = torch.zeros_like(labels, dtype=torch.bool)
+        self.logits = torch.empty(0)
+
+    def forward(self, images: Tensor) -> Tensor:
+        left = (~self.wrong).nonzero()[:, 0]
+        if not len(left):
+            raise _AllWrong
+        new = self.victim(images[left])
+        logits = self.logits.index_copy(0, left, new) if len(self.logits) else new
+        self.logits = logits.detach()
+        self.wrong = self.logits.argmax(1) != self.labels
+        fooled = left[self.wrong[left]]
+        self.images[fooled] = images.detach()[fooled]
+        return logits
+
+
+def climb(attack: Any, victim: Victim, images: Tensor, labels: Tensor) -> Tensor:
+    """Run APGD once; return each image's first misclassified point, or the image itself where there is none."""
+    sieve = _Sieve(victim, images, labels)
+    attack.model = sieve
+    attack.init_hyperparam(images)
+    with suppress(_AllWrong):
+        attack.attack_single_run(images, labels)
+    return sieve.images
+
+
+def climb_to_targets(attack: Any, victim: Victim, images: Tensor, labels: Tensor) -> Tensor:
+    """Run targeted APGD towards the most likely wrong class, then towards the next ones where it failed."""
+    with torch.no_grad():
+        order = victim(images).sort(dim=1)[1]
+    found = images.clone()
+    left = torch.arange(len(images), device=images.device)
+    for nth in range(2, attack.n_target_classes + 2):
+        if not len(left):
+            break
+        attack.y_target = order[left, -nth]
+        found[left] = climb(attack, victim, images[left], labels[left])
+        left = left[~attack.model.wrong]
+    return found
+
 
 Progress = Callable[[str, int, int], None]
 _Attack = Callable[[Tensor, Tensor], Tensor]
@@ -132,3 +215,72 @@ def _own_random_numbers(device: torch.device) -> Iterator[None]:
     """Give back torch's global random numbers, which the library seeds, as they were."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         yield
+
+
+FIRST_SHARE = 0.8  # of the picture that the first squares cover
+HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # queries, in ten thousandths of all
+
+
+def square(
+    model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, queries: int, seed: int, batch_size: int
+) -> Attacked:
+    """Set one square after another, in each channel, to the image ± epsilon, and keep what makes the margin larger.
+
+    The search starts with vertical stripes of ±epsilon. The squares shrink by the paper's schedule, scaled to the
+    number of queries. An image is left alone once it is misclassified; returned is, for each image, the best point
+    found, or the image itself where it is wrong already.
+
+    Args:
+        model: maps float32 [0, 1] pixels (B, C, H, W) to logits (B, classes); every module in eval mode.
+        images: float32 in [0, 1], (N, C, H, W).
+        labels: true labels, int64 (N,).
+        epsilon: radius of the linf ball, in units of the [0, 1] range.
+        queries: points tried for an image, the stripes included.
+        seed: of all random choices, which depend on nothing else but the place of the image among the N.
+        batch_size: images at a time. It changes results by float rounding only.
+
+    Raises:
+        InputError: a module is in training mode, or an argument is out of range.
+    """
+    check_images(model, images, labels)
+    check_sizes(epsilon=epsilon)
+    check_counts(queries=queries, batch_size=batch_size)
+    generator = torch.Generator().manual_seed(seed)
+    best, wrong = images.clone(), torch.zeros_like(labels, dtype=torch.bool)
+    margins = torch.full(labels.shape, -math.inf, device=images.device)
+    with attacked(model) as victim:
+        for rows in batches(~wrong, batch_size):
+            wrong[rows] = victim.scores(images[rows], labels[rows], "margin")[1]
+        for query in range(queries):
+            inside, signs = _stripes(images, generator) if query == 0 else _squares(images, query / queries, generator)
+            for rows in batches(~wrong, batch_size):
+                moved = (images[rows] + epsilon * signs[rows]).clamp(0, 1)
+                tried = torch.where(inside[rows], moved, best[rows])
+                reached, fooled = victim.scores(tried, labels[rows], "margin")
+                better = reached > margins[rows]
+                taken = rows[better]
+                best[taken], margins[taken], wrong[taken] = tried[better], reached[better], fooled[better]
+    return Attacked(best, victim.forwards, victim.backwards)
+
+
+def _stripes(images: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Return the whole picture (N, 1, H, W) and a random sign for each of its columns and channels (N, C, 1, W)."""
+    count, channels, height, width = images.shape
+    signs = torch.randint(0, 2, (count, channels, 1, width), generator=generator) * 2 - 1
+    return torch.ones(count, 1, height, width, dtype=torch.bool).to(images.device), signs.to(images.device)
+
+
+def _squares(images: Tensor, progress: float, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Return where each image's random square is (N, 1, H, W), and a random sign for each of its channels (N, C, 1, 1).
+
+    `progress` is the share of the queries that is spent.
+    """
+    count, channels, height, width = images.shape
+    share = FIRST_SHARE / 2 ** bisect_left(HALVINGS, progress * 10_000)
+    side = min(max(round(math.sqrt(share * height * width)), 1), height, width)
+    top = torch.randint(0, height - side + 1, (count, 1, 1, 1), generator=generator)
+    left = torch.randint(0, width - side + 1, (count, 1, 1, 1), generator=generator)
+    signs = torch.randint(0, 2, (count, channels, 1, 1), generator=generator) * 2 - 1
+    row, column = torch.arange(height)[:, None], torch.arange(width)
+    inside = (row >= top) & (row < top + side) & (column >= left) & (column < left + side)
+    return inside.to(images.device), signs.to(images.device)

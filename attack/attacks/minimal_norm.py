@@ -1,13 +1,24 @@
-"""The smallest perturbation that changes the prediction: the fast minimum-norm attack (FMN, Pintor et al. 2021)."""
+"""The smallest perturbation that changes the answer, by FMN (Pintor et al. 2021)."""
 
 import math
 
 import torch
 from torch import Tensor, nn
 
-from attack.attacks.attempt import Attacked, Norm
-from attack.attacks.balls import TINY, check_norm, per_image, project, size
-from attack.attacks.victim import Victim, attacked, batches, check_counts, check_images
+from attack.attacks.attack import (
+    TINY,
+    Attacked,
+    Norm,
+    Victim,
+    attacked,
+    batches,
+    check_counts,
+    check_images,
+    check_norm,
+    per_image,
+    project,
+    size,
+)
 
 # The paper's step sizes and changes of the radius, which fall from the first to the second along a half cosine.
 STEP_SIZE, RADIUS_CHANGE = (1.0, 0.01), (0.05, 0.001)

@@ -1,14 +1,25 @@
-"""Projected gradient ascent (Madry et al. 2018), and its two extremes: one step, and no bound."""
+"""Projected gradient descent, single-step attacks, and random noise."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from attack.attacks.attempt import Attacked, Norm
-from attack.attacks.balls import check_norm, project, random_point, steepest
-from attack.attacks.losses import Loss
-from attack.attacks.victim import Victim, attacked, batches, check_counts, check_images, check_sizes
+from attack.attacks.attack import (
+    Attacked,
+    Loss,
+    Norm,
+    Victim,
+    attacked,
+    batches,
+    check_counts,
+    check_images,
+    check_norm,
+    check_sizes,
+    project,
+    random_point,
+    steepest,
+)
 
 LAST = 10  # steps whose losses are kept
 
@@ -140,3 +151,13 @@ def _climb(
         moved = current[going] + ascent.step_size * steepest(gradient[going], ascent.norm)
         current = project(moved, origins[active], ascent.epsilon, ascent.norm)
     best.last_losses[rows[improved]] = trace[-best.last_losses.shape[1] :, improved].T
+
+
+def uniform_noise(images: Tensor, *, epsilon: float, norm: Norm, seed: int) -> Tensor:
+    """Return images (N, C, H, W) with noise drawn uniformly from the ball of radius epsilon, clipped to [0, 1].
+
+    Raises `InputError` for an argument out of range.
+    """
+    check_norm(norm)
+    check_sizes(epsilon=epsilon)
+    return random_point(images, epsilon, norm, torch.Generator().manual_seed(seed))

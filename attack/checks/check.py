@@ -1,4 +1,4 @@
-"""The one record type of checks."""
+"""One check: its name, whether it passed, and why."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,14 +1,4 @@
-"""A weakness planted on purpose, to see whether the attack finds it (Zimmermann et al. 2022, arXiv:2206.13991).
-
-For each image x the model's last layer is replaced by a new linear readout with two answers: 0 for x and for noise well
-inside the ball, 1 for one planted point on the ball's surface. The threshold lies close to the planted point, so that
-random points are hardly ever answered with 1, and an attack that follows the model's features finds such a point at
-once. One that does not is blind on this model, and the robustness it measures is its own weakness.
-
-Simpler than the paper's: one planted corner of the L∞ ball an image; the readout is Fisher's discriminant in closed
-form instead of a trained classifier; images on which it does not separate, or chance finds the answer, are left out.
-What stands behind the last linear layer (a softmax, a scale) is replaced with it, as in the paper, and not tested.
-"""
+"""Adversarial images planted inside the ball: an attack that works must find them (Zimmermann et al. 2022)."""
 
 from collections.abc import Callable
 from itertools import islice
@@ -16,10 +6,10 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
-from attack.attacks.attempt import Attacked
+from attack.attacks.attack import Attacked
 from attack.checks.check import Check
-from attack.checks.forward import logits_of
-from attack.checks.intervals import wilson
+from attack.checks.model import logits_of
+from attack.checks.robustness import wilson
 
 PLANTED_IMAGES = 8
 FEWEST = 4

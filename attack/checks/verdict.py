@@ -1,13 +1,12 @@
-"""The verdict on one model: one rule over its checks and what the attacks left of its accuracy."""
+"""The verdict in words: holds, not robust, masking suspected, inconclusive, or near chance."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from attack.attacks.attempt import Attempt, Norm
+from attack.attacks.attack import Attempt, Norm
 from attack.checks.check import Check
-from attack.checks.comparison import ROUNDING, Robust, accuracy, looked_at, within
-from attack.checks.intervals import wilson
+from attack.checks.robustness import ROUNDING, Robust, accuracy, looked_at, wilson, within
 
 Word = Literal["holds", "masking suspected", "not robust", "inconclusive", "near chance"]
 

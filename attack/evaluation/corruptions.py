@@ -1,18 +1,29 @@
-"""A small home-made sweep of image corruptions, by torchvision's transforms; not the published CIFAR-10-C.
-
-Each function takes pixels (3, H, W) in [0, 1], a strength and a random generator, and returns pixels of that shape.
-"""
+"""Errors on corrupted images: published arrays, or corruptions made here."""
 
 import hashlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
+
+from attack.evaluation.images import ProgressReport, choose_images, image_order
+from attack.evaluation.result import check_output, encode_result
+from attack.evaluation.shape_bias import share
+from attack.evaluation.target import Subject, image_batches, load_subject, predict
+from stylize.console import InputError
+from stylize.files import write_atomically
+from stylize.shards.shard import file_sha256
+from train import image_preset
+from train.records import describe_environment
 
 Corruption = Callable[[Tensor, float, torch.Generator], Tensor]
 SEVERITIES = (1, 2, 3)
@@ -87,3 +98,195 @@ def corrupt(pixels: Tensor, name: str, severity: int, seed: int, key: str) -> Te
 def to_uint8(pixels: Tensor) -> Tensor:
     """Round pixels, clipped to [0, 1], to 8 bits."""
     return pixels.clamp(0, 1).mul(255).round().to(torch.uint8)
+
+
+PUBLISHED_SEVERITIES = 5
+
+
+@dataclass(frozen=True)
+class CorruptionArray:
+    """One corruption: its file, and uint8 images (5 N, H, W, 3), the N of severity 1 first."""
+
+    path: Path
+    images: NDArray[Any]
+
+    @property
+    def name(self) -> str:
+        """The corruption, as its file is called."""
+        return self.path.stem.replace("_", " ")
+
+
+def open_arrays(paths: Sequence[Path], labels: Path, classes: int) -> tuple[list[CorruptionArray], NDArray[np.int64]]:
+    """Open arrays of corrupted images and their labels (5 N,), of which the first N are returned.
+
+    Raises `InputError` where a file is missing, not such an array, or does not fit the others or the classes.
+    """
+    arrays = [CorruptionArray(path, _open(path)) for path in paths]
+    for array in arrays:
+        shape = array.images.shape
+        if (
+            array.images.dtype != np.uint8
+            or len(shape) != 4
+            or shape[3] != 3
+            or shape[0] % PUBLISHED_SEVERITIES
+            or not shape[0]
+        ):
+            raise InputError(f"{array.path} holds {array.images.dtype} {shape}, not uint8 (5 N, H, W, 3): {_MEND}")
+    given = _open(labels)
+    if given.ndim != 1 or not np.issubdtype(given.dtype, np.integer):
+        raise InputError(f"{labels} holds {given.dtype} {given.shape}, not integer labels (5 N,): {_MEND}")
+    for array in arrays:
+        if len(array.images) != len(given):
+            raise InputError(f"{array.path} has {len(array.images)} images but {labels} {len(given)} labels: {_MEND}")
+    blocks = np.asarray(given, np.int64).reshape(PUBLISHED_SEVERITIES, -1)
+    if (blocks != blocks[0]).any() or blocks.min() < 0 or blocks.max() >= classes:
+        raise InputError(f"{labels} does not hold five equal blocks of labels below {classes}: {_MEND}")
+    return arrays, blocks[0]
+
+
+_MEND = "give files in the layout of CIFAR-10-C."
+
+
+def _open(path: Path) -> NDArray[Any]:
+    try:
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        reason = getattr(error, "strerror", None) or "no NumPy array, or one of Python objects"
+        raise InputError(f"{path} cannot be read ({reason}): {_MEND}") from None
+    if not isinstance(array, np.ndarray):
+        raise InputError(f"{path} is an archive of arrays: {_MEND}")
+    return array
+
+
+FORMAT_VERSION = 1
+HOME_MADE_NAME = "home-made"
+PUBLISHED_NAME = "published arrays"
+CLEAN = ("clean", 0)
+Errors = dict[tuple[str, int], NDArray[np.bool_]]  # by (corruption, severity): for each of N images, whether it errs
+
+
+def measure_corruptions(
+    model: str | Path | nn.Module,
+    shards: Path,
+    out: Path,
+    *,
+    corruptions: Sequence[Path] = (),
+    labels: Path | None = None,
+    images: int = 1000,
+    batch_size: int = 100,
+    seed: int = 0,
+    progress: ProgressReport = lambda stage, done, total: None,
+) -> dict[str, Any]:
+    """Measure a model's errors on corrupted images, write the result to `out` and return it.
+
+    The mean corruption error is the mean over corruptions of the mean over their severities, as it is reported for
+    CIFAR-10-C; it is not divided by another model's, as ImageNet-C's is.
+
+    Args:
+        model: see `open_model`.
+        shards: the shard folder; its classes must be the model's, and its test images are those that are corrupted
+            where there are no arrays.
+        out: the JSON file to write.
+        corruptions: arrays in CIFAR-10-C's layout, one a corruption; without any, the home-made sweep.
+        labels: their labels.
+        images: images of each corruption and severity, chosen by hash, or all where there are fewer.
+        batch_size: images classified at a time.
+        seed: chooses the images and the noise.
+        progress: called with (stage, done, in all).
+
+    Raises:
+        InputError: an argument is out of range, a file is missing, damaged or of another layout, or class names differ.
+    """
+    for name, value in (("--images", images), ("--batch-size", batch_size)):
+        if value < 1:
+            raise InputError(f"{name} is {value}: give 1 or more.")
+    if bool(corruptions) != bool(labels):
+        raise InputError("--corruptions and --labels belong together: give both, or neither for the home-made sweep.")
+    check_output(out)
+    subject = load_subject(model, shards)
+    if labels:
+        arrays, targets = open_arrays(corruptions, labels, subject.classes)
+        errors = _published_errors(subject, arrays, targets, images, batch_size, seed, progress)
+        files = [{"name": path.name, "sha256": file_sha256(path)} for path in (*corruptions, labels)]
+    else:
+        errors, files = _home_made_errors(subject, shards, images, batch_size, seed, progress), []
+    document = {
+        "kind": "corruptions",
+        "format_version": FORMAT_VERSION,
+        "corruptions_from": PUBLISHED_NAME if labels else HOME_MADE_NAME,
+        **subject.document,
+        "files": files,
+        "seed": seed,
+        **summarise_errors(errors),
+        **describe_environment(subject.device),
+    }
+    write_atomically(out, encode_result(document))
+    return document
+
+
+def summarise_errors(errors: Errors) -> dict[str, Any]:
+    """Return the mean corruption error with its standard error over images, and each error with Wilson's interval.
+
+    Errors on the clean images, if there, stand under the name "clean" and apart from the mean.
+    """
+    clean = errors.get(CLEAN)
+    corrupted = {place: found for place, found in errors.items() if place != CLEAN}
+    of_images = np.mean(list(corrupted.values()), axis=0)
+    spread = float(of_images.std(ddof=1) / np.sqrt(len(of_images))) if len(of_images) > 1 else None
+    return {
+        "images": len(of_images),
+        "clean_error": share(int(clean.sum()), len(clean)) if clean is not None else None,
+        "mean_corruption_error": {"mean": float(of_images.mean()), "standard_error": spread},
+        "records": [
+            {"corruption": name, "severity": severity, "error": share(int(found.sum()), len(found))}
+            for (name, severity), found in corrupted.items()
+        ],
+    }
+
+
+def _home_made_errors(
+    subject: Subject, shards: Path, images: int, batch_size: int, seed: int, progress: ProgressReport
+) -> Errors:
+    keys = set(choose_images(shards, images, seed))
+    places = [CLEAN, *((name, severity) for name in HOME_MADE for severity in SEVERITIES)]
+    found: dict[tuple[str, int], list[bool]] = {place: [] for place in places}
+    for batch in image_batches(subject, shards, batch_size, keys):
+        for name, severity in places:
+            clean = (name, severity) == CLEAN
+            pixels = [
+                image.pixels if clean else corrupt(image.pixels, name, severity, seed, image.key) for image in batch
+            ]
+            classes = predict(subject, torch.stack(pixels))
+            found[name, severity] += [each != image.label for each, image in zip(classes, batch, strict=True)]
+        progress("Home-made corruptions", len(found[CLEAN]), len(keys))
+    return {place: np.array(values) for place, values in found.items()}
+
+
+def _published_errors(
+    subject: Subject,
+    arrays: Sequence[CorruptionArray],
+    labels: NDArray[np.int64],
+    images: int,
+    batch_size: int,
+    seed: int,
+    progress: ProgressReport,
+) -> Errors:
+    chosen = np.sort([int(key) for key in image_order(map(str, range(len(labels))), seed)[:images]])
+    errors: Errors = {}
+    for array in arrays:
+        for severity in range(1, PUBLISHED_SEVERITIES + 1):
+            rows = chosen + (severity - 1) * len(labels)
+            classes = [each for batch in _batches(rows, batch_size) for each in _classify(subject, array, batch)]
+            errors[array.name, severity] = np.array(classes) != labels[chosen]
+            progress("Corruptions", len(errors), len(arrays) * PUBLISHED_SEVERITIES)
+    return errors
+
+
+def _batches(rows: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
+    return (rows[start : start + size] for start in range(0, len(rows), size))
+
+
+def _classify(subject: Subject, array: CorruptionArray, rows: NDArray[np.int64]) -> list[int]:
+    preset = image_preset(subject.image_preset, subject.image_size)
+    pixels = torch.from_numpy(array.images[rows]).permute(0, 3, 1, 2)
+    return predict(subject, preset.resize(pixels).float().div(255))

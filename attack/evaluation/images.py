@@ -1,4 +1,4 @@
-"""Which images are attacked: a fixed list per data set and seed, the same for every model, right or wrong."""
+"""The images that every model meets, chosen by hash."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence

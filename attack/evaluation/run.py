@@ -1,31 +1,151 @@
-"""Evaluate one model: the paper's path, attacks, checks and a verdict, all in one JSON file."""
+"""One model attacked by a suite; every finished attack is kept."""
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial as call_later
+from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from attack.attacks.attempt import Attempt
+from attack.attacks.attack import Attacked, Attempt, Loss, Norm, attack_loss
 from attack.checks.check import Check
-from attack.evaluation.attempts import run_attempt
-from attack.evaluation.config import AttackConfig
-from attack.evaluation.documents import attempt_document, read_attempt
+from attack.checks.robustness import worst_case
 from attack.evaluation.images import ImageSet, ProgressReport, choose_images, classify_split, load_image_set
-from attack.evaluation.judgement import checks_of_model, checks_of_path, conclude
-from attack.evaluation.partial import Partial
-from attack.evaluation.predictions import without_tf32
-from attack.evaluation.results import FORMAT_VERSION, check_output, encode_result
-from attack.evaluation.subject import Subject, load_subject
-from attack.evaluation.suite import Planned, plan_attacks
-from attack.evaluation.walk import empty_section, path_attempt, path_section, walk, walkers
-from stylize.atomic import write_atomically
+from attack.evaluation.judge import checks_of_model, checks_of_path, conclude
+from attack.evaluation.paper_path import empty_section, path_attempt, path_section, walk, walkers
+from attack.evaluation.result import FORMAT_VERSION, attempt_document, check_output, encode_result, read_attempt
+from attack.evaluation.suite import AttackConfig, Planned, plan_attacks
+from attack.evaluation.target import Subject, load_subject, without_tf32
+from stylize.files import write_atomically
 from train import load_test_images
-from train.environment import describe_environment
+from train.records import describe_environment
+
+
+class Judged(NamedTuple):
+    """What became of B attacked images: still right, their mean loss before and after, and how far they moved."""
+
+    robust: list[bool]
+    first: float
+    last: float
+    distance: list[float]
+
+
+def run_attempt(
+    planned: Planned,
+    model: nn.Module,
+    images: ImageSet,
+    clean: Sequence[bool],
+    earlier: Sequence[Attempt],
+    config: AttackConfig,
+) -> Attempt:
+    """Attack the images that `planned` is for, and return what became of all N.
+
+    Images that the model gets wrong as they are meet no attack. Others that an attack leaves out (see `Planned`) keep
+    the state that the earlier attempts within its radius left them in, so that `robust` is the attack's own where it
+    looked, and the worst case so far elsewhere; `settings` says how many images it looked at, and how many it met.
+    """
+    started = time.perf_counter()
+    before = clean if planned.epsilon is None else worst_case(clean, earlier, planned.norm, planned.epsilon)
+    looked_at = min(len(clean), config.strong_images) if planned.strong else len(clean)
+    candidates = before if planned.survivors else clean
+    rows = [index for index in range(looked_at) if candidates[index]]
+    pixels, labels = images.pixels[rows], images.labels[rows]
+    attacked = planned.attack(model, pixels, labels) if rows else Attacked(pixels, 0, 0)
+    loss = planned.settings.get("loss", "ce")
+    judged = judge(model, pixels, attacked.images, labels, planned.norm, config.batch_size, loss)
+    robust, distance = _states(planned, before, clean, rows, judged)
+    return Attempt(
+        planned.name,
+        planned.kind,
+        planned.norm,
+        planned.epsilon,
+        robust,
+        distance,
+        attacked.forwards + 2 * len(rows),
+        attacked.backwards,
+        round(time.perf_counter() - started, 2),
+        {**planned.settings, "images": looked_at, "attacked": len(rows)},
+        _losses(judged, attacked.last_losses) if rows and "loss" in planned.settings else {},
+    )
+
+
+def _states(
+    planned: Planned, before: Sequence[bool], clean: Sequence[bool], rows: Sequence[int], judged: Judged
+) -> tuple[tuple[bool, ...], tuple[float, ...]]:
+    """Return who withstood the attack and how far each of N images was moved."""
+    robust = list(before)
+    distance = [inf if planned.epsilon is None and right else 0.0 for right in clean]
+    for index, withstood, moved in zip(rows, judged.robust, judged.distance, strict=True):
+        robust[index] = withstood
+        distance[index] = inf if planned.epsilon is None and withstood else moved
+    return tuple(robust), tuple(distance)
+
+
+def judge(
+    model: nn.Module,
+    images: Tensor,
+    attacked: Tensor,
+    labels: Tensor,
+    norm: Norm,
+    batch_size: int,
+    loss: Loss = "ce",
+) -> Judged:
+    """Classify images (B, C, H, W) and their attacked versions afresh, in float32, and measure distances in float64."""
+    robust, first, last = [], [], []
+    batches = (torch.split(part, batch_size) for part in (images, attacked, labels))
+    for before, after, truth in zip(*batches, strict=True):
+        with torch.no_grad(), torch.autocast(before.device.type, enabled=False):
+            start, end = model(before), model(after)
+        first += attack_loss(loss, start, truth).tolist()
+        last += attack_loss(loss, end, truth).tolist()
+        robust += (end.argmax(1) == truth).tolist()
+    moves = (attacked.double() - images.double()).flatten(1)
+    distance = moves.abs().amax(1) if norm == "linf" else moves.norm(dim=1)
+    count = max(len(labels), 1)
+    return Judged(robust, sum(first) / count, sum(last) / count, distance.tolist())
+
+
+def _losses(judged: Judged, last_losses: Tensor | None) -> dict[str, float]:
+    """Summarise for checks: the attack's mean loss before and after, and how much of it the last steps still gave."""
+    losses = {"first": judged.first, "last": judged.last}
+    if last_losses is not None and last_losses.shape[1] > 1:
+        means = last_losses.double().mean(0)
+        change = (means[-1] - means[0]) / means[0].abs().clamp_min(1e-12)
+        losses["change_last_10"] = float(change)
+    return losses
+
+
+class Partial:
+    """Parts by name, each a JSON value, in a hidden file `.OUT.partial`; those of another evaluation are dropped."""
+
+    def __init__(self, out: Path, identity: Mapping[str, Any]) -> None:
+        self.path = out.with_name(f".{out.name}.partial")
+        self._identity = json.loads(json.dumps(identity))
+        self._parts: dict[str, Any] = self._read()
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            document = json.loads(self.path.read_text(encoding="utf-8"))
+            return dict(document["parts"]) if document["identity"] == self._identity else {}
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}  # none yet, or a file of something else: begin anew
+
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        """Return the part of this name, made and stored now where there is none."""
+        if name not in self._parts:
+            self._parts[name] = make()
+            payload = json.dumps({"identity": self._identity, "parts": self._parts}, ensure_ascii=False)
+            write_atomically(self.path, payload.encode())
+        return self._parts[name]
+
+    def remove(self) -> None:
+        """Remove the file, when the result is written."""
+        self.path.unlink(missing_ok=True)
 
 
 def silent(stage: str, done: int, total: int) -> None:

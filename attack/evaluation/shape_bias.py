@@ -1,4 +1,4 @@
-"""Shape bias (Geirhos et al. 2019): whether a model goes by shape or by texture where the two disagree."""
+"""Shape bias on cue-conflict images (Geirhos et al. 2019)."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -7,16 +7,15 @@ from typing import Any
 
 from torch import nn
 
-from attack.checks.intervals import wilson
+from attack.checks.robustness import wilson
 from attack.evaluation.images import ProgressReport
-from attack.evaluation.predictions import predict_split
-from attack.evaluation.results import check_output, encode_result
-from attack.evaluation.subject import load_subject
-from stylize.atomic import write_atomically
-from stylize.errors import InputError
-from stylize.shards.format import read_shard
+from attack.evaluation.result import check_output, encode_result
+from attack.evaluation.target import load_subject, predict_split
+from stylize.console import InputError
+from stylize.files import write_atomically
 from stylize.shards.manifest import read_manifest
-from train.environment import describe_environment
+from stylize.shards.shard import read_shard
+from train.records import describe_environment
 
 FORMAT_VERSION = 1
 

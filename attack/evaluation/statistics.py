@@ -1,4 +1,4 @@
-"""How sure the numbers of an evaluation are: intervals of shares, and paired differences between methods."""
+"""Shares with intervals, paired differences, and corrections for many comparisons."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from attack.checks.intervals import wilson
+from attack.checks.robustness import wilson
 
 Array = NDArray[np.float64]
 RESAMPLES = 10_000

@@ -1,23 +1,90 @@
-"""Results to a folder that anyone can open: a page, figures, and tables for other tools."""
+"""From result files to a folder: page, figures, tables, metrics."""
 
+import csv
+import io
+import json
 import re
-from collections.abc import Container, Iterable, Sequence
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from attack.evaluation.results import Result, check_output, read_result
-from attack.evaluation.transfer_file import read_transfer
-from attack.report.examples import read_examples, read_png
-from attack.report.figures import Panel, figure_bytes, panel_figure
-from attack.report.grouping import group_results, take_in
-from attack.report.groups import Group
-from attack.report.measurements import read_measurements
+from attack.attacks.attack import Norm
+from attack.evaluation.paper_path import Curve
+from attack.evaluation.result import Result, check_output, metrics, read_result
+from attack.evaluation.transfer import read_transfer
+from attack.report.figures import Panel, figure_bytes, panel_figure, read_examples, read_png
+from attack.report.groups import Entry, Group, group_results, read_measurements, take_in
 from attack.report.page import Extras, render_page
-from attack.report.tables import NORMS, curves_csv, metrics_files, plot_csv
-from stylize.atomic import write_atomically
-from stylize.errors import InputError
-from stylize.shards.format import file_sha256
+from stylize.console import InputError, literal
+from stylize.files import write_atomically
 from stylize.shards.manifest import MANIFEST_NAME
-from stylize.wording import literal
+from stylize.shards.shard import file_sha256
+
+NORMS: tuple[Norm, ...] = ("l2", "linf")
+COLUMNS = ("distance", "accuracy", "low", "high", "images")
+
+
+def curves_csv(groups: Sequence[Group]) -> str:
+    """Return every curve of every compared model, one line per point; `over` says which images it is over."""
+    names = ("shards", "arch", "method", "model", "over", "interpolator", "norm")
+    return _csv(
+        (*names, *COLUMNS), (row for group in groups for entry in group.ranked for row in _curves(group, entry))
+    )
+
+
+def _curves(group: Group, entry: Entry) -> Iterator[tuple[str, ...]]:
+    names = (group.shards_name, group.arch, entry.result.method, entry.label)
+    for common, over in ((True, "common"), (False, "all")):
+        for interpolator in ("linear", "authors"):
+            for norm in NORMS:
+                if (group.common or not common) and (common or interpolator == "linear"):
+                    curve = group.curve(entry, norm, interpolator=interpolator, common=common)
+                    yield from ((*names, over, interpolator, norm, *point) for point in _points(curve))
+
+
+def plot_csv(groups: Sequence[Group], norm: Norm) -> str:
+    """Return the linear curves of one norm over all images, for `dvc plots`: one per value of `model`."""
+    rows = (
+        (f"{name} {entry.label}", *point[:2])
+        for name, group in zip(_names(groups), groups, strict=True)
+        for entry in group.entries
+        for point in _points(group.curve(entry, norm, common=False))
+    )
+    return _csv(("model", "distance", "accuracy"), rows)
+
+
+def _names(groups: Sequence[Group]) -> list[str]:
+    """Name groups by architecture; where several have one, by their shards too; where those share a name, by number."""
+    archs, titles = Counter(group.arch for group in groups), Counter(group.title for group in groups)
+    numbered = [
+        group.title if titles[group.title] == 1 else f"{group.title} ({n})" for n, group in enumerate(groups, 1)
+    ]
+    return [group.arch if archs[group.arch] == 1 else name for name, group in zip(numbered, groups, strict=True)]
+
+
+def metrics_files(groups: Sequence[Group]) -> dict[str, bytes]:
+    """Return one small JSON per model, named as its result: what `dvc metrics show` prints a line of."""
+    found: dict[str, bytes] = {}
+    for result in (entry.result for group in groups for entry in group.entries):
+        name = re.sub(r"[^\w.]+", "-", result.path.stem).strip("-.") or "model"
+        while f"{name}.json" in found:  # results of one name in several folders
+            name += "-"
+        found[f"{name}.json"] = (json.dumps(metrics(result), indent=1) + "\n").encode()
+    return found
+
+
+def _points(curve: Curve) -> Iterator[tuple[str, ...]]:
+    for point in zip(*(getattr(curve, column) for column in COLUMNS), strict=True):
+        yield tuple(f"{value:.6g}" for value in point)
+
+
+def _csv(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue()
+
 
 GENERATOR = '<meta name="generator" content="stylized-pairing, attack report">'  # as the template has it
 LARGEST_HEAD = 4096  # bytes of a page that hold it

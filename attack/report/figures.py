@@ -1,20 +1,29 @@
-"""Accuracy against distance, drawn without global state and to the same bytes each time."""
+"""Figures of the report, drawn to the same bytes each time."""
 
+import base64
 import io
 import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
+from numpy.typing import NDArray
 
-from attack.attacks.attempt import Norm
-from attack.evaluation.interpolation import Curve
+from attack.attacks.attack import Norm
+from attack.evaluation.explain import Explanation
+from attack.evaluation.paper_path import Curve
 from attack.report.groups import Entry, Group
+from stylize.console import InputError, literal
+from stylize.shards.decode import PictureError, decode_picture
+from stylize.shards.manifest import read_manifest
+from stylize.shards.shard import SampleLocation, index_shard, open_shard, read_sample
 
 INK = "#1f2328"  # text and axes; a page may replace it
 XLABELS = {"l2": "L2 distance from the original", "linf": "L∞ distance from the original (1 = full pixel range)"}
@@ -166,3 +175,102 @@ def inline_svg(figure: Figure, name: str, description: str) -> str:
     for colour, method in COLOURS.items():
         text = text.replace(colour, f"var(--{method}, {colour})")
     return text.replace("<svg", f'<svg role="img" aria-label="{description}"', 1).strip()
+
+
+MOST_CLASSES = 12
+LARGEST_SIDE = 160
+
+
+@dataclass(frozen=True)
+class Example:
+    """An original and its first stylized copy as `data:` URLs of PNG images."""
+
+    class_name: str
+    original: str
+    styled: str
+
+
+def read_examples(shards: Path) -> list[Example]:
+    """Return the first pair of each class, at most twelve; raise `InputError` where shards are missing or damaged."""
+    manifest = read_manifest(shards)
+    wanted = min(len(manifest.class_names), MOST_CLASSES)
+    first: dict[int, SampleLocation] = {}
+    for path in manifest.paths(shards, "train"):
+        for location in index_shard(path):
+            if location.styled and location.label < wanted:
+                first.setdefault(location.label, location)
+            if len(first) == wanted:
+                break
+    return [_read(first[label], manifest.class_names[label]) for label in sorted(first)]
+
+
+def _read(location: SampleLocation, class_name: str) -> Example:
+    with open_shard(location.shard) as file:
+        sample = read_sample(file, location)
+    try:
+        return Example(literal(class_name), _data_url(sample.content), _data_url(sample.styled[0]))
+    except PictureError as error:
+        raise InputError(f"{location.shard}: sample {location.key} {error}: make the shard again.") from None
+
+
+def _data_url(encoded: bytes) -> str:
+    picture = decode_picture(encoded)
+    picture.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def read_png(path: Path) -> bytes:
+    """Return the bytes of a PNG picture; raise `InputError` where there is none."""
+    try:
+        payload = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): run `attack explain` first.") from None
+    if not payload.startswith(b"\x89PNG\r\n"):
+        raise InputError(f"{path} is no PNG picture: give the one that `attack explain` wrote.")
+    return payload
+
+
+SIDE = 160  # pixels at least, so that outlines are thin on small images
+SHOWN_SHARE = 0.15  # of the superpixels, those with the largest positive weights
+OUTLINE = (255, 214, 0)
+PALE = 0.25  # of the contrast left outside
+
+
+def explanation_overlay(explanation: Explanation, model: int) -> NDArray[np.uint8]:
+    """Return the image, enlarged to 160 pixels or more, with the superpixels outlined that speak most for its class.
+
+    All but those with the largest positive weights, at most 15 % of them, are pale grey.
+    """
+    scale = -(-SIDE // min(explanation.segments.shape))
+    pixels = explanation.pixels.repeat(scale, 0).repeat(scale, 1)
+    segments = explanation.segments.repeat(scale, 0).repeat(scale, 1)
+    weights = explanation.weights[model]
+    best = np.argsort(-weights, kind="stable")[: max(1, round(SHOWN_SHARE * len(weights)))]
+    shown = np.isin(segments, best[weights[best] > 0])
+    grey = pixels.mean(2, keepdims=True)
+    overlay = np.where(shown[..., None], pixels, 255 - PALE * (255 - grey)).round().astype(np.uint8)
+    inside = np.pad(shown, 1, mode="edge")
+    core = inside[:-2, 1:-1] & inside[2:, 1:-1] & inside[1:-1, :-2] & inside[1:-1, 2:]
+    overlay[shown & ~core] = OUTLINE
+    return overlay
+
+
+def explanations_png(explanations: Sequence[Explanation], names: Sequence[str]) -> bytes:
+    """Draw one row an image and one column a model, named; the same arguments give the same bytes."""
+    columns = ("image", *names)
+    figure = Figure(figsize=(2.1 * len(columns), 2.1 * len(explanations) + 0.3), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(len(explanations), len(columns), squeeze=False)
+    for row, explanation in zip(grid, explanations, strict=True):
+        overlays = [explanation_overlay(explanation, model) for model in range(len(names))]
+        for axes, picture in zip(row, (explanation.pixels, *overlays), strict=True):
+            axes.imshow(picture, interpolation="nearest")
+            axes.set(xticks=[], yticks=[])
+        row[0].set_ylabel(explanation.class_name, fontsize=9, parse_math=False)
+    for axes, name in zip(grid[0], columns, strict=True):
+        axes.set_title(name, fontsize=9, parse_math=False, wrap=True)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
+    return buffer.getvalue()

@@ -15,7 +15,7 @@ import torch
 import typer
 from torch import Tensor
 
-from train.augmentation import image_preset
+from train.augment import image_preset
 from train.checkpoint import load_model
 from train.pairs import PairDataset, hold_out
 

@@ -147,7 +147,7 @@ def judge(claim: Claim, low: float, high: float) -> str:
 
 def table(answers: Sequence[Answer]) -> str:
     """Return the answers as Markdown."""
-    lines = ["| | claim | compared | measure | difference, points | models, images | so |", "|" + " --- |" * 7]
+    lines = ["| | claim | compared | measure | difference, points | models, images | result |", "|" + " --- |" * 7]
     for each in answers:
         difference = f"{each.difference:+.1f} [{each.low:+.1f}, {each.high:+.1f}]"
         size = f"{each.models[0]} and {each.models[1]}, {each.images}"

@@ -32,7 +32,7 @@ def differences(models: Mapping[str, list[Model]]) -> list[Answer]:
 
 def table(models: Mapping[str, list[Model]], found: list[Answer], agreement: Mapping[str, Mapping[str, float]]) -> str:
     """Return a line a kind: what its models reach, in per cent, and the differences from the default, in points."""
-    head = ("copies", "seeds", "agree", "clean", "withstand 1/255", "2/255", *(f"Δ {measure}" for measure in MEASURES))
+    head = ("copies", "seeds", "agree", "clean", "robust 1/255", "robust 2/255", *(f"Δ {name}" for name in MEASURES))
     lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
     by_name = {(each.claim, each.measure): each for each in found}
     for name, own in models.items():
@@ -46,7 +46,7 @@ def table(models: Mapping[str, list[Model]], found: list[Answer], agreement: Map
 
 
 def _cell(each: Answer | None) -> str:
-    """Return a difference and its interval, bold where that leaves out 0."""
+    """Return a difference and its interval, bold where that excludes 0."""
     if each is None:
         return ""
     text = f"{each.difference:+.1f} [{each.low:+.1f}, {each.high:+.1f}]"

@@ -1,4 +1,4 @@
-"""The commands `stylize fit-decoder`, `stylize fit-styles` and `stylize evaluate-decoder`."""
+"""`stylize fit-decoder`, `evaluate-decoder` and `fit-styles`."""
 
 import json
 import time
@@ -9,17 +9,16 @@ from typing import Annotated
 import typer
 from rich.progress import track
 
-from stylize.atomic import write_atomically
 from stylize.cli.weights import ENCODER_HELP
-from stylize.command_line import console
-from stylize.engine.styles import load_styles
-from stylize.errors import InputError
+from stylize.console import InputError, console
+from stylize.files import write_atomically
 from stylize.fitting.data import HOLD_OUT_FRACTION, open_pool
 from stylize.fitting.decoder import fit_decoder
-from stylize.fitting.evaluation import evaluate_decoder, evaluation_table
+from stylize.fitting.evaluate import evaluate_decoder, evaluation_table
 from stylize.fitting.settings import PRESETS, REFINE, FitSettings, Phase
 from stylize.fitting.styles import FitResult, fit_styles
-from stylize.networks.pair import load_encoder, load_pair
+from stylize.networks.styles import load_styles
+from stylize.networks.weights import load_encoder, load_pair
 
 LINE_STEPS = 25
 STYLE_HELP = "Picture, folder, zip or built-in style; repeat for more."

@@ -1,41 +1,102 @@
 """Stylize image data sets with AdaIN into paired WebDataset shards."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from stylize.cli.compare import diff_command, merge_command, rederive_command
-from stylize.cli.cue_conflict import cue_conflict_command
-from stylize.cli.files import pack_command, unpack_command
 from stylize.cli.fit import evaluate_decoder_command, fit_decoder_command, fit_styles_command
-from stylize.cli.folders import index_command, info_command, verify_command
-from stylize.cli.on_ray import ENGINE_HELP, make_on_ray, uses_ray
-from stylize.cli.params import check_params
-from stylize.cli.parts import ONLY_HELP, make_only, publish_command
-from stylize.cli.preview import shard_sheet, style_sheet
-from stylize.cli.stores import upload_command
-from stylize.cli.summary import left_out_text, plan_line, print_summary
+from stylize.cli.shards import (
+    ENGINE_HELP,
+    ONLY_HELP,
+    cue_conflict_command,
+    left_out_text,
+    make_on_ray,
+    make_only,
+    plan_line,
+    print_summary,
+    publish_command,
+    shard_sheet,
+    style_sheet,
+    uses_ray,
+)
+from stylize.cli.tools import (
+    diff_command,
+    index_command,
+    info_command,
+    merge_command,
+    pack_command,
+    rederive_command,
+    unpack_command,
+    upload_command,
+    verify_command,
+)
 from stylize.cli.weights import ENCODER_HELP, weights_app
-from stylize.command_line import command_app, console, print_notice, run_command_line
-from stylize.engine.devices import matrix_rate
-from stylize.engine.engine import Engine
-from stylize.engine.styles import load_styles
-from stylize.engine.transfer import COLOURS
-from stylize.errors import InputError
+from stylize.console import InputError, command_app, console, counted, print_notice, run_command_line
+from stylize.jobs.job import Job, open_job
+from stylize.jobs.make_shard import small_images_note
+from stylize.jobs.output import damaged_files, find_finished, needs_retry
+from stylize.jobs.run import Effort, estimate_run, images_progress, make_shards
+from stylize.jobs.spec import ShardOptions
 from stylize.networks.adain import stylization_flops
-from stylize.networks.pair import load_pair
-from stylize.params import PARAMS
-from stylize.runs.estimate import estimate_run
-from stylize.runs.job import Job, open_job
-from stylize.runs.progress import Effort, images_progress
-from stylize.runs.publish import damaged_files, find_finished, needs_retry
-from stylize.runs.quality import small_images_note
-from stylize.runs.run import make_shards
-from stylize.runs.spec import ShardOptions
-from stylize.sources.export import export_images
-from stylize.sources.source import open_source
-from stylize.wording import counted
+from stylize.networks.devices import matrix_rate
+from stylize.networks.styles import check_style_exists, load_styles
+from stylize.networks.stylizer import COLOURS, Engine
+from stylize.networks.weights import load_pair
+from stylize.params import PARAMS, check_set_name, imported_folders, mapping, parse_options, read_section
+from stylize.shards.verify import quick_defects
+from stylize.sources.source import export_images, open_source
+from stylize.sources.splits import check_fraction
+
+
+def check_params(app: typer.Typer, path: Path) -> None:
+    """Check the sections `data` and `stylize`; raise `InputError` for the first value that is wrong."""
+    data = read_section(path, "data")
+    if not isinstance(data.get("source"), str):
+        raise InputError(f"{path}: data: source is {data.get('source')!r}: give a data set's name or a path, as text.")
+    values = parse_options(app, "images", data, f"{path}: data", ("out", "data"))
+    try:
+        check_fraction(values["test_fraction"])
+    except InputError as error:
+        raise InputError(f"{path}: data: {error}") from None
+    section = read_section(path, "stylize", ("options", "style_sets", "imported"))
+    options = mapping(section.get("options"), f"{path}: stylize.options")
+    sets = mapping(section.get("style_sets"), f"{path}: stylize.style_sets")
+    for name, own in sets.items():
+        check_set_name(name, f"{path}: stylize.style_sets")
+        where = f"{path}: stylize.style_sets.{name}"
+        given = {**options, **mapping(own, where)}
+        if "shards" in given:
+            raise InputError(f"{where} has shards already: move it to stylize.imported, which makes nothing.")
+        _check_shard_options(app, given, where)
+    for name, folder in imported_folders(path, section).items():
+        _check_imported(folder, f"{path}: stylize.imported.{name}")
+
+
+def _check_imported(folder: str, where: str) -> None:
+    """Raise `InputError` where an imported folder of shards is not there, or not as its manifest says at a glance."""
+    if not Path(folder).is_dir():
+        raise InputError(f"{where}: there is no folder {folder}: fetch it with `dvc pull`, or import it first.")
+    try:
+        defects = quick_defects(Path(folder))
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+    if defects:
+        rest = f" and {len(defects) - 1} more" if len(defects) > 1 else ""
+        raise InputError(f"{where}: {folder} is damaged ({defects[0]}{rest}): fetch or import it again.")
+
+
+def _check_shard_options(app: typer.Typer, options: dict[str, object], where: str) -> None:
+    values = parse_options(app, "shards", options, where, ("data", "out"))
+    try:
+        for name in values["style"]:
+            check_style_exists(name)
+        given = {field.name: values[field.name] for field in fields(ShardOptions)}
+        ShardOptions(**{**given, "style": tuple(values["style"])})
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+
 
 app = command_app(__doc__)
 app.command("cue-conflict")(cue_conflict_command)

@@ -1,4 +1,4 @@
-"""The commands `stylize weights list`, `import` and `export`."""
+"""`stylize weights list`, `import` and `export`."""
 
 import shlex
 from pathlib import Path
@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from stylize.command_line import command_app, console
+from stylize.console import command_app, console
 from stylize.networks.exchange import WEIGHTS, export_weights, import_weights, list_weights
-from stylize.networks.torchvision_encoder import TORCHVISION
-from stylize.shards.format import file_sha256
+from stylize.networks.weights import TORCHVISION
+from stylize.shards.shard import file_sha256
 
 ENCODER_HELP = f"Encoder file of `stylize weights import`, or {TORCHVISION}; else the embedded one."
 IMPORT_HELP = f"vgg_normalised.pth, a file of torchvision's VGG-19, or {TORCHVISION} to download that."

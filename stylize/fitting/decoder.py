@@ -1,6 +1,7 @@
-"""`stylize fit-decoder`: train a decoder for the encoder; resumable, and a function of its settings and pictures."""
+"""Train a decoder for an encoder, resumable: `stylize fit-decoder`."""
 
 import copy
+import io
 import json
 import math
 import os
@@ -15,19 +16,92 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from stylize.atomic import write_atomically
-from stylize.engine.devices import best_device, best_dtype
-from stylize.errors import InputError, plain_errors
-from stylize.fitting.data import CropBatches, Pool
-from stylize.fitting.losses import initialise_from_encoder, statistics_of, style_targets, style_transfer_losses
-from stylize.fitting.optimisation import Optimisation
-from stylize.fitting.recorded import Recorded
-from stylize.fitting.samples import sample_sheet
+from stylize.console import InputError, plain_errors
+from stylize.files import UNREADABLE, why_unreadable, write_atomically
+from stylize.fitting.data import CropBatches, Pool, sample_sheet
+from stylize.fitting.optimise import (
+    Optimisation,
+    initialise_from_encoder,
+    statistics_of,
+    style_targets,
+    style_transfer_losses,
+)
 from stylize.fitting.settings import FitSettings, Phase
-from stylize.fitting.state import read_state, write_state
 from stylize.networks.adain import Decoder, Encoder, unit_range
-from stylize.networks.embedded import LoadedEncoder, load_decoder, read_recipe, save_decoder
-from stylize.shards.format import file_sha256
+from stylize.networks.devices import best_device, best_dtype
+from stylize.networks.weights import LoadedEncoder, load_decoder, read_recipe, save_decoder
+from stylize.shards.shard import file_sha256
+
+
+def write_state(path: Path, state: dict[str, Any]) -> None:
+    """Write tensors, numbers and strings atomically."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Read what `write_state` wrote; raise `InputError` where the file is damaged or holds anything else."""
+    try:
+        state: dict[str, Any] = torch.load(path, weights_only=True)
+        if not isinstance(state, dict):
+            raise ValueError("not a training's state")
+    except UNREADABLE as error:
+        reason = why_unreadable(path, error)
+        raise InputError(f"The unfinished training {path} is damaged ({reason}): delete it to start again.") from None
+    return state
+
+
+CALLS_BEFORE = 3  # so that every library has chosen its kernels and the optimisers have their state
+
+
+class Recorded:
+    """A function of a batch on a device, whose kernels are recorded on a GPU after some calls; elsewhere just called.
+
+    Batches must have the same shapes, and everything else that the function reads or changes must stay where it is.
+    Results are overwritten by the next call.
+    """
+
+    def __init__(self, function: Callable[..., dict[str, Tensor]], device: torch.device) -> None:
+        self.function = function
+        self.device = device
+        self.calls = 0
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.inputs: list[Tensor] = []
+        self.results: dict[str, Tensor] = {}
+
+    def __call__(self, *batch: Tensor) -> dict[str, Tensor]:
+        """Return the function's results for a batch, from any device."""
+        if self.device.type != "cuda":
+            return self.function(*batch)
+        self._copy(batch)
+        self.calls += 1
+        if self.calls <= CALLS_BEFORE:
+            return self._called()
+        self.graph = self.graph or self._record()
+        self.graph.replay()
+        return self.results
+
+    def _copy(self, batch: tuple[Tensor, ...]) -> None:
+        self.inputs = self.inputs or [torch.empty_like(given, device=self.device) for given in batch]
+        for mine, given in zip(self.inputs, batch, strict=True):
+            mine.copy_(given, non_blocking=True)
+
+    def _called(self) -> dict[str, Tensor]:
+        """Call the function in a stream of its own, as recording will."""
+        stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(stream):
+            results = self.function(*self.inputs)
+        torch.cuda.current_stream(self.device).wait_stream(stream)
+        return results
+
+    def _record(self) -> torch.cuda.CUDAGraph:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self.results = self.function(*self.inputs)
+        return graph
+
 
 CHECKPOINT_STEPS = 100
 Report = Callable[[Phase, int, dict[str, float]], None]

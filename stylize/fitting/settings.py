@@ -1,10 +1,10 @@
-"""The recipe of a decoder's training, and the presets of `fit-decoder`."""
+"""Settings of decoder training, checked."""
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from stylize.errors import InputError
+from stylize.console import InputError
 
 WARM_UP_STEPS = 50
 LOSSES = ("reconstruction", "style")

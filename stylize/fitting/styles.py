@@ -1,4 +1,4 @@
-"""`stylize fit-styles`: adapt a style's statistics to a decoder, which renders unseen styles too weakly as they are."""
+"""Fit a style's statistics so that the decoder's copies match the style better: `stylize fit-styles`."""
 
 import copy
 import math
@@ -11,14 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stylize.engine.calibration import calibration_pictures
-from stylize.engine.devices import best_device
-from stylize.engine.styles import FITTED_SUFFIX, FittedStatistics, Style, read_fitted, write_fitted
-from stylize.errors import InputError
-from stylize.fitting.losses import Targets, statistics_of, style_targets, style_transfer_losses
+from stylize.console import InputError
+from stylize.fitting.optimise import Targets, statistics_of, style_targets, style_transfer_losses
 from stylize.fitting.settings import FitSettings
 from stylize.networks.adain import Decoder, Encoder, adain, pad_to_stride, unit_range
-from stylize.networks.pair import Pair
+from stylize.networks.devices import best_device
+from stylize.networks.openvino import calibration_pictures
+from stylize.networks.styles import FITTED_SUFFIX, FittedStatistics, Style, read_fitted, write_fitted
+from stylize.networks.weights import Pair
 
 STEPS = 20
 RATE = 0.1  # of Adam, falling linearly to 0

@@ -1,1 +1,1 @@
-"""The AdaIN networks as published, their weights, in and out. Nothing about speed."""
+"""The AdaIN networks, their weights, and the stylizer that runs them fast. Nothing about files of images."""

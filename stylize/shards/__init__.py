@@ -1,1 +1,1 @@
-"""The shard format: records, manifest, reader, writer, verifier. `train` and `attack` use it; no networks."""
+"""The shard format, and decoding pictures: all that `train` and `attack` need of `stylize`. No networks."""

@@ -1,1 +1,1 @@
-"""Where pictures come from, and decoding them to RGB. Nothing about what is done with them."""
+"""Where pictures come from: folders, tars, built-in data sets and patterns. Nothing about what is done with them."""

@@ -2,20 +2,259 @@
 
 import hashlib
 import lzma
+import os
+import stat
 import tarfile
+import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
 from posixpath import splitext
 
-from stylize.errors import InputError
-from stylize.sources.formats import PICTURE_SUFFIXES
-from stylize.sources.held_out import hold_out
-from stylize.sources.layout import SPLITS, Layout, look_alikes, read_layout, split_of
-from stylize.sources.listing import Listing, is_zip, list_files
-from stylize.sources.picture_files import PictureFile, check_name, exists, open_zip
-from stylize.sources.pictures import PictureError, is_picture
+from stylize.console import InputError
+from stylize.shards.decode import PICTURE_SUFFIXES, PictureError, is_picture
+from stylize.sources.splits import (
+    SPLITS,
+    Layout,
+    hold_out,
+    is_visible,
+    look_alikes,
+    read_layout,
+    rule_that_leaves_out,
+    split_of,
+)
+
+MAX_BYTES = 600_000_000  # more than the pixels of any accepted picture take
+
+
+@dataclass(frozen=True, slots=True)
+class PictureFile:
+    """A picture in a folder or zip: `name` is its path inside `root`, with forward slashes.
+
+    `member` is what a zip calls it, where that differs; `problem` says why it cannot be read, where that is known.
+    """
+
+    root: Path
+    name: str
+    member: str = ""
+    problem: str = ""
+
+    @property
+    def stem(self) -> str:
+        """File name without folder and suffix."""
+        return PurePosixPath(self.name).stem
+
+    @property
+    def path_stem(self) -> str:
+        """The name without its suffix."""
+        return str(PurePosixPath(self.name).with_suffix(""))
+
+    def read(self) -> bytes:
+        """Return the file's bytes; raise `PictureError` where it cannot be read or is too large."""
+        if self.problem:
+            raise PictureError(self.problem)
+        try:
+            if self.root.is_dir():
+                return _read_file(self.root / self.name)
+            return _read_member(self.root, self.member or self.name)
+        except OSError as error:  # without the path, which differs between machines
+            raise PictureError(f"cannot be read: {error.strerror or error}") from None
+        except (EOFError, KeyError, RuntimeError, lzma.LZMAError, zipfile.BadZipFile, zlib.error) as error:
+            raise PictureError(f"cannot be read: {error}") from None
+
+
+def _read_file(path: Path) -> bytes:
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for, a device be read for ever
+        raise PictureError("cannot be read: it is not a regular file")
+    _check_bytes(status.st_size)
+    return path.read_bytes()
+
+
+def _read_member(root: Path, name: str) -> bytes:
+    archive = open_zip(root)
+    _check_bytes(archive.getinfo(name).file_size)
+    return archive.read(name)
+
+
+def _check_bytes(size: int) -> None:
+    if size > MAX_BYTES:
+        raise PictureError(f"has {size} bytes, more than the limit of {MAX_BYTES}")
+
+
+def open_zip(path: Path) -> zipfile.ZipFile:
+    """Open a zip, once for a process and a state of the file; raises as `zipfile.ZipFile`.
+
+    A handle shared over a fork would mix up its position, and reading the directory of a large zip takes a second.
+    """
+    status = path.stat()
+    return _opened_zip(path, os.getpid(), (status.st_ino, status.st_size, status.st_mtime_ns))
+
+
+@lru_cache(maxsize=8)
+def _opened_zip(path: Path, process: int, state: tuple[int, int, int]) -> zipfile.ZipFile:
+    return zipfile.ZipFile(path)
+
+
+def exists(path: Path) -> bool:
+    """Return whether a path is there; raise `InputError` where that cannot be told."""
+    try:
+        return path.exists()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): check its permissions.") from None
+
+
+def check_name(name: str) -> None:
+    """Raise `InputError` for a name that is not UTF-8, which no manifest could hold."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # bytes of another encoding, which Python keeps as lone surrogates
+        raise InputError(f"The file name {name!r} is not UTF-8: rename it.") from None
+
+
+_LOOP = "is a link to a folder around it"
+_LINK_IN_ZIP = "is a link, which a zip cannot follow"
+_TWICE = "stands twice in the zip, and this is the earlier one"
+_UTF8_NAME = 0x800  # flag of a zip's member
+
+
+@dataclass
+class Listing:
+    """Files that may be pictures, sorted by name; visible folders; and how many files each rule left out."""
+
+    files: list[PictureFile] = field(default_factory=list)
+    folders: set[str] = field(default_factory=set)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    def add(self, file: PictureFile) -> None:
+        """Take a file in, or count it under the rule that leaves it out."""
+        if rule := rule_that_leaves_out(file.name):
+            self.left_out[rule] += 1
+        else:
+            check_name(file.name)
+            self.files.append(file)
+
+
+def list_pictures(root: Path) -> list[PictureFile]:
+    """List the files below a folder, in a zip, or the one file given, that no rule leaves out, sorted by name.
+
+    Raises `InputError` where there are none, and as `list_files`.
+    """
+    if exists(root) and not root.is_dir() and not is_zip(root):
+        check_name(root.name)
+        return [PictureFile(root.parent, root.name)]
+    files = list_files(root).files
+    if not files:
+        raise InputError(f"{root} holds no pictures: give another folder, zip or file.")
+    return files
+
+
+def list_files(root: Path) -> Listing:
+    """List a folder or zip; links are followed, and one that leads into a loop becomes a file with that problem.
+
+    Raises `InputError` where the root does not exist, a folder cannot be read (its pictures would be lost silently), a
+    name is not UTF-8, or a zip is damaged or holds paths that lead out of it.
+    """
+    if not exists(root):
+        raise InputError(f"{root} does not exist: give a folder, a zip or a picture file.")
+    listing = Listing()
+    for file in _walk(root, listing.folders) if root.is_dir() else _members(root, listing.folders):
+        listing.add(file)
+    listing.files.sort(key=lambda file: file.name)
+    return listing
+
+
+def is_zip(root: Path) -> bool:
+    """Return whether a file is a zip; raise `InputError` for one that is called so and is not whole."""
+    if zipfile.is_zipfile(root):
+        return True
+    if root.suffix.lower() == ".zip":
+        raise InputError(f"{root} is not a whole zip: fetch or make it again.")
+    return False
+
+
+def _walk(root: Path, folders: set[str]) -> Iterator[PictureFile]:
+    """Yield the files below a folder, and hidden folders and links into loops as if they were files."""
+    waiting: list[tuple[str, tuple[os.stat_result, ...]]] = [("", ())]  # a folder, and those that it lies in
+    while waiting:
+        folder, around = waiting.pop()
+        status, entries = _scan(root / folder)
+        around = (*around, status)
+        for entry in entries:
+            name = f"{folder}/{entry.name}" if folder else entry.name
+            if not _is_folder(entry) or not is_visible(entry.name):
+                yield PictureFile(root, name)
+            elif entry.is_symlink() and any(os.path.samestat(entry.stat(), outer) for outer in around):
+                yield PictureFile(root, name, problem=_LOOP)
+            else:
+                folders.add(name)
+                waiting.append((name, around))
+
+
+def _scan(path: Path) -> tuple[os.stat_result, list[os.DirEntry[str]]]:
+    try:
+        with os.scandir(path) as entries:
+            return path.stat(), list(entries)
+    except OSError as error:
+        reason = f"cannot be read ({error.strerror}): make it readable, or remove it"
+        raise InputError(f"The folder {path} {reason}.") from None
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself: reading it will say why
+        return False
+
+
+def _members(root: Path, folders: set[str]) -> Iterator[PictureFile]:
+    """Yield a zip's files; of two with one name the last counts, as when it is unpacked; the earlier is a problem."""
+    try:
+        infos = open_zip(root).infolist()
+    except (OSError, zipfile.BadZipFile) as error:
+        raise InputError(f"The zip {root} cannot be read ({error}): fetch or make it again.") from None
+    windows = not any("/" in info.filename for info in infos)  # its separators, which no zip should have
+    seen: set[str] = set()
+    for info in reversed(infos):
+        stored = _stored_name(info)
+        name = _plain_name(root, stored.replace("\\", "/") if windows else stored)
+        folders.update(_folders_of(name, is_folder := stored.endswith(("/", "\\") if windows else "/")))
+        if is_folder or not name:
+            continue
+        problem = _TWICE if name in seen else _LINK_IN_ZIP if stat.S_ISLNK(info.external_attr >> 16) else ""
+        seen.add(name)
+        yield PictureFile(root, name, "" if info.filename == name else info.filename, problem)
+
+
+def _stored_name(info: zipfile.ZipInfo) -> str:
+    """Return a member's name; without the flag for UTF-8 it should be code page 437, but often is UTF-8."""
+    if info.flag_bits & _UTF8_NAME or info.filename.isascii():
+        return info.filename
+    try:
+        return info.filename.encode("cp437").decode()
+    except UnicodeError:
+        return info.filename
+
+
+def _plain_name(root: Path, name: str) -> str:
+    """Return a member's path without `.` and empty parts; refuse one that leads out of the zip."""
+    parts = name.split("/")
+    if name.startswith("/") or ".." in parts or (parts[0][1:] == ":" and parts[0].isascii()):
+        raise InputError(f"{root} holds {name!r}, a path that leads out of it: make the zip again with relative paths.")
+    return "/".join(part for part in parts if part not in ("", "."))
+
+
+def _folders_of(name: str, is_folder: bool) -> Iterator[str]:
+    """Yield the visible folders that a path in a zip stands for."""
+    parts = name.split("/")
+    for end in range(1, len(parts) + is_folder):
+        if not is_visible(parts[end - 1]):
+            return
+        yield "/".join(parts[:end])
+
 
 Choose = Callable[[list[str]], Iterable[str]]
 OUTSIDE = "outside the class folders"

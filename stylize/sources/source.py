@@ -1,21 +1,58 @@
-"""Where images come from: one small interface, a few kinds of source, one fixed order, nothing read before its turn."""
+"""Where images come from: one small interface, one fixed order, nothing read before its turn."""
 
 import hashlib
 import io
+import zipfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
 
 from PIL import Image
 
-from stylize.drawn.shapes import CLASS_NAMES, draw_shape
-from stylize.errors import InputError
-from stylize.sources.folder import FolderSource
-from stylize.sources.held_out import check_fraction
-from stylize.sources.imagenet import PREFIX, open_imagenet100
-from stylize.sources.picture_files import exists
-from stylize.sources.tars import TarSource, is_webdataset
+from stylize.console import InputError
+from stylize.files import temporary_path
+from stylize.shards.decode import PictureError
+from stylize.sources.folder import FolderSource, exists
+from stylize.sources.shapes import CLASS_NAMES, draw_shape
+from stylize.sources.splits import check_fraction
+from stylize.sources.tar import TarSource, is_webdataset
+
+PREFIX = "imagenet100:"
+CLASSES = 100  # the first in the order of synsets, as in the paper's code
+
+
+def open_imagenet100(data: str, seed: int, test_fraction: float) -> FolderSource:
+    """Open `imagenet100:FOLDER` or `imagenet100:FOLDER:LIST`; the list names a class folder a line.
+
+    Raises `InputError` where the folder has fewer classes, the list cannot be read or names a class that is not there,
+    and as `FolderSource`.
+    """
+    folder, _, listed = data.removeprefix(PREFIX).partition(":")
+    if not folder:
+        raise InputError(f"{data!r} names no folder: give imagenet100:FOLDER, or imagenet100:FOLDER:LIST.")
+    choose = partial(_listed, folder, Path(listed)) if listed else partial(_first, folder)
+    return FolderSource(Path(folder), seed, test_fraction, choose)
+
+
+def _first(folder: str, names: list[str]) -> list[str]:
+    if len(names) < CLASSES:
+        raise InputError(f"{folder} has {len(names)} classes, not {CLASSES} or more: give a list of classes after it.")
+    return names[:CLASSES]
+
+
+def _listed(folder: str, path: Path, names: list[str]) -> list[str]:
+    try:
+        words = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
+        raise InputError(f"The list of classes {path} cannot be read ({error}): give a text file.") from None
+    missing = [word for word in words if word not in names]
+    if missing or not words:
+        found = f"{path} names {missing[0]!r}, a class" if missing else f"{path} names no class"
+        raise InputError(f"{found} that {folder} does not have: mend the list.")
+    return words
+
 
 SHAPES_COUNTS = {"train": 4000, "test": 1000}
 SHAPES_SIDE = 64
@@ -150,3 +187,37 @@ def encode_png(picture: Image.Image) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     return buffer.getvalue()
+
+
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can say: equal inputs give equal bytes
+
+
+def export_images(source: Source, out: Path) -> int:
+    """Write `train/CLASS/INDEX.SUFFIX`, `test/…` and `val/…` into the zip `out` and return the number of images."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        return _write_zip(source, out)
+    except OSError as error:
+        raise InputError(f"{out} cannot be written ({error.strerror}): give another --out or make room.") from None
+
+
+def _write_zip(source: Source, out: Path) -> int:
+    temporary = temporary_path(out)
+    try:
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+            images = ((split, index) for split in source.splits for index in range(source.count(split)))
+            count = sum(_write_image(archive, source, split, index) for split, index in images)
+        temporary.replace(out)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return count
+
+
+def _write_image(archive: zipfile.ZipFile, source: Source, split: str, index: int) -> int:
+    path = Path(source.path(split, index))
+    name = f"{split}/{source.class_names[source.label(split, index)]}/{index:08d}{path.suffix.lower()}"
+    try:
+        archive.writestr(zipfile.ZipInfo(name, _EPOCH), source.read(split, index))
+    except PictureError as error:
+        raise InputError(f"The image {path} {error}: mend or remove it.") from None
+    return 1

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from attack import AttackConfig, attack_model
-from attack.evaluation.results import encode_result
-from stylize.shards.format import file_sha256
+from attack.evaluation.result import encode_result
 from stylize.shards.manifest import MANIFEST_NAME, read_manifest
+from stylize.shards.shard import file_sha256
 from train import ModelCard, TestImage, build_model, load_test_images, save_model
 
 ModelMaker = Callable[..., Path]

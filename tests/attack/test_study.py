@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 from train.checkpoint import load_model
-from train.order import split_validation
-from train.pairs import PairDataset
+from train.pairs import PairDataset, split_validation
 
 PROJECT = Path(__file__).parents[2]
 
@@ -159,8 +158,9 @@ def test_errors_on_corrupted_images_are_means_over_severities_and_seeds(
     assert capsys.readouterr().out.splitlines()[2] == "| pairing | 2 | 10.0 | 40.0 | 10.0 | 30.0 (23.3 to 36.7) |"
 
 
-def test_the_document_gives_the_answers_as_they_are_stored() -> None:
-    document = (PROJECT / "docs" / "study.md").read_text(encoding="utf-8")
+def test_the_documents_give_the_answers_as_they_are_stored() -> None:
+    names = ("study.md", "study-appendix.md")
+    document = "".join((PROJECT / "docs" / name).read_text(encoding="utf-8") for name in names)
     folders = [PROJECT / "studies" / name / "answer" for name in ("claims", "mobilenet", "resnet18", "shapes")]
     assert load("elsewhere").beside(folders) in document
     tables = [

@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 
 from stylize.cli.main import main
-from stylize.engine.engine import Engine, Pixels
-from stylize.engine.styles import Style
+from stylize.jobs.job import Job
+from stylize.jobs.run import make_shards
+from stylize.jobs.spec import ShardOptions, make_spec
 from stylize.networks.adain import Decoder, Encoder
-from stylize.runs.job import Job
-from stylize.runs.run import make_shards
-from stylize.runs.spec import ShardOptions, make_spec
+from stylize.networks.styles import Style
+from stylize.networks.stylizer import Engine, Pixels
 from stylize.sources.source import open_source
 
 JobMaker = Callable[..., Job]

@@ -13,9 +13,7 @@ from rich.progress import Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from stylize.command_line import LiteralConsole, command_app, run_command_line
-from stylize.errors import InputError
-from stylize.wording import literal
+from stylize.console import InputError, LiteralConsole, command_app, literal, run_command_line
 
 
 def error_after_interruption() -> RuntimeError:
@@ -142,7 +140,7 @@ def end(monkeypatch: pytest.MonkeyPatch, app: typer.Typer, *words: str) -> int:
 PROGRAM = r"""
 import sys
 from rich.table import Table
-from stylize.command_line import command_app, console, run_command_line
+from stylize.console import command_app, console, run_command_line
 app = command_app("Prints.")
 @app.command()
 def show(lines: int, code: int = 0):

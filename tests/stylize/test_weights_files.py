@@ -15,8 +15,8 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from stylize.errors import InputError
-from stylize.weights_files import read_weights, recognise
+from stylize.console import InputError
+from stylize.files import read_weights, recognise
 
 TENSORS = {"2.weight": torch.full((4, 3, 3, 3), 0.5), "2.bias": torch.arange(4.0)}
 ADVICE = (

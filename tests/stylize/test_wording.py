@@ -1,6 +1,6 @@
 import pytest
 
-from stylize.wording import counted, literal
+from stylize.console import counted, literal
 
 TRICKS = {
     "esc\x1b[31mred": r"esc\x1b[31mred",

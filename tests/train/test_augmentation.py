@@ -4,9 +4,9 @@ import torch
 from scipy import stats
 from torchvision.transforms import v2
 
-from stylize.errors import InputError
+from stylize.console import InputError
 from train import image_preset
-from train.augmentation import ImagePreset
+from train.augment import ImagePreset
 
 
 def _augment(preset: ImagePreset, images: torch.Tensor, entropy: int) -> torch.Tensor:

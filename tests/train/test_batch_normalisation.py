@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from train import build_model
-from train.batch_normalisation import joined, showing, split
+from train.batch_norm import joined, showing, split
 
 
 def test_each_kind_of_image_is_normalised_by_its_own_statistics() -> None:

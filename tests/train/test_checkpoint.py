@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from stylize.errors import InputError
+from stylize.console import InputError
 from train import ModelCard, build_model, load_model, read_card, save_model
 
 CARD = ModelCard(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stylize.errors import InputError
+from stylize.console import InputError
 from train import load_model
 from train.cli import main, settings
 

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from stylize.errors import InputError
+from stylize.console import InputError
 from train import TrainConfig
 
 

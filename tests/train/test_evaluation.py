@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from stylize.errors import InputError
-from stylize.shards.format import read_shard
+from stylize.console import InputError
 from stylize.shards.manifest import read_manifest
+from stylize.shards.shard import read_shard
 from train import PairDataset, evaluate, image_preset, load_test_images
 
 ShardFolderMaker = Callable[..., Path]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import train
 from train import TrainConfig, train_model
-from train.interruption import SaveClock
+from train.state import SaveClock
 
 ShardFolderMaker = Callable[..., Path]
 # Arguments: shards, out, method, what to do.  Epochs are three steps; in the second, `kill` ends the run by SIGKILL
@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 import train.run
 from train import TrainConfig, train_model
-from train.interruption import SaveClock
+from train.state import SaveClock
 from train.loop import Trainer
 shards, out, method, what = sys.argv[1:]
 torch.set_num_threads(1)
@@ -105,7 +105,7 @@ def test_saving_between_all_steps_changes_nothing(
 
 def test_saving_takes_a_hundredth_of_the_time_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr("train.interruption.time.monotonic", lambda: now)
+    monkeypatch.setattr("train.state.time.monotonic", lambda: now)
     clock = SaveClock(minutes=5)
     due = []
     for seconds, cost in ((299, 1.0), (301, 2.0), (602, 6.0), (1201, 1.0), (1203, 1.0)):

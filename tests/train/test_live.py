@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from train.live import followed
+from train.records import followed
 
 ROWS = [{"epoch": epoch, "training_loss": 1 / epoch, "validation_accuracy": 0.1 * epoch} for epoch in (1, 2, 3)]
 

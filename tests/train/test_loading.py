@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from stylize.errors import InputError, plain_errors
+from stylize.console import InputError, plain_errors
 from train import PairDataset, TrainConfig, image_preset
-from train.hardware import loading_workers
+from train.distributed import loading_workers
 from train.loading import TrainingViews, training_loader
-from train.order import EpochBatches
+from train.pairs import EpochBatches
 
 ShardFolderMaker = Callable[..., Path]
 

@@ -8,11 +8,8 @@ from scipy.spatial.distance import jensenshannon
 from scipy.stats import entropy
 from torch import nn
 
-from train.methods.adversarial import least_likely_adversaries, pgd_adversaries
-from train.methods.distances import DISTANCES
-from train.methods.method import Settings
-from train.methods.table import METHODS
-from train.views.table import VIEWS
+from train.augment import VIEWS
+from train.methods import DISTANCES, METHODS, Settings, least_likely_adversaries, pgd_adversaries
 
 LABELS = torch.tensor([0, 2, 1, 1])
 Array = NDArray[np.float64]

@@ -9,10 +9,9 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision.transforms.v2 import functional
 
-from stylize.errors import InputError
+from stylize.console import InputError
 from train import build_model
-from train.architectures import make_network
-from train.models import check_size
+from train.models import check_size, make_network
 
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 # One of each kind of head and stem that torchvision has, and those of other packages; each is small or quickly made.

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from stylize.errors import InputError
-from train.order import EpochBatches, hashed, split_validation
+from stylize.console import InputError
+from train.pairs import EpochBatches, hashed, split_validation
 
 KEYS = np.array([f"{index:08d}" for index in range(200)])
 

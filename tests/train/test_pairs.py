@@ -12,10 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from stylize.errors import InputError
-from stylize.shards.format import Sample, file_sha256, read_shard, write_shard
+from stylize.console import InputError
+from stylize.shards.index import write_side_files
 from stylize.shards.manifest import read_manifest, write_manifest
-from stylize.shards.side_files import write_side_files
+from stylize.shards.shard import Sample, file_sha256, read_shard, write_shard
 from train import PairDataset
 
 ShardFolderMaker = Callable[..., Path]

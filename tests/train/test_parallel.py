@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import train
-from train.methods.table import METHODS
+from train.methods import METHODS
 
 # Arguments: file of losses, steps.  Every method trains a network with BatchNorm on its share of batches; noise is a
 # function of the image, so that it is the same however a batch is shared out.
@@ -19,14 +19,14 @@ import json, sys
 from pathlib import Path
 import torch
 from torch import nn
-import train.methods.adversarial
+import train.methods
 from train import TrainConfig
 from train.distributed import join_world
 from train.loop import Trainer
-from train.methods.table import METHODS
+from train.methods import METHODS
 out, steps = sys.argv[1], int(sys.argv[2])
 torch.set_num_threads(1)
-train.methods.adversarial.random_start = lambda images, epsilon: epsilon * torch.sin(1e3 * images)
+train.methods.random_start = lambda images, epsilon: epsilon * torch.sin(1e3 * images)
 generator = torch.Generator().manual_seed(1)
 images = torch.randint(0, 256, (steps, 8, 3, 3, 8, 8), generator=generator, dtype=torch.uint8)
 labels = torch.randint(0, 3, (steps, 8), generator=generator)

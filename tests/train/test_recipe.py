@@ -8,14 +8,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from stylize.errors import InputError
+from stylize.console import InputError
 from train import TrainConfig
-from train.architectures import make_network
 from train.distributed import World
-from train.evaluation import Tally
-from train.loop import Trainer
-from train.recipe import averaged, learning_rate, make_optimizer, mix, soften
-from train.small_network import SmallNetwork, whitening
+from train.evaluate import Tally
+from train.loop import Trainer, averaged, learning_rate, make_optimizer, mix, soften
+from train.models import SmallNetwork, make_network, whitening
 
 CONFIG = TrainConfig(Path("shards"), "small", "pairing", Path("out"), epochs=10, learning_rate=0.1, dtype="fp32")
 CPU = World(0, 1, torch.device("cpu"))

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from stylize.errors import InputError
-from train.references import call_reference, is_reference
+from stylize.console import InputError
+from train.models import call_reference, is_reference
 
 CODE = """
 from torch import nn

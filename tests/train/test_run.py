@@ -14,10 +14,9 @@ import torch
 from torch import Tensor, nn
 
 import train
-from stylize.errors import InputError
+from stylize.console import InputError
 from train import PairDataset, TrainConfig, evaluate, image_preset, load_model, train_model
-from train.methods.method import Losses, Settings
-from train.methods.table import METHODS
+from train.methods import METHODS, Losses, Settings
 
 ShardFolderMaker = Callable[..., Path]
 RESULTS = ["metrics.csv", "metrics.json", "model.safetensors", "record.json"]

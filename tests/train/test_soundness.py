@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from stylize.errors import InputError
+from stylize.console import InputError
 from train import PairDataset
-from train.soundness import refuse_single_class, warn_of_suspicions
+from train.run import refuse_single_class, warn_of_suspicions
 
 ShardFolderMaker = Callable[..., Path]
 

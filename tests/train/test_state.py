@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from stylize.errors import InputError
+from stylize.console import InputError
 from train.config import TrainConfig
 from train.distributed import World
-from train.evaluation import Tally
+from train.evaluate import Tally
 from train.loop import Trainer
 from train.models import build_model
 from train.state import SavedState, load_state, save_state

@@ -8,10 +8,8 @@ from PIL import Image, ImageOps
 from torchvision.transforms.v2 import functional
 
 from train import PairDataset, image_preset
-from train.views import augmix as augmix_module
-from train.views.augmix import augmix
-from train.views.jitter import jitter
-from train.views.table import VIEWS, Draw
+from train import augment as augmix_module
+from train.augment import VIEWS, Draw, augmix, jitter
 
 ShardFolderMaker = Callable[..., Path]
 SIZES = {"original": 1, "copy": 2, "two_copies": 3, "copy_of_class": 2, "jitter": 2, "augmix": 3}

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attack.attacks.attempt import Norm
+from attack.attacks.attack import Norm
 from attack.attacks.autoattack import apgd, autoattack
 from attack.attacks.pgd import pgd
-from stylize.errors import InputError
+from stylize.console import InputError
 from tests.attack.attacks.models import conv_model, pictures, predicted
 
 CASES: list[tuple[Norm, float]] = [("linf", 0.012), ("l2", 0.16)]

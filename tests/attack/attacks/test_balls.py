@@ -4,10 +4,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from attack.attacks.attempt import Norm
-from attack.attacks.balls import project, random_point, steepest
-from attack.attacks.noise import uniform_noise
-from stylize.errors import InputError
+from attack.attacks.attack import Norm, project, random_point, steepest
+from attack.attacks.pgd import uniform_noise
+from stylize.console import InputError
 from tests.attack.attacks.models import pictures
 
 NORMS: tuple[Norm, ...] = ("l2", "linf")

@@ -6,7 +6,7 @@ from scipy.special import log_softmax, softmax
 from torch import Tensor, nn
 
 from attack import fgsm_path, join_paths
-from stylize.errors import InputError
+from stylize.console import InputError
 
 SHAPE = (3, 4, 5)
 CLASSES = 4

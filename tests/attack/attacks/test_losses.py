@@ -4,8 +4,8 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import log_softmax
 
-from attack.attacks.losses import LOSSES, Loss, attack_loss
-from stylize.errors import InputError
+from attack.attacks.attack import LOSSES, Loss, attack_loss
+from stylize.console import InputError
 
 
 def slow_loss(loss: str, logits: NDArray[np.float64], label: int) -> float:

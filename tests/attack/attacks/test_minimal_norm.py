@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attack.attacks.attempt import Norm
+from attack.attacks.attack import Norm
 from attack.attacks.minimal_norm import minimal_norm
 from attack.attacks.pgd import pgd
-from stylize.errors import InputError
+from stylize.console import InputError
 from tests.attack.attacks.models import conv_model, linear_model, pictures, predicted
 
 NORMS: tuple[Norm, ...] = ("l2", "linf")

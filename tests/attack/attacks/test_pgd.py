@@ -5,10 +5,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attack.attacks.attempt import Norm
-from attack.attacks.losses import Loss, attack_loss
+from attack.attacks.attack import Loss, Norm, attack_loss
 from attack.attacks.pgd import pgd, single_step, unbounded
-from stylize.errors import InputError
+from stylize.console import InputError
 from tests.attack.attacks.models import conv_model, linear_model, losses_of, pictures, predicted
 
 NORMS: tuple[Norm, ...] = ("l2", "linf")

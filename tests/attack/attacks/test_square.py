@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attack.attacks.square import square
-from stylize.errors import InputError
+from attack.attacks.autoattack import square
+from stylize.console import InputError
 from tests.attack.attacks.models import conv_model, losses_of, pictures, predicted
 
 SETTINGS: dict[str, Any] = {"epsilon": 0.05, "queries": 60, "seed": 0, "batch_size": 10}

@@ -6,9 +6,9 @@ from math import inf
 
 import pytest
 
-from attack.attacks.attempt import Attempt, Kind
-from attack.checks.attempts import check_attempts
-from attack.checks.comparison import breaks_more, gain, within
+from attack.attacks.attack import Attempt, Kind
+from attack.checks.attacks import check_attempts
+from attack.checks.robustness import breaks_more, gain, within
 
 N, CLASSES = 200, 10
 CLEAN = tuple(index < 180 for index in range(N))

@@ -3,7 +3,7 @@
 import pytest
 from scipy.stats import binomtest
 
-from attack.checks.intervals import wilson
+from attack.checks.robustness import wilson
 
 
 @pytest.mark.parametrize(

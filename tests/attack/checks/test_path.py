@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attack.attacks.fgsm import AttackPath, fgsm_path
-from attack.checks.path import check_path
+from attack.attacks.paper_path import AttackPath, fgsm_path
+from attack.checks.attacks import check_path
 
 STEPS, STEP = 10, 0.004
 Images = tuple[Tensor, Tensor]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attack.attacks.attempt import Attacked
+from attack.attacks.attack import Attacked
 from attack.checks.check import Check
 from attack.checks.planted import check_planted
 

@@ -7,12 +7,11 @@ from typing import Any
 import pytest
 from torch import Tensor, nn
 
-from attack.attacks.attempt import Attacked, Attempt, Kind, Norm
+from attack.attacks.attack import Attacked, Attempt, Kind, Norm
 from attack.checks.check import Check, Failure
-from attack.checks.gradients import check_gradients
-from attack.checks.intervals import wilson
-from attack.checks.model import check_model
+from attack.checks.model import check_gradients, check_model
 from attack.checks.planted import check_planted
+from attack.checks.robustness import wilson
 from attack.checks.verdict import ENOUGH_QUERIES, NEEDED, verdict
 
 STANDARD = 8 / 255

@@ -1,8 +1,8 @@
 import pytest
 
 from attack import AttackConfig
-from attack.evaluation.config import epsilon_name, parse_epsilon
-from stylize.errors import InputError
+from attack.evaluation.suite import epsilon_name, parse_epsilon
+from stylize.console import InputError
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from torch import Tensor, nn
 
-from attack.evaluation.corruption_errors import measure_corruptions
-from attack.evaluation.corruptions import HOME_MADE, SEVERITIES, corrupt
-from stylize.errors import InputError
+from attack.evaluation.corruptions import HOME_MADE, SEVERITIES, corrupt, measure_corruptions
+from stylize.console import InputError
 from train import load_test_images
 
 Maker = Callable[..., Path]

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from attack.evaluation.results import read_result
+from attack.evaluation.result import read_result
 from attack.report.build import write_report
-from stylize.errors import InputError
+from stylize.console import InputError
 
 Earlier = Callable[..., dict[str, Any]]
 

@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from attack.evaluation.explanations import Explanation, explain_models
+from attack.evaluation.explain import Explanation, explain_models
 from attack.evaluation.images import choose_images
-from attack.report.explanations import OUTLINE, explanation_overlay, explanations_png
-from stylize.errors import InputError
+from attack.report.figures import OUTLINE, explanation_overlay, explanations_png
+from stylize.console import InputError
 from train import load_test_images
 
 pytest.importorskip("captum")

@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from torch import Tensor, nn
 
-from attack.evaluation.lime import WeightedRidge, lime_weights, superpixels
-from stylize.errors import InputError
+from attack.evaluation.explain import WeightedRidge, lime_weights, superpixels
+from stylize.console import InputError
 
 pytest.importorskip("captum")
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attack.evaluation.models import open_model
-from stylize.errors import InputError
+from attack.evaluation.target import open_model
+from stylize.console import InputError
 
 Maker = Callable[..., Path]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from attack import AttackConfig, attack_model, image_order, read_result, worst_case
-from stylize.errors import InputError
+from stylize.console import InputError
 from stylize.shards.manifest import MANIFEST_NAME
 from tests.attack.conftest import LinearClassifier
 from train import load_model, load_test_images

@@ -7,12 +7,12 @@ from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from attack.evaluation.shape_bias import measure_shape_bias
-from stylize.drawn.shapes import CLASS_NAMES
-from stylize.errors import InputError
-from stylize.runs.cue_conflict import TEXTURE_FREE, make_cue_set, open_cue_set
-from stylize.runs.spec import ShardOptions
-from stylize.shards.format import read_shard
+from stylize.console import InputError
+from stylize.jobs.cue_conflict import TEXTURE_FREE, make_cue_set, open_cue_set
+from stylize.jobs.spec import ShardOptions
 from stylize.shards.manifest import read_manifest
+from stylize.shards.shard import read_shard
+from stylize.sources.shapes import CLASS_NAMES
 from train import load_test_images
 
 OPTIONS = ShardOptions(size=16, codec="png")

@@ -7,9 +7,9 @@ import torch
 
 from attack import AttackConfig, attack_model, attack_transfer, read_result
 from attack.attacks.pgd import pgd
-from attack.evaluation.transfer_file import read_transfer, transfer_attempts
-from attack.report.grouping import take_in
-from stylize.errors import InputError
+from attack.evaluation.transfer import read_transfer, transfer_attempts
+from attack.report.groups import take_in
+from stylize.console import InputError
 from train import load_model, load_test_images
 
 Maker = Callable[..., Path]

@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from attack import read_result, worst_case, write_report
-from attack.checks.intervals import wilson
-from attack.report.page_protocol import paper_words
-from stylize.errors import InputError
-from stylize.shards.format import file_sha256
+from attack.checks.robustness import wilson
+from attack.report.page import paper_words
+from stylize.console import InputError
 from stylize.shards.manifest import MANIFEST_NAME
+from stylize.shards.shard import file_sha256
 
 Maker = Callable[..., Path]
 VOID = {"meta", "img", "br"}

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stylize.drawn.shapes import CLASS_NAMES
 from stylize.shards.manifest import read_manifest
+from stylize.sources.shapes import CLASS_NAMES
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stylize.cli.preview import LABEL_HEIGHT, MARGIN, contact_sheet, shard_sheet, style_sheet
-from stylize.engine.engine import Engine, Pixels
-from stylize.engine.styles import Style
-from stylize.errors import InputError
-from stylize.shards.format import Sample, read_shard, write_shard
+from stylize.cli.shards import LABEL_HEIGHT, MARGIN, contact_sheet, shard_sheet, style_sheet
+from stylize.console import InputError
+from stylize.networks.styles import Style
+from stylize.networks.stylizer import Engine, Pixels
+from stylize.shards.decode import decode_picture
 from stylize.shards.manifest import Manifest, ShardEntry, read_manifest, write_manifest
-from stylize.sources.pictures import decode_picture
+from stylize.shards.shard import Sample, read_shard, write_shard
 
 Noise = Callable[..., Pixels]
 Encode = Callable[..., bytes]

@@ -8,11 +8,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from stylize.engine.engine import Pixels
-from stylize.errors import InputError
+from stylize.console import InputError
 from stylize.fitting.data import CropBatches, Pool, _remembered, is_held_out, open_pool
 from stylize.fitting.decoder import DecoderFit, fit_decoder
-from stylize.fitting.losses import (
+from stylize.fitting.optimise import (
     CONTENT_FLOOR,
     STYLE_FLOOR,
     Statistics,
@@ -24,8 +23,9 @@ from stylize.fitting.losses import (
 )
 from stylize.fitting.settings import PRESETS, FitSettings, Phase
 from stylize.networks.adain import Decoder, Encoder
-from stylize.networks.embedded import LoadedEncoder, load_decoder, read_recipe, save_decoder
-from stylize.shards.format import file_sha256
+from stylize.networks.stylizer import Pixels
+from stylize.networks.weights import LoadedEncoder, load_decoder, read_recipe, save_decoder
+from stylize.shards.shard import file_sha256
 
 Array = NDArray[np.float64]
 SHA256 = "ab" * 32

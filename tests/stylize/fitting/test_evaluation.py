@@ -9,14 +9,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 
-from stylize.engine.engine import Pixels
-from stylize.engine.styles import Style
-from stylize.errors import InputError
+from stylize.console import InputError
 from stylize.fitting.data import is_held_out
-from stylize.fitting.evaluation import evaluate_decoder, evaluation_table, held_out_photos
-from stylize.fitting.judge import Judge, summarise
+from stylize.fitting.evaluate import Judge, evaluate_decoder, evaluation_table, held_out_photos, summarise
 from stylize.networks.adain import Decoder, Encoder
-from stylize.networks.embedded import LoadedEncoder, save_decoder
+from stylize.networks.styles import Style
+from stylize.networks.stylizer import Pixels
+from stylize.networks.weights import LoadedEncoder, save_decoder
 
 Array = NDArray[np.float64]
 SIDE = 32
@@ -24,7 +23,7 @@ SIDE = 32
 
 @pytest.fixture(autouse=True)
 def _float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stylize.fitting.judge.best_dtype", lambda _device: torch.float32)
+    monkeypatch.setattr("stylize.fitting.evaluate.best_dtype", lambda _device: torch.float32)
 
 
 @pytest.fixture
@@ -77,7 +76,7 @@ def test_scores_are_losses_over_the_photos_own(
 def test_optimised_pixels_come_closer_to_the_objective_than_the_photo(
     encoder: Encoder, decoder: Decoder, photos: list[Image.Image], styles: list[Style], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stylize.fitting.judge.OPTIMISER_STEPS", 15)
+    monkeypatch.setattr("stylize.fitting.evaluate.OPTIMISER_STEPS", 15)
     (score,) = Judge(encoder, decoder, photos, SIDE).lower_bound(styles[0], photos=1)
     assert score.style_residual < 0.9
 
@@ -94,8 +93,8 @@ def test_summaries_are_numpys() -> None:
 def test_a_document_holds_every_style_and_only_held_out_photos(
     tmp_path: Path, encoder: Encoder, decoder: Decoder, photos: list[Image.Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stylize.networks.pair.embedded_encoder", lambda: LoadedEncoder(encoder, "ab"))
-    monkeypatch.setattr("stylize.fitting.judge.OPTIMISER_STEPS", 2)
+    monkeypatch.setattr("stylize.networks.weights.embedded_encoder", lambda: LoadedEncoder(encoder, "ab"))
+    monkeypatch.setattr("stylize.fitting.evaluate.OPTIMISER_STEPS", 2)
     save_decoder(tmp_path / "decoder", decoder, "ab", {})
     (tmp_path / "photos").mkdir()
     for index in range(12):

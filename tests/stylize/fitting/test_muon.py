@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from stylize.fitting.muon import Muon, orthogonalise
+from stylize.fitting.optimise import Muon, orthogonalise
 
 
 @pytest.mark.parametrize("shape", [(12, 40), (40, 12), (16, 16)])

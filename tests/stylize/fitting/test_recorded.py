@@ -5,13 +5,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from stylize.engine.engine import Pixels
 from stylize.fitting.data import open_pool
-from stylize.fitting.decoder import DecoderFit
-from stylize.fitting.recorded import CALLS_BEFORE, Recorded
+from stylize.fitting.decoder import CALLS_BEFORE, DecoderFit, Recorded
 from stylize.fitting.settings import FitSettings, Phase
 from stylize.networks.adain import Encoder
-from stylize.networks.embedded import LoadedEncoder
+from stylize.networks.stylizer import Pixels
+from stylize.networks.weights import LoadedEncoder
 
 STEPS = CALLS_BEFORE + 3
 
@@ -41,7 +40,7 @@ def test_on_a_gpu_replayed_steps_are_those_of_calls(
     pool = open_pool(tmp_path, [str(tmp_path)], [], 0.0)
     losses = []
     for calls in (STEPS, CALLS_BEFORE):
-        monkeypatch.setattr("stylize.fitting.recorded.CALLS_BEFORE", calls)
+        monkeypatch.setattr("stylize.fitting.decoder.CALLS_BEFORE", calls)
         fit = DecoderFit(FitSettings((Phase("style", 32, STEPS),), batch_size=4), pool, LoadedEncoder(encoder, ""))
         batches = [torch.from_numpy(noise(step, 4 * 3 * 32, 32)[..., 0].reshape(4, 3, 32, 32)) for step in range(STEPS)]
         losses.append([fit.train_step("style", batch, batch.flip(0)) for batch in batches])

@@ -6,11 +6,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from stylize.engine.engine import Pixels
-from stylize.fitting.data import CropBatches, open_pool
-from stylize.fitting.samples import SAMPLE_SIDE, sample_sheet
+from stylize.fitting.data import SAMPLE_SIDE, CropBatches, open_pool, sample_sheet
 from stylize.fitting.settings import FitSettings, Phase
 from stylize.networks.adain import Decoder, Encoder, Stylizer
+from stylize.networks.stylizer import Pixels
 
 
 def test_the_sheet_shows_photos_styles_and_both(

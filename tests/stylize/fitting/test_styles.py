@@ -11,19 +11,18 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from stylize.drawn.shapes import draw_shape
-from stylize.engine.calibration import calibration_pictures
-from stylize.engine.engine import Engine, Pixels
-from stylize.engine.styles import FittedStatistics, Style, load_styles, write_fitted
-from stylize.errors import InputError
-from stylize.fitting.judge import Judge
+from stylize.console import InputError
+from stylize.fitting.evaluate import Judge
 from stylize.fitting.styles import RATE, StyleFit, fit_styles
+from stylize.jobs.job import open_job
+from stylize.jobs.spec import ShardOptions
 from stylize.networks.adain import Decoder, Encoder, Stylizer
-from stylize.networks.embedded import LoadedEncoder
-from stylize.networks.pair import Pair, load_pair
-from stylize.runs.job import open_job
-from stylize.runs.spec import ShardOptions
+from stylize.networks.openvino import calibration_pictures
+from stylize.networks.styles import FittedStatistics, Style, load_styles, write_fitted
+from stylize.networks.stylizer import Engine, Pixels
+from stylize.networks.weights import LoadedEncoder, Pair, load_pair
 from stylize.shards.manifest import read_manifest
+from stylize.sources.shapes import draw_shape
 
 Noise = Callable[..., Pixels]
 Array = NDArray[np.float64]

@@ -7,9 +7,9 @@ from PIL import Image
 from scipy.spatial.distance import pdist
 from scipy.stats import kstest
 
-from stylize.engine.engine import Pixels
-from stylize.fitting import variations
-from stylize.fitting.variations import banded_noise, combine, draw_texture, paint, recolour
+from stylize.fitting import data as variations
+from stylize.fitting.data import banded_noise, combine, draw_texture, paint, recolour
+from stylize.networks.stylizer import Pixels
 
 Vary = Callable[[Image.Image, np.random.Generator], Image.Image]
 

@@ -11,10 +11,10 @@ from stylize.networks.adain import (
     Encoder,
     Stylizer,
     adain,
+    channel_statistics,
     pad_to_stride,
     stylization_flops,
 )
-from stylize.networks.channels_last import channel_statistics
 
 Array = NDArray[np.float64]
 

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stylize.networks.channels_last import _Reflection, bordered, channel_statistics, reflected, replicated
+from stylize.networks.adain import _Reflection, bordered, channel_statistics, reflected, replicated
 
 
 def features(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:

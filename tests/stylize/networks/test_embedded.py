@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from scipy.signal import correlate
 
-from stylize.errors import InputError
+from stylize.console import InputError
 from stylize.networks.adain import Decoder, Encoder
-from stylize.networks.embedded import (
+from stylize.networks.weights import (
     CAFFE_MEAN_BGR,
     SHIPPED_SHA256,
     caffe_convolutions,
@@ -19,12 +19,12 @@ from stylize.networks.embedded import (
     embedded_encoder,
     fold_caffe_preprocessing,
     load_decoder,
+    measure_mean_activations,
     read_recipe,
     rescale,
     save_decoder,
     unnormalised_encoder,
 )
-from stylize.networks.normalise import measure_mean_activations
 
 ENCODER_SHA256 = "ab" * 32
 

@@ -7,12 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from stylize.errors import InputError
+from stylize.console import InputError
 from stylize.networks.adain import Decoder, Encoder
-from stylize.networks.embedded import default_decoder_file, embedded_encoder, save_decoder
-from stylize.networks.exchange import export_weights, import_weights
-from stylize.networks.pair import load_pair
-from stylize.networks.published_layout import decoder_to_published, encoder_to_published
+from stylize.networks.exchange import decoder_to_published, encoder_to_published, export_weights, import_weights
+from stylize.networks.weights import default_decoder_file, embedded_encoder, load_pair, save_decoder
 from stylize.shards.manifest import read_manifest
 
 Run = Callable[..., tuple[int, str, str]]

@@ -5,7 +5,7 @@ import torch
 from numpy.typing import NDArray
 
 from stylize.networks.adain import Encoder
-from stylize.networks.normalise import built_in_pictures, normalise
+from stylize.networks.weights import built_in_pictures, normalise
 
 
 def pictures(count: int = 2) -> list[torch.Tensor]:

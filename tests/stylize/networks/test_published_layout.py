@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stylize.errors import InputError
+from stylize.console import InputError
 from stylize.networks.adain import Decoder, Encoder, Stylizer
-from stylize.networks.published_layout import (
+from stylize.networks.exchange import (
     decoder_from_published,
     decoder_to_published,
     encoder_from_published,

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from stylize.errors import InputError
-from stylize.networks.state_dicts import take_convolutions
+from stylize.console import InputError
+from stylize.networks.weights import take_convolutions
 
 PATH = Path("weights.pth")
 

@@ -9,11 +9,10 @@ from torch import Tensor, nn
 from torchvision.models.vgg import cfgs, make_layers
 from torchvision.transforms.functional import normalize
 
-from stylize.errors import InputError
+from stylize.console import InputError
+from stylize.files import read_weights
 from stylize.networks.exchange import import_weights
-from stylize.networks.pair import load_encoder
-from stylize.networks.torchvision_encoder import encoder_from_torchvision, is_torchvision, torchvision_file
-from stylize.weights_files import read_weights
+from stylize.networks.weights import encoder_from_torchvision, is_torchvision, load_encoder, torchvision_file
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
@@ -23,7 +22,7 @@ def _few_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Normalise on two pictures: the built-in ones take seconds."""
     generator = torch.Generator().manual_seed(0)
     pictures = [torch.rand(1, 3, 24, 24, generator=generator, dtype=torch.float64) for _ in range(2)]
-    monkeypatch.setattr("stylize.networks.torchvision_encoder.built_in_pictures", lambda: pictures)
+    monkeypatch.setattr("stylize.networks.weights.built_in_pictures", lambda: pictures)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +51,7 @@ def cached(tmp_path: Path, state: dict[str, Tensor], monkeypatch: pytest.MonkeyP
     served = tmp_path / "served.pth"
     torch.save(state, served)
     named = served.rename(tmp_path / f"vgg19-{hashlib.sha256(served.read_bytes()).hexdigest()[:8]}.pth")
-    monkeypatch.setattr("stylize.networks.torchvision_encoder.weights_url", named.as_uri)
+    monkeypatch.setattr("stylize.networks.weights.weights_url", named.as_uri)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("torch.hub._hub_dir", None)
     return tmp_path / "cache/hub/checkpoints" / named.name
@@ -99,7 +98,7 @@ def test_a_download_that_is_not_torchvisions_leaves_nothing(cached: Path, tmp_pa
 
 def test_no_network_is_one_sentence(cached: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     url = f"http://127.0.0.1:9/{cached.name}"  # the discard port: nobody listens
-    monkeypatch.setattr("stylize.networks.torchvision_encoder.weights_url", lambda: url)
+    monkeypatch.setattr("stylize.networks.weights.weights_url", lambda: url)
     with pytest.raises(InputError, match=rf"{url} cannot be downloaded .*: go online, or fetch it elsewhere"):
         load_encoder("vgg19-torchvision")
     assert list(cached.parent.iterdir()) == []

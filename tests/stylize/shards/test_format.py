@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from stylize.errors import InputError
-from stylize.shards.format import Sample, file_sha256, read_shard, sample_members, write_shard
+from stylize.console import InputError
+from stylize.shards.shard import Sample, file_sha256, read_shard, sample_members, write_shard
 
 BLOCK = 512
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from stylize.errors import InputError
+from stylize.console import InputError
 from stylize.shards.manifest import Flag, Manifest, ShardEntry, inspect_manifest, read_manifest, write_manifest
 
 SPEC = {

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stylize.errors import InputError
-from stylize.shards.index import index_split
+from stylize.console import InputError
+from stylize.shards.index import index_name, index_split, load_index
 from stylize.shards.manifest import read_manifest
-from stylize.shards.stored_index import index_name, load_index
 from stylize.shards.verify import verify_shards
 
 TABLE = index_name("train")

@@ -13,16 +13,11 @@ from urllib.request import Request, urlopen
 import pytest
 from s3fs import S3FileSystem
 
-from stylize.errors import InputError
-from stylize.shards.cache import local_shards
-from stylize.shards.index import index_split
+from stylize.console import InputError
+from stylize.shards.index import index_name, index_split, render_index, write_side_files
 from stylize.shards.manifest import ShardEntry, read_manifest
-from stylize.shards.remote import RemoteFolder
-from stylize.shards.side_files import write_side_files
-from stylize.shards.stored_index import index_name, render_index
-from stylize.shards.upload import upload_shards
-from stylize.shards.verify import verify_shards
-from stylize.shards.verify_url import verify_url
+from stylize.shards.remote import RemoteFolder, local_shards, upload_shards
+from stylize.shards.verify import verify_shards, verify_url
 
 ShardFolderMaker = Callable[..., Path]
 URL = "s3://bucket/sets/shapes"

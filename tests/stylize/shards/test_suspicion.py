@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from stylize.engine.engine import Pixels
-from stylize.shards.format import Sample, file_sha256, write_shard
+from stylize.networks.stylizer import Pixels
 from stylize.shards.index import index_split
 from stylize.shards.manifest import Manifest, ShardEntry, read_manifest, write_manifest
-from stylize.shards.suspicion import folder_suspicions, resemblance
+from stylize.shards.shard import Sample, file_sha256, write_shard
+from stylize.shards.verify import folder_suspicions, resemblance
 
 Pair = tuple[bytes, bytes]
 Run = Callable[..., tuple[int, str, str]]
@@ -118,7 +118,7 @@ def test_test_images_from_train_are_suspect(
 
 
 def test_a_big_split_is_sampled(tmp_path: Path, pairs: list[Pair], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stylize.shards.suspicion.READS", 30)
+    monkeypatch.setattr("stylize.shards.verify.READS", 30)
     train = samples(pairs, list(range(60)))
     folder = write_folder(tmp_path / "shards", train, [replace(sample, styled=()) for sample in train])
     (warning,) = found(folder)

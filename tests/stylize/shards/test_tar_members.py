@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stylize.shards.format import Sample, write_shard
-from stylize.shards.tar_members import tar_members
+from stylize.shards.shard import Sample, tar_members, write_shard
 
 Listed = list[tuple[str, tuple[int, int] | None]]
 BLOCK = tarfile.BLOCKSIZE

@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stylize.engine.engine import Pixels
-from stylize.errors import InputError
-from stylize.shards.format import Sample, file_sha256, read_shard, write_shard
+from stylize.console import InputError, counted
+from stylize.networks.stylizer import Pixels
+from stylize.shards.index import describe_shard
 from stylize.shards.manifest import read_manifest, write_manifest
-from stylize.shards.side_files import describe_shard
+from stylize.shards.shard import Sample, file_sha256, read_shard, write_shard
 from stylize.shards.verify import quick_defects, verify_shards
-from stylize.wording import counted
 
 SHARD = "train-000001.tar"
 

@@ -3,9 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from stylize.errors import InputError
-from stylize.sources.export import export_images
-from stylize.sources.source import open_source
+from stylize.console import InputError
+from stylize.sources.source import export_images, open_source
 
 
 def test_the_zip_is_a_source_of_the_same_images(class_folders: Path, tmp_path: Path) -> None:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from stylize.errors import InputError
-from stylize.sources.layout import read_layout
+from stylize.console import InputError
+from stylize.sources.splits import read_layout
 
 
 def paths(*folders: str) -> list[str]:

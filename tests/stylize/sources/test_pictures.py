@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stylize.engine.engine import Pixels
-from stylize.errors import InputError
-from stylize.sources.listing import list_files, list_pictures
-from stylize.sources.pictures import PictureError, decode_picture
+from stylize.console import InputError
+from stylize.networks.stylizer import Pixels
+from stylize.shards.decode import PictureError, decode_picture
+from stylize.sources.folder import list_files, list_pictures
 
 Noise = Callable[..., Pixels]
 Encode = Callable[..., bytes]

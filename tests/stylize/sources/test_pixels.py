@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from stylize.engine.engine import Pixels
-from stylize.sources.pictures import PictureError, decode_picture
+from stylize.networks.stylizer import Pixels
+from stylize.shards.decode import PictureError, decode_picture
 
 HEIGHT, WIDTH = 16, 24
 RAW, DEFLATE = 1, 8

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stylize.sources import pictures
-from stylize.sources.pictures import MAX_PIXELS, PictureError, decode
-from stylize.sources.plain_jpeg import decode_plain_jpeg
+from stylize.shards import decode as pictures
+from stylize.shards.decode import MAX_PIXELS, PictureError, decode, decode_plain_jpeg
 
 Noise = Callable[..., np.ndarray[Any, Any]]
 CODINGS: list[dict[str, Any]] = [

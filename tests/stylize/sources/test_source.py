@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torchvision.datasets.cifar
 
-from stylize.drawn.shapes import CLASS_NAMES, draw_shape
-from stylize.engine.engine import Pixels
-from stylize.errors import InputError
-from stylize.sources.pictures import PictureError, decode_picture
+from stylize.console import InputError
+from stylize.networks.stylizer import Pixels
+from stylize.shards.decode import PictureError, decode_picture
+from stylize.sources.shapes import CLASS_NAMES, draw_shape
 from stylize.sources.source import Source, open_source
 
 Listing = dict[str, list[tuple[str, int]]]

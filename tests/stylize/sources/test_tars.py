@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from stylize.engine.engine import Pixels
-from stylize.errors import InputError
-from stylize.shards.format import read_shard
+from stylize.console import InputError
+from stylize.networks.stylizer import Pixels
 from stylize.shards.manifest import read_manifest
+from stylize.shards.shard import read_shard
 from stylize.sources.source import open_source
 
 MakeShards = Callable[..., Path]

@@ -1,0 +1,240 @@
+"""What all attacks share: the counted model, the loss, the ball, and the result."""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from stylize.console import InputError
+
+Norm = Literal["l2", "linf"]
+Kind = Literal["white-box", "black-box", "transfer", "noise", "single-step", "minimal-norm", "unbounded"]
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """Attacked images (N, C, H, W) in [0, 1], the passes counted in images, and what the attack itself found out.
+
+    `forwards` and `backwards` count an image once for every time it goes through the model in that direction.
+    `last_losses` (N, K), where an attack has steps, is the loss of its best restart over the last K steps.
+    """
+
+    images: Tensor
+    forwards: int
+    backwards: int
+    last_losses: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One attack on the N images of an evaluation, in the form in which the result file keeps it.
+
+    `robust` is true where an image is classified correctly as it is and as attacked, judged by a pass of its own over
+    the attacked images in float32. `distance` is the attacked image's distance in `norm`. `epsilon`, in pixels of
+    [0, 1], is None for minimal-norm attacks, whose `distance` is infinite where they found nothing and 0 where the
+    clean image is wrong. `losses` summarises what checks need of a steepest-ascent attack.
+    """
+
+    name: str
+    kind: Kind
+    norm: Norm
+    epsilon: float | None
+    robust: tuple[bool, ...]
+    distance: tuple[float, ...]
+    forwards: int
+    backwards: int
+    seconds: float
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    losses: Mapping[str, float] = field(default_factory=dict)
+
+
+Loss = Literal["ce", "dlr", "margin"]
+LOSSES: tuple[Loss, ...] = ("ce", "dlr", "margin")
+
+
+def attack_loss(loss: Loss, logits: Tensor, labels: Tensor) -> Tensor:
+    """Return each image's loss (B,).
+
+    `ce` is the cross-entropy of the true label y; `margin` is max over i ≠ y of z_i, minus z_y, and above 0 where the
+    image is misclassified; `dlr` is that margin divided by z_π1 - z_π3, the largest minus the third largest logit
+    (difference of logits ratio, Croce & Hein 2020, eq. 6), which neither shift nor scale of the logits changes.
+
+    Raises:
+        InputError: the loss has no such name, or there are too few classes for it (2 for `margin`, 3 for `dlr`).
+    """
+    if loss not in LOSSES:
+        raise InputError(f"Loss is {loss!r}: give one of {', '.join(LOSSES)}.")
+    fewest = {"ce": 1, "margin": 2, "dlr": 3}[loss]
+    if logits.shape[1] < fewest:
+        raise InputError(f"Loss {loss!r} needs {fewest} classes and the model has {logits.shape[1]}: attack with 'ce'.")
+    if loss == "ce":
+        return F.cross_entropy(logits, labels, reduction="none")
+    margin = _margin(logits, labels)
+    if loss == "margin":
+        return margin
+    largest = logits.topk(3, dim=1).values
+    return margin / (largest[:, 0] - largest[:, 2] + 1e-12)  # the published code's guard against equal logits
+
+
+def _margin(logits: Tensor, labels: Tensor) -> Tensor:
+    true = logits.gather(1, labels[:, None])
+    others = logits.scatter(1, labels[:, None], float("-inf"))
+    return others.amax(1) - true[:, 0]
+
+
+TINY = 1e-12  # keeps a zero vector from being divided by zero
+
+
+def check_norm(norm: str) -> None:
+    """Raise `InputError` unless the norm is one of those that attacks know."""
+    if norm not in ("l2", "linf"):
+        raise InputError(f"Norm is {norm!r}: give l2 or linf.")
+
+
+def per_image(numbers: Tensor) -> Tensor:
+    """Give one number an image (B,) the shape (B, 1, 1, 1)."""
+    return numbers[:, None, None, None]
+
+
+def size(delta: Tensor, norm: Norm) -> Tensor:
+    """Return the norm of each perturbation, (B,)."""
+    flat = delta.flatten(1)
+    return flat.abs().amax(1) if norm == "linf" else torch.linalg.vector_norm(flat, dim=1)
+
+
+def steepest(gradient: Tensor, norm: Norm) -> Tensor:
+    """Return the step of size 1 that raises a linear loss most: the sign (linf), or the gradient over its length (l2).
+
+    A gradient that is not finite counts as 0, so that images stay images.
+    """
+    gradient = gradient.nan_to_num(0.0, 0.0, 0.0)
+    if norm == "linf":
+        return gradient.sign()
+    return gradient / per_image(size(gradient, "l2").clamp_min(TINY))
+
+
+def project(current: Tensor, origin: Tensor, epsilon: float | Tensor, norm: Norm) -> Tensor:
+    """Move images back into the ball of radius epsilon, one for all or (B, 1, 1, 1), around `origin`, then into [0, 1].
+
+    Clipping moves every pixel towards `origin`, which lies in [0, 1]: the result is in the ball still.
+    """
+    delta = current - origin
+    if norm == "linf":
+        radius = torch.as_tensor(epsilon, dtype=delta.dtype, device=delta.device)
+        delta = delta.clamp(-radius, radius)
+    else:
+        delta = delta * (epsilon / per_image(size(delta, "l2").clamp_min(TINY))).clamp_max(1)
+    return (origin + delta).clamp(0, 1)
+
+
+def random_point(images: Tensor, epsilon: float, norm: Norm, generator: Generator) -> Tensor:
+    """Return a point drawn uniformly from the ball around each image, clipped to [0, 1].
+
+    The generator lives on the CPU, so that every device attacks from the same points.
+    """
+    if norm == "linf":
+        delta = torch.rand(images.shape, generator=generator) * 2 - 1
+    else:  # a uniform direction, and a radius r with P(r < t) = t^dimensions
+        delta = torch.randn(images.shape, generator=generator)
+        radius = torch.rand(len(images), generator=generator) ** (1 / math.prod(images.shape[1:]))
+        delta = delta * per_image(radius / size(delta, "l2").clamp_min(TINY))
+    return project(images + epsilon * delta.to(images.device), images, epsilon, norm)
+
+
+class Victim(nn.Module):
+    """A model that counts the images that go through it, in each direction, and runs in float32 without autocast."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.training = False
+        self.forwards = 0
+        self.backwards = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits (B, classes) of images (B, C, H, W)."""
+        self.forwards += len(images)
+        with torch.autocast(images.device.type, enabled=False):
+            logits: Tensor = self.model(images)
+        if images.requires_grad and not logits.requires_grad:  # a cut graph: zero gradients, for AutoAttack's code too
+            logits = logits + 0 * images.flatten(1).sum(1, keepdim=True)
+        if logits.requires_grad:
+            logits.register_hook(self._count_backward)  # type: ignore[no-untyped-call]
+        return logits
+
+    def _count_backward(self, gradient: Tensor) -> None:
+        self.backwards += len(gradient)
+
+    def scores(self, images: Tensor, labels: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
+        """Return, for each image, its loss and whether it is misclassified, both (B,)."""
+        with torch.no_grad():
+            logits = self(images)
+        return attack_loss(loss, logits, labels), logits.argmax(1) != labels
+
+    def gradients(self, images: Tensor, labels: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
+        """Return `scores` and the gradient (B, C, H, W) of each image's own loss."""
+        pixels = images.detach().requires_grad_()
+        with torch.enable_grad():
+            logits = self(pixels)
+            losses = attack_loss(loss, logits, labels)
+            gradient = input_gradient(losses, pixels)
+        return losses.detach(), logits.detach().argmax(1) != labels, gradient
+
+
+def input_gradient(values: Tensor, images: Tensor) -> Tensor:
+    """Return the gradient of the sum of `values` by images (B, C, H, W); zeros where the model cuts its graph."""
+    found = torch.autograd.grad(values.sum(), images, allow_unused=True)[0] if values.requires_grad else None
+    return torch.zeros_like(images) if found is None else found
+
+
+@contextmanager
+def attacked(model: nn.Module) -> Iterator[Victim]:
+    """Freeze the parameters while a model is attacked: no gradient of theirs is computed or left behind."""
+    learnable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in learnable:
+        parameter.requires_grad_(False)
+    try:
+        yield Victim(model)
+    finally:
+        for parameter in learnable:
+            parameter.requires_grad_(True)
+
+
+def check_images(model: nn.Module, images: Tensor, labels: Tensor) -> None:
+    """Raise `InputError` unless every module is in eval mode and the images and labels are what attacks expect."""
+    training = [name or "the model" for name, module in model.named_modules() if module.training]
+    if training:
+        raise InputError(f"{len(training)} modules are in training mode (first: {training[0]}): call model.eval().")
+    if images.ndim != 4 or images.dtype != torch.float32:
+        raise InputError(f"The images are {images.dtype} {tuple(images.shape)}: give float32 of shape (B, C, H, W).")
+    if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
+        raise InputError(f"The labels are {labels.dtype} {tuple(labels.shape)}: give int64 of shape ({len(images)},).")
+    if len(images) and not (images.amin() >= 0 and images.amax() <= 1):
+        low, high = images.amin().item(), images.amax().item()
+        raise InputError(f"The pixels lie in [{low:g}, {high:g}]: scale them to [0, 1] and normalise inside the model.")
+
+
+def check_counts(**counts: int) -> None:
+    """Raise `InputError` for a number of steps, restarts, queries or the like below 1."""
+    for name, count in counts.items():
+        if count < 1:
+            raise InputError(f"{name.replace('_', ' ').capitalize()} is {count}: give 1 or more.")
+
+
+def check_sizes(**sizes: float) -> None:
+    """Raise `InputError` for a radius or step that is not a positive number."""
+    for name, size in sizes.items():
+        if not (math.isfinite(size) and size > 0):
+            raise InputError(f"{name.replace('_', ' ').capitalize()} is {size}: give a number above 0.")
+
+
+def batches(left: Tensor, batch_size: int) -> Iterator[Tensor]:
+    """Yield the indices where `left` (N,) is true, at most `batch_size` at a time."""
+    rows = left.nonzero()[:, 0]
+    for start in range(0, len(rows), batch_size):
+        yield rows[start : start + batch_size]

@@ -1,0 +1,121 @@
+"""The paper's attack: repeated sign-gradient ascent, recorded after every step."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from attack.attacks.attack import check_images, input_gradient
+from stylize.console import InputError
+
+# What an element with a zero gradient does: `stay` where it is (sign(0) = 0), or step by -1 as in the authors' code.
+ZERO_GRADIENT = ("stay", "minus-one")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """The paper's path by default: 100 steps of 1e-4 of the pixel range.
+
+    `zero_gradient` is one of `ZERO_GRADIENT`.  Raises `InputError` for a value out of range.
+    """
+
+    steps: int = 100
+    step_size: float = 1e-4
+    zero_gradient: str = "stay"
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise InputError(f"--steps is {self.steps}: give 1 or more.")
+        if not (math.isfinite(self.step_size) and 0 < self.step_size <= 1):
+            raise InputError(f"--step-size is {self.step_size}: give a number above 0 and at most 1.")
+        if self.zero_gradient not in ZERO_GRADIENT:
+            choices = " or ".join(ZERO_GRADIENT)
+            raise InputError(f"--zero-gradient is {self.zero_gradient!r}: give {choices}.")
+
+    @property
+    def largest_linf(self) -> float:
+        """The L∞ distance that the whole path can reach."""
+        return self.steps * self.step_size
+
+
+@dataclass(frozen=True)
+class AttackPath:
+    """What happened to B images at the start (column 0) and after each of S steps.
+
+    `correct` (B, S+1) bool; `loss` (B, S+1) float32 cross-entropy of the true label; `l2` and `linf` (B, S+1) float64
+    distances to the start, of all pixels in units of the [0, 1] range; `zero_gradients` (B, S) int64 elements whose
+    gradient was exactly zero; `images` (B, C, H, W) float32 after the last step; `finite` (B,) bool: every logit was.
+    """
+
+    correct: Tensor
+    loss: Tensor
+    l2: Tensor
+    linf: Tensor
+    zero_gradients: Tensor
+    images: Tensor
+    finite: Tensor
+
+
+def join_paths(paths: Iterable[AttackPath]) -> AttackPath:
+    """Join the paths of successive batches along the batch dimension, on the CPU."""
+    parts = list(paths)
+    return AttackPath(*(torch.cat([getattr(part, field.name).cpu() for part in parts]) for field in fields(AttackPath)))
+
+
+def fgsm_path(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    step_size: float = 1e-4,
+    steps: int = 100,
+    zero_gradient: str = "stay",
+) -> AttackPath:
+    """Attack each image by sign-gradient ascent: x ← clip(x + step_size · sign(∂CE(model(x), label)/∂x), 0, 1).
+
+    Args:
+        model: maps float32 [0, 1] pixels (B, C, H, W) to logits (B, classes); every module in eval mode.
+        images: float32 in [0, 1], (B, C, H, W).
+        labels: true labels, int64 (B,).
+        step_size: added to or taken from each pixel in each step (1 = the full pixel range).
+        steps: number of steps.
+        zero_gradient: `stay`, or `minus-one` as in the authors' code.
+
+    Raises:
+        InputError: a module is in training mode, or an argument is out of range.
+    """
+    Protocol(steps=steps, step_size=step_size, zero_gradient=zero_gradient)  # checks the ranges
+    check_images(model, images, labels)
+    current = images.detach().clone()
+    scores, moves, zeros = [], [], []
+    for step in range(steps + 1):
+        scored, gradient = _score(model, current, labels)
+        scores.append(scored)
+        # Distances come from the pixels reached: float32 additions of 1e-4 do not add up to exactly step · 1e-4.
+        moves.append((current.double() - images.double()).flatten(1))
+        if step < steps:
+            zeros.append((gradient == 0).flatten(1).sum(1))
+            current = (current + step_size * _direction(gradient, zero_gradient)).clamp(0, 1)
+    correct, loss, finite = (torch.stack(column, 1) for column in zip(*scores, strict=True))
+    l2 = torch.stack([move.norm(dim=1) for move in moves], 1)
+    linf = torch.stack([move.abs().amax(1) for move in moves], 1)
+    return AttackPath(correct, loss, l2, linf, torch.stack(zeros, 1), current, finite.all(1))
+
+
+def _score(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+    """Return (correct, loss, all logits finite), each (B,), and the gradient (B, C, H, W) of each image's own loss."""
+    pixels = images.detach().requires_grad_()
+    with torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
+        logits = model(pixels)
+        loss = F.cross_entropy(logits, labels, reduction="none")
+        gradient = input_gradient(loss, pixels)
+    return (logits.argmax(1) == labels, loss.detach(), logits.detach().isfinite().all(1)), gradient
+
+
+def _direction(gradient: Tensor, zero_gradient: str) -> Tensor:
+    if zero_gradient == "minus-one":
+        return (gradient > 0).to(gradient.dtype) * 2 - 1
+    return gradient.sign()

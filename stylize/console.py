@@ -1,0 +1,187 @@
+"""What every command line shares: errors for people, one console, interruption, and the wording of messages."""
+
+import io
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Iterable, Iterator
+from types import FrameType
+from typing import Any, TextIO, TypeVar
+
+import typer
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+from rich.text import Text
+
+from stylize.interruption import INTERRUPTED, INTERRUPTION
+
+T = TypeVar("T")
+
+
+class InputError(Exception):
+    """What was wrong, where, and what to do, in one sentence; command lines exit with code 2."""
+
+
+_SIGNS_OF_DEATH = ("DataLoader worker", "ancdata")  # in what PyTorch raises where a loader's process is gone
+
+
+def plain_errors(batches: Iterable[T]) -> Iterator[T]:
+    """Yield a data loader's batches; a worker's `InputError` loses the loader's traceback, its death is one too."""
+    try:
+        yield from batches
+    except InputError as error:
+        raise InputError(str(error).rpartition("stylize.console.InputError: ")[2].rstrip()) from None
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        if isinstance(error, RuntimeError) and not any(sign in str(error) for sign in _SIGNS_OF_DEATH):
+            raise
+        raise InputError(
+            "A process that loads images was killed, as happens where memory runs out: lower --workers, and run again."
+        ) from None
+
+
+def literal(text: str) -> str:
+    r"""Return a text with everything that does not print as itself escaped, as `repr` does: \x1b, \n, \u202e, \udcff.
+
+    What stays can neither steer a terminal, nor begin a line, nor turn the text around it, nor fail to be encoded.
+    """
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+
+
+def option_name(field: str) -> str:
+    """Return the command-line option of a setting that Python calls `field`: batch_size is --batch-size."""
+    return "--lambda" if field == "pairing_weight" else f"--{field.replace('_', '-')}"
+
+
+def counted(number: int, thing: str, things: str | None = None) -> str:
+    """Return "1 image" or "2 images"; `things` is the plural where it is not the singular with an s."""
+    return f"{number} {thing if number == 1 else things or f'{thing}s'}"
+
+
+class LiteralConsole(Console):
+    """A console that shows names as they are: no markup, no emoji codes, no control character of theirs.
+
+    Each string is one line.  Where nobody reads any more (`| head -1`) it falls silent, and the work goes on.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"markup": False, "emoji": False, "soft_wrap": True, **options})
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Return a string as a renderable; everything that is printed as a string comes through here."""
+        return super().render_str(literal(text), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Yield the pieces of a renderable; texts that were none of our strings are made literal here."""
+        for piece in super().render(renderable, options):
+            text = "\n".join(literal(line) for line in piece.text.split("\n"))  # these breaks are the layout's
+            yield piece if piece.control else piece._replace(text=text)
+
+    def on_broken_pipe(self) -> None:
+        """Send what is still to be printed nowhere."""
+        self.quiet = True
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), self.file.fileno())
+
+
+console = LiteralConsole()
+_errors = LiteralConsole(stderr=True, highlight=False)
+
+
+def print_notice(sentence: str) -> None:
+    """Print what a person should see although nothing failed."""
+    console.print(sentence, style="yellow", highlight=False)
+
+
+def command_app(description: str) -> typer.Typer:
+    """Return an application for commands; it has subcommands even where there is one."""
+    app = typer.Typer(
+        help=description,
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,  # brackets in help texts are brackets
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(lambda: None)
+    return app
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _is_interruption(error: BaseException | None) -> bool:
+    """Tell whether an error is an interruption or followed one, as where the same signal stopped a worker process."""
+    while error and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
+
+
+def run_command_line(app: typer.Typer) -> None:
+    """Run an application and raise `SystemExit`; an `InputError` becomes one line on standard error and exit code 2.
+
+    SIGTERM ends the work as Ctrl-C does: temporary files are removed and finished work is kept.  Characters that
+    standard output cannot encode are replaced.
+    """
+    signal.signal(signal.SIGTERM, _terminate)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        raise SystemExit(_run(app))
+
+
+def _run(app: typer.Typer) -> int:
+    try:
+        _check_words(sys.argv)
+        code = app(standalone_mode=False)
+    except InputError as error:
+        return _fail(f"Error: {error}")
+    except BaseException as end:
+        if _is_interruption(end):
+            code = INTERRUPTED
+        elif hasattr(end, "show"):  # a wrong option; Typer's class for it has no stable place
+            return _fail(*_usage(end))
+        else:
+            raise
+    if code == INTERRUPTED:
+        _errors.print(INTERRUPTION)
+    return code or 0
+
+
+def _check_words(words: Iterable[str]) -> None:
+    """Refuse names that no result file could hold before any work is done."""
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:  # bytes of another encoding, which Python keeps as lone surrogates
+            raise InputError(f"{word!r} is not UTF-8: rename the file or folder.") from None
+
+
+def _usage(error: Any) -> list[str]:
+    """Return the lines that Typer shows for a wrong option."""
+    shown = io.StringIO()
+    error.show(shown)
+    message = f"Error: {error.format_message()}"
+    return shown.getvalue().replace(message, literal(message)).split("\n")[:-1]
+
+
+def _fail(*lines: str) -> int:
+    for line in lines:
+        _errors.print(line)
+    return 2
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Show a library's warning in one line; its text may quote a name."""
+    _errors.print(f"Warning: {message} ({category.__name__}, {filename}:{lineno})")

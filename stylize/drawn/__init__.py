@@ -1,1 +1,0 @@
-"""Pictures that the project draws itself: shapes and patterns. Pure functions of seed and size; no files."""

@@ -1,0 +1,275 @@
+"""How good a decoder is: losses and distances over content and style pictures."""
+
+import copy
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from statistics import fmean, median, pstdev
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from rich.table import Table
+from torch import Tensor
+
+from stylize.console import InputError, counted
+from stylize.fitting.data import HOLD_OUT_FRACTION, decode_file, is_held_out
+from stylize.fitting.optimise import (
+    Targets,
+    content_distance,
+    statistics_of,
+    style_distance,
+    style_targets,
+    style_transfer_losses,
+)
+from stylize.fitting.settings import FitSettings
+from stylize.networks.adain import MIN_SIDE, Decoder, Encoder, adain, pad_to_stride, unit_range
+from stylize.networks.devices import best_device, best_dtype
+from stylize.networks.styles import Style, load_styles
+from stylize.networks.weights import load_pair
+from stylize.sources.folder import PictureFile, list_pictures
+
+BATCH = 4
+OPTIMISER_STEPS = 300
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What one picture scored; residuals are losses over those of the unstylized photo, 0 is perfect.
+
+    `style_residual` is the style loss (relu1_1 … relu4_1), `content_residual` the content loss (relu4_1) against the
+    AdaIN target, `colour_distance` the mean distance of the output's channel means and deviations, in [0, 1], to the
+    style's.
+    """
+
+    style_residual: float
+    content_residual: float
+    colour_distance: float
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Median, mean, standard deviation and number of a quantity."""
+
+    median: float
+    mean: float
+    deviation: float
+    n: int
+
+
+def summarise(values: Sequence[float]) -> Summary:
+    """Summarise at least one value."""
+    return Summary(median(values), fmean(values), pstdev(values), len(values))
+
+
+def summarise_scores(scores: Sequence[Scores]) -> dict[str, Summary]:
+    """Summarise every quantity of some pictures."""
+    return {field.name: summarise([getattr(score, field.name) for score in scores]) for field in fields(Scores)}
+
+
+class Judge:
+    """An encoder and a decoder on the best device, and photos (N, 3, size, size) in [0, 1] to judge them with."""
+
+    def __init__(self, encoder: Encoder, decoder: Decoder, photos: Sequence[Image.Image], size: int) -> None:
+        self.device = best_device()
+        self.dtype = best_dtype(self.device)
+        place = {"device": self.device, "dtype": self.dtype, "memory_format": torch.channels_last}
+        self.encoder: Encoder = copy.deepcopy(encoder).to(**place)  # type: ignore[call-overload]
+        self.decoder: Decoder = copy.deepcopy(decoder).to(**place)  # type: ignore[call-overload]
+        self.photos = torch.cat([self._pixels(ImageOps.fit(photo, (size, size))) for photo in photos])
+
+    def _pixels(self, picture: Image.Image) -> Tensor:
+        return unit_range(torch.from_numpy(np.array(picture)).to(self.device).permute(2, 0, 1)[None])
+
+    def _layers(self, pixels: Tensor) -> list[Tensor]:
+        return self.encoder.style_features(pixels.to(self.dtype))
+
+    @torch.no_grad()
+    def judge_style(self, style: Style) -> list[Scores]:
+        """Stylize every photo and score the results."""
+        style_pixels = self._pixels(style.picture)
+        statistics = statistics_of(self._layers(pad_to_stride(style_pixels)))
+        scores: list[Scores] = []
+        for photos in torch.split(self.photos, BATCH):
+            layers = self._layers(photos)
+            targets = style_targets(layers[-1], statistics_of(layers), statistics)
+            fitted = style.fitted and style.fitted.on(self.device)
+            features = adain(layers[-1], *fitted) if fitted else targets.features
+            output = self.decoder(features.to(self.dtype)).clamp(0, 1)
+            scores += self._score(output, targets, style_pixels)
+        return scores
+
+    def _score(self, output: Tensor, targets: Targets, style_pixels: Tensor) -> list[Scores]:
+        layers = self._layers(output)
+        style = style_distance(statistics_of(layers), targets.statistics) / targets.style_scale
+        content = content_distance(layers[-1], targets.features) / targets.content_scale
+        columns = (style, content, _colour_distance(output.float(), style_pixels))
+        return [Scores(*row) for row in torch.stack(columns, dim=1).tolist()]
+
+    @torch.no_grad()
+    def reconstruction_psnr(self) -> list[float]:
+        """Return every photo's PSNR in decibels after encoding and decoding it without alignment."""
+        values: list[float] = []
+        for photos in torch.split(self.photos, BATCH):
+            output = self.decoder(self.encoder(photos.to(self.dtype))).float().clamp(0, 1)
+            values += (-10 * (output - photos).square().mean(dim=(1, 2, 3)).log10()).tolist()
+        return values
+
+    def lower_bound(self, style: Style, photos: int) -> list[Scores]:
+        """Score pixels optimised directly for the decoder's objective, from the photo: the better of two optimisers.
+
+        It does not always converge, and says what the objective allows, not what a decoder can reach.
+        """
+        style_pixels = self._pixels(style.picture)
+        with torch.no_grad():
+            statistics = statistics_of(self._layers(pad_to_stride(style_pixels)))
+        scores: list[Scores] = []
+        for photo in torch.split(self.photos[:photos], 1):
+            with torch.no_grad():
+                layers = self._layers(photo)
+                targets = style_targets(layers[-1], statistics_of(layers), statistics)
+            candidates = [optimise(self._objective(targets), photo) for optimise in (_by_adam, _by_lbfgs)]
+            best, _ = min(candidates, key=lambda candidate: candidate[1])
+            with torch.no_grad():
+                scores += self._score(best, targets, style_pixels)
+        return scores
+
+    def _objective(self, targets: Targets) -> Callable[[Tensor], Tensor]:
+        def objective(pixels: Tensor) -> Tensor:
+            losses = style_transfer_losses(self.encoder, pixels.clamp(0, 1).to(self.dtype), targets)
+            return losses["content"] + FitSettings.style_weight * losses["style"]
+
+        return objective
+
+
+def _colour_distance(output: Tensor, style: Tensor) -> Tensor:
+    """Return the mean distance of channel means and deviations, (B,)."""
+    found = torch.cat([output.mean(dim=(2, 3)), output.std(dim=(2, 3))], dim=1)
+    wanted = torch.cat([style.mean(dim=(2, 3)), style.std(dim=(2, 3))], dim=1)
+    return (found - wanted).abs().mean(dim=1)
+
+
+def _by_adam(objective: Callable[[Tensor], Tensor], photo: Tensor) -> tuple[Tensor, float]:
+    pixels = photo.clone().requires_grad_()
+    optimiser = torch.optim.Adam([pixels], lr=0.02)
+    for _ in range(OPTIMISER_STEPS):
+        optimiser.zero_grad()
+        objective(pixels).backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+    return _result(objective, pixels)
+
+
+def _by_lbfgs(objective: Callable[[Tensor], Tensor], photo: Tensor) -> tuple[Tensor, float]:
+    pixels = photo.clone(memory_format=torch.contiguous_format).requires_grad_()  # what LBFGS demands
+    optimiser = torch.optim.LBFGS(
+        [pixels], max_iter=OPTIMISER_STEPS, max_eval=OPTIMISER_STEPS, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> float:
+        optimiser.zero_grad()
+        loss = objective(pixels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.item()
+
+    optimiser.step(closure)  # type: ignore[no-untyped-call]
+    return _result(objective, pixels)
+
+
+@torch.no_grad()
+def _result(objective: Callable[[Tensor], Tensor], pixels: Tensor) -> tuple[Tensor, float]:
+    loss = objective(pixels).item()
+    return pixels.clamp(0, 1), loss if np.isfinite(loss) else np.inf
+
+
+Report = Callable[[str, int, int], None]
+
+
+def held_out_photos(content: Path, fraction: float, limit: int) -> list[PictureFile]:
+    """Return at most `limit` photos that a training with this held-out fraction did not see, spread over their order.
+
+    Raises `InputError` where there are none.
+    """
+    files = [file for file in list_pictures(content) if is_held_out(file.name, fraction)]
+    if not files or limit < 1:
+        raise InputError(f"{content} has no held-out photos: give more, or --held-out-fraction 1 for all of them.")
+    count = min(limit, len(files))
+    return [files[index * len(files) // count] for index in range(count)]
+
+
+def evaluate_decoder(
+    content: Path,
+    style: Sequence[str],
+    decoder: Path | None = None,
+    held_out_fraction: float = HOLD_OUT_FRACTION,
+    photos: int = 50,
+    size: int = 224,
+    lower_bound: int = 0,
+    report: Report = lambda task, done, total: None,
+    encoder: str | None = None,
+) -> dict[str, Any]:
+    """Judge a decoder (the shipped one if None) and its encoder on held-out photos × styles at size × size pixels.
+
+    With `lower_bound` the pixels of so many photos per style are optimised for the same objective, for comparison.
+    `report` receives the task, its finished styles and their number.
+    Returns a document for JSON: per style and overall a `Summary` of every one of `Scores`, the reconstruction's PSNR,
+    and what it was measured with. Raises `InputError` for pictures, styles or decoders that cannot be used.
+    """
+    if size < MIN_SIDE:
+        raise InputError(f"--size is {size}: give at least {MIN_SIDE} pixels.")
+    pair = load_pair(encoder, decoder)
+    files = held_out_photos(content, held_out_fraction, photos)
+    styles = load_styles(style, pair.decoder_sha256)
+    if len({one.name for one in styles}) < len(styles):
+        raise InputError("Two styles have the same name, by which results are stored: rename a file.")
+    judge = Judge(pair.encoder.network, pair.decoder, [decode_file(file) for file in files], size)
+    scores = {}
+    for number, one in enumerate(styles):
+        report("Judging", number, len(styles))
+        scores[one.name] = judge.judge_style(one)
+    bounds = {}
+    for number, one in enumerate(styles if lower_bound else []):
+        report("Optimising pixels", number, len(styles))
+        bounds[one.name] = judge.lower_bound(one, lower_bound)
+    return {
+        "decoder_sha256": pair.decoder_sha256,
+        "encoder_sha256": pair.encoder.sha256,
+        "size": size,
+        "photos": [file.name for file in files],
+        "dtype": str(judge.dtype).removeprefix("torch."),
+        "device": f"{judge.device.type} {platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        "torch": torch.__version__,
+        "reconstruction_psnr": asdict(summarise(judge.reconstruction_psnr())),
+        **_summaries("styles", "overall", scores),
+        **(_summaries("lower_bound_styles", "lower_bound", bounds) if bounds else {}),
+    }
+
+
+def _summaries(per_style: str, overall: str, scores: dict[str, list[Scores]]) -> dict[str, Any]:
+    everything = [score for of_style in scores.values() for score in of_style]
+    return {per_style: {name: _plain(of_style) for name, of_style in scores.items()}, overall: _plain(everything)}
+
+
+def _plain(scores: Sequence[Scores]) -> dict[str, Any]:
+    return {name: asdict(summary) for name, summary in summarise_scores(scores).items()}
+
+
+def evaluation_table(document: dict[str, Any]) -> Table:
+    """Lay out a document of `evaluate_decoder`: median (mean ± standard deviation) per style and overall."""
+    names = list(Scores.__dataclass_fields__)
+    psnr = Summary(**document["reconstruction_psnr"])
+    title = f"{counted(len(document['photos']), 'photo')} at {document['size']} px, reconstruction {psnr.mean:.1f} dB"
+    table = Table("style", *(name.replace("_", " ") for name in names), title=title)
+    for rows, label in (("styles", "overall"), ("lower_bound_styles", "lower_bound")):
+        for style, summaries in document.get(rows, {}).items():
+            table.add_row(style, *(_cell(summaries[name]) for name in names))
+        if label in document:
+            table.add_row(f"{label.replace('_', ' ')}, all", *(_cell(document[label][name]) for name in names))
+            worst = [max(s[name]["median"] for s in document[rows].values()) for name in names]
+            table.add_row("worst style's median", *(f"{value:.3f}" for value in worst), end_section=True)
+    return table
+
+
+def _cell(summary: dict[str, float]) -> str:
+    return f"{summary['median']:.3f} ({summary['mean']:.3f} ± {summary['deviation']:.3f})"

@@ -1,0 +1,238 @@
+"""Cue-conflict images: the shape of one class in the texture of another (Geirhos et al. 2019)."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from stylize.console import InputError
+from stylize.jobs.job import Codec, Failure, Report
+from stylize.jobs.output import make_sample_set, plain_spec
+from stylize.jobs.spec import SAMPLES_PER_SHARD, VERSIONED, ShardOptions, make_spec, shuffled
+from stylize.networks.styles import Style
+from stylize.networks.stylizer import Engine, Pixels, golden_style, self_test
+from stylize.networks.weights import load_pair
+from stylize.shards.decode import PictureError
+from stylize.shards.manifest import Manifest
+from stylize.shards.shard import Sample
+from stylize.sources.shapes import CLASS_NAMES, draw_shape
+from stylize.sources.source import SHAPES_SIDE, ShapesSource, Source, open_source
+
+
+@dataclass(frozen=True)
+class Cue:
+    """One cue-conflict image to make, from two test images of different classes, named by their indices."""
+
+    shape: int
+    texture: int
+
+
+def design_cues(source: Source, per_class: int, seed: int) -> list[Cue]:
+    """Choose up to `per_class` test images of every class, each with an image of another class as its texture.
+
+    The classes whose texture the images of a class get are as even as their numbers allow (Geirhos et al. 2019).
+    All is a function of the seed and of the labels; the result is in the order of the test shards.
+    Raises `InputError` where fewer than two classes have test images.
+    """
+    order = shuffled(range(source.count("test")), seed, "test")
+    chosen: dict[int, list[int]] = {}
+    for index in order:
+        of_class = chosen.setdefault(source.label("test", index), [])
+        if len(of_class) < per_class:
+            of_class.append(index)
+    if len(chosen) < 2:
+        raise InputError(f"{source.name} has test images of {len(chosen)} classes: a conflict of cues needs two.")
+    textures = {index: texture for label in chosen for index, texture in _textures(chosen, label, seed)}
+    return [Cue(index, textures[index]) for index in order if index in textures]
+
+
+def _textures(chosen: dict[int, list[int]], label: int, seed: int) -> Sequence[tuple[int, int]]:
+    """Give the images of a class the other classes in turn, in an order by hash, and one image of that class each."""
+    others = sorted((other for other in chosen if other != label), key=lambda other: _hash(seed, "class", label, other))
+    pairs = []
+    for turn, index in enumerate(chosen[label]):
+        donors = chosen[others[turn % len(others)]]
+        pairs.append((index, donors[_hash(seed, "image", index) % len(donors)]))
+    return pairs
+
+
+def _hash(*parts: object) -> int:
+    return int.from_bytes(hashlib.sha256(":".join(map(str, parts)).encode()).digest()[:8], "big")
+
+
+def draw_cue(source: ShapesSource, split: str, index: int, codec: Codec, size: int | None) -> Sample:
+    """Draw an image of the exact splits of `shapes`, which goes the way of its other images, through 64 × 64 pixels."""
+    data = source.read(split, index)
+    content = codec.read_content(data, size).data
+    texture = draw_shape(index, size=SHAPES_SIDE, split=split).texture
+    metadata = {"source": source.path(split, index), "source_sha256": hashlib.sha256(data).hexdigest()}
+    if texture is not None:
+        metadata["texture"] = CLASS_NAMES[texture]
+    return Sample(f"{index:08d}", content, (), source.label(split, index), metadata)
+
+
+@dataclass(frozen=True)
+class StoredPicture:
+    """A test image as it would be stored: its name and hash in the source, and its pixels (H, W, 3)."""
+
+    path: str
+    sha256: str
+    pixels: Pixels
+
+
+@dataclass(frozen=True)
+class Painter:
+    """Makes cue-conflict images with the stylizer; the last four fields are those of `ShardOptions`."""
+
+    source: Source
+    engine: Engine
+    codec: Codec
+    alpha: float
+    transfer: str
+    size: int | None
+    work_size: int | None
+
+    def paint(self, cues: Sequence[Cue]) -> Iterator[Sample | Failure]:
+        """Yield the cues' samples in their order, each with the content of one test image and the style of another."""
+        pictures = {index: self._read(index) for cue in cues for index in (cue.shape, cue.texture)}
+        painted: dict[Cue, Sample | Failure] = {}
+        usable = []
+        for cue in cues:
+            shape, texture = pictures[cue.shape], pictures[cue.texture]
+            if isinstance(shape, Failure):
+                painted[cue] = shape
+            elif isinstance(texture, Failure):
+                reason = f"cannot get its texture: {texture.path} {texture.reason}"
+                painted[cue] = Failure("test", shape.path, reason)
+            else:
+                usable.append((cue, shape, texture))
+        painted |= self._stylize(usable)
+        yield from (painted[cue] for cue in cues)
+
+    def _read(self, index: int) -> StoredPicture | Failure:
+        path = self.source.path("test", index)
+        try:
+            data = self.source.read("test", index)
+            pixels = self.codec.read_content(data, self.size).pixels
+        except PictureError as error:
+            return Failure("test", path, str(error))
+        return StoredPicture(path, hashlib.sha256(data).hexdigest(), pixels)
+
+    def _stylize(self, usable: Sequence[tuple[Cue, StoredPicture, StoredPicture]]) -> dict[Cue, Sample | Failure]:
+        """Stylize in batches of one shape, and encode."""
+        if not usable:
+            return {}
+        self.engine.use_styles([self._style(texture) for _, _, texture in usable])
+        by_shape = defaultdict(list)
+        for position, (_, shape, _) in enumerate(usable):
+            by_shape[shape.pixels.shape].append(position)
+        samples = {}
+        for positions in by_shape.values():
+            contents = np.stack([usable[position][1].pixels for position in positions])
+            stylized = self.engine.stylize(contents, positions, self.alpha, self.work_size, self.transfer)
+            for position, pixels in zip(positions, stylized, strict=True):
+                samples[usable[position][0]] = self._sample(*usable[position], pixels)
+        return samples
+
+    def _style(self, texture: StoredPicture) -> Style:
+        """Return a texture as a style, at the scale at which contents are stylized."""
+        picture = Image.fromarray(texture.pixels)
+        if self.work_size:
+            scale = self.work_size / min(picture.size)
+            size = (round(picture.width * scale), round(picture.height * scale))
+            picture = picture.resize(size, Image.Resampling.BICUBIC)
+        return Style(texture.path, texture.sha256, picture)
+
+    def _sample(self, cue: Cue, shape: StoredPicture, texture: StoredPicture, pixels: Pixels) -> Sample | Failure:
+        metadata = {
+            "source": shape.path,
+            "source_sha256": shape.sha256,
+            "texture": self.source.class_names[self.source.label("test", cue.texture)],
+            "texture_source": texture.path,
+            "texture_source_sha256": texture.sha256,
+            "alpha": self.alpha,
+        }
+        try:
+            content = self.codec.encode(pixels)
+        except PictureError as error:
+            return Failure("test", shape.path, f"image {error}")
+        return Sample(f"{cue.shape:08d}", content, (), self.source.label("test", cue.shape), metadata)
+
+
+CUE_CONFLICT, TEXTURE_FREE = "cue-conflict", "texture-free"
+DRAWN_SPLITS = {CUE_CONFLICT: "conflict", TEXTURE_FREE: "textureless"}
+CHUNK_IMAGES = 64  # whose pixels, and statistics of textures, are in memory together
+
+
+@dataclass(frozen=True)
+class CueSet:
+    """A folder to make: its specification as the manifest holds it, and its samples, or why one cannot be made."""
+
+    spec: dict[str, Any]
+    results: Iterator[Sample | Failure]
+
+
+def open_cue_set(options: ShardOptions, per_class: int, kind: str = CUE_CONFLICT) -> CueSet:
+    """Plan a cue-conflict folder from a data set's test images, `per_class` of each class or as many as there are.
+
+    `shapes` has exact ones, drawn and not stylized, and `kind` TEXTURE_FREE as well. Of the options, styles and
+    copies do not matter.
+
+    Raises:
+        InputError: the source or networks do not exist, an option is out of range, or the data set has no such kind.
+    """
+    if per_class < 1:
+        raise InputError(f"--per-class is {per_class}: give 1 or more.")
+    source = open_source(options.data, seed=options.seed, test_fraction=options.test_fraction)
+    if isinstance(source, ShapesSource):
+        return _drawn(source, options, per_class, kind)
+    if kind != CUE_CONFLICT:
+        raise InputError(f"{options.data} has no {kind} images: only the data set shapes, which is drawn, has them.")
+    return _painted(source, options, per_class)
+
+
+def _drawn(source: ShapesSource, options: ShardOptions, per_class: int, kind: str) -> CueSet:
+    split, codec = DRAWN_SPLITS[kind], Codec(options.codec, options.quality)
+    indices = shuffled(range(per_class * len(CLASS_NAMES)), options.seed, split)
+    spec = {
+        "kind": kind,
+        "per_class": per_class,
+        "source": source.name,
+        "source_fingerprint": source.fingerprint(),
+        "class_names": list(source.class_names),
+        "counts": {"train": 0, "test": len(indices)},
+        "styles": [],
+        "styles_per_image": 0,
+        "size": options.size,
+        "seed": options.seed,
+        "codec": options.codec,
+        "quality": options.quality,
+        "samples_per_shard": SAMPLES_PER_SHARD,
+        "versions": {name: version(name) for name in VERSIONED},
+    }
+    return CueSet(spec, (draw_cue(source, split, index, codec, options.size) for index in indices))
+
+
+def _painted(source: Source, options: ShardOptions, per_class: int) -> CueSet:
+    cues = design_cues(source, per_class, options.seed)
+    pair = load_pair(options.encoder, options.decoder)
+    engine = Engine(pair.encoder.network, pair.decoder, [golden_style()], options.dtype)
+    self_test(engine, shipped=options.decoder is None)
+    spec = plain_spec(make_spec(options, source, [], (pair.encoder.sha256, pair.decoder_sha256), engine))
+    spec |= {"kind": CUE_CONFLICT, "per_class": per_class, "styles_per_image": 0}
+    spec["counts"] = {"train": 0, "test": len(cues)}
+    codec = Codec(options.codec, options.quality)
+    painter = Painter(source, engine, codec, options.alpha, options.transfer, options.size, options.work_size)
+    chunks = (cues[start : start + CHUNK_IMAGES] for start in range(0, len(cues), CHUNK_IMAGES))
+    return CueSet(spec, (result for chunk in chunks for result in painter.paint(chunk)))
+
+
+def make_cue_set(cues: CueSet, out: Path, max_failures: int = 0, report: Report = lambda images: None) -> Manifest:
+    """Make the folder `out` of a cue set and return its manifest, as `make_sample_set` does."""
+    return make_sample_set(cues.spec, {"test": cues.results}, out, max_failures, report)

@@ -1,0 +1,129 @@
+"""A job opened: source, styles, networks and codec, ready to make shards."""
+
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import simplejpeg
+from PIL import Image, ImageOps
+
+from stylize.console import InputError
+from stylize.jobs.spec import ShardOptions, Spec, make_spec
+from stylize.networks.adain import MIN_SIDE
+from stylize.networks.styles import load_styles
+from stylize.networks.stylizer import COLOURS, Engine, Pixels, golden_style, self_test
+from stylize.networks.weights import load_pair
+from stylize.shards.decode import MAX_PIXELS, PictureError, decode, decode_picture, decode_plain_jpeg
+from stylize.shards.manifest import Flag, ShardEntry
+from stylize.sources.source import Source, open_source
+
+_PILLOW_FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
+
+
+class Content(NamedTuple):
+    """A sample's content bytes, their pixels (H, W, 3), and what looked wrong in decoding the source."""
+
+    data: bytes
+    pixels: Pixels
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Codec:
+    """An image format and its quality, 1 to 100 (PNG is lossless and ignores it)."""
+
+    name: str
+    quality: int
+
+    def encode(self, pixels: Pixels) -> bytes:
+        """Encode pixels (H, W, 3); JPEG by libjpeg-turbo, without chroma subsampling, which would smear small pictures.
+
+        Raises `PictureError` where the format cannot hold them.
+        """
+        buffer = io.BytesIO()
+        options = {"quality": self.quality} if self.name == "webp" else {}
+        try:
+            if self.name == "jpg":
+                encoded: bytes = simplejpeg.encode_jpeg(pixels, self.quality, colorsubsampling="444")
+                return encoded
+            Image.fromarray(pixels).save(buffer, _PILLOW_FORMATS[self.name], **options)
+        except (OSError, ValueError) as error:
+            raise PictureError(f"cannot be stored as {self.name}: {error}") from None
+        return buffer.getvalue()
+
+    def read_content(self, data: bytes, size: int | None) -> Content:
+        """Return a sample's content.
+
+        With `size` the picture is scaled and centre-cropped to size × size. The source's bytes are kept untouched where
+        nothing had to change: right codec, upright sRGB, right size, side data that anybody can read. Raises
+        `PictureError` for an unusable picture.
+        """
+        if self.name == "jpg" and size is not None:
+            pixels = decode_plain_jpeg(data, MAX_PIXELS, into=np.empty((size, size, 3), np.uint8))
+            if pixels is not None:  # as what follows would give, without a way through Pillow
+                return Content(data, pixels, ())
+        decoded = decode(data)
+        picture = decoded.picture
+        if size is not None and picture.size != (size, size):
+            picture = ImageOps.fit(picture, (size, size), Image.Resampling.BICUBIC)
+        elif decoded.plain_format == _PILLOW_FORMATS[self.name] and min(picture.size) >= MIN_SIDE:
+            return Content(decoded.data, np.asarray(picture), decoded.warnings)
+        if min(picture.size) < MIN_SIDE:
+            raise PictureError(
+                f"has {picture.width}×{picture.height} pixels, the limit is {MIN_SIDE} a side; or set --size"
+            )
+        encoded = self.encode(np.ascontiguousarray(picture))
+        return Content(encoded, np.asarray(decode_picture(encoded)), decoded.warnings)
+
+
+Report = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An image that could not be used, and why."""
+
+    split: str
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What is known of a finished shard; written after it, so that its presence means the shard is whole."""
+
+    shard: ShardEntry
+    failures: tuple[Failure, ...]
+    flags: tuple[Flag, ...]
+    sources: Mapping[str, str]  # every sample's key and the SHA-256 of its source
+    source_fingerprint: str  # of the source that the shard was made from, or was found to agree with
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that making a shard needs."""
+
+    spec: Spec
+    source: Source
+    engine: Engine
+
+    @property
+    def codec(self) -> Codec:
+        """Return how images are stored."""
+        return Codec(self.spec.codec, self.spec.quality)
+
+
+def open_job(options: ShardOptions) -> Job:
+    """Load source, styles and networks; raise `InputError` for anything that does not exist or does not fit."""
+    pair = load_pair(options.encoder, options.decoder)
+    source = open_source(options.data, seed=options.seed, test_fraction=options.test_fraction)
+    styles = load_styles(options.style, pair.decoder_sha256, options.style_size)
+    if options.transfer == COLOURS and (names := [style.name for style in styles if style.fitted]):
+        raise InputError(f"--transfer {COLOURS} does not use fitted statistics: give the picture of {names[0]}.")
+    networks = pair.encoder.network, pair.decoder
+    engine = Engine(*networks, [*styles, golden_style()], options.dtype, options.backend)
+    self_test(engine, shipped=options.decoder is None)
+    hashes = (pair.encoder.sha256, pair.decoder_sha256)
+    return Job(make_spec(options, source, styles, hashes, engine), source, engine)

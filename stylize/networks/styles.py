@@ -1,0 +1,169 @@
+"""Style pictures: files, folders, zips, built-in patterns or fitted styles, and which image gets which."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from stylize.console import InputError
+from stylize.files import UNREADABLE, why_unreadable, write_atomically
+from stylize.networks.adain import ENCODER_CHANNELS, MIN_SIDE
+from stylize.shards.decode import MAX_ASPECT_RATIO, PICTURE_SUFFIXES, PictureError, decode_picture
+from stylize.shards.shard import file_sha256
+from stylize.sources.folder import PictureFile, exists, list_pictures
+from stylize.sources.patterns import PATTERN_NAMES, draw_pattern
+
+STYLE_SIDE = 256  # short side at which style statistics are taken where nothing else is asked for
+ALL_PATTERNS = "patterns"
+FITTED_SUFFIX = ".style.safetensors"
+ORIGIN = "origin"  # the entry of a fitted style's metadata
+STATISTICS_SHAPE = (1, ENCODER_CHANNELS[-1][1], 1, 1)
+
+
+@dataclass(frozen=True)
+class FittedStatistics:
+    """Mean and deviation at relu4_1, each (1, 512, 1, 1), that `stylize fit-styles` adapted to the named decoder."""
+
+    mean: Tensor
+    deviation: Tensor
+    decoder_sha256: str
+
+    def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return mean and deviation on a device."""
+        return self.mean.to(device), self.deviation.to(device)
+
+
+@dataclass(frozen=True)
+class Style:
+    """A style picture (RGB, scaled) with its name, and statistics to use instead of the picture's own if any.
+
+    `sha256` is of the picture's file, of a pattern's pixels, or of a fitted style's file.
+    """
+
+    name: str
+    sha256: str
+    picture: Image.Image
+    fitted: FittedStatistics | None = None
+
+
+def load_styles(names: Sequence[str], decoder_sha256: str | None = None, side: int | None = None) -> list[Style]:
+    """Load styles by built-in name, `patterns` for all built-in ones, or path of a picture, folder or zip.
+
+    The path may also be of a fitted style or of a folder of them; `decoder_sha256` is the decoder's in use.  Pictures
+    are scaled to a short side of `side` pixels, by default 256; a fitted style keeps its own.
+    Raises `InputError` for an unknown name or path, a broken picture or file, a style that was fitted to another
+    decoder, a repeated style, or no style at all.
+    """
+    styles = [style for name in names for style in _load(name, side or STYLE_SIDE)]
+    if not styles:
+        raise InputError(f"No style given: name a picture, a folder, or one of {', '.join(PATTERN_NAMES)}.")
+    seen: set[str] = set()
+    for style in styles:
+        if style.sha256 in seen:
+            raise InputError(f"The style {style.name} is given twice: name every style once.")
+        seen.add(style.sha256)
+        if decoder_sha256 and style.fitted and style.fitted.decoder_sha256 != decoder_sha256:
+            theirs = style.fitted.decoder_sha256[:12]
+            raise InputError(
+                f"The style {style.name} was fitted to decoder {theirs}, not to {decoder_sha256[:12]}: "
+                f"fit it anew with `stylize fit-styles`, or give that --decoder."
+            )
+    return styles
+
+
+def _load(name: str, side: int) -> list[Style]:
+    if name == ALL_PATTERNS:
+        return [_pattern(pattern, side) for pattern in PATTERN_NAMES]
+    if name in PATTERN_NAMES:
+        return [_pattern(name, side)]
+    check_style_exists(name)
+    path = Path(name)
+    if path.name.endswith(FITTED_SUFFIX):
+        return [read_fitted(path)]
+    if path.is_dir() and (fitted := sorted(path.glob(f"[!.]*{FITTED_SUFFIX}"))):
+        if any(file.suffix.lower() in PICTURE_SUFFIXES for file in path.iterdir()):
+            raise InputError(f"{path} holds pictures and fitted styles: give a folder of one kind, or single files.")
+        return [read_fitted(file) for file in fitted]
+    return [_from_file(file, side) for file in list_pictures(path)]
+
+
+def check_style_exists(name: str) -> None:
+    """Raise `InputError` for what is neither the name of a built-in style nor a path."""
+    if name not in (ALL_PATTERNS, *PATTERN_NAMES) and not (name and exists(Path(name))):
+        known = ", ".join(PATTERN_NAMES)
+        raise InputError(f"There is no style {name!r}: give the path of a picture or folder, or one of {known}.")
+
+
+def _pattern(name: str, side: int) -> Style:
+    picture = draw_pattern(name, side)
+    return Style(name, hashlib.sha256(picture.tobytes()).hexdigest(), picture)
+
+
+def _from_file(file: PictureFile, side: int) -> Style:
+    try:
+        data = file.read()
+        picture = decode_picture(data)
+    except PictureError as error:
+        raise InputError(f"The style picture {file.root / file.name} {error}: replace or remove it.") from None
+    scale = side / min(picture.size)
+    size = (max(side, round(picture.width * scale)), max(side, round(picture.height * scale)))
+    return Style(file.name, hashlib.sha256(data).hexdigest(), picture.resize(size, Image.Resampling.BICUBIC))
+
+
+def write_fitted(path: Path, style: Style, fitted: FittedStatistics, recipe: Mapping[str, float]) -> None:
+    """Write a style with fitted statistics atomically, as safetensors that hold its picture and name its decoder."""
+    pixels = torch.frombuffer(bytearray(style.picture.tobytes()), dtype=torch.uint8)
+    tensors = {
+        "picture": pixels.view(style.picture.height, style.picture.width, 3),
+        "mean": fitted.mean.cpu().contiguous(),
+        "deviation": fitted.deviation.cpu().contiguous(),
+    }
+    hashes = {"style_sha256": style.sha256, "decoder_sha256": fitted.decoder_sha256}
+    origin = {"name": style.name, **hashes, "recipe": dict(recipe)}
+    # In one entry: safetensors writes several in any order, and the file's SHA-256 names the style.
+    write_atomically(path, save(tensors, {ORIGIN: json.dumps(origin)}))
+
+
+def read_fitted(path: Path) -> Style:
+    """Read a file of `write_fitted`; raise `InputError` where it is anything else."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            origin = json.loads((file.metadata() or {})[ORIGIN])
+            picture, mean, deviation = (file.get_tensor(name) for name in ("picture", "mean", "deviation"))
+        _check_fitted(picture, mean, deviation)
+        fitted = FittedStatistics(mean, deviation, str(origin["decoder_sha256"]))
+        name = f"{origin['name']} (fitted)"
+        name.encode()  # or a ValueError: a shard could not hold it
+        return Style(name, file_sha256(path), Image.fromarray(picture.numpy()), fitted)
+    except UNREADABLE as error:
+        reason = why_unreadable(path, error)
+        raise InputError(f"{path} is not a fitted style ({reason}): make it with `stylize fit-styles`.") from None
+
+
+def _check_fitted(picture: Tensor, mean: Tensor, deviation: Tensor) -> None:
+    """Raise `ValueError` for tensors of other types, shapes or values than a fitted style has."""
+    height, width, channels = picture.shape  # or a ValueError
+    short, long = sorted((height, width))
+    sides_fit = MIN_SIDE <= short <= STYLE_SIDE and long <= MAX_ASPECT_RATIO * STYLE_SIDE
+    if picture.dtype != torch.uint8 or channels != 3 or not sides_fit:
+        raise ValueError(f"a picture {tuple(picture.shape)} of {picture.dtype}")
+    for statistic in (mean, deviation):
+        if tuple(statistic.shape) != STATISTICS_SHAPE or statistic.dtype != torch.float32:
+            raise ValueError(f"statistics {tuple(statistic.shape)} of {statistic.dtype}")
+        if not torch.isfinite(statistic).all():
+            raise ValueError("statistics that are not finite")
+    if deviation.min() <= 0:
+        raise ValueError("deviations that are not positive")
+
+
+def style_choice(seed: int, key: str, copies: int, styles: int) -> list[int]:
+    """Choose the styles of an image's copies by hashing (seed, key, k), k = 0 … copies − 1: no generator, no state."""
+    digests = (hashlib.sha256(f"{seed}:{key}:{k}".encode()).digest() for k in range(copies))
+    return [int.from_bytes(digest[:8], "big") % styles for digest in digests]

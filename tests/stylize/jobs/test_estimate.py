@@ -1,0 +1,75 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stylize.console import InputError
+from stylize.jobs.job import Job
+from stylize.jobs.run import estimate_run, make_shards
+from stylize.networks.stylizer import Engine, Pixels
+
+JobMaker = Callable[..., Job]
+
+
+def tree(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize(("limit", "styles_per_image"), [(None, 1), (9, 2)])
+def test_shards_and_bytes_are_those_of_the_run(
+    make_job: JobMaker, class_folders: Path, tmp_path: Path, limit: int | None, styles_per_image: int
+) -> None:
+    job = make_job(class_folders, samples_per_shard=5, limit=limit, styles_per_image=styles_per_image)
+    before = tree(tmp_path)
+    estimate = estimate_run(job, tmp_path / "absent" / "out")
+    assert tree(tmp_path) == before
+    manifest = make_shards(job, tmp_path / "out")
+    assert estimate.shards == len(manifest.shards)
+    assert estimate.images == manifest.images
+    marks = 10_240 * len(manifest.shards)  # the end mark of a tar, padded to a record
+    total = sum(shard.bytes for shard in manifest.shards)
+    assert total - marks <= estimate.bytes * 1.1
+    assert estimate.bytes * 0.9 <= total
+    assert 0 < estimate.seconds < 600
+    assert estimate.free > 0
+
+
+def test_bytes_are_extrapolated_from_the_probe(
+    make_job: JobMaker, class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job(class_folders)
+    whole = estimate_run(job, tmp_path)
+    monkeypatch.setattr("stylize.jobs.run.PROBED_IMAGES", 2)
+    assert estimate_run(job, tmp_path).bytes == pytest.approx(whole.bytes, rel=0.2)
+
+
+def test_every_stream_is_probed(
+    make_job: JobMaker, class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job(class_folders, size=16)
+    batches: list[int] = []
+    stylize = job.engine.stylize
+
+    def record(pictures: Pixels, *options: Any) -> Pixels:
+        batches.append(len(pictures))
+        return stylize(pictures, *options)
+
+    monkeypatch.setattr("stylize.jobs.run.PROBED_IMAGES", 1)
+    monkeypatch.setattr(Engine, "streams", 3)
+    monkeypatch.setattr(job.engine, "batch_pixels", 2 * 16 * 16)
+    monkeypatch.setattr(job.engine, "stylize", record)
+    estimate_run(job, tmp_path)
+    assert batches == [2] * 6  # the first three warm up
+
+
+def test_a_probe_without_a_usable_image_is_an_error(make_job: JobMaker, class_folders: Path, tmp_path: Path) -> None:
+    broken = sorted(class_folders.glob("train/*/*.png"))
+    for path in broken[1:]:
+        path.write_bytes(b"<html>")
+    assert estimate_run(make_job(class_folders), tmp_path).images == 16
+    broken[0].write_bytes(b"<html>")
+    with pytest.raises(
+        InputError, match=r"Of the first 12 images of train none can be used \(first: train/.*not a pict"
+    ):
+        estimate_run(make_job(class_folders), tmp_path)

@@ -1,0 +1,132 @@
+"""Shards of pairs that exist as files: as stylize-datasets writes them, and as `stylize unpack` does."""
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from stylize.console import InputError
+from stylize.jobs.pairs import pack_pairs
+from stylize.jobs.spec import ShardOptions
+from stylize.shards.manifest import read_manifest
+from stylize.shards.shard import read_shard
+from stylize.shards.tools import unpack_shards
+from stylize.shards.verify import verify_shards
+
+MakeShards = Callable[..., Path]
+Run = Callable[..., tuple[int, str, str]]
+
+
+def copies_of(originals: Path, folder: Path, name: str = "{stem}-stylized-{style}.png", styles: str = "monet") -> Path:
+    """Write inverted copies of every training image as stylize-datasets would name them."""
+    for path in (originals / "train").rglob("*.png"):
+        target = folder / path.parent.relative_to(originals)
+        target.mkdir(parents=True, exist_ok=True)
+        for style in styles.split():
+            with Image.open(path) as picture:
+                picture.point(lambda value: 255 - value).save(target / name.format(stem=path.stem, style=style))
+    return folder
+
+
+def packed(originals: Path, out: Path, *copies: Path, **options: object) -> Path:
+    pack_pairs(ShardOptions(data=str(originals), codec="png", **options), copies, out)  # type: ignore[arg-type]
+    assert verify_shards(out) == []
+    return out
+
+
+def test_what_stylize_datasets_writes(class_folders: Path, tmp_path: Path) -> None:
+    copies = copies_of(class_folders, tmp_path / "copies", styles="monet klee")
+    (copies / "skipped_imgs.txt").write_text("none\n")
+    out = packed(class_folders, tmp_path / "out", copies)
+    manifest = read_manifest(out)
+    assert (manifest.styles_per_image, manifest.style_names, manifest.samples("test")) == (2, ["klee", "monet"], 4)
+    for sample in read_shard(out / "train-000000.tar"):
+        source = class_folders / sample.metadata["source"]
+        name = f"{source.stem}-stylized-{{}}.png"
+        expected = [copies / source.parent.relative_to(class_folders) / name.format(s) for s in ("klee", "monet")]
+        assert sample.content == source.read_bytes()
+        assert list(sample.styled) == [path.read_bytes() for path in expected]
+        assert sample.metadata["styles"] == ["klee", "monet"]
+        assert sample.metadata["source_sha256"] == hashlib.sha256(source.read_bytes()).hexdigest()
+        assert manifest.class_names[sample.label] == source.parent.name
+    again = packed(class_folders, tmp_path / "again", copies)
+    assert {path.name: path.read_bytes() for path in again.iterdir()} == {
+        path.name: path.read_bytes() for path in out.iterdir()
+    }
+
+
+def test_unpacked_shards_are_packed_to_the_same_pairs(make_shard_folder: MakeShards, tmp_path: Path) -> None:
+    folder = make_shard_folder(styles_per_image=2)
+    unpack_shards(folder, tmp_path / "files")
+    out = packed(*(tmp_path / name for name in ("files/original", "out", "files/stylized0", "files/stylized1")))
+    assert read_manifest(out).style_names == ["stylized0", "stylized1"]
+    for split in ("train", "test"):
+        before, after = (
+            {(s.content, s.styled, s.label) for path in read_manifest(of).paths(of, split) for s in read_shard(path)}
+            for of in (folder, out)
+        )
+        assert before == after
+
+
+def test_a_size_is_given_to_both(class_folders: Path, tmp_path: Path) -> None:
+    copies = copies_of(class_folders, tmp_path / "copies", "{stem}.png")
+    out = packed(class_folders, tmp_path / "out", copies, size=16)
+    assert read_manifest(out).spec["size"] == 16
+    assert read_manifest(out).style_names == ["copies"]
+
+
+def test_partners_that_are_missing_or_too_many_are_counted(class_folders: Path, tmp_path: Path) -> None:
+    copies = copies_of(class_folders, tmp_path / "copies")
+    (first, second, *_) = sorted(copies.rglob("*.png"))
+    shutil.copy(first, first.with_name("stranger.png"))
+    with pytest.raises(InputError, match=r"1 copy have no original \(first: train/cat/stranger.png\)"):
+        packed(class_folders, tmp_path / "out", copies)
+    first.with_name("stranger.png").unlink()
+    shutil.copy(first, first.with_name(first.name.replace("monet", "klee")))
+    with pytest.raises(InputError, match=r"Most training images have 1 copy, but train/cat/000.png has 2"):
+        packed(class_folders, tmp_path / "out", copies)
+    for path in first.parent.glob("000-*"):
+        path.unlink()
+    second.unlink()
+    with pytest.raises(InputError, match=r"2 training images of 12 have no stylized copy \(first: train/cat/000.png\)"):
+        packed(class_folders, tmp_path / "out", copies)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_mark_in_an_original_s_own_name(class_folders: Path, tmp_path: Path) -> None:
+    path = class_folders / "train/cat/000.png"
+    path.rename(path.with_name("a-stylized-b.png"))
+    copies = copies_of(class_folders, tmp_path / "copies")
+    out = packed(class_folders, tmp_path / "out", copies)
+    assert read_manifest(out).style_names == ["monet"]
+
+
+def test_two_originals_of_one_stem_are_refused(class_folders: Path, tmp_path: Path) -> None:
+    shutil.copy(class_folders / "train/cat/000.png", class_folders / "train/cat/000.jpg")
+    with pytest.raises(InputError, match="Two originals are called train/cat/000, but for their suffix"):
+        packed(class_folders, tmp_path / "out", tmp_path)
+
+
+def test_unusable_copies_are_failures(class_folders: Path, tmp_path: Path) -> None:
+    copies = copies_of(class_folders, tmp_path / "copies")
+    small, broken, *_ = sorted(copies.rglob("*.png"))
+    Image.new("RGB", (20, 16)).save(small)
+    broken.write_bytes(b"<html>")
+    with pytest.raises(InputError, match=r"2 images could not be used .*has 20×16 pixels, its original 32×32"):
+        packed(class_folders, tmp_path / "out", copies)
+    options = ShardOptions(data=str(class_folders), codec="png")
+    assert pack_pairs(options, [copies], tmp_path / "out", max_failures=2).failures == 2
+    assert verify_shards(tmp_path / "out") == []
+
+
+def test_the_commands(run: Run, class_folders: Path, tmp_path: Path) -> None:
+    copies = copies_of(class_folders, tmp_path / "copies")
+    code, text, _ = run("pack", class_folders, copies, "--out", "packed")
+    assert (code, "packed: 12 training pairs and 4 test images in 2 shards" in text) == (0, True)
+    code, text, _ = run("unpack", "packed", "--out", "files")
+    assert (code, "files: 28 pictures of 16 samples" in text) == (0, True)
+    code, text, _ = run("pack", "files/original", "files/stylized", "--out", "again")
+    assert (code, "12 training pairs" in text) == (0, True)

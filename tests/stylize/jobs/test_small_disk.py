@@ -1,0 +1,106 @@
+"""A disk that is full or read-only: a small file system in memory, where the machine lets us mount one."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from stylize.console import InputError
+from stylize.jobs.job import Job
+from stylize.jobs.run import make_shards
+from stylize.shards.manifest import read_manifest
+from stylize.shards.verify import verify_shards
+from tests.stylize.jobs.contents import contents
+
+Remount = Callable[[str], None]
+
+
+def mount(*arguments: str) -> bool:
+    try:
+        return subprocess.run(["mount", *arguments], stderr=subprocess.DEVNULL, check=False).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if not mount("-t", "tmpfs", "-o", "size=4k", "tmpfs", str(folder)):
+        pytest.skip("mounting is not allowed here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture
+def remount(disk: Path) -> Remount:
+    """Return a function that gives the disk other mount options."""
+
+    def change(options: str) -> None:
+        assert mount("-o", f"remount,{options}", str(disk))
+
+    return change
+
+
+def test_a_disk_that_fills_up_anywhere_costs_no_finished_shard(
+    disk: Path, remount: Remount, finished_job: Job, finished: Path
+) -> None:
+    whole, out = contents(finished), disk / "out"
+    refusals: list[str] = []
+    kilobytes, most_staged = 4, 0
+    while not out.exists():
+        remount(f"size={kilobytes}k")
+        kilobytes += 4
+        try:
+            make_shards(finished_job, out)
+        except InputError as error:
+            refusals.append(str(error))
+        assert not list(disk.rglob("*.part"))
+        staged = {path.name: path.read_bytes() for path in disk.glob(".staging/*/shards/*.tar")}
+        assert staged.items() <= whole.items()
+        assert len(staged) >= most_staged or out.exists()
+        most_staged = len(staged)
+    assert len(refusals) > 4
+    assert all("cannot be written (No space left on device)" in refusal for refusal in refusals)
+    assert contents(out) == whole
+
+
+def test_a_read_only_disk_is_named_and_its_shards_can_be_used(
+    disk: Path, remount: Remount, finished_job: Job, make_job: Callable[..., Job], class_folders: Path
+) -> None:
+    remount("size=1m")
+    manifest = make_shards(finished_job, disk / "out")
+    remount("ro")
+    with pytest.raises(InputError, match=r"cannot be written \(Read-only file system\): give another --out"):
+        make_shards(make_job(class_folders), disk / "other")
+    assert make_shards(finished_job, disk / "out") == manifest == read_manifest(disk / "out")
+    assert verify_shards(disk / "out") == []
+    assert sorted(path.name for path in disk.iterdir()) == [".staging", "out"]
+
+
+def test_a_disk_that_fills_up_in_the_middle_of_shards_ends_the_run(tmp_path: Path) -> None:
+    """In a process of its own, because what this found was a run that never ended."""
+    code = """
+import resource, signal, sys
+from pathlib import Path
+import torch
+import stylize.jobs.make_shard, stylize.jobs.spec
+from stylize import ShardOptions, make_shards, open_job
+torch.set_num_threads(1)
+stylize.jobs.spec.SAMPLES_PER_SHARD, stylize.jobs.make_shard.CHUNK_IMAGES = 500, 20
+job = open_job(ShardOptions(style=("dots",), data="shapes", size=16, limit=1500, dtype="float32"))
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that writing fails as on a full disk
+resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))
+make_shards(job, Path(sys.argv[1]))
+"""
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH")]))
+    process = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "out")], env={**os.environ, "PYTHONPATH": path},
+        stderr=subprocess.PIPE, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert process.returncode == 1
+    assert "cannot be written (File too large): make room" in process.stderr
+    assert not list(tmp_path.rglob("*.part"))

@@ -1,0 +1,161 @@
+"""Batch normalisation over clean and stylized images: split statistics, and recalibration."""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def batch_norms(model: nn.Module) -> list[_BatchNorm]:
+    """Return every BatchNorm of a model, whatever its kind."""
+    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
+
+
+@contextmanager
+def statistics_untouched(model: nn.Module) -> Iterator[None]:
+    """Keep forward passes in train mode from changing BatchNorm's running statistics."""
+    norms = [norm for norm in batch_norms(model) if norm.training]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
+
+
+@contextmanager
+def fresh_statistics(model: nn.Module) -> Iterator[None]:
+    """Let BatchNorm's running statistics be the plain average over the forward passes in here, without older ones."""
+    norms = batch_norms(model)
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = None  # PyTorch's cumulative average; its first batch replaces the old statistics
+        norm.get_buffer("num_batches_tracked").zero_()
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+
+
+def synchronised(model: nn.Module, device: torch.device) -> nn.Module:
+    """Return the model with every BatchNorm over the images of all processes; its state dict stays the same.
+
+    On accelerators that is PyTorch's SyncBatchNorm, which there is for them alone.
+    """
+    if device.type != "cpu":
+        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        return converted
+    return _replaced(model, nn.BatchNorm2d, _SynchronisedBatchNorm2d)
+
+
+class _SplitBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm2d with a second one, for copies and adversaries in training (AdvProp, Xie et al. 2020)."""
+
+    def __init__(self, main: nn.BatchNorm2d) -> None:
+        super().__init__(main.num_features, main.eps, main.momentum, main.affine, main.track_running_stats)
+        self.load_state_dict(main.state_dict(), assign=True)
+        self.auxiliary, self.views = copy.deepcopy(main), 1
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalise (B · V, C, H, W), of which every V-th, from the first on, is an original."""
+        if self.views == 1:
+            return super().forward(images)
+        views = images.view(-1, self.views, *images.shape[1:])
+        originals, others = super().forward(views[:, 0]), self.auxiliary(views[:, 1:].flatten(0, 1))
+        return torch.cat([originals[:, None], others.view_as(views[:, 1:])], 1).flatten(0, 1)
+
+
+def split(model: nn.Module) -> nn.Module:
+    """Return the model with a second BatchNorm beside every one, for all views but the first in training."""
+    return _replaced(model, nn.BatchNorm2d, _SplitBatchNorm2d)
+
+
+def joined(model: nn.Module) -> nn.Module:
+    """Return the model that evaluation knows: the main BatchNorms of `split` alone."""
+    return _replaced(model, _SplitBatchNorm2d, _main)
+
+
+def _main(norm: _SplitBatchNorm2d) -> nn.BatchNorm2d:
+    single = nn.BatchNorm2d(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+    single.load_state_dict({name: norm.state_dict()[name] for name in single.state_dict()}, assign=True)
+    return single.train(norm.training)
+
+
+@contextmanager
+def showing(model: nn.Module, views: int) -> Iterator[None]:
+    """Tell split BatchNorms how many views of each image the batches in here hold, side by side; 1 is an original."""
+    norms = [norm for norm in model.modules() if isinstance(norm, _SplitBatchNorm2d)]
+    for norm in norms:
+        norm.views = views
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.views = 1
+
+
+def _replaced(model: nn.Module, kind: type[nn.BatchNorm2d], make: Callable[[Any], nn.Module]) -> nn.Module:
+    """Put another module in the place of each that is exactly of one kind."""
+    for name, module in list(model.named_modules()):
+        if type(module) is kind:
+            model.set_submodule(name, make(module), strict=True)
+    return model
+
+
+class _SynchronisedBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm2d (Ioffe & Szegedy 2015) over the images of all processes, of which each has as many."""
+
+    def __init__(self, single: nn.BatchNorm2d) -> None:
+        super().__init__(single.num_features, single.eps, single.momentum, single.affine, single.track_running_stats)
+        self.load_state_dict(single.state_dict(), assign=True)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalise (B, C, H, W) by mean and biased variance over (B, H, W) of all processes; in float32."""
+        if not self.training:
+            return super().forward(images)
+        pixels = images.float()
+        mean = _mean_over_processes(pixels.mean((0, 2, 3), keepdim=True))
+        centred = pixels - mean
+        variance = _mean_over_processes(centred.square().mean((0, 2, 3), keepdim=True))
+        if self.track_running_stats:
+            self._track(mean.detach().flatten(), variance.detach().flatten(), images.numel() // images.shape[1])
+        scale = (variance + self.eps).rsqrt() * self.weight.view(-1, 1, 1)
+        return (centred * scale + self.bias.view(-1, 1, 1)).to(images.dtype)
+
+    def _track(self, mean: Tensor, variance: Tensor, pixels: int) -> None:
+        """Move the running statistics on, the variance unbiased, as `nn.BatchNorm2d` does."""
+        count = pixels * distributed.get_world_size()
+        batches, means, variances = (
+            self.get_buffer(name) for name in ("num_batches_tracked", "running_mean", "running_var")
+        )
+        batches += 1
+        share = 1 / batches.item() if self.momentum is None else self.momentum
+        means.lerp_(mean, share)
+        variances.lerp_(variance * (count / (count - 1)), share)
+
+
+def _mean_over_processes(values: Tensor) -> Tensor:
+    total: Tensor = _SumOverProcesses.apply(values)
+    return total / distributed.get_world_size()
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """The sum of a tensor over processes; its gradient is that of all processes' losses, summed likewise."""
+
+    @staticmethod
+    def forward(context: Any, values: Tensor) -> Tensor:
+        total = values.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        total = gradient.contiguous().clone()
+        distributed.all_reduce(total)
+        return total

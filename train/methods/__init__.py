@@ -1,1 +1,0 @@
-"""Training methods: small functions from a batch to a loss, by family, and the table of their names."""
