@@ -357,8 +357,8 @@ def protocol(groups: Sequence[Group]) -> str:
         f"<p>The path: {path['steps']} steps of {path['step_size']:g} along the sign of the gradient of the "
         "cross-entropy of the true label, clipped to [0, 1] after each; correctness and distances are recorded after "
         "every step. "
-        f"Elements with zero gradient: {escape(path['zero_gradient'])}. It starts from the images that a model classifies "
-        f"correctly of the first {path['images']}.</p><ul>{rules}</ul>"
+        f"Elements with zero gradient: {escape(path['zero_gradient'])}. It starts at the images that a model gets "
+        f"right of the first {path['images']}.</p><ul>{rules}</ul>"
         f"<p>Images were attacked {asked['batch_size']} at a time; another number changes distances by float rounding, "
         "and through it single images.</p>"
     )
