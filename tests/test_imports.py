@@ -14,7 +14,7 @@ PACKAGES = ("stylize", "train", "attack")
 ORDER = (
     ("stylize.interruption",),
     ("stylize.console",),
-    ("stylize.files", "stylize.params"),
+    ("stylize.files", "stylize.params", "stylize.settings"),
     ("stylize.shards",),
     ("stylize.sources",),
     ("stylize.networks",),
@@ -29,7 +29,10 @@ ORDER = (
 )
 RANKS = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
 # All that classifiers and their evaluation may know of how shards are made.
-SHARED = ("stylize.interruption", "stylize.console", "stylize.files", "stylize.params", "stylize.shards")
+SHARED = (
+    *(f"stylize.{name}" for name in ("interruption", "console", "files", "params", "settings")),
+    "stylize.shards",
+)
 
 
 def module_name(path: Path) -> str:
