@@ -342,7 +342,7 @@ ReadReceipts = Callable[[], Iterator[Receipt]]
 
 
 def collect_manifest(
-    read: ReadReceipts, spec: Mapping[str, Any], left_out: Mapping[str, int], staging: Path, max_failures: int
+    read: ReadReceipts, spec: Mapping[str, Any], ignored: Mapping[str, int], staging: Path, max_failures: int
 ) -> Manifest:
     """Return the manifest of a job's shards and write `failures.jsonl` into the staging folder.
 
@@ -358,7 +358,7 @@ def collect_manifest(
         flags += receipt.flags
     record = check_failures(failures, staging, max_failures)
     failed = len(failures), file_sha256(record) if failures else None
-    return Manifest(spec, tuple(shards), *failed, (*flags, *_repeated_flags(read)), dict(left_out))
+    return Manifest(spec, tuple(shards), *failed, (*flags, *_repeated_flags(read)), dict(ignored))
 
 
 def _repeated_flags(read: ReadReceipts) -> Iterator[Flag]:
