@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from stylize.console import InputError
-from stylize.shards.index import ORIGIN, write_side_files
+from stylize.shards.index import ORIGIN_NAME
 from stylize.shards.manifest import Manifest, read_manifest
 from stylize.shards.remote import local_shards, upload_shards
+from stylize.shards.side_files import write_side_files
 from train import TrainConfig, train_model
 from train.loading import process_context
 from train.pairs import PairDataset
@@ -60,7 +61,7 @@ def test_the_cache_may_grow_and_shrink(uploaded: Path, tmp_path: Path) -> None:
     for kept in (2, len(manifest.shards), 1):
         with local_shards(URL, tmp_path / "cache", gigabytes_of(manifest, kept)) as folder:
             assert tars(folder) == sorted(shard.name for shard in manifest.shards[:kept])
-            assert (folder / ORIGIN).exists() == (kept < len(manifest.shards))
+            assert (folder / ORIGIN_NAME).exists() == (kept < len(manifest.shards))
 
 
 @pytest.mark.parametrize("method", ["pairing", "wrong_partner"])

@@ -20,8 +20,9 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from stylize.console import InputError, counted
-from stylize.shards.decode import MAX_PIXELS, decode_plain_jpeg
-from stylize.shards.index import ORIGIN, SplitIndex, are_intact, differs, load_index, read_digests
+from stylize.shards.decode import MAX_PIXELS
+from stylize.shards.index import ORIGIN_NAME, SplitIndex, are_intact, differs, load_index, read_digests
+from stylize.shards.jpeg import decode_plain_jpeg
 from stylize.shards.manifest import read_manifest
 from stylize.shards.remote import RemoteFolder
 from stylize.shards.shard import image_roles, is_header_of, open_shard
@@ -261,7 +262,7 @@ class PairDataset(Dataset[tuple[Tensor, int]]):
         self.index = load_index(shards, manifest, split)
         self.keys, self.labels = self.index.keys, self.index.labels
         self._bytes = VerifiedBytes(self.index)
-        origin = shards / ORIGIN
+        origin = shards / ORIGIN_NAME
         self.streamed = StreamedBytes(origin.read_text(), self.index) if origin.exists() else None
 
     def __len__(self) -> int:

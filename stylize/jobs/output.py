@@ -21,7 +21,6 @@ from stylize.jobs.job import Failure, Receipt, Report
 from stylize.jobs.make_shard import REPEATED, flag_repeated
 from stylize.jobs.spec import SAMPLES_PER_SHARD, ShardPlan, Spec, plan_shards
 from stylize.shards.decode import PictureError
-from stylize.shards.index import CARD_NAME, SIDE_NAME, render_card, write_side_files
 from stylize.shards.manifest import (
     FAILURES_NAME,
     MANIFEST_NAME,
@@ -33,6 +32,7 @@ from stylize.shards.manifest import (
     write_manifest,
 )
 from stylize.shards.shard import Sample, file_sha256, read_shard, write_shard
+from stylize.shards.side_files import CARD_NAME, SIDE_NAME, render_card, write_side_files
 from stylize.sources.source import Source
 
 STAGING = ".staging"

@@ -141,9 +141,22 @@ class Manifest:
         """Return the number of samples in a split, or in all."""
         return sum(shard.samples for shard in self.shards if split in (None, shard.split))
 
+    @property
+    def splits(self) -> list[str]:
+        """Splits that have shards, in the order of these."""
+        return list(dict.fromkeys(shard.split for shard in self.shards))
+
+    def entries(self, split: str) -> list[ShardEntry]:
+        """Return the split's shards in their order."""
+        return [shard for shard in self.shards if shard.split == split]
+
+    def copies(self, split: str) -> int:
+        """Return the stylized copies of every image of a split."""
+        return self.styles_per_image if split == "train" else 0
+
     def paths(self, directory: Path, split: str) -> list[Path]:
         """Return the split's shard files in their order."""
-        return [directory / shard.name for shard in self.shards if shard.split == split]
+        return [directory / shard.name for shard in self.entries(split)]
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:

@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 
 from stylize.console import InputError
-from stylize.shards.index import write_side_files
 from stylize.shards.manifest import read_manifest, write_manifest
 from stylize.shards.shard import Sample, file_sha256, read_shard, write_shard
+from stylize.shards.side_files import write_side_files
 from train import PairDataset
 
 ShardFolderMaker = Callable[..., Path]
