@@ -17,7 +17,7 @@ from stylize.console import InputError, plain_errors
 from train.batch_norm import fresh_statistics, split, synchronised
 from train.config import TrainConfig
 from train.distributed import World, uses_bf16, uses_sync_batchnorm
-from train.evaluate import Tally
+from train.evaluation import Tally
 from train.loading import Batch, to_pixels
 from train.methods import METHODS, Losses
 from train.pairs import hashed

@@ -22,7 +22,7 @@ from train.augment import ImagePreset
 from train.checkpoint import ModelCard
 from train.config import TrainConfig
 from train.distributed import World, uses_bf16, uses_sync_batchnorm
-from train.evaluate import Tally
+from train.evaluation import Tally
 from train.loop import Trainer
 from train.methods import METHODS
 from train.models import IMAGENET, SCRATCH

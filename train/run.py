@@ -20,7 +20,7 @@ from train.batch_norm import joined
 from train.checkpoint import load_model, save_model
 from train.config import TrainConfig
 from train.distributed import World, join_world, loading_workers
-from train.evaluate import Tally, count
+from train.evaluation import Tally, count
 from train.loading import EvaluationImages, TrainingViews, training_loader
 from train.loop import Trainer
 from train.methods import METHODS

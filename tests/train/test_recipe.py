@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from stylize.console import InputError
 from train import TrainConfig
 from train.distributed import World
-from train.evaluate import Tally
+from train.evaluation import Tally
 from train.loop import Trainer, averaged, learning_rate, make_optimizer, mix, soften
 from train.models import SmallNetwork, make_network, whitening
 

@@ -14,7 +14,7 @@ import torch
 from stylize.console import InputError
 from train.config import TrainConfig
 from train.distributed import World
-from train.evaluate import Tally
+from train.evaluation import Tally
 from train.loop import Trainer
 from train.models import build_model
 from train.state import SavedState, load_state, save_state
