@@ -118,8 +118,8 @@ def _seeded(transform: Callable[[Tensor], Tensor], inputs: Iterable[Tensor], see
 
 
 _JITTER = v2.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)
-# Hendrycks et al. (2020): three chains of one to three operations, none of them a corruption of ImageNet-C. Their levels
-# are uniform up to 3 of 10; torchvision's four are 0, 1/9, 2/9 and 3/9 of the greatest.
+# Hendrycks et al. (2020): three chains of one to three operations, none of them a corruption of ImageNet-C.  Their
+# levels are uniform up to 3 of 10; torchvision's four are 0, 1/9, 2/9 and 3/9 of the greatest.
 _AUGMIX = v2.AugMix(severity=4, mixture_width=3, chain_depth=-1, alpha=1.0, all_ops=False)
 
 
