@@ -20,7 +20,7 @@ from stylize.jobs.run import Estimate, images_progress, make_part, parse_part, p
 from stylize.jobs.spec import ShardOptions
 from stylize.networks.adain import MIN_SIDE
 from stylize.networks.styles import Style
-from stylize.networks.stylizer import Engine
+from stylize.networks.stylizer import Stylizer
 from stylize.shards.decode import PictureError, decode_picture
 from stylize.shards.manifest import FAILURES_NAME, MANIFEST_NAME, Manifest, read_manifest
 from stylize.shards.shard import Sample, read_shard
@@ -177,7 +177,7 @@ def _shorten(label: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.Im
     return label
 
 
-def style_sheet(engine: Engine, styles: Sequence[Style], images: Sequence[Path], size: int) -> Image.Image:
+def style_sheet(stylizer: Stylizer, styles: Sequence[Style], images: Sequence[Path], size: int) -> Image.Image:
     """Stylize every image with every style: one row an image, the styles themselves in the first row."""
     if size < MIN_SIDE:
         raise InputError(f"--size is {size}: give at least {MIN_SIDE} pixels.")
@@ -190,7 +190,7 @@ def style_sheet(engine: Engine, styles: Sequence[Style], images: Sequence[Path],
         except PictureError as error:
             raise InputError(f"{file.root / file.name} {error}: give another picture.") from None
         pixels = np.repeat(np.asarray(content)[None], len(styles), axis=0)
-        styled = engine.stylize(pixels, range(len(styles)), alpha=1.0)
+        styled = stylizer(pixels, range(len(styles)), alpha=1.0)
         rows.append([content, *(Image.fromarray(picture) for picture in styled)])
     names = ["", *(style.name for style in styles)]
     return contact_sheet(rows, ["", *(file.stem[:LABEL_LETTERS] for file in files)], names, size)

@@ -148,7 +148,7 @@ def local_shards(
 
     Each shard is checked against the manifest's SHA-256 when it comes. Processes of one machine download it once.
     Copies that were not used for longest make room; `report` is told of every downloaded shard.  Shards that the cache
-    cannot hold stay behind the URL: `PairDataset` reads their samples from there.
+    cannot hold stay behind the URL: `PairedShards` reads their samples from there.
 
     Raises:
         InputError: the URL cannot be read, a shard differs from its manifest, or the cache or disk is too small.
