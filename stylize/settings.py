@@ -39,20 +39,22 @@ class OneOf:
 def options_of(settings: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorate a command: each annotated field of a settings dataclass becomes an option of it.
 
-    The command's first parameter takes the options that were given, {field: value}; what was not given is left to the
-    dataclass, or to a preset.  A field of type tuple[T, ...] is an option that may be repeated.
+    In their place the command has a parameter `given`, the options that were given, {field: value}; what was not given
+    is left to the dataclass, or to a preset.  A field of type tuple[T, ...] is an option that may be repeated.
     """
     annotated = {field.name: _parameter(field, option) for field, option in _options(settings)}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        _, *own = signature(command, eval_str=True).parameters.values()
+        own = list(signature(command, eval_str=True).parameters.values())
+        place = [parameter.name for parameter in own].index("given")
 
         @wraps(command)
         def run(**values: Any) -> None:
             given = {name: values.pop(name) for name in annotated}
-            command({name: _value(value) for name, value in given.items() if _is_given(value)}, **values)
+            command(given={name: _value(value) for name, value in given.items() if _is_given(value)}, **values)
 
-        parameters = [parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in (*annotated.values(), *own)]
+        own[place : place + 1] = annotated.values()
+        parameters = [parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in own]
         run.__signature__ = signature(command).replace(parameters=parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return run

@@ -1,6 +1,7 @@
 """One declaration a setting: options, defaults, help and ranges of a command come from a dataclass."""
 
 from dataclasses import dataclass
+from inspect import signature
 from typing import Annotated, Any
 
 import pytest
@@ -78,6 +79,15 @@ def test_python_callers_meet_the_same_ranges(given: dict[str, Any], named: list[
     with pytest.raises(InputError) as caught:
         Settings("x", **given)
     assert all(piece in str(caught.value) for piece in named)
+
+
+def test_options_stand_where_the_command_takes_them() -> None:
+    @options_of(Settings)
+    def command(first: int, given: dict[str, Any], last: int) -> None:
+        pass
+
+    names = list(signature(command).parameters)
+    assert (names[0], names[1], names[-1]) == ("first", "out", "last")
 
 
 def test_a_required_option_is_asked_for() -> None:
