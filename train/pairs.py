@@ -289,7 +289,3 @@ def _check_size(width: int, height: int, side: int | None) -> None:
         raise UnusableImageError(
             f"has an image of {width}×{height} pixels, more than the limit of {MAX_PIXELS}: make the shard again."
         )
-
-
-from stylize.console import InputError
-from stylize.shards.index import SplitIndex
