@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.text import Text
 
 from stylize.console import InputError, LiteralConsole, counted
-from stylize.shards.verify import has_single_class, suspicions
+from stylize.shards.sanity import has_single_class, sanity_warnings
 from train.augment import VIEWS, image_preset
 from train.batch_norm import joined
 from train.checkpoint import load_model, save_model
@@ -100,7 +100,7 @@ class _Run:
         """Run all epochs that are left, then publish the best model."""
         refuse_single_class(self.samples)
         if self.world.is_main:
-            warn_of_suspicions(self.samples, {"test": self.test_samples}, training_console(visible=True).print)
+            warn_of_wrong_pairs(self.samples, {"test": self.test_samples}, training_console(visible=True).print)
         state = load_state(self.config.out, self.identity)
         self.world.barrier()  # all processes have looked before the first one writes
         if state is not None:
@@ -204,13 +204,13 @@ def refuse_single_class(train: PairedShards) -> None:
         raise InputError("All training images are of one class, so there is nothing to learn: make shards of several.")
 
 
-def warn_of_suspicions(train: PairedShards, others: Mapping[str, PairedShards], warn: Callable[[str], None]) -> None:
+def warn_of_wrong_pairs(train: PairedShards, others: Mapping[str, PairedShards], warn: Callable[[str], None]) -> None:
     """Warn of what looks wrong with a folder though it can be trained on."""
     if train.streamed:  # a request for each of some thousand images
         warn("Warning: shards stay behind their URL, so whether copies are of their originals was not looked at.")
         return
-    for suspicion in suspicions(train.index, {split: samples.index for split, samples in others.items()}):
-        warn(f"Warning: {suspicion}")
+    for sentence in sanity_warnings(train.index, {split: samples.index for split, samples in others.items()}):
+        warn(f"Warning: {sentence}")
 
 
 class _Rate(ProgressColumn):
