@@ -13,7 +13,7 @@ from stylize.cli.shards import (
     ENGINE_HELP,
     ONLY_HELP,
     cue_conflict_command,
-    left_out_text,
+    ignored_text,
     make_on_ray,
     make_only,
     plan_line,
@@ -44,7 +44,7 @@ from stylize.jobs.spec import ShardOptions
 from stylize.networks.adain import stylization_flops
 from stylize.networks.devices import matrix_rate
 from stylize.networks.styles import check_style_exists, load_styles
-from stylize.networks.stylizer import COLOURS, Engine
+from stylize.networks.stylizer import COLOURS, Stylizer
 from stylize.networks.weights import load_pair
 from stylize.params import PARAMS, check_set_name, imported_folders, mapping, parse_options, read_section
 from stylize.shards.verify import quick_defects
@@ -202,11 +202,11 @@ def shards(
 
 def _effort(job: Job) -> Effort | None:
     """Return what an image of one size costs in the networks, and what torch reaches here in the job's type."""
-    spec, engine = job.spec, job.engine
+    spec, stylizer = job.spec, job.stylizer
     if spec.size is None or spec.transfer == COLOURS:
         return None
     side = spec.work_size or spec.size
-    rate = matrix_rate(engine.device, engine.dtype, MACHINE_SECONDS) if engine.backend == "torch" else 0.0
+    rate = matrix_rate(stylizer.device, stylizer.dtype, MACHINE_SECONDS) if stylizer.backend == "torch" else 0.0
     return Effort(stylization_flops(side, side) * spec.styles_per_image, spec.counts["train"], rate)
 
 
@@ -236,7 +236,7 @@ def images(
     source = open_source(data, seed=seed, test_fraction=test_fraction)
     count = export_images(source, out)
     notes = "".join(f"; {note}" for note in source.notes)
-    console.print(f"{out}: {counted(count, 'image')}{left_out_text(source.left_out)}{notes}")
+    console.print(f"{out}: {counted(count, 'image')}{ignored_text(source.ignored)}{notes}")
 
 
 @app.command()
@@ -256,7 +256,7 @@ def preview(
     if sheet is None:
         pair = load_pair(encoder, decoder)
         styles = load_styles(style, pair.decoder_sha256)
-        sheet = style_sheet(Engine(pair.encoder.network, pair.decoder, styles), styles, image or [], size)
+        sheet = style_sheet(Stylizer(pair.encoder.network, pair.decoder, styles), styles, image or [], size)
     try:
         sheet.save(output)
     except (OSError, ValueError) as error:
