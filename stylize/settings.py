@@ -39,20 +39,22 @@ class OneOf:
 def options_of(settings: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorate a command: each annotated field of a settings dataclass becomes an option of it.
 
-    The command's first parameter takes the options that were given, {field: value}; what was not given is left to the
-    dataclass, or to a preset.  A field of type tuple[T, ...] is an option that may be repeated.
+    In their place the command has a parameter `given`, the options that were given, {field: value}; what was not given
+    is left to the dataclass, or to a preset.  A field of type tuple[T, ...] is an option that may be repeated.
     """
     annotated = {field.name: _parameter(field, option) for field, option in _options(settings)}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        _, *own = signature(command, eval_str=True).parameters.values()
+        own = list(signature(command, eval_str=True).parameters.values())
+        place = [parameter.name for parameter in own].index("given")
 
         @wraps(command)
         def run(**values: Any) -> None:
             given = {name: values.pop(name) for name in annotated}
-            command({name: _value(value) for name, value in given.items() if _is_given(value)}, **values)
+            command(given={name: _value(value) for name, value in given.items() if _is_given(value)}, **values)
 
-        parameters = [parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in (*annotated.values(), *own)]
+        own[place : place + 1] = annotated.values()
+        parameters = [parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in own]
         run.__signature__ = signature(command).replace(parameters=parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return run
@@ -77,8 +79,20 @@ def _check(field: Field[Any], option: OptionInfo, value: Any) -> None:
         raise InputError(f"{name} is {value!r}: choose one of {', '.join(choices)}.")
     low, high = option.min, option.max
     if (low is not None and not value >= low) or (high is not None and not value <= high):  # not NaN either
-        right = f"{low} or more" if high is None else f"{high} or less" if low is None else f"{low} to {high}"
-        raise InputError(f"{name} is {value!r}: give {right}.")
+        raise InputError(f"{name} is {value!r}: give {_range(option)}.")
+
+
+def _range(option: OptionInfo) -> str:
+    """Return what values an option takes; nothing where there is no limit."""
+    match option.min, option.max:
+        case None, None:
+            return ""
+        case low, None:
+            return f"{low} or more"
+        case None, high:
+            return f"{high} or less"
+        case low, high:
+            return f"{low} to {high}"
 
 
 def _options(settings: type) -> Iterator[tuple[Field[Any], OptionInfo]]:
@@ -95,16 +109,22 @@ def _marks(field: Field[Any]) -> tuple[Any, ...]:
 
 
 def _parameter(field: Field[Any], option: OptionInfo) -> Parameter:
-    """Return the option of a field: optional where the dataclass has a default, which the help then shows."""
+    """Return the option of a field: optional where the dataclass has a default, which the help shows like its range.
+
+    The dataclass checks the range, since Typer's message does not say what was given.
+    """
     kind = get_args(field.type)[0]
     if get_origin(kind) is tuple:
         kind = list[get_args(kind)[0]]  # type: ignore[misc]
+    notes = [_range(option)]
+    if field.default not in (MISSING, None, False, ()) and option.show_default:
+        default = ", ".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
+        notes.append(f"default: {default}")
+    option = copy(option)
+    option.help = " ".join([option.help or "", *(f"[{note}]" for note in notes if note)]).strip()
+    option.min = option.max = None
     if field.default is MISSING:
         return Parameter(field.name, Parameter.KEYWORD_ONLY, annotation=Annotated[kind, option])
-    if field.default not in (None, False, ()) and option.show_default:
-        default = ", ".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
-        option = copy(option)
-        option.help = f"{option.help or ''} [default: {default}]".strip()
     return Parameter(field.name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option])
 
 

@@ -11,5 +11,5 @@ from .evaluation import TestImage as TestImage
 from .evaluation import evaluate as evaluate
 from .evaluation import load_test_images as load_test_images
 from .models import build_model as build_model
-from .pairs import PairDataset as PairDataset
+from .pairs import PairedShards as PairedShards
 from .run import train_model as train_model

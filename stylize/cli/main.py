@@ -13,7 +13,7 @@ from stylize.cli.shards import (
     ENGINE_HELP,
     ONLY_HELP,
     cue_conflict_command,
-    left_out_text,
+    ignored_text,
     make_on_ray,
     make_only,
     plan_line,
@@ -236,7 +236,7 @@ def images(
     source = open_source(data, seed=seed, test_fraction=test_fraction)
     count = export_images(source, out)
     notes = "".join(f"; {note}" for note in source.notes)
-    console.print(f"{out}: {counted(count, 'image')}{left_out_text(source.left_out)}{notes}")
+    console.print(f"{out}: {counted(count, 'image')}{ignored_text(source.ignored)}{notes}")
 
 
 @app.command()

@@ -39,16 +39,16 @@ def counts_line(manifest: Manifest) -> str:
     counts = f"{', '.join(split_counts)} and {counted(manifest.samples('test'), 'test image')}"
     shards = counted(len(manifest.shards), "shard")
     failed = f"; {counted(manifest.failures, 'image')} failed, see {FAILURES_NAME}" if manifest.failures else ""
-    return f"{counts} in {shards}, {megabytes:.1f} MB{left_out_text(manifest.left_out)}{failed}"
+    return f"{counts} in {shards}, {megabytes:.1f} MB{ignored_text(manifest.ignored)}{failed}"
 
 
-def left_out_text(left_out: Mapping[str, int]) -> str:
-    """Return how many files were left out, by rule; nothing for none."""
-    if not left_out:
+def ignored_text(ignored: Mapping[str, int]) -> str:
+    """Return how many files were ignored, by rule; nothing for none."""
+    if not ignored:
         return ""
-    rules = ", ".join(f"{count} {rule}" for rule, count in sorted(left_out.items(), key=itemgetter(1), reverse=True))
-    files = counted(sum(left_out.values()), "file that is no picture", "files that are no pictures")
-    return f"; {files} left out ({rules})"
+    rules = ", ".join(f"{count} {rule}" for rule, count in sorted(ignored.items(), key=itemgetter(1), reverse=True))
+    files = counted(sum(ignored.values()), "file that is no picture", "files that are no pictures")
+    return f"; {files} ignored ({rules})"
 
 
 def plan_line(estimate: Estimate) -> str:

@@ -15,7 +15,8 @@ from stylize.networks.adain import MIN_SIDE
 from stylize.networks.styles import load_styles
 from stylize.networks.stylizer import COLOURS, Pixels, Stylizer, golden_style, self_test
 from stylize.networks.weights import load_pair
-from stylize.shards.decode import MAX_PIXELS, PictureError, decode, decode_picture, decode_plain_jpeg
+from stylize.shards.decode import MAX_PIXELS, PictureError, decode, decode_picture
+from stylize.shards.jpeg import decode_plain_jpeg
 from stylize.shards.manifest import Flag, ShardEntry
 from stylize.sources.source import Source, open_source
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from stylize.console import InputError, counted
+from stylize.files import given_name
 from stylize.jobs.job import Codec, Failure, Report
 from stylize.jobs.output import make_sample_set
 from stylize.jobs.spec import SAMPLES_PER_SHARD, VERSIONED, ShardOptions, shuffled
@@ -21,9 +22,9 @@ from stylize.networks.styles import load_styles
 from stylize.networks.stylizer import FEATURES, Pixels, Stylizer, golden_style
 from stylize.networks.weights import load_pair
 from stylize.shards.decode import PictureError, decode_picture
-from stylize.shards.manifest import Manifest, read_manifest
+from stylize.shards.manifest import SPLITS, Manifest, read_manifest
 from stylize.shards.shard import MAX_COPIES, Sample, SampleLocation
-from stylize.shards.tools import SPLITS, locate, read_located
+from stylize.shards.tools import locate, read_located
 from stylize.sources.folder import PictureFile, list_files
 from stylize.sources.source import Source, open_source
 
@@ -75,7 +76,7 @@ def _by_stem(names: Sequence[str]) -> dict[str, str]:
 
 def _readings(file: PictureFile, folder: Path) -> Iterator[tuple[str, str]]:
     """Yield (stem of the original, style) as a copy's name can be read: whole, then cut at each mark."""
-    yield file.path_stem, folder.resolve().name
+    yield file.path_stem, given_name(folder)
     start = file.path_stem.find(MARK)
     while start >= 0:
         yield file.path_stem[:start], file.path_stem[start + len(MARK) :]

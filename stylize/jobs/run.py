@@ -145,7 +145,7 @@ def run_job(
                 notice(advice)
             make_all(staging, plan_shards(spec, source))
             read = partial(read_receipts, staging, shard_sizes(spec.counts, spec.samples_per_shard))
-            manifest = collect_manifest(read, plain_spec(spec), source.left_out, staging, max_failures)
+            manifest = collect_manifest(read, plain_spec(spec), source.ignored, staging, max_failures)
             publish(manifest, staging, out, replace=finished is not None)
             return manifest
     except OSError as error:
@@ -238,7 +238,7 @@ def make_part(
 
 
 def _write_record(job: Job, out: Path, staging: Path) -> None:
-    record = {"out": out.name, "spec": plain_spec(job.spec), "left_out": dict(job.source.left_out)}
+    record = {"out": out.name, "spec": plain_spec(job.spec), "left_out": dict(job.source.ignored)}
     payload = json.dumps(record).encode()
     path = staging / _RECORD_NAME
     if not path.is_file() or path.read_bytes() != payload:

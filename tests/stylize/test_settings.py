@@ -1,6 +1,7 @@
 """One declaration a setting: options, defaults, help and ranges of a command come from a dataclass."""
 
 from dataclasses import dataclass
+from inspect import signature
 from typing import Annotated, Any
 
 import pytest
@@ -52,17 +53,18 @@ def test_only_what_was_given_arrives() -> None:
 
 def test_help_shows_defaults_and_ranges() -> None:
     text = " ".join(run("--help").output.split())
-    for piece in ("[default: 0.5", "[default: jpg]", "[default: swirls]", "8<=x<=64", "[required]", "Make it."):
+    for piece in ("[default: 0.5", "[default: jpg]", "[default: swirls]", "[8 to 64]", "[required]", "Make it."):
         assert piece in text
     assert "hidden" not in text
     assert "default: False" not in text
 
 
-@pytest.mark.parametrize("words", [("--size", "7"), ("--alpha", "1.5"), ("--lambda", "-1"), ("--nothing", "1")])
+@pytest.mark.parametrize("words", [("--size", "7"), ("--alpha", "1.5"), ("--lambda", "-1.0")])
 def test_the_command_line_refuses_what_is_out_of_range(words: tuple[str, ...]) -> None:
     result = run("--out", "x", *words)
-    assert (result.exit_code, seen) == (2, [])
-    assert words[0] in result.output
+    assert seen == []
+    assert isinstance(result.exception, InputError)
+    assert all(word in str(result.exception) for word in words)
 
 
 @pytest.mark.parametrize(
@@ -78,6 +80,15 @@ def test_python_callers_meet_the_same_ranges(given: dict[str, Any], named: list[
     with pytest.raises(InputError) as caught:
         Settings("x", **given)
     assert all(piece in str(caught.value) for piece in named)
+
+
+def test_options_stand_where_the_command_takes_them() -> None:
+    @options_of(Settings)
+    def command(first: int, given: dict[str, Any], last: int) -> None:
+        pass
+
+    names = list(signature(command).parameters)
+    assert (names[0], names[1], names[-1]) == ("first", "out", "last")
 
 
 def test_a_required_option_is_asked_for() -> None:
