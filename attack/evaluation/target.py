@@ -22,7 +22,7 @@ from train import ModelCard, TestImage, load_model, load_test_images
 from train.augment import PAPER_SIZE
 from train.checkpoint import tensors_sha256
 from train.models import call_reference, is_reference
-from train.state import MODEL_NAME
+from train.records import MODEL_NAME
 
 NO_CLASS = -1
 EXTERNAL = "external"  # the method of a model that this program did not train
