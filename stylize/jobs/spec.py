@@ -111,17 +111,17 @@ class Spec:
     transfer: str = FEATURES
 
     def document(self) -> dict[str, Any]:
-        """Return the specification as the manifest holds it: some options only where they are not the default."""
-        document = asdict(self)
+        """Return the specification as the manifest holds it, as JSON: some options only where they are no default."""
+        document: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         for name, default in LATER_OPTIONS.items():
             if document[name] == default:
                 del document[name]
         return document
 
-    def digest(self) -> str:
-        """Return the SHA-256 of the canonical JSON without the source's fingerprint: staged shards may outlive it."""
-        document = {**self.document(), "source_fingerprint": None}
-        return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+def spec_digest(spec: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of the canonical JSON without the source's fingerprint: staged shards may outlive it."""
+    return hashlib.sha256(json.dumps({**spec, "source_fingerprint": None}, sort_keys=True).encode()).hexdigest()
 
 
 def make_spec(
