@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 
 import attack.cli
 import stylize.cli.main
@@ -180,6 +181,25 @@ def test_style_sets_that_dvc_cannot_carry_are_refused(name: object) -> None:
 def test_the_numbers_are_read_as_dvc_reads_them(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("options: {step-size: 1e-4, on: yes}")
     assert read_section(tmp_path / "params.yaml", "options") == {"step-size": 1e-4, "on": "yes"}
+
+
+def test_pictures_that_dvc_shares_are_brought_where_they_are_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    picture = Path("data/paintings/starry.png")
+    picture.parent.mkdir(parents=True)
+    Image.new("RGB", (64, 64), "navy").save(picture)
+    write(Path(), given("stylize.style_sets.starry", {"style": ["dots", str(picture)]}))
+    for command in (("init", "--no-scm"), ("add", str(picture.parent))):
+        subprocess.run([sys.executable, "-m", "dvc", *command, "--quiet"], check=True)
+    shutil.rmtree(picture.parent)  # as in an experiment's own folder
+    check_all(Path("params.yaml"))
+    assert picture.is_file()
+    shutil.rmtree(picture.parent)
+    shutil.rmtree(".dvc/cache")  # as in a clone
+    with pytest.raises(InputError, match=f"style_sets.starry.*`dvc pull {picture}`"):
+        check_all(Path("params.yaml"))
 
 
 COMMANDS = """

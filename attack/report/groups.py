@@ -12,7 +12,7 @@ import numpy as np
 
 from attack.attacks.attack import Norm
 from attack.checks.robustness import worst_case
-from attack.evaluation.judge import conclude
+from attack.evaluation.judge import checks_and_verdict
 from attack.evaluation.paper_path import (
     AUTHORS_POINTS,
     LINEAR_POINTS,
@@ -23,7 +23,7 @@ from attack.evaluation.paper_path import (
     linear_curve,
 )
 from attack.evaluation.result import Result
-from attack.evaluation.transfer import Transfer, transfer_attempts
+from attack.evaluation.transfer import Transfer, transfer_attacks
 from stylize.console import InputError, option_name
 
 NEAR_CHANCE = "near chance"  # the verdict on a model that knows too little for its robustness to mean anything
@@ -44,13 +44,13 @@ class Entry:
 
     def robust(self, epsilon: float) -> Array:
         """Return 0/1 for each of the N images: the worst case over all attacks at an L∞ radius."""
-        return np.array(worst_case(self.result.clean, self.result.attempts, "linf", epsilon), float)
+        return np.array(worst_case(self.result.clean, self.result.attacks, "linf", epsilon), float)
 
     def records(self, keys: Sequence[str]) -> Records:
         """Return the path's records of these images; one that the model gets wrong as it is is wrong all the way."""
-        walked = self.result.records
-        known = [key for key in keys if key in set(walked.keys)]
-        found, steps = walked.chosen(known), self.result.document["path"]["steps"] + 1
+        followed = self.result.records
+        known = [key for key in keys if key in set(followed.keys)]
+        found, steps = followed.chosen(known), self.result.document["path"]["steps"] + 1
         wrong = np.zeros((len(keys) - len(known), steps))
         columns = [np.vstack([part.reshape(-1, steps), wrong]) for part in (found.correct, found.l2, found.linf)]
         return Records(tuple(keys), *columns)
@@ -78,7 +78,7 @@ class Group:
     def epsilons(self) -> tuple[float, ...]:
         """The L∞ radii that all models were attacked at; none after the suite `paper`."""
         first = self.entries[0].result
-        return first.epsilons if any(attempt.epsilon is not None for attempt in first.attempts) else ()
+        return first.epsilons if any(attack.epsilon is not None for attack in first.attacks) else ()
 
     @cached_property
     def common(self) -> tuple[str, ...]:
@@ -147,10 +147,10 @@ def group_results(results: Sequence[Result], style_sets: Mapping[str, str] | Non
 
 
 def take_in(transfer: Transfer, result: Result) -> Result:
-    """Return the result with the transfers to its model, and with checks and verdict made again over all attempts."""
-    attempts = (*result.attempts, *transfer_attempts(transfer, result))
-    checks, verdict = conclude(result.clean, attempts, result.checks, result.classes)
-    return replace(result, attempts=attempts, checks=checks, verdict=verdict)
+    """Return the result with the transfers to its model, and with checks and verdict made again over all attacks."""
+    attacks = (*result.attacks, *transfer_attacks(transfer, result))
+    checks, verdict = checks_and_verdict(result.clean, attacks, result.checks, result.classes)
+    return replace(result, attacks=attacks, checks=checks, verdict=verdict)
 
 
 def _check_comparable(results: Sequence[Result]) -> None:

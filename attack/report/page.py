@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from attack.attacks.attack import Attempt
+from attack.attacks.attack import AttackResult
 from attack.evaluation.paper_path import INTERPOLATORS, LINEAR_POINTS, accuracy_at, mean_accuracy, path_values
 from attack.evaluation.result import Result, whole_split
 from attack.evaluation.statistics import Difference, Share, compare, share
@@ -71,30 +71,30 @@ def attacks(groups: Sequence[Group]) -> str:
         "as errors. AutoAttack meets only what withstood all before it. A minimal-norm attack looks for the nearest "
         "error: half of the images have one nearer than the median."
     )
-    tables = [_attack_table(group, entry) for group in groups for entry in group.entries if entry.result.attempts]
+    tables = [_attack_table(group, entry) for group in groups for entry in group.entries if entry.result.attacks]
     return section("Every attack", note, *tables, anchor="attacks")
 
 
 def _attack_table(group: Group, entry: Entry) -> str:
     header = ["attack", "kind", "radius", "still right", "images", "passes forward / back", "seconds"]
-    rows = [_attack_row(attempt) for attempt in entry.result.attempts if attempt.kind != "transfer"]
+    rows = [_attack_row(attack) for attack in entry.result.attacks if attack.kind != "transfer"]
     return folded(f"{name_entry(entry)}, {escape(group.title)}", table(header, rows))
 
 
-def _attack_row(attempt: Attempt) -> list[str]:
-    looked_at = int(attempt.settings.get("images", len(attempt.robust)))
-    if attempt.epsilon is None:
-        norm = {"l2": "L2", "linf": "L∞"}[attempt.norm]
-        radius, found = f"smallest {norm}", _median(attempt, looked_at)
+def _attack_row(attack: AttackResult) -> list[str]:
+    looked_at = int(attack.settings.get("images", len(attack.robust)))
+    if attack.epsilon is None:
+        norm = {"l2": "L2", "linf": "L∞"}[attack.norm]
+        radius, found = f"smallest {norm}", _median(attack, looked_at)
     else:
-        radius, found = epsilon_name(attempt.epsilon), str(share(attempt.robust[:looked_at]))
-    passes = f"{attempt.forwards:,} / {attempt.backwards:,}"
-    return [escape(attempt.name), attempt.kind, radius, found, str(looked_at), passes, f"{attempt.seconds:.1f}"]
+        radius, found = epsilon_name(attack.epsilon), str(share(attack.robust[:looked_at]))
+    passes = f"{attack.forwards:,} / {attack.backwards:,}"
+    return [escape(attack.name), attack.kind, radius, found, str(looked_at), passes, f"{attack.seconds:.1f}"]
 
 
-def _median(attempt: Attempt, looked_at: int) -> str:
-    middle = float(np.median(attempt.distance[:looked_at]))
-    size = f"{255 * middle:.2f}/255" if attempt.norm == "linf" else f"{middle:.3f}"
+def _median(attack: AttackResult, looked_at: int) -> str:
+    middle = float(np.median(attack.distance[:looked_at]))
+    size = f"{255 * middle:.2f}/255" if attack.norm == "linf" else f"{middle:.3f}"
     return f"median {size}" if np.isfinite(middle) else "found none for half of the images"
 
 
@@ -143,9 +143,9 @@ def _transfer_cell(found: Mapping[str, Mapping[str, str]], entry: Entry, source:
 
 def _transferred(entry: Entry, epsilon: float) -> dict[str, str]:
     return {
-        attempt.name.removeprefix("transfer:"): f"{100 * np.mean(attempt.robust):.1f} %"
-        for attempt in entry.result.attempts
-        if attempt.kind == "transfer" and attempt.epsilon == epsilon
+        attack.name.removeprefix("transfer:"): f"{100 * np.mean(attack.robust):.1f} %"
+        for attack in entry.result.attacks
+        if attack.kind == "transfer" and attack.epsilon == epsilon
     }
 
 
@@ -357,13 +357,13 @@ def protocol(groups: Sequence[Group]) -> str:
         f"<p>The path: {path['steps']} steps of {path['step_size']:g} along the sign of the gradient of the "
         "cross-entropy of the true label, clipped to [0, 1] after each; correctness and distances are recorded after "
         "every step. "
-        f"Elements with zero gradient: {escape(path['zero_gradient'])}. It walked the images that a model classifies "
-        f"correctly of the first {path['images']}.</p><ul>{rules}</ul>"
+        f"Elements with zero gradient: {escape(path['zero_gradient'])}. It starts at the images that a model gets "
+        f"right of the first {path['images']}.</p><ul>{rules}</ul>"
         f"<p>Images were attacked {asked['batch_size']} at a time; another number changes distances by float rounding, "
         "and through it single images.</p>"
     )
-    walked = [[name_entry(entry), paper_words(entry.result)] for group in groups for entry in group.entries]
-    return section("Protocol as really run", text, table(["model", "its path"], walked))
+    followed = [[name_entry(entry), paper_words(entry.result)] for group in groups for entry in group.entries]
+    return section("Protocol as really run", text, table(["model", "its path"], followed))
 
 
 def paper_words(result: Result) -> str:
@@ -511,7 +511,7 @@ CAVEATS = (
     "No attack proves robustness: the numbers are upper bounds, and stronger attacks can only lower them. Logit "
     "pairing has been broken before (Engstrom et al. 2018).",
     "The paper’s own attack moves no pixel by more than {levels:.2f}/255 and never restarts; robustness is commonly "
-    "judged at 8/255, by many attacks. Its curves are below the verdicts, because they prove little alone.",
+    "evaluated at 8/255, by many attacks. Its curves are below the verdicts, because they prove little alone.",
     "Intervals are over images. Another training seed can move a number by more: train several.",
 )
 

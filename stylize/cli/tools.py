@@ -12,9 +12,9 @@ from stylize.console import console, counted, print_notice
 from stylize.jobs.pairs import merge_shards, pack_pairs, rederive_pair
 from stylize.jobs.run import images_progress
 from stylize.jobs.spec import ShardOptions
-from stylize.shards.index import write_side_files
 from stylize.shards.manifest import inspect_manifest, read_manifest
 from stylize.shards.remote import is_url, upload_shards
+from stylize.shards.side_files import write_side_files
 from stylize.shards.tools import SplitDiff, diff_samples, diff_specs, unpack_shards
 from stylize.shards.verify import folder_suspicions, quick_defects, verify_shards, verify_url
 

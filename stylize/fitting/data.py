@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from stylize.console import InputError
 from stylize.fitting.settings import FitSettings
-from stylize.networks.adain import Decoder, Encoder, Stylizer, unit_range
+from stylize.networks.adain import AdaINNetwork, Decoder, Encoder, unit_range
 from stylize.networks.styles import ALL_PATTERNS
 from stylize.shards.decode import PictureError, decode_picture
 from stylize.sources.folder import PictureFile, list_pictures
@@ -267,10 +267,10 @@ def sample_sheet(decoder: Decoder, encoder: Encoder, pool: Pool, settings: FitSe
     content, style = CropBatches(pool, settings, SAMPLE_SIDE)[0]
     weight = next(decoder.parameters())
     device, dtype = weight.device, next(encoder.parameters()).dtype
-    stylizer = Stylizer(encoder, decoder)
+    network = AdaINNetwork(encoder, decoder)
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        statistics = stylizer.style_statistics(unit_range(style.to(device)))
-        stylized = stylizer(unit_range(content.to(device)), *statistics)
+        statistics = network.style_statistics(unit_range(style.to(device)))
+        stylized = network(unit_range(content.to(device)), *statistics)
     rows = [content, style, (stylized.float() * 255).round().byte().cpu()]
     buffer = io.BytesIO()
     _tile(rows).save(buffer, "PNG")

@@ -28,7 +28,7 @@ from stylize.fitting.optimise import (
 )
 from stylize.fitting.settings import FitSettings, Phase
 from stylize.networks.adain import Decoder, Encoder, unit_range
-from stylize.networks.devices import best_device, best_dtype
+from stylize.networks.devices import best_dtype, find_device
 from stylize.networks.weights import LoadedEncoder, load_decoder, read_recipe, save_decoder
 from stylize.shards.shard import file_sha256
 
@@ -119,7 +119,7 @@ class DecoderFit:
     def __init__(self, settings: FitSettings, pool: Pool, encoder: LoadedEncoder, start: Path | None = None) -> None:
         self.settings = settings
         self.pool = pool
-        self.device = best_device()
+        self.device = find_device()
         self.dtype = best_dtype(self.device)
         self.encoder: Encoder = copy.deepcopy(encoder.network)
         self.encoder.to(self.device, self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -179,7 +179,7 @@ class DecoderFit:
         layers = [zip(*layer, strict=True) for layer in zip(own, given, strict=True)]
         styles = [tuple(torch.cat([mine[:1], theirs[1:]]) for mine, theirs in layer) for layer in layers]
         for turn in range(self.settings.pairings):
-            wanted = [(_turned(mean, turn), _turned(deviation, turn)) for mean, deviation in styles]
+            wanted = [(_turned(mean, turn), _turned(std, turn)) for mean, std in styles]
             targets = style_targets(content_layers[-1], own, wanted)
             with self._autocast():
                 output = self.decoder(targets.features)

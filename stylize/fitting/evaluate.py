@@ -26,7 +26,7 @@ from stylize.fitting.optimise import (
 )
 from stylize.fitting.settings import FitSettings
 from stylize.networks.adain import MIN_SIDE, Decoder, Encoder, adain, pad_to_stride, unit_range
-from stylize.networks.devices import best_device, best_dtype
+from stylize.networks.devices import best_dtype, find_device
 from stylize.networks.styles import Style, load_styles
 from stylize.networks.weights import load_pair
 from stylize.sources.folder import PictureFile, list_pictures
@@ -40,8 +40,8 @@ class Scores:
     """What one picture scored; residuals are losses over those of the unstylized photo, 0 is perfect.
 
     `style_residual` is the style loss (relu1_1 … relu4_1), `content_residual` the content loss (relu4_1) against the
-    AdaIN target, `colour_distance` the mean distance of the output's channel means and deviations, in [0, 1], to the
-    style's.
+    AdaIN target, `colour_distance` the mean distance, in [0, 1], of the output's channel means and standard deviations
+    to the style's.
     """
 
     style_residual: float
@@ -55,7 +55,7 @@ class Summary:
 
     median: float
     mean: float
-    deviation: float
+    std: float
     n: int
 
 
@@ -73,7 +73,7 @@ class Judge:
     """An encoder and a decoder on the best device, and photos (N, 3, size, size) in [0, 1] to judge them with."""
 
     def __init__(self, encoder: Encoder, decoder: Decoder, photos: Sequence[Image.Image], size: int) -> None:
-        self.device = best_device()
+        self.device = find_device()
         self.dtype = best_dtype(self.device)
         place = {"device": self.device, "dtype": self.dtype, "memory_format": torch.channels_last}
         self.encoder: Encoder = copy.deepcopy(encoder).to(**place)  # type: ignore[call-overload]
@@ -145,7 +145,7 @@ class Judge:
 
 
 def _colour_distance(output: Tensor, style: Tensor) -> Tensor:
-    """Return the mean distance of channel means and deviations, (B,)."""
+    """Return the mean distance of channel means and standard deviations, (B,)."""
     found = torch.cat([output.mean(dim=(2, 3)), output.std(dim=(2, 3))], dim=1)
     wanted = torch.cat([style.mean(dim=(2, 3)), style.std(dim=(2, 3))], dim=1)
     return (found - wanted).abs().mean(dim=1)
@@ -272,4 +272,4 @@ def evaluation_table(document: dict[str, Any]) -> Table:
 
 
 def _cell(summary: dict[str, float]) -> str:
-    return f"{summary['median']:.3f} ({summary['mean']:.3f} ± {summary['deviation']:.3f})"
+    return f"{summary['median']:.3f} ({summary['mean']:.3f} ± {summary['std']:.3f})"

@@ -112,7 +112,7 @@ class Optimisation:
                 group["lr"] = rate
 
 
-Statistics = tuple[Tensor, Tensor]  # mean and deviation, each (B, C, 1, 1)
+Statistics = tuple[Tensor, Tensor]  # mean and standard deviation, each (B, C, 1, 1)
 # Added to the photo's own losses: where photo and style hardly differ, the ratio would be noise.
 CONTENT_FLOOR, STYLE_FLOOR = 0.3, 2.0
 
@@ -128,8 +128,8 @@ def initialise_from_encoder(decoder: Decoder, encoder: Encoder, pixels: Tensor) 
         nn.init.zeros_(cast("Tensor", mine.bias))
     features = encoder(pixels).float()
     for layer in decoder.convolutions:
-        deviation = _layer_output(decoder, features, layer).std()
-        layer.weight.div_(deviation)
+        std = _layer_output(decoder, features, layer).std()
+        layer.weight.div_(std)
     last = decoder.convolutions[-1]
     last.weight.mul_(pixels.float().std())
     cast("Tensor", last.bias).copy_(pixels.float().mean(dim=(0, 2, 3)) - decoder(features).mean(dim=(0, 2, 3)))
@@ -154,12 +154,12 @@ class Targets:
 
 
 def statistics_of(layers: list[Tensor]) -> list[Statistics]:
-    """Return the channel means and deviations of every layer."""
+    """Return the channel means and standard deviations of every layer."""
     return [channel_statistics(layer) for layer in layers]
 
 
 def style_distance(found: list[Statistics], wanted: list[Statistics]) -> Tensor:
-    """Return the style loss of every sample, (B,): mean squared errors of means and deviations, summed over layers."""
+    """Return every sample's style loss, (B,): squared errors of channel statistics, averaged, summed over layers."""
     pairs = [pair for layers in zip(found, wanted, strict=True) for pair in zip(*layers, strict=True)]
     return torch.stack([(first - second).square().mean(dim=(1, 2, 3)) for first, second in pairs]).sum(dim=0)
 

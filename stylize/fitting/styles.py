@@ -15,7 +15,7 @@ from stylize.console import InputError
 from stylize.fitting.optimise import Targets, statistics_of, style_targets, style_transfer_losses
 from stylize.fitting.settings import FitSettings
 from stylize.networks.adain import Decoder, Encoder, adain, pad_to_stride, unit_range
-from stylize.networks.devices import best_device
+from stylize.networks.devices import find_device
 from stylize.networks.openvino import calibration_pictures
 from stylize.networks.styles import FITTED_SUFFIX, FittedStatistics, Style, read_fitted, write_fitted
 from stylize.networks.weights import Pair
@@ -42,7 +42,7 @@ class FitResult:
 class StyleFit:
     """A style, a float32 encoder and decoder on one device, and drawn pictures to stylize, in batches.
 
-    The style's mean becomes μ + m, its deviation σ · exp(d); m and d are trained for the decoder's own objective.
+    The style's mean becomes μ + m, its standard deviation σ · exp(d); m and d are trained for the decoder's objective.
     """
 
     def __init__(self, encoder: Encoder, decoder: Decoder, style: Style) -> None:
@@ -52,21 +52,21 @@ class StyleFit:
         self.batches: list[tuple[Tensor, Targets]] = [
             (batch[-1], style_targets(batch[-1], statistics_of(batch), wanted)) for batch in layers
         ]
-        self.mean, self.deviation = wanted[-1]
+        self.mean, self.std = wanted[-1]
         self.shift = torch.zeros_like(self.mean, requires_grad=True)
-        self.log_scale = torch.zeros_like(self.deviation, requires_grad=True)
+        self.log_scale = torch.zeros_like(self.std, requires_grad=True)
 
     def _pixels(self, pictures: NDArray[np.uint8]) -> Tensor:
         device = next(self.decoder.parameters()).device
         return unit_range(torch.from_numpy(np.array(pictures)).to(device).permute(0, 3, 1, 2))
 
     def statistics(self) -> tuple[Tensor, Tensor]:
-        """Return mean and deviation as fitted so far, each (1, 512, 1, 1)."""
-        mean, deviation = self._fitted()
-        return mean.detach(), deviation.detach()
+        """Return mean and standard deviation as fitted so far, each (1, 512, 1, 1)."""
+        mean, std = self._fitted()
+        return mean.detach(), std.detach()
 
     def _fitted(self) -> tuple[Tensor, Tensor]:
-        return self.mean + self.shift, self.deviation * self.log_scale.exp()
+        return self.mean + self.shift, self.std * self.log_scale.exp()
 
     def _losses(self, content: Tensor, targets: Targets) -> dict[str, Tensor]:
         output = self.decoder(adain(content, *self._fitted())).clamp(0, 1)
@@ -103,8 +103,8 @@ def fit_styles(pair: Pair, styles: Sequence[Style], out: Path = Path("data/style
         if style.fitted:
             raise InputError(f"The style {style.name} is fitted already: give its picture.")
     encoder, decoder = copy.deepcopy((pair.encoder.network, pair.decoder))
-    encoder.to(best_device())
-    decoder.to(best_device())
+    encoder.to(find_device())
+    decoder.to(find_device())
     for style in styles:
         stem = PurePosixPath(style.name).stem.encode()[:STEM_BYTES].decode(errors="ignore")
         path = out / f"{stem}-{style.sha256[:8]}{FITTED_SUFFIX}"

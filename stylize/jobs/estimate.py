@@ -64,14 +64,14 @@ def _probed_images(job: Job) -> int:
 
 
 def _warming_images(job: Job, shape: tuple[int, ...]) -> int:
-    copies = job.engine.streams * job.engine.batch_size(shape[0], shape[1], job.spec.work_size)
+    copies = job.stylizer.streams * job.stylizer.batch_size(shape[0], shape[1], job.spec.work_size)
     return max(1, copies // job.spec.styles_per_image)
 
 
 def _probe(job: Job, plan: ShardPlan) -> tuple[float, float]:
     """Return bytes and seconds per sample."""
     failures: list[Failure] = []
-    with start_workers(job.engine.streams) as workers:
+    with start_workers(job.stylizer.streams) as workers:
         started = time.monotonic()
         images = list(_while_time(READ_SECONDS, read_images(job, plan, failures, _nobody, workers.codec)))
         reading = (time.monotonic() - started) / max(len(images), 1)
@@ -91,7 +91,7 @@ def _probe(job: Job, plan: ShardPlan) -> tuple[float, float]:
     size = sum(_stored_bytes(*pair, job.spec.codec) for pair in zip(samples, scales, strict=True)) / len(samples)
     pixels = sum(whole.values()) / len(whole) / sum(part[sample.key] for sample in samples)
     seconds = stylizing * pixels, reading
-    return size, max(seconds) if job.engine.device.type == "cuda" else sum(seconds)
+    return size, max(seconds) if job.stylizer.device.type == "cuda" else sum(seconds)
 
 
 def _while_time(seconds: float, images: Iterable[SourceImage]) -> Iterator[SourceImage]:
@@ -172,10 +172,10 @@ def _pixel_seconds(job: Job) -> float:
     picture = np.random.default_rng(0).integers(0, 256, (1, PROBED_SIDE, PROBED_SIDE, 3), np.uint8)
     for _ in range(2):  # the first warms up
         started = time.monotonic()
-        job.engine.stylize(picture, [0], job.spec.alpha, None, job.spec.transfer)
+        job.stylizer(picture, [0], job.spec.alpha, None, job.spec.transfer)
     return (time.monotonic() - started) / PROBED_SIDE**2
 
 
 def _memory(job: Job, pixels: int) -> float:
     """Return about how many bytes of memory a picture's stylizing takes."""
-    return NETWORK_BYTES + pixels * BYTES_PER_PIXEL[2 if job.engine.dtype_name != "float32" else 4]
+    return NETWORK_BYTES + pixels * BYTES_PER_PIXEL[2 if job.stylizer.dtype_name != "float32" else 4]

@@ -12,7 +12,6 @@ from typing import Any, TextIO, TypeVar
 from stylize.console import InputError, counted, option_name
 from stylize.files import remove_leftovers
 from stylize.jobs.spec import ShardOptions, spec_digest
-from stylize.shards.index import CARD_NAME, SIDE_NAME, render_card, write_side_files
 from stylize.shards.manifest import (
     FAILURES_NAME,
     MANIFEST_NAME,
@@ -23,6 +22,7 @@ from stylize.shards.manifest import (
     write_manifest,
 )
 from stylize.shards.shard import file_sha256
+from stylize.shards.side_files import CARD_NAME, SIDE_NAME, render_card, write_side_files
 from stylize.shards.tools import diff_specs, spec_text
 
 STAGING = ".staging"

@@ -85,7 +85,7 @@ def make_part(
 
 
 def _write_record(job: Job, out: Path, staging: Path) -> None:
-    record = {"out": out.name, "spec": job.spec.document(), "left_out": dict(job.source.left_out)}
+    record = {"out": out.name, "spec": job.spec.document(), "left_out": dict(job.source.ignored)}
     payload = json.dumps(record).encode()
     path = staging / RECORD_NAME
     if not path.is_file() or path.read_bytes() != payload:

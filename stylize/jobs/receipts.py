@@ -128,7 +128,7 @@ def _shard_names(spec: Mapping[str, Any]) -> Iterable[str]:
 
 def publish_receipts(
     spec: Mapping[str, Any],
-    left_out: Mapping[str, int],
+    ignored: Mapping[str, int],
     staging: Path,
     out: Path,
     max_failures: int,
@@ -148,7 +148,7 @@ def publish_receipts(
         failures += receipt.failures
         flags += receipt.flags
     failed = write_failures(failures, staging, max_failures)
-    manifest = Manifest(spec, tuple(shards), *failed, (*flags, *_repeated_flags(read)), dict(left_out))
+    manifest = Manifest(spec, tuple(shards), *failed, (*flags, *_repeated_flags(read)), dict(ignored))
     publish(manifest, staging, out, replace=replace)
     return manifest
 

@@ -87,7 +87,7 @@ def run_job(
             notice(advice)
         make_all(staging, plan_shards(spec, source))
         replace = finished is not None
-        return publish_receipts(document, source.left_out, staging, out.resolve(), max_failures, replace=replace)
+        return publish_receipts(document, source.ignored, staging, out.resolve(), max_failures, replace=replace)
 
     return make_output(out, document, make, keep, other_images=retry_failed)
 
@@ -114,7 +114,7 @@ def make_locally(job: Job, report: Report, staging: Path, plans: Iterable[ShardP
         with lock:
             report(images)
 
-    with start_workers(job.engine.streams) as workers:
+    with start_workers(job.stylizer.streams) as workers:
         make = partial(make_or_reuse, job, staging, report_alone, workers)
         return [failure for receipt in workers.shards.map(make, plans) for failure in receipt.failures]
 

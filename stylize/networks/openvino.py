@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from stylize.console import InputError
-from stylize.networks.adain import ENCODER_CHANNELS, Decoder, Encoder, Layer, Stylizer, adain, unit_range
+from stylize.networks.adain import ENCODER_CHANNELS, AdaINNetwork, Decoder, Encoder, Layer, adain, unit_range
 from stylize.networks.devices import best_dtype, sums_int8_exactly
 from stylize.networks.kernels import UpsampledConvolution
 from stylize.sources.patterns import PATTERN_NAMES, draw_pattern
@@ -229,29 +229,29 @@ def calibration_sha256() -> str:
 
 
 @torch.inference_mode()
-def quantise_pair(encoder: Encoder, decoder: Decoder, means: Tensor, deviations: Tensor) -> tuple[Chain, Chain]:
+def quantise_pair(encoder: Encoder, decoder: Decoder, means: Tensor, stds: Tensor) -> tuple[Chain, Chain]:
     """Quantise a float32 encoder and decoder apart, the decoder for style statistics (S, 512, 1, 1).
 
-    The decoder's first convolution is left out: aligned features have peaks far beyond their deviation, and 256 levels
-    either clip those or are too coarse for the rest.
+    The decoder's first convolution is left out: aligned features have peaks many standard deviations from the mean, and
+    256 levels either clip those or are too coarse for the rest.
     """
     pixels = unit_range(torch.from_numpy(calibration_pictures()).permute(0, 3, 1, 2))
     channels = torch.ones(1, ENCODER_CHANNELS[0][0], 1, 1)
     encoder_chain = quantise_chain(encoder.chain, pixels, (0 * channels, channels))
     first, *following = decoder.chain
-    entered = first(_targets(encoder(pixels), means, deviations))
+    entered = first(_targets(encoder(pixels), means, stds))
     ends = best_range(following[0].resample(entered), HEADROOM)
     return encoder_chain, quantise_chain(following, entered, ends, HEADROOM)
 
 
-def _targets(features: Tensor, means: Tensor, deviations: Tensor) -> Tensor:
+def _targets(features: Tensor, means: Tensor, stds: Tensor) -> Tensor:
     """Return every calibration feature with one style, the styles spread evenly, and a third of them unstylized."""
     count, styles = len(features), len(means)
     chosen = torch.arange(count) * styles // count if styles > count else torch.arange(count) % styles
-    return torch.cat([adain(features, means[chosen], deviations[chosen]), features[: count // 3]])
+    return torch.cat([adain(features, means[chosen], stds[chosen]), features[: count // 3]])
 
 
-def int8_stylizer(encoder: Encoder, decoder: Decoder, means: Tensor, deviations: Tensor) -> Stylizer:
+def int8_network(encoder: Encoder, decoder: Decoder, means: Tensor, stds: Tensor) -> AdaINNetwork:
     """Return the stylizer of a float32 pair in int8 on the CPU, calibrated for style statistics (S, 512, 1, 1).
 
     Raises `InputError` where OpenVINO is missing or the CPU does not multiply int8 exactly in hardware.
@@ -259,16 +259,16 @@ def int8_stylizer(encoder: Encoder, decoder: Decoder, means: Tensor, deviations:
     core = import_openvino().Core()
     if not sums_int8_exactly() or "INT8" not in _capabilities(core):
         raise InputError("This CPU does not multiply int8 exactly in hardware (VNNI or AMX): give --backend torch.")
-    encoder_chain, decoder_chain = quantise_pair(encoder, decoder, means, deviations)
+    encoder_chain, decoder_chain = quantise_pair(encoder, decoder, means, stds)
     first, *following = decoder.chain
     # What is not int8 stays float32: by default it would be bfloat16 where the CPU has that.
-    return Stylizer(
+    return AdaINNetwork(
         CompiledChain(core, quantised_graph(encoder.chain, encoder_chain), "f32"),
         MixedDecoder(first.convolution, CompiledChain(core, quantised_graph(following, decoder_chain), "f32")),
     )
 
 
-def bfloat16_stylizer(encoder: Encoder, decoder: Decoder) -> Stylizer:
+def bfloat16_network(encoder: Encoder, decoder: Decoder) -> AdaINNetwork:
     """Return the stylizer of a float32 pair in bfloat16 on the CPU.
 
     Raises `InputError` where OpenVINO is missing or the CPU does not multiply bfloat16 in hardware.
@@ -276,7 +276,7 @@ def bfloat16_stylizer(encoder: Encoder, decoder: Decoder) -> Stylizer:
     core = import_openvino().Core()
     if "BF16" not in _capabilities(core):
         raise InputError("This CPU does not multiply bfloat16 in hardware: give --backend torch.")
-    return Stylizer(*(CompiledChain(core, plain_graph(network.chain), "bf16") for network in (encoder, decoder)))
+    return AdaINNetwork(*(CompiledChain(core, plain_graph(network.chain), "bf16") for network in (encoder, decoder)))
 
 
 def _capabilities(core: Any) -> Sequence[str]:

@@ -277,8 +277,8 @@ def is_torchvision(state: Mapping[str, Any]) -> bool:
 def encoder_from_torchvision(state: Mapping[str, Any], path: Path) -> Encoder:
     """Return the normalised encoder of a `torchvision.models.vgg19` state dict; `path` is for messages only."""
     convolutions = take_convolutions(state, [f"features.{layer}" for layer in LAYERS], ENCODER_CHANNELS, path)
-    mean, deviation = (torch.tensor(values, dtype=torch.float64) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    convolutions[0] = fold_preprocessing(*convolutions[0], torch.diag(1 / deviation), -mean / deviation)
+    mean, std = (torch.tensor(values, dtype=torch.float64) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    convolutions[0] = fold_preprocessing(*convolutions[0], torch.diag(1 / std), -mean / std)
     encoder = fill(Encoder(), convolutions)
     normalise(encoder, built_in_pictures())
     return encoder

@@ -18,10 +18,20 @@ from PIL import Image
 
 from stylize.console import InputError, counted
 from stylize.shards.decode import PictureError, decode_picture
-from stylize.shards.index import SplitIndex, index_defects, list_defects, load_index, shard_side_defects, side_names
+from stylize.shards.index import SplitIndex, load_index
 from stylize.shards.manifest import FAILURES_NAME, MANIFEST_NAME, Manifest, ShardEntry, inspect_manifest
 from stylize.shards.remote import RemoteFolder
-from stylize.shards.shard import LABEL, MEMBER_NAME, Span, file_sha256, open_shard, parse_metadata, read_span
+from stylize.shards.shard import (
+    LABEL,
+    MEMBER_NAME,
+    Span,
+    file_sha256,
+    image_roles,
+    open_shard,
+    parse_metadata,
+    read_span,
+)
+from stylize.shards.side_files import index_defects, list_defects, shard_side_defects, side_names
 
 BLOCK = tarfile.BLOCKSIZE
 _ZEROS = bytes(BLOCK)
@@ -146,10 +156,8 @@ def _samples(members: Iterable[Member]) -> Iterator[list[Member]]:
 
 
 def _sample_defects(manifest: Manifest, split: str, members: list[Member], file: BufferedReader) -> Iterator[str]:
-    copies = manifest.styles_per_image if split == "train" else 0
-    styled = ["styled"] if copies == 1 else [f"styled{k}" for k in range(copies)]
     codec = manifest.spec.get("codec")
-    expected = [*(f"{role}.{codec}" for role in ["content", *styled]), "cls", "json"]
+    expected = [*(f"{role}.{codec}" for role in image_roles(manifest.copies(split))), "cls", "json"]
     found = [_split_name(member)[1] for member in members]
     if found != expected:
         yield f"has the members {', '.join(found)} instead of {', '.join(expected)}"

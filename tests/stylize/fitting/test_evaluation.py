@@ -51,14 +51,14 @@ def test_scores_are_losses_over_the_photos_own(
     assert len(scores) == len(photos)
     style = torch.from_numpy(np.array(styles[0].picture)).permute(2, 0, 1)[None].float() / 255
     wanted = encoder.style_features(style)
-    style_mean, style_deviation = statistics(wanted[-1])
+    style_mean, style_std = statistics(wanted[-1])
     for photo, score in zip(photos, scores, strict=True):
         pixels = torch.from_numpy(np.array(photo)).permute(2, 0, 1)[None].float() / 255
         layers = encoder.style_features(pixels)
-        mean, deviation = statistics(layers[-1])
+        mean, std = statistics(layers[-1])
         features = layers[-1].double().numpy()
-        target = (features - mean[..., None, None]) / deviation[..., None, None]
-        target = target * style_deviation[..., None, None] + style_mean[..., None, None]
+        target = (features - mean[..., None, None]) / std[..., None, None]
+        target = target * style_std[..., None, None] + style_mean[..., None, None]
         output = decoder(torch.from_numpy(target).float()).clamp(0, 1)
         found = encoder.style_features(output)
         content = float(((found[-1].double().numpy() - target) ** 2).mean() / ((features - target) ** 2).mean())
@@ -87,7 +87,7 @@ def test_summaries_are_numpys() -> None:
     assert found.n == 4
     assert found.median == pytest.approx(np.median(values))
     assert found.mean == pytest.approx(np.mean(values))
-    assert found.deviation == pytest.approx(np.std(values))
+    assert found.std == pytest.approx(np.std(values))
 
 
 def test_a_document_holds_every_style_and_only_held_out_photos(
