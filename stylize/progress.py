@@ -81,12 +81,12 @@ def shown_progress(
         lines = {}
 
         def show(task: str, done: int, total: int) -> None:
-            kind, done = task.partition(":")[0], min(done, total)
+            kind, done, now = task.partition(":")[0], min(done, total), console.get_time()
             if kind not in paces:
-                paces[kind] = _Pace(unit, effort, console.get_time(), done)
-                lines[kind] = display.add_task(task, total=total, state="")
-            else:
-                paces[kind].add(console.get_time(), done)
+                paces[kind] = _Pace(unit, effort, now, done)
+                lines[kind] = display.add_task(task, total=total, completed=done, state="")
+                return
+            paces[kind].add(now, done)
             state = paces[kind].describe(total)
             display.update(lines[kind], description=task, completed=done, total=total, state=state)
             if not console.is_terminal and paces[kind].is_due():

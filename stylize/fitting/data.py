@@ -126,7 +126,6 @@ def _picture(pixels: NDArray[np.float64]) -> Image.Image:
     return Image.fromarray((pixels.clip(0, 1) * 255 + 0.5).astype(np.uint8))
 
 
-HOLD_OUT_FRACTION = 0.1  # of the photos, by hash
 PATTERN_VARIATIONS = 60  # arrangements and palettes per built-in pattern
 DECODED_PICTURES = 2000  # kept in memory by each process: decoding a photo takes longer than cropping it
 DECODED_SIDE = 512  # of these, the short one at most: scans of paintings would fill the memory

@@ -13,7 +13,7 @@ from PIL import Image
 
 from stylize.console import InputError
 from stylize.jobs.job import Codec, Failure
-from stylize.jobs.sample_set import make_sample_set
+from stylize.jobs.output import make_sample_set
 from stylize.jobs.spec import SAMPLES_PER_SHARD, VERSIONED, ShardOptions, make_spec, shuffled
 from stylize.networks.styles import Style
 from stylize.networks.stylizer import Pixels, Stylizer, golden_style, self_test

@@ -12,7 +12,7 @@ from stylize.console import InputError, counted
 from stylize.jobs.job import Failure, Job
 from stylize.jobs.make_shard import SourceImage, read_images, start_workers, stylized_samples
 from stylize.jobs.spec import ShardPlan, Spec, plan_shards
-from stylize.networks.stylizer import COLOURS
+from stylize.networks.limits import COLOURS
 from stylize.shards.decode import PictureError, decode_picture
 from stylize.shards.shard import Sample, sample_members
 from stylize.shards.verify import BLOCK

@@ -10,9 +10,9 @@ from PIL import Image, ImageOps
 
 from stylize.console import InputError
 from stylize.jobs.spec import ShardOptions, Spec, make_spec
-from stylize.networks.adain import MIN_SIDE
+from stylize.networks.limits import COLOURS, MIN_SIDE
 from stylize.networks.styles import load_styles
-from stylize.networks.stylizer import COLOURS, Pixels, Stylizer, golden_style, self_test
+from stylize.networks.stylizer import Pixels, Stylizer, golden_style, self_test
 from stylize.networks.weights import load_pair
 from stylize.shards.decode import MAX_PIXELS, PictureError, decode, decode_picture
 from stylize.shards.jpeg import decode_plain_jpeg

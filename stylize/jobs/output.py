@@ -1,17 +1,21 @@
 """The output folder of a job: found finished, or locked, made in a hidden folder beside it, and published."""
 
 import fcntl
+import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import fields
+from dataclasses import asdict, fields
+from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
 from stylize.console import InputError, counted, option_name
 from stylize.files import remove_leftovers
-from stylize.jobs.spec import ShardOptions, spec_digest
+from stylize.jobs.job import Failure
+from stylize.jobs.spec import SAMPLES_PER_SHARD, ShardOptions, spec_digest
+from stylize.progress import Report
 from stylize.shards.manifest import (
     FAILURES_NAME,
     MANIFEST_NAME,
@@ -21,7 +25,7 @@ from stylize.shards.manifest import (
     read_manifest,
     write_manifest,
 )
-from stylize.shards.shard import file_sha256
+from stylize.shards.shard import Sample, file_sha256, write_shard
 from stylize.shards.side_files import CARD_NAME, SIDE_NAME, render_card, write_side_files
 from stylize.shards.tools import diff_specs, spec_text
 
@@ -35,6 +39,7 @@ OPTIONS = {
     **{"encoder_sha256": "--encoder", "decoder_sha256": "--decoder"},
 }  # by the fields of specifications that they decide
 Result = TypeVar("Result")
+Results = Iterable[Sample | Failure]
 
 
 def make_output(
@@ -306,3 +311,78 @@ def _remove_staging(staging: Path) -> None:
         elif path.name != LOCK_NAME:
             path.unlink(missing_ok=True)
     shutil.rmtree(staging, ignore_errors=True)
+
+
+def write_failures(failures: Sequence[Failure], staging: Path, max_failures: int) -> tuple[int, str | None]:
+    """Write `failures.jsonl` into the staging folder and return the number of lines and, if any, the SHA-256.
+
+    Raises `InputError` where there are more than `max_failures`.
+    """
+    record = staging / FAILURES_NAME
+    lines = "".join(json.dumps(asdict(failure), ensure_ascii=False) + "\n" for failure in failures)
+    record.write_text(lines, encoding="utf-8")
+    check_failures(failures, max_failures, f"all: {record}")
+    return len(failures), file_sha256(record) if failures else None
+
+
+def check_failures(failures: Sequence[Failure], max_failures: int, remark: str) -> None:
+    """Raise `InputError` for more than `max_failures` images that could not be used; it names the first."""
+    if len(failures) > max_failures:
+        first = f"{failures[0].path} {failures[0].reason}"
+        raise InputError(
+            f"{counted(len(failures), 'image')} could not be used (first: {first}; {remark}): "
+            f"mend, or accept with --max-failures {len(failures)}; finished shards are kept."
+        )
+
+
+def make_sample_set(
+    spec: Mapping[str, Any],
+    results: Mapping[str, Results],
+    out: Path,
+    max_failures: int = 0,
+    report: Report = lambda images: None,
+) -> Manifest:
+    """Make the folder `out` of every split's samples and return its manifest; a whole folder is left as it is.
+
+    `spec` is what the manifest will hold. `report` receives numbers of finished images.
+
+    Raises:
+        InputError: `out` is damaged, holds something else or cannot be written, another run is making it, or more
+            than `max_failures` images could not be made.
+    """
+    check_max_failures(max_failures)
+
+    def keep(finished: Manifest) -> Manifest:
+        refuse_damaged(finished, out, "remove it and run the same command")
+        return finished
+
+    def make(staging: Path, _finished: Manifest | None) -> Manifest:
+        for path in (staging / "shards").iterdir():  # of an interrupted run: samples come again from the first on
+            path.unlink()
+        failures: list[Failure] = []
+        entries: list[ShardEntry] = []
+        for split, made in results.items():
+            entries += _write_shards(split, _samples(made, failures, report), staging / "shards", spec["codec"])
+        manifest = Manifest(spec, tuple(entries), *write_failures(failures, staging, max_failures))
+        publish(manifest, staging, out.resolve())
+        return manifest
+
+    return make_output(out, spec, make, keep)
+
+
+def _samples(results: Results, failures: list[Failure], report: Report) -> Iterator[Sample]:
+    for result in results:
+        if isinstance(result, Failure):
+            failures.append(result)
+        else:
+            yield result
+        report(1)
+
+
+def _write_shards(split: str, samples: Iterator[Sample], folder: Path, codec: str) -> Iterator[ShardEntry]:
+    number = 0
+    while batch := list(islice(samples, SAMPLES_PER_SHARD)):
+        path = folder / f"{split}-{number:06d}.tar"
+        write_shard(path, batch, codec)
+        yield ShardEntry(path.name, split, len(batch), path.stat().st_size, file_sha256(path))
+        number += 1

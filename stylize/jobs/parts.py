@@ -11,8 +11,8 @@ from stylize.console import InputError, counted
 from stylize.files import write_atomically
 from stylize.jobs.estimate import size_advice
 from stylize.jobs.job import Job
-from stylize.jobs.output import STAGING, accepted, check_max_failures, make_output, refuse_damaged
-from stylize.jobs.receipts import check_failures, missing_receipts, publish_receipts
+from stylize.jobs.output import STAGING, accepted, check_failures, check_max_failures, make_output, refuse_damaged
+from stylize.jobs.receipts import missing_receipts, publish_receipts
 from stylize.jobs.run import Notice, make_locally
 from stylize.jobs.spec import Spec, plan_shards, shard_sizes
 from stylize.progress import Report

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stylize.console import InputError, counted
+from stylize.console import InputError
 from stylize.files import write_atomically
 from stylize.jobs.job import Failure
-from stylize.jobs.output import link_or_copy, publish
+from stylize.jobs.output import link_or_copy, publish, write_failures
 from stylize.jobs.spec import ShardPlan, Spec, plan_shards, shard_sizes
 from stylize.shards.decode import PictureError
-from stylize.shards.manifest import FAILURES_NAME, Flag, Manifest, ShardEntry
+from stylize.shards.manifest import Flag, Manifest, ShardEntry
 from stylize.shards.shard import Sample, file_sha256, read_shard
 from stylize.sources.source import Source
 
@@ -182,25 +182,3 @@ def _repeated_flags(read: ReadReceipts) -> Iterator[Flag]:
 
 def _prefixes(receipt: Receipt) -> NDArray[np.uint64]:
     return np.array([int(sha256[:16], 16) for sha256 in receipt.sources.values()], np.uint64)
-
-
-def write_failures(failures: Sequence[Failure], staging: Path, max_failures: int) -> tuple[int, str | None]:
-    """Write `failures.jsonl` into the staging folder and return the number of lines and, if any, the SHA-256.
-
-    Raises `InputError` where there are more than `max_failures`.
-    """
-    record = staging / FAILURES_NAME
-    lines = "".join(json.dumps(asdict(failure), ensure_ascii=False) + "\n" for failure in failures)
-    record.write_text(lines, encoding="utf-8")
-    check_failures(failures, max_failures, f"all: {record}")
-    return len(failures), file_sha256(record) if failures else None
-
-
-def check_failures(failures: Sequence[Failure], max_failures: int, remark: str) -> None:
-    """Raise `InputError` for more than `max_failures` images that could not be used; it names the first."""
-    if len(failures) > max_failures:
-        first = f"{failures[0].path} {failures[0].reason}"
-        raise InputError(
-            f"{counted(len(failures), 'image')} could not be used (first: {first}; {remark}): "
-            f"mend, or accept with --max-failures {len(failures)}; finished shards are kept."
-        )

@@ -13,8 +13,8 @@ from torch import Tensor
 from stylize.console import InputError
 from stylize.files import read_weights, write_atomically
 from stylize.networks.adain import ENCODER_CHANNELS, Decoder, Encoder
+from stylize.networks.limits import TORCHVISION, WEIGHTS
 from stylize.networks.weights import (
-    TORCHVISION,
     cached_file,
     decoder_bytes,
     default_decoder_file,
@@ -73,7 +73,6 @@ def _renamed(network: Encoder | Decoder, layers: tuple[int, ...]) -> dict[str, T
     return dict(zip(names, tensors, strict=True))
 
 
-WEIGHTS = Path("data/weights")
 ENCODER_NAME, DECODER_NAME = "encoder.safetensors", "decoder.safetensors"
 PUBLISHED_ENCODER_NAME, PUBLISHED_DECODER_NAME = "vgg_normalised.pth", "decoder.pth"
 
