@@ -18,7 +18,7 @@ from stylize.shards.manifest import MANIFEST_NAME, Manifest, read_manifest
 from stylize.shards.shard import file_sha256
 from train import ModelCard, TestImage, load_model, load_test_images
 from train.augment import PAPER_SIZE
-from train.checkpoint import tensors_sha256
+from train.checkpoint import model_file, tensors_sha256
 from train.models import call_reference, is_reference
 
 EXTERNAL = "external"  # the method of a model that this program did not train
@@ -63,8 +63,9 @@ def open_model(model: str | Path | nn.Module, shards: Path) -> OpenedModel:
         network = call_reference(str(model)).requires_grad_(False)
         opened = _external(network, str(model), manifest)
     else:
-        network, card = load_model(Path(model))
-        opened = OpenedModel(network, card, Path(model).as_posix(), file_sha256(Path(model)))
+        path = model_file(Path(model))
+        network, card = load_model(path)
+        opened = OpenedModel(network, card, path.as_posix(), file_sha256(path))
     _check_classes(opened, shards, manifest)
     opened.network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     _check_outputs(opened)
