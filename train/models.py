@@ -313,11 +313,11 @@ def call_reference(reference: str, *arguments: int) -> nn.Module:
         raise InputError(f"Model {reference} cannot be made ({reason}): mend it, or install what it needs.") from error
     if not isinstance(model, nn.Module):
         raise InputError(f"Model {reference} returned {type(model).__name__}: return a torch.nn.Module.")
-    _copy_inference_tensors(model)
+    copy_inference_tensors(model)
     return model
 
 
-def _copy_inference_tensors(model: nn.Module) -> None:
+def copy_inference_tensors(model: nn.Module) -> None:
     """Put ordinary tensors in the place of those made under `torch.inference_mode`, which gradients cannot pass."""
     copies: dict[Tensor, Tensor] = {}
     for module in model.modules():
@@ -326,5 +326,6 @@ def _copy_inference_tensors(model: nn.Module) -> None:
                 if tensor.is_inference():
                     if tensor not in copies:  # which tied layers share
                         copy = tensor.detach().clone()
-                        copies[tensor] = nn.Parameter(copy) if isinstance(tensor, nn.Parameter) else copy
+                        learns = tensor.requires_grad
+                        copies[tensor] = nn.Parameter(copy, learns) if isinstance(tensor, nn.Parameter) else copy
                     setattr(module, name, copies[tensor])
