@@ -86,9 +86,9 @@ def test_the_project_s_own_parameters_are_right(monkeypatch: pytest.MonkeyPatch)
         ("train.options.epochs", "many", r"'--.*valid.*\(it is 'many'\)"),
         ("train.options.epochs", 2.5, r"'--.*valid.*\(it is 2.5\)"),
         ("train.options.epochs", [1, 2], None),  # the option given twice: the last counts, as on the command line
-        ("train.options.epochs", 0, "train.models.adversarial: --epochs is 0: give at least 1"),
+        ("train.options.epochs", 0, "train.models.adversarial: --epochs is 0: give 1"),
         ("train.options.epochs", None, "train.models.adversarial: epochs is None: give a value, or remove the line"),
-        ("train.options.batch-size", 1, "train.models.adversarial: --batch-size is 1: give at least 2"),
+        ("train.options.batch-size", 1, "train.models.adversarial: --batch-size is 1: give 2"),
         ("train.options.learning-rate", "0,1", r"'--.*valid.*\(it is '0,1'\)"),
         ("train.options.preset", "best", "--preset is 'best'"),
         ("train.options.schedule", "step", "--schedule is 'step': choose one of cosine, linear, constant"),

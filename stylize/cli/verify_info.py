@@ -20,7 +20,8 @@ def verify(
 ) -> None:
     """Read a shard folder again and name every defect; exit code 1 if there is one."""
     from stylize.shards.remote import is_url
-    from stylize.shards.verify import folder_suspicions, quick_defects, verify_shards, verify_url
+    from stylize.shards.sanity import folder_warnings
+    from stylize.shards.verify import quick_defects, verify_shards, verify_url
 
     if is_url(directory):
         defects, manifest = verify_url(directory)
@@ -34,8 +35,8 @@ def verify(
         raise typer.Exit(1)
     print_summary(directory, manifest, "; no defects in manifest and sizes" if quick else "; no defects")
     if not quick and not is_url(directory):
-        for suspicion in folder_suspicions(Path(directory), manifest):
-            print_notice(f"Warning: {suspicion}")
+        for sentence in folder_warnings(Path(directory), manifest):
+            print_notice(f"Warning: {sentence}")
 
 
 def info(directory: Path) -> None:
