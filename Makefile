@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 export GOMP_SPINCOUNT := 20000
 
-.PHONY: repro test lint clean
+.PHONY: repro test lint docs clean
 
 repro: $(INSTALLED)  ## images → shards → classifiers → curves → report
 	PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
@@ -16,6 +16,10 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: $(INSTALLED)  ## the site, in build/site; a broken link is an error
+	$(BIN)/mkdocs build --strict --quiet
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -258,7 +258,7 @@ def _table(out: Path) -> Table:
     table.add_row("clean accuracy", f"{whole_split(result)}, n = {clean['images']}")
     for epsilon, robust in robust_shares(result).items():
         table.add_row(f"robust at L-infinity {epsilon_name(epsilon)}, n = {robust.n}", str(robust))
-    table.add_row("attacks", f"{len(result.attempts)}, {result.document['forwards']:,} forward passes")
+    table.add_row("attacks", f"{len(result.attacks)}, {result.document['forwards']:,} forward passes")
     passed = sum(check.passed for check in result.checks)
     table.add_row("checks", f"{passed} of {len(result.checks)} passed")
     table.add_row("seconds", str(result.document["seconds"]))

@@ -26,11 +26,11 @@ from stylize.fitting.evaluate import held_out_photos
 from stylize.jobs.job import open_job
 from stylize.jobs.run import make_shards
 from stylize.jobs.spec import ShardOptions
-from stylize.networks.adain import Layer, Stylizer
+from stylize.networks.adain import AdaINNetwork, Layer
 from stylize.networks.devices import sums_int8_exactly
 from stylize.networks.openvino import QuantisedConvolution, quantise_pair
 from stylize.networks.styles import Style, load_styles
-from stylize.networks.stylizer import Engine, Pixels, psnr
+from stylize.networks.stylizer import Pixels, Stylizer, psnr
 from stylize.networks.weights import Pair, load_pair
 from stylize.shards.decode import decode_picture
 from train.config import TrainConfig
@@ -54,10 +54,10 @@ def pictures(
     """Print int8's PSNR against float32 and write both side by side."""
     contents, pair = _read_photos(photos, held_out_fraction, count, size), load_pair()
     styles = load_styles(style, pair.decoder_sha256)
-    engines = [Engine(pair.encoder.network, pair.decoder, styles, "float32"), _int8_engine(pair, styles)]
+    stylizers = [Stylizer(pair.encoder.network, pair.decoder, styles, "float32"), _int8_stylizer(pair, styles)]
     rows, values = [], []
     for index, one in enumerate(styles):
-        exact, rounded = (engine.stylize(contents, [index] * len(contents), 1.0) for engine in engines)
+        exact, rounded = (stylizer(contents, [index] * len(contents), 1.0) for stylizer in stylizers)
         found = [psnr(first, second) for first, second in zip(exact, rounded, strict=True)]
         print(f"{one.name}: mean {np.mean(found):.1f} dB, worst {min(found):.1f} dB")
         values += found
@@ -82,17 +82,17 @@ class ExactChain(nn.Module):
         return activations
 
 
-def _int8_engine(pair: Pair, styles: Sequence[Style]) -> Engine:
+def _int8_stylizer(pair: Pair, styles: Sequence[Style]) -> Stylizer:
     encoder, decoder = pair.encoder.network, pair.decoder
     if sums_int8_exactly():
-        return Engine(encoder, decoder, styles, "int8", "openvino")
+        return Stylizer(encoder, decoder, styles, "int8", "openvino")
     print("This CPU does not multiply int8 exactly: what follows is computed in float32.")
-    engine = Engine(encoder, decoder, styles, "float32")
-    encoder_chain, decoder_chain = quantise_pair(encoder, decoder, engine.means, engine.deviations)
+    stylizer = Stylizer(encoder, decoder, styles, "float32")
+    encoder_chain, decoder_chain = quantise_pair(encoder, decoder, stylizer.means, stylizer.stds)
     first, *following = decoder.chain
     decoding = nn.Sequential(first.convolution, nn.ReLU(), ExactChain(following, decoder_chain))
-    engine.network = Stylizer(ExactChain(encoder.chain, encoder_chain), decoding)
-    return engine
+    stylizer.network = AdaINNetwork(ExactChain(encoder.chain, encoder_chain), decoding)
+    return stylizer
 
 
 def _read_photos(photos: Path, fraction: float, count: int, size: int) -> Pixels:

@@ -40,14 +40,14 @@ write_manifest(folder, Manifest(spec, tuple(map(make, range(shards)))))
 STEPS = {
     "read the manifest": "from stylize.shards.manifest import read_manifest; read_manifest(folder)",
     "verify everything": "from stylize.shards.verify import verify_shards; assert verify_shards(folder) == []",
-    "start to train, by the tars": "from train.pairs import PairDataset; PairDataset(folder, 'train')",
+    "start to train, by the tars": "from train.pairs import PairedShards; PairedShards(folder, 'train')",
     "write the table of samples": (
         "from stylize.shards.manifest import read_manifest; from stylize.shards.index import write_indices\n"
         "write_indices(folder, read_manifest(folder))"
     ),
-    "start to train, by the table": "from train.pairs import PairDataset; PairDataset(folder, 'train')",
+    "start to train, by the table": "from train.pairs import PairedShards; PairedShards(folder, 'train')",
     "read 1,000 samples at random": (
-        "from train.pairs import PairDataset; import numpy; samples = PairDataset(folder, 'train')\n"
+        "from train.pairs import PairedShards; import numpy; samples = PairedShards(folder, 'train')\n"
         "for i in numpy.random.default_rng(0).integers(0, len(samples), 1000): samples[int(i)]"
     ),
 }

@@ -32,10 +32,10 @@ from stylize.jobs.job import open_job
 from stylize.jobs.make_shard import start_workers
 from stylize.jobs.run import make_shards
 from stylize.jobs.spec import ShardOptions
-from stylize.networks.adain import Stylizer, stylization_flops
+from stylize.networks.adain import AdaINNetwork, stylization_flops
 from stylize.networks.devices import best_dtype, matrix_rate
 from stylize.networks.styles import load_styles
-from stylize.networks.stylizer import DTYPES, Engine
+from stylize.networks.stylizer import DTYPES, Stylizer
 from stylize.networks.weights import load_pair
 from stylize.shards.decode import decode_picture
 from stylize.sources.shapes import draw_shape
@@ -63,7 +63,7 @@ def published_loop(source: Source, side: int, style: bytes, seconds: float) -> f
     That is what stylize-datasets does by default: the style's short side becomes 512 px, nothing is cropped.
     """
     pair = load_pair()
-    network = Stylizer(pair.encoder.network, pair.decoder)
+    network = AdaINNetwork(pair.encoder.network, pair.decoder)
     count = source.count("train")
     index = 0
 
@@ -90,21 +90,21 @@ def _tensor(picture: Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].contiguous().float() / 255
 
 
-def network_alone(engine: Engine, source: Source, side: int, pool: Executor) -> Callable[[], int]:
+def network_alone(stylizer: Stylizer, source: Source, side: int, pool: Executor) -> Callable[[], int]:
     """Return what stylizes decoded pictures in memory by the network alone, four batches in each of its streams."""
-    count = min(source.count("train"), engine.batch_size(side, side))
+    count = min(source.count("train"), stylizer.batch_size(side, side))
     pictures = [ImageOps.fit(decode_picture(source.read("train", index)), (side, side)) for index in range(count)]
     pixels = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])).permute(0, 3, 1, 2)
-    on_device = pixels.to(engine.device, engine.dtype, memory_format=torch.channels_last) / 255
+    on_device = pixels.to(stylizer.device, stylizer.dtype, memory_format=torch.channels_last) / 255
 
     @torch.inference_mode()
     def stylize_batch(_turn: int) -> int:
-        engine.network(on_device, engine.means, engine.deviations)
-        if engine.device.type == "cuda":
+        stylizer.network(on_device, stylizer.means, stylizer.stds)
+        if stylizer.device.type == "cuda":
             torch.cuda.synchronize()
         return count
 
-    return lambda: sum(pool.map(stylize_batch, range(4 * engine.streams)))
+    return lambda: sum(pool.map(stylize_batch, range(4 * stylizer.streams)))
 
 
 def end_to_end_rate(data: Path, side: int | None, images: int, chosen: ShardOptions) -> float:
@@ -134,12 +134,12 @@ def measure(data: Path | None, side: int, seconds: float, images: int, chosen: S
         style = load_styles(["swirls"])
         loop_style = _save(ImageOps.fit(style[0].picture, LOOP_STYLE_SHAPE))
         pair = load_pair()
-        engine = Engine(pair.encoder.network, pair.decoder, style, chosen.dtype, chosen.backend)
+        stylizer = Stylizer(pair.encoder.network, pair.decoder, style, chosen.dtype, chosen.backend)
         turns = []
         for _ in range(TURNS):
-            turn = {"machine": matrix_rate(engine.device, best_dtype(engine.device), seconds / TURNS)}
-            with start_workers(engine.streams) as workers:
-                stylize_batches = network_alone(engine, source, side, workers.network)
+            turn = {"machine": matrix_rate(stylizer.device, best_dtype(stylizer.device), seconds / TURNS)}
+            with start_workers(stylizer.streams) as workers:
+                stylize_batches = network_alone(stylizer, source, side, workers.network)
                 turn["network"] = rate(stylize_batches, seconds / TURNS)
             turn["end_to_end"] = end_to_end_rate(source_path, side, images, chosen)
             turn["without_size"] = end_to_end_rate(source_path, None, images, chosen)

@@ -29,22 +29,22 @@ from stylize.networks.styles import load_styles
 from stylize.sources.source import open_source
 from train import TrainConfig, image_preset
 from train.distributed import World, loading_workers
-from train.loading import Batch, TrainingViews, training_loader
+from train.loading import Batch, EpochBatches, TrainingViews, training_loader
 from train.loop import Trainer
 from train.models import build_model
-from train.pairs import EpochBatches, PairDataset
+from train.pairs import PairedShards
 
 Row = dict[str, float]
 MOST_PAIRS = 10_000  # in memory
 
 
-def bare_decoding(samples: PairDataset) -> Callable[[], int]:
+def bare_decoding(samples: PairedShards) -> Callable[[], int]:
     """Return what decodes a pair by simplejpeg, its bytes in memory already."""
     turns = cycle([samples.index.read(index, [0, 1]) for index in range(min(len(samples), MOST_PAIRS))])
     return lambda: len([simplejpeg.decode_jpeg(payload) for payload in next(turns)])
 
 
-def reading(samples: PairDataset, batches: EpochBatches) -> Callable[[], int]:
+def reading(samples: PairedShards, batches: EpochBatches) -> Callable[[], int]:
     """Return what reads, checks and decodes a batch of pairs as training does."""
     turns = cycle(batches)
     return lambda: 2 * len(samples.read_many(next(turns)[1], [[0, 1]] * batches.batch_size))
@@ -72,7 +72,7 @@ def webdataset_and_pillow(shards: Path) -> Callable[[], int]:
 class Training:
     """Training steps of a network on batches of pairs."""
 
-    def __init__(self, arch: str, samples: PairDataset, batch_size: int) -> None:
+    def __init__(self, arch: str, samples: PairedShards, batch_size: int) -> None:
         config = TrainConfig(Path(), arch, "pairing", Path(), batch_size=batch_size, epochs=1000)
         classes = len(samples.class_names)
         self.trainer = Trainer(config, build_model(arch, classes), World(0, 1, torch.device("cpu")), 10**6, classes)
@@ -102,7 +102,7 @@ class Training:
         return sum(done)
 
 
-def measure(shards: Path, samples: PairDataset, training: Training, seconds: float) -> Row:
+def measure(shards: Path, samples: PairedShards, training: Training, seconds: float) -> Row:
     """Measure everything once, in turn; rates in images/s, of one core where only reading is measured."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -139,7 +139,7 @@ def main(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file to write.")] = None,
 ) -> None:
     """Measure and print the rates and their ratios."""
-    samples = PairDataset(shards, "train")
+    samples = PairedShards(shards, "train")
     training = Training(arch, samples, batch_size)
     style = io.BytesIO()
     ImageOps.fit(load_styles(["swirls"])[0].picture, LOOP_STYLE_SHAPE).save(style, "PNG")

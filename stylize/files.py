@@ -24,6 +24,11 @@ def temporary_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
 
 
+def given_name(path: Path) -> str:
+    """Return a folder's or file's own name, without following links: `.` is that of the working folder."""
+    return Path(os.path.abspath(path)).name  # noqa: PTH100 - `resolve` would follow links
+
+
 def remove_leftovers(folder: Path, name: str = "*") -> None:
     """Remove what killed processes left half-written in a folder, of all files or of one."""
     for leftover in folder.glob(f".{name}.*{TEMPORARY_SUFFIX}"):

@@ -1,5 +1,6 @@
 """What the documents promise: links lead somewhere, and the Python examples run."""
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -7,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from attack import AttackConfig, attack_model
 from stylize.shards.manifest import read_manifest
 from stylize.shards.shard import read_shard, sample_members
 from stylize.sources.patterns import PATTERN_NAMES
-from train import TrainConfig, train_model
+from train import TrainConfig, build_model, train_model
 
 PROJECT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*PROJECT.glob("*.md"), *PROJECT.glob("docs/*.md")])
@@ -53,6 +55,17 @@ def test_the_attack_example_reads_a_model_and_its_images(
     train_model(TrainConfig(folder, "mobilenet_v3_small", "normal", tmp_path, epochs=1, batch_size=6, workers=0))
     model, pixels, labels = names["load_for_attack"](tmp_path / "model.safetensors", folder, 3)
     assert model(pixels).shape[0] == len(labels) == 3
+
+
+def test_the_evaluation_example_reads_a_result(make_shard_folder: Callable[..., Path], tmp_path: Path) -> None:
+    (example,) = PYTHON.findall((PROJECT / "docs" / "evaluation.md").read_text())
+    names: dict[str, Any] = {}
+    exec(example, names)
+    folder, result = make_shard_folder(), tmp_path / "result.json"
+    model = build_model("small", len(read_manifest(folder).class_names)).eval()
+    attack_model(model, folder, result, AttackConfig(suite="paper", images=6, steps=2))
+    clean = json.loads(result.read_text())["images"]["correct"]
+    assert names["robust_accuracy"](result, 8 / 255).startswith(f"{sum(clean) / len(clean):.1%}".replace("%", " %"))
 
 
 def test_the_readme_names_every_built_in_style() -> None:

@@ -14,7 +14,7 @@ PACKAGES = ("stylize", "train", "attack")
 ORDER = (
     ("stylize.interruption",),
     ("stylize.console",),
-    ("stylize.files", "stylize.params"),
+    ("stylize.files", "stylize.params", "stylize.settings"),
     ("stylize.shards",),
     ("stylize.sources",),
     ("stylize.networks",),
@@ -29,7 +29,10 @@ ORDER = (
 )
 RANKS = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
 # All that classifiers and their evaluation may know of how shards are made.
-SHARED = ("stylize.interruption", "stylize.console", "stylize.files", "stylize.params", "stylize.shards")
+SHARED = (
+    *(f"stylize.{name}" for name in ("interruption", "console", "files", "params", "settings")),
+    "stylize.shards",
+)
 
 
 def module_name(path: Path) -> str:
@@ -107,7 +110,7 @@ def test_a_room_says_what_lives_in_it_and_does_nothing(room: Path) -> None:
         ("stylize/fitting/module.py", "from stylize.jobs.job import Job"),
         ("stylize/jobs/module.py", "from stylize.fitting.styles import fit_styles"),
         ("stylize/jobs/module.py", "from stylize.cli.main import app"),
-        ("stylize/jobs/module.py", "from stylize import Engine"),
+        ("stylize/jobs/module.py", "from stylize import Stylizer"),
         ("stylize/cli/module.py", "from train.loading import x"),
         ("stylize/cli/module.py", "def f():\n    import attack"),
         ("stylize/__init__.py", "import train"),
@@ -116,7 +119,7 @@ def test_a_room_says_what_lives_in_it_and_does_nothing(room: Path) -> None:
         ("train/module.py", "from stylize import read_manifest"),
         ("attack/attacks/module.py", "from attack.checks.check import Check"),
         ("attack/evaluation/module.py", "from attack.report.build import write_report"),
-        ("attack/report/module.py", "from stylize.networks.stylizer import Engine"),
+        ("attack/report/module.py", "from stylize.networks.stylizer import Stylizer"),
     ],
 )
 def test_a_wrong_way_is_seen(tmp_path: Path, file: str, line: str) -> None:

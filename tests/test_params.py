@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 
 import attack.cli
 import stylize.cli.main
@@ -84,9 +85,9 @@ def test_the_project_s_own_parameters_are_right(monkeypatch: pytest.MonkeyPatch)
         ("train.options.epochs", "many", r"'--.*valid.*\(it is 'many'\)"),
         ("train.options.epochs", 2.5, r"'--.*valid.*\(it is 2.5\)"),
         ("train.options.epochs", [1, 2], None),  # the option given twice: the last counts, as on the command line
-        ("train.options.epochs", 0, "train.models.adversarial: --epochs is 0: give at least 1"),
+        ("train.options.epochs", 0, "train.models.adversarial: --epochs is 0: give 1"),
         ("train.options.epochs", None, "train.models.adversarial: epochs is None: give a value, or remove the line"),
-        ("train.options.batch-size", 1, "train.models.adversarial: --batch-size is 1: give at least 2"),
+        ("train.options.batch-size", 1, "train.models.adversarial: --batch-size is 1: give 2"),
         ("train.options.learning-rate", "0,1", r"'--.*valid.*\(it is '0,1'\)"),
         ("train.options.preset", "best", "--preset is 'best'"),
         ("train.options.schedule", "step", "--schedule is 'step': choose one of cosine, linear, constant"),
@@ -180,6 +181,25 @@ def test_style_sets_that_dvc_cannot_carry_are_refused(name: object) -> None:
 def test_the_numbers_are_read_as_dvc_reads_them(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("options: {step-size: 1e-4, on: yes}")
     assert read_section(tmp_path / "params.yaml", "options") == {"step-size": 1e-4, "on": "yes"}
+
+
+def test_pictures_that_dvc_shares_are_brought_where_they_are_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    picture = Path("data/paintings/starry.png")
+    picture.parent.mkdir(parents=True)
+    Image.new("RGB", (64, 64), "navy").save(picture)
+    write(Path(), given("stylize.style_sets.starry", {"style": ["dots", str(picture)]}))
+    for command in (("init", "--no-scm"), ("add", str(picture.parent))):
+        subprocess.run([sys.executable, "-m", "dvc", *command, "--quiet"], check=True)
+    shutil.rmtree(picture.parent)  # as in an experiment's own folder
+    check_all(Path("params.yaml"))
+    assert picture.is_file()
+    shutil.rmtree(picture.parent)
+    shutil.rmtree(".dvc/cache")  # as in a clone
+    with pytest.raises(InputError, match=f"style_sets.starry.*`dvc pull {picture}`"):
+        check_all(Path("params.yaml"))
 
 
 COMMANDS = """

@@ -1,5 +1,7 @@
-"""The whole pipeline on a handful of images, by the real `dvc` in a fresh repository, and its shards by a remote."""
+"""The whole pipeline on a handful of images, by the real `dvc` in a clone of this repository, and what others get."""
 
+import csv
+import io
 import json
 import os
 import shutil
@@ -17,15 +19,38 @@ from stylize.sources.shapes import CLASS_NAMES, draw_shape
 
 PROJECT = Path(__file__).parents[1]
 MODELS = ["normal", "pairing"]
-KEPT_FOLDERS = ("data/.gitignore", "data/imported/.gitignore", "data/shards/.gitignore")
+SHARDS = "data/shards/swirls"
+GIT = {f"GIT_{who}_{what}": "tester@localhost" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
 
 
 def run(folder: Path, *command: str) -> str:
     """Run a command with this environment's console scripts first on the path; fail with its output."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(command, cwd=folder, env={**os.environ, "PATH": path}, capture_output=True, text=True)
+    environment = {**os.environ, **GIT, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout + done.stderr
+
+
+def clone_project(folder: Path, params: dict[str, Any]) -> Path:
+    """Return a clone of a bare clone of this repository, with these parameters and uncommitted changes committed."""
+    if not (PROJECT / ".git").exists():
+        pytest.skip("this is not a Git repository")
+    run(folder, "git", "clone", "--quiet", "--bare", str(PROJECT), "bare.git")
+    run(folder, "git", "clone", "--quiet", "bare.git", "mine")
+    changes = folder / "changes.patch"
+    run(PROJECT, "git", "diff", "HEAD", "--binary", f"--output={changes}")
+    run(folder / "mine", "git", "apply", "--index", "--allow-empty", str(changes))
+    (folder / "mine/params.yaml").write_text(yaml.safe_dump(params))
+    run(folder / "mine", "git", "commit", "--quiet", "--all", "--message", "A few images")
+    return folder / "mine"
+
+
+def share(folder: Path, message: str) -> None:
+    """Commit and push everything, as docs/sharing.md says."""
+    run(folder, "dvc", "push")
+    run(folder, "git", "add", "--all")
+    run(folder, "git", "commit", "--quiet", "--message", message)
+    run(folder, "git", "push", "--quiet")
 
 
 def draw_images(folder: Path, per_class: int) -> None:
@@ -52,21 +77,21 @@ def small_parameters(images: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Reproduce the pipeline once in a new repository with a local folder as DVC remote."""
-    folder = tmp_path_factory.mktemp("repository")
-    for name in (".dvc/config", ".dvc/plots/curves.json", "dvc.yaml", ".dvcignore", *KEPT_FOLDERS):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(PROJECT / name, folder / name)
-    for package in ("stylize", "train", "attack"):
-        shutil.copytree(PROJECT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
-    images = tmp_path_factory.mktemp("images")
-    draw_images(images, per_class=8)
-    (folder / "params.yaml").write_text(yaml.safe_dump(small_parameters(images)))
-    run(folder, "git", "init", "--quiet")
-    run(folder, "dvc", "remote", "add", "--default", "shared", str(tmp_path_factory.mktemp("remote")))
-    run(folder, "dvc", "repro")
-    yield folder
+    """Reproduce the pipeline once in a clone of this repository, and share it by a folder as DVC remote."""
+    folder = tmp_path_factory.mktemp("clones")
+    draw_images(folder / "images", per_class=8)
+    mine = clone_project(folder, small_parameters(folder / "images"))
+    run(mine, "dvc", "remote", "add", "--default", "team", str(folder / "remote"))
+    run(mine, "dvc", "repro")
+    share(mine, "Everything")
+    yield mine
     shutil.rmtree(folder)
+
+
+@pytest.fixture
+def bare(repository: Path) -> str:
+    """Return the Git URL that others clone."""
+    return f"file://{repository.parent}/bare.git"
 
 
 def test_every_stage_leaves_its_output(repository: Path) -> None:
@@ -119,11 +144,66 @@ def test_metrics_and_plots_show_each_model(repository: Path) -> None:
         assert '"field": "model"' in json.dumps(figure["content"]) or '"field":"model"' in str(figure["content"])
 
 
-def test_shards_travel_through_a_remote(repository: Path) -> None:
-    shards = repository / "data" / "shards" / "swirls"
-    before = {path.name: path.read_bytes() for path in shards.iterdir()}
-    run(repository, "dvc", "push")
-    shutil.rmtree(shards)
-    shutil.rmtree(repository / ".dvc" / "cache")
-    run(repository, "dvc", "pull", "stylize@swirls")
-    assert {path.name: path.read_bytes() for path in shards.iterdir()} == before
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_clone_is_complete_after_a_pull(repository: Path, bare: str, tmp_path: Path) -> None:
+    run(tmp_path, "git", "clone", "--quiet", bare, "theirs")
+    theirs = tmp_path / "theirs"
+    pulled = run(theirs, "dvc", "pull", "stylize@swirls").splitlines()
+    assert contents(theirs / SHARDS) == contents(repository / SHARDS)
+    assert not (theirs / "data/models/normal").exists()
+    assert len(pulled) < 5
+    run(theirs, "dvc", "pull")
+    assert run(theirs, "dvc", "status").splitlines() == ["Data and pipelines are up to date."]
+    assert run(theirs, "git", "status", "--porcelain") == ""
+
+
+def test_another_project_imports_shards_and_gets_files(repository: Path, bare: str, tmp_path: Path) -> None:
+    run(tmp_path, "git", "init", "--quiet")
+    run(tmp_path, "dvc", "init", "--quiet")
+    run(tmp_path, "dvc", "import", bare, SHARDS)
+    assert contents(tmp_path / "swirls") == contents(repository / SHARDS)
+    run(tmp_path, "dvc", "get", bare, model := "data/models/normal/model.safetensors")
+    assert (tmp_path / "model.safetensors").read_bytes() == (repository / model).read_bytes()
+
+
+def test_commits_and_experiments_are_compared(repository: Path, bare: str, tmp_path: Path) -> None:
+    run(tmp_path, "git", "clone", "--quiet", bare, "theirs")
+    theirs = tmp_path / "theirs"
+    run(theirs, "dvc", "pull")
+    metrics, params = theirs / "data/report/metrics/normal.json", theirs / "params.yaml"
+    before = json.loads(metrics.read_text())["clean"]
+    metrics.write_text(json.dumps(json.loads(metrics.read_text()) | {"clean": 0.125}))
+    params.write_text(params.read_text().replace("test-fraction: 0.1", "test-fraction: 0.2"))
+    run(theirs, "dvc", "commit", "--force", "report")
+    run(theirs, "dvc", "exp", "save", "--name", "second")
+    for other in ("second", "workspace"):
+        changed = json.loads(run(theirs, "dvc", "metrics", "diff", "--json", "HEAD", other))
+        assert changed["data/report/metrics/normal.json"]["clean"] == {
+            "old": before, "new": 0.125, "diff": pytest.approx(0.125 - before)
+        }  # fmt: skip
+    changed = json.loads(run(theirs, "dvc", "params", "diff", "--json", "HEAD"))
+    assert changed == {"params.yaml": {"data.test-fraction": {"old": 0.1, "new": 0.2, "diff": 0.1}}}
+    assert "data.test-fraction" in run(theirs, "dvc", "exp", "diff", "HEAD", "second")
+    shown = list(csv.DictReader(io.StringIO(run(theirs, "dvc", "exp", "show", "--csv"))))
+    assert [(row["Experiment"], row["data.test-fraction"]) for row in shown[1:]] == [("", "0.1"), ("second", "0.2")]
+    assert shown[-1]["data/report/metrics/normal.json:clean"] == "0.125"
+    assert not [column for column in shown[0] if "studies" in column]
+
+
+def test_every_stage_waits_for_the_check_of_the_parameters() -> None:
+    stages = yaml.safe_load((PROJECT / "dvc.yaml").read_text())["stages"]
+    (checked,) = (path for out in stages.pop("params")["outs"] for path in out)
+    assert [name for name, stage in stages.items() if checked not in stage.get("do", stage)["deps"]] == []
+
+
+def test_studies_are_a_project_of_their_own(repository: Path) -> None:
+    studies = repository / "studies"
+    assert [path for path in studies.rglob("*") if path.is_symlink()] == []
+    stages = run(studies / "stylizations", "dvc", "stage", "list", "--name-only").split()
+    assert {"agreement", "answer", "train@one-0"} <= set(stages)
+    pipelines = {path.parent.name: yaml.safe_load(path.read_text())["stages"] for path in studies.glob("*/dvc.yaml")}
+    del pipelines["stylizations"], pipelines["work-size"]["corruptions"]
+    assert all(pipeline == pipelines["claims"] for pipeline in pipelines.values())

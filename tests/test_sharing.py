@@ -12,7 +12,7 @@ import yaml
 
 from stylize.shards.manifest import read_manifest
 from stylize.shards.verify import verify_shards
-from tests.test_pipeline import KEPT_FOLDERS, PROJECT, draw_images, small_parameters
+from tests.test_pipeline import PROJECT, clone_project, draw_images, small_parameters
 
 STORIES = re.findall(r"```sh\n(.*?)```", (PROJECT / "docs" / "sharing.md").read_text(), re.DOTALL)
 GIT = {f"GIT_{who}_{what}": "tester@localhost" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
@@ -29,17 +29,9 @@ def tell(story: str, folder: Path, **names: Path) -> None:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """Return a new repository with the pipeline, for a handful of images."""
-    folder = tmp_path / "project"
-    for name in (".dvc/config", ".dvc/.gitignore", "dvc.yaml", ".dvcignore", ".gitignore", *KEPT_FOLDERS):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(PROJECT / name, folder / name)
-    for package in ("stylize", "train", "attack"):
-        shutil.copytree(PROJECT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    """Return a clone of this repository, for a handful of images."""
     draw_images(tmp_path / "images", per_class=8)
-    (folder / "params.yaml").write_text(yaml.safe_dump(small_parameters(tmp_path / "images")))
-    tell("git init --quiet", folder)
-    return folder
+    return clone_project(tmp_path, small_parameters(tmp_path / "images"))
 
 
 @pytest.mark.slow

@@ -87,7 +87,8 @@ def test_an_edit_to_what_a_stage_imports_reruns_it(name: str) -> None:
     stage = STAGES[name]
     commands = stage.get("do", stage)["cmd"]
     listed = commands if isinstance(commands, list) else [commands]
-    needed, given = set[Path]().union(*map(reached, listed)), code_dependencies(stage)
+    ours = [command for command in listed if not command.startswith("echo ")]
+    needed, given = set[Path]().union(*map(reached, ours)), code_dependencies(stage)
     assert missing(needed, given) == []
     assert superfluous(needed, given) == []
 

@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from stylize.console import InputError
-from stylize.shards.index import ORIGIN, write_side_files
+from stylize.shards.index import ORIGIN_NAME
 from stylize.shards.manifest import Manifest, read_manifest
 from stylize.shards.remote import local_shards, upload_shards
+from stylize.shards.side_files import write_side_files
 from train import TrainConfig, train_model
 from train.loading import process_context
-from train.pairs import PairDataset
+from train.pairs import PairedShards
 
 URL = "s3://bucket/sets/shapes"
 pytestmark = pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow:DeprecationWarning")
@@ -48,7 +49,7 @@ def test_samples_that_stay_behind_are_read_the_same(uploaded: Path, tmp_path: Pa
     with local_shards(URL, tmp_path / "cache", gigabytes_of(manifest, kept)) as folder:
         assert tars(folder) == sorted(shard.name for shard in manifest.shards[:kept])
         for split in ("train", "test"):
-            ours, theirs = PairDataset(folder, split), PairDataset(uploaded, split)
+            ours, theirs = PairedShards(folder, split), PairedShards(uploaded, split)
             ours.fetch(range(5), 1)  # fewer images than are read
             for index in range(len(theirs)):
                 assert torch.equal(ours[index][0], theirs[index][0])
@@ -60,7 +61,7 @@ def test_the_cache_may_grow_and_shrink(uploaded: Path, tmp_path: Path) -> None:
     for kept in (2, len(manifest.shards), 1):
         with local_shards(URL, tmp_path / "cache", gigabytes_of(manifest, kept)) as folder:
             assert tars(folder) == sorted(shard.name for shard in manifest.shards[:kept])
-            assert (folder / ORIGIN).exists() == (kept < len(manifest.shards))
+            assert (folder / ORIGIN_NAME).exists() == (kept < len(manifest.shards))
 
 
 @pytest.mark.parametrize("method", ["pairing", "wrong_partner"])
@@ -79,7 +80,7 @@ def test_a_byte_that_was_changed_behind_the_url_is_never_used(
 ) -> None:
     shard = next(shard.name for shard in read_manifest(uploaded).shards if shard.split == "train")
     with local_shards(URL, tmp_path / "cache", 0) as folder:
-        samples = PairDataset(folder, "train")
+        samples = PairedShards(folder, "train")
         if place == "image":
             payload = bytearray((uploaded / shard).read_bytes())
             payload[int(samples.index.spans[3, 1].sum()) - 1] ^= 1  # of the first copy
@@ -103,7 +104,7 @@ def test_what_streaming_needs_is_said(store: Any, make_shard_folder: Callable[..
 
 def test_a_store_that_is_gone_is_said(store: Any, uploaded: Path, tmp_path: Path) -> None:
     with local_shards(URL, tmp_path / "cache", 0) as folder:
-        samples = PairDataset(folder, "train")
+        samples = PairedShards(folder, "train")
         for shard in read_manifest(uploaded).shards:
             store.delete_object(Bucket="bucket", Key=f"sets/shapes/{shard.name}")
         with pytest.raises(InputError, match=r"s3://bucket/sets/shapes is not there"):

@@ -7,9 +7,9 @@ from .checkpoint import load_model as load_model
 from .checkpoint import read_card as read_card
 from .checkpoint import save_model as save_model
 from .config import TrainConfig as TrainConfig
-from .evaluate import TestImage as TestImage
-from .evaluate import evaluate as evaluate
-from .evaluate import load_test_images as load_test_images
+from .evaluation import TestImage as TestImage
+from .evaluation import evaluate as evaluate
+from .evaluation import load_test_images as load_test_images
 from .models import build_model as build_model
-from .pairs import PairDataset as PairDataset
+from .pairs import PairedShards as PairedShards
 from .run import train_model as train_model

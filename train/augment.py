@@ -1,19 +1,18 @@
 """What training does to images: the same crop and flip for both of a pair, and the partners that methods ask for."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional
 
 from stylize.console import InputError
-from train.pairs import PairDataset, Pixels, hashed
+from train.pairs import PairedShards, Pixels, hashed
 
 PAPER_SIZE = 224
 LARGEST_SMALL_SIZE = 128
@@ -104,127 +103,46 @@ def _paper_augment(samples: Sequence[Pixels], entropies: Sequence[int]) -> Tenso
     Sizes and places of crops are relative to the picture's, so the distribution is the same up to rounding to pixels,
     and one resampling is enough: faster, and sharper.
     """
-    cropped = []
-    with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator: lend it ours
-        for images, entropy in zip(samples, entropies, strict=True):
-            torch.default_generator.manual_seed(entropy)
-            cropped.append(_PAPER_RECIPE(torch.from_numpy(images).permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
-    return torch.stack(cropped).permute(0, 1, 4, 2, 3)
+    cropped = _seeded(_PAPER_RECIPE, (torch.from_numpy(images).permute(0, 3, 1, 2) for images in samples), entropies)
+    return torch.stack([images.permute(0, 2, 3, 1) for images in cropped]).permute(0, 1, 4, 2, 3)
 
 
-STRENGTH = 0.4  # of brightness, contrast and saturation
-HUE = 0.1  # of the colour circle
+def _seeded(transform: Callable[[Tensor], Tensor], inputs: Iterable[Tensor], seeds: Iterable[int]) -> list[Tensor]:
+    """Apply a random transform to each input with a seed of its own; the global generator is left as it was."""
+    outputs = []
+    with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
+        for tensor, seed in zip(inputs, seeds, strict=True):
+            torch.default_generator.manual_seed(seed)
+            outputs.append(transform(tensor))
+    return outputs
 
 
-def jitter(image: Tensor, entropy: int) -> Tensor:
-    """Return a uint8 image (1, 3, H, W) in other colours, by an integer in [0, 2**64).
-
-    Brightness, contrast, saturation and hue change in this order, by factors uniform in 1 ± 0.4 and a turn uniform in
-    ± 0.1 of the circle; torchvision's `ColorJitter(0.4, 0.4, 0.4, 0.1)` takes them in random order.
-    """
-    rng = np.random.default_rng(entropy)
-    picture = to_picture(image)
-    for enhancement in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
-        picture = enhancement(picture).enhance(rng.uniform(1 - STRENGTH, 1 + STRENGTH))
-    hue, *others = picture.convert("HSV").split()
-    shift = round(256 * rng.uniform(-HUE, HUE)) % 256
-    turned = hue.point([(value + shift) % 256 for value in range(256)])
-    return to_tensor(np.asarray(Image.merge("HSV", (turned, *others)).convert("RGB")))
+_JITTER = v2.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)
+# Hendrycks et al. (2020): three chains of one to three operations, none of them a corruption of ImageNet-C.  Their
+# levels are uniform up to 3 of 10; torchvision's four are 0, 1/9, 2/9 and 3/9 of the greatest.
+_AUGMIX = v2.AugMix(severity=4, mixture_width=3, chain_depth=-1, alpha=1.0, all_ops=False)
 
 
-def to_picture(image: Tensor) -> Image.Image:
-    """Return a uint8 image (1, 3, H, W) as a picture."""
-    return Image.fromarray(np.ascontiguousarray(image[0].permute(1, 2, 0).numpy()))
+def jitter(image: Tensor) -> Tensor:
+    """Return a uint8 image (3, H, W) with random brightness, contrast, saturation and hue; Pillow's code is faster."""
+    jittered: Tensor = functional.pil_to_tensor(_JITTER(functional.to_pil_image(image)))
+    return jittered
 
 
-def to_tensor(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> Tensor:
-    """Return pixels (H, W, 3) as uint8 (1, 3, H, W)."""
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)[None]))
-
-
-Operation = Callable[[Image.Image, np.random.Generator], Image.Image]
-SEVERITY, WIDTH, DEEPEST = 3, 3, 3  # as published: levels up to 3 of 10, three chains of one to three operations
-
-
-def augmix(image: Tensor, entropy: int) -> Tensor:
-    """Return a mixture of a uint8 image (1, 3, H, W) by an integer in [0, 2**64): m · x + (1 − m) · Σ wᵢ chainᵢ(x).
-
-    m is from Beta(1, 1) and w from Dirichlet(1, 1, 1).  Rounded to 8 bits, which the published code does not do.
-    """
-    rng = np.random.default_rng(entropy)
-    picture = to_picture(image)
-    weights, share = rng.dirichlet([1.0] * WIDTH), rng.beta(1, 1)
-    mixture = share * np.asarray(picture, np.float64)
-    for weight in weights:
-        chain = picture
-        for _ in range(rng.integers(1, DEEPEST + 1)):
-            chain = OPERATIONS[rng.integers(len(OPERATIONS))](chain, rng)
-        mixture += (1 - share) * weight * np.asarray(chain, np.float64)
-    return to_tensor(np.rint(mixture).clip(0, 255).astype(np.uint8))
-
-
-def _level(rng: np.random.Generator, greatest: float) -> float:
-    """Return a random level of at most SEVERITY in 10 of the greatest."""
-    return float(rng.uniform(0.1, SEVERITY)) * greatest / 10
-
-
-def _signed(rng: np.random.Generator, greatest: float) -> float:
-    return _level(rng, greatest) * (-1 if rng.random() < 0.5 else 1)
-
-
-def _moved(picture: Image.Image, matrix: tuple[float, float, float, float, float, float]) -> Image.Image:
-    return picture.transform(picture.size, Image.Transform.AFFINE, matrix, resample=Image.Resampling.BILINEAR)
-
-
-def _posterize(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
-    return ImageOps.posterize(picture, 4 - int(_level(rng, 4)))
-
-
-def _rotate(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
-    return picture.rotate(int(_signed(rng, 30)), resample=Image.Resampling.BILINEAR)
-
-
-def _solarize(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
-    return ImageOps.solarize(picture, 256 - int(_level(rng, 256)))
-
-
-def _shear_x(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
-    return _moved(picture, (1, _signed(rng, 0.3), 0, 0, 1, 0))
-
-
-def _shear_y(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
-    return _moved(picture, (1, 0, 0, _signed(rng, 0.3), 1, 0))
-
-
-def _translate_x(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
-    return _moved(picture, (1, 0, int(_signed(rng, picture.width / 3)), 0, 1, 0))
-
-
-def _translate_y(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
-    return _moved(picture, (1, 0, 0, 0, 1, int(_signed(rng, picture.height / 3))))
-
-
-OPERATIONS: tuple[Operation, ...] = (  # those of the published code that are no corruptions of ImageNet-C
-    lambda picture, _: ImageOps.autocontrast(picture),
-    lambda picture, _: ImageOps.equalize(picture),
-    _posterize,
-    _rotate,
-    _solarize,
-    _shear_x,
-    _shear_y,
-    _translate_x,
-    _translate_y,
-)
+def augmix(image: Tensor) -> Tensor:
+    """Return a random mixture of a uint8 image (3, H, W) and three chains of operations on it (AugMix)."""
+    mixture: Tensor = _AUGMIX(image)
+    return mixture
 
 
 @dataclass(frozen=True)
-class Draw:
+class SampleBatch:
     """N samples in one epoch: everything random about each is a hash of (seed, epoch, key).
 
     `by_class` are, for each label, the ascending indices of the samples that are trained on.
     """
 
-    samples: PairDataset
+    samples: PairedShards
     by_class: Sequence[NDArray[np.int64]]
     preset: ImagePreset
     seed: int
@@ -238,7 +156,7 @@ class Draw:
     def augmented(self, images: Sequence[Sequence[int]], indices: Sequence[int] | None = None) -> Tensor:
         """Return the chosen images of each sample, cropped and flipped alike: uint8 (N, V, 3, size, size).
 
-        They are those of the samples `indices` where these are given, cropped as the draw's own.
+        They are those of the samples `indices` where these are given, cropped as the batch's own.
         """
         pixels = self.samples.read_many(self.indices if indices is None else indices, images)
         return self.preset.augment(pixels, self.hashed("augmentation"))
@@ -248,37 +166,37 @@ class Draw:
         return [1 + entropy % self.samples.copies for entropy in self.hashed(what)]
 
 
-def original(draw: Draw) -> Tensor:
+def original(batch: SampleBatch) -> Tensor:
     """Return the originals: uint8 (N, 1, 3, size, size)."""
-    return draw.augmented([[0]] * len(draw.indices))
+    return batch.augmented([[0]] * len(batch.indices))
 
 
-def copy(draw: Draw) -> Tensor:
+def copy(batch: SampleBatch) -> Tensor:
     """Return the originals and one of the copies of each: uint8 (N, 2, 3, size, size)."""
-    return draw.augmented([[0, chosen] for chosen in draw.copies("copy")])
+    return batch.augmented([[0, chosen] for chosen in batch.copies("copy")])
 
 
-def two_copies(draw: Draw) -> Tensor:
+def two_copies(batch: SampleBatch) -> Tensor:
     """Return the originals and two different copies of each: uint8 (N, 3, 3, size, size)."""
-    copies, entropies = draw.samples.copies, draw.hashed("second copy")
+    copies, entropies = batch.samples.copies, batch.hashed("second copy")
     chosen = [
         [0, first, 1 + (first + entropy % (copies - 1)) % copies]
-        for first, entropy in zip(draw.copies("copy"), entropies, strict=True)
+        for first, entropy in zip(batch.copies("copy"), entropies, strict=True)
     ]
-    return draw.augmented(chosen)
+    return batch.augmented(chosen)
 
 
-def copy_of_class(draw: Draw) -> Tensor:
+def copy_of_class(batch: SampleBatch) -> Tensor:
     """Return the originals and a copy of another training image of the class of each: uint8 (N, 2, 3, size, size).
 
     A class's only image is its own partner.  Both get the same crop and flip, though they may differ in size.
     """
     partners = [
-        _partner(draw.by_class[draw.samples.labels[index]], index, entropy)
-        for index, entropy in zip(draw.indices, draw.hashed("partner"), strict=True)
+        _partner(batch.by_class[batch.samples.labels[index]], index, entropy)
+        for index, entropy in zip(batch.indices, batch.hashed("partner"), strict=True)
     ]
-    copies = draw.augmented([[chosen] for chosen in draw.copies("copy")], partners)
-    return torch.cat([original(draw), copies], 1)
+    copies = batch.augmented([[chosen] for chosen in batch.copies("copy")], partners)
+    return torch.cat([original(batch), copies], 1)
 
 
 def _partner(others: NDArray[np.int64], index: int, entropy: int) -> int:
@@ -287,28 +205,28 @@ def _partner(others: NDArray[np.int64], index: int, entropy: int) -> int:
     return int(others[(place + 1 + entropy % max(1, len(others) - 1)) % len(others)])
 
 
-def jittered(draw: Draw) -> Tensor:
+def jittered(batch: SampleBatch) -> Tensor:
     """Return the originals and a copy of each in other colours: uint8 (N, 2, 3, size, size)."""
-    return _with_made(draw, jitter, "jitter")
+    return _with_random(batch, jitter, "jitter")
 
 
-def augmixed(draw: Draw) -> Tensor:
+def augmixed(batch: SampleBatch) -> Tensor:
     """Return the originals and two mixtures of each by AugMix: uint8 (N, 3, 3, size, size)."""
-    return _with_made(draw, augmix, "augmix 0", "augmix 1")
+    return _with_random(batch, augmix, "augmix 0", "augmix 1")
 
 
-def _with_made(draw: Draw, make: Callable[[Tensor, int], Tensor], *names: str) -> Tensor:
-    """Return the originals and beside each what is made from it, once a name."""
-    images = original(draw)
-    made = [[make(*item) for item in zip(images, draw.hashed(name), strict=True)] for name in names]
-    return torch.cat([images, *map(torch.stack, made)], 1)
+def _with_random(batch: SampleBatch, transform: Callable[[Tensor], Tensor], *names: str) -> Tensor:
+    """Return the originals and, once a name, what the transform makes of each with random numbers of its own."""
+    images = original(batch)
+    made = [torch.stack(_seeded(transform, images[:, 0], batch.hashed(name))) for name in names]
+    return torch.cat([images, torch.stack(made, 1)], 1)
 
 
 @dataclass(frozen=True)
 class Views:
     """A function that makes the views, and how many copies of each image it needs."""
 
-    make: Callable[[Draw], Tensor]
+    make: Callable[[SampleBatch], Tensor]
     copies: int = 0
 
 

@@ -1,25 +1,88 @@
-"""Batches loaded by processes, in order, resumable within an epoch."""
+"""Batches for training and evaluation: which samples, in which order, loaded by worker processes."""
 
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from multiprocessing import forkserver, resource_tracker
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from train.augment import VIEWS, Draw, ImagePreset
-from train.pairs import EpochBatches, PairDataset
+from stylize.console import InputError, counted
+from train.augment import VIEWS, ImagePreset, SampleBatch
+from train.pairs import PairedShards, hashed
 
 Batch = tuple[Tensor, Tensor]
 GRACE_SECONDS = 15  # for the step at work, after SIGTERM to all processes
 _FOR_MAIN_PROCESS = {signal.SIGINT, signal.SIGTERM}
+
+
+def hold_out(
+    shards: Path, samples: PairedShards, fraction: float, seed: int
+) -> tuple[NDArray[np.int64], PairedShards, NDArray[np.int64]]:
+    """Return the indices of samples to train on, the samples to validate on, and the indices of those.
+
+    A split `val` of the shards goes before a fraction of the training split.
+    """
+    own = PairedShards(shards, "val")
+    if len(own):
+        return np.arange(len(samples)), own, np.arange(len(own))
+    training, validation = split_validation(samples.keys, fraction, seed)
+    return training, samples, validation
+
+
+def split_validation(keys: NDArray[np.str_], fraction: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the indices to train on and to validate on, ascending and disjoint.
+
+    The validation split is the given fraction of samples (at least one) whose hash of (seed, key) is smallest, so it
+    does not depend on how samples are spread over shards.
+    """
+    count = max(1, round(fraction * len(keys)))
+    if count >= len(keys):
+        there = counted(len(keys), "training sample")
+        raise InputError(f"{there} cannot be split into training and validation: add images.")
+    order = np.array(sorted(range(len(keys)), key=lambda index: (hashed(seed, "validation", keys[index]), index)))
+    return np.sort(order[count:]), np.sort(order[:count])
+
+
+class EpochBatches(Sampler[tuple[int, list[int]]]):
+    """Batches, as the epoch and sample indices, for one process: a fresh permutation of `indices` by (seed, epoch).
+
+    Every process gets the same number of full batches, and an incomplete rest is left out of the epoch.  They
+    carry the epoch, so worker processes live on: call `select` before iterating.
+    """
+
+    def __init__(self, indices: NDArray[np.int64], batch_size: int, seed: int, rank: int = 0, world_size: int = 1):
+        self.indices = indices
+        self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
+        self.steps = len(indices) // (batch_size * world_size)
+        if self.steps == 0:
+            raise InputError(
+                f"{counted(len(indices), 'training sample')} cannot fill a batch of {batch_size} on each of "
+                f"{counted(world_size, 'process', 'processes')}: lower --batch-size."
+            )
+        self.select(epoch=0)
+
+    def select(self, epoch: int, first_step: int = 0, count: int | None = None) -> None:
+        """Choose what the next iteration yields: `count` steps of an epoch from `first_step` on, by default all."""
+        self.epoch, self.first_step = epoch, first_step
+        self.end = self.steps if count is None else min(self.steps, first_step + count)
+
+    def __len__(self) -> int:
+        return self.end - self.first_step
+
+    def __iter__(self) -> Iterator[tuple[int, list[int]]]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.indices)
+        for step in range(self.first_step, self.end):
+            start = (step * self.world_size + self.rank) * self.batch_size
+            yield self.epoch, order[start : start + self.batch_size].tolist()
 
 
 class TrainingViews(Dataset[Batch]):
@@ -31,7 +94,7 @@ class TrainingViews(Dataset[Batch]):
     """
 
     def __init__(
-        self, samples: PairDataset, training: NDArray[np.int64], preset: ImagePreset, seed: int, views: str
+        self, samples: PairedShards, training: NDArray[np.int64], preset: ImagePreset, seed: int, views: str
     ) -> None:
         self.samples, self.preset, self.seed, self.views = samples, preset, seed, views
         self.by_class = samples.by_class(training)
@@ -40,7 +103,7 @@ class TrainingViews(Dataset[Batch]):
     def __getitem__(self, batch: tuple[int, Sequence[int]]) -> Batch:
         epoch, indices = batch
         self.samples.fetch(indices, self.images)
-        views = VIEWS[self.views].make(Draw(self.samples, self.by_class, self.preset, self.seed, epoch, indices))
+        views = VIEWS[self.views].make(SampleBatch(self.samples, self.by_class, self.preset, self.seed, epoch, indices))
         return views, torch.from_numpy(self.samples.labels[list(indices)])
 
 
@@ -52,7 +115,7 @@ class EvaluationImages(Dataset[tuple[Tensor, int]]):
 
     def __init__(
         self,
-        samples: PairDataset,
+        samples: PairedShards,
         preset: ImagePreset,
         indices: Sequence[int] | None = None,
         with_styled: bool = False,

@@ -12,12 +12,14 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
+from torchvision.transforms import v2
+from torchvision.tv_tensors import Video
 
 from stylize.console import InputError, plain_errors
 from train.batch_norm import fresh_statistics, split, synchronised
 from train.config import TrainConfig
 from train.distributed import World, uses_bf16, uses_sync_batchnorm
-from train.evaluate import Tally
+from train.evaluation import Metrics
 from train.loading import Batch, to_pixels
 from train.methods import METHODS, Losses
 from train.pairs import hashed
@@ -68,44 +70,27 @@ def pairing_weight(config: TrainConfig, epochs: float) -> float:
     return config.weight if epochs >= config.pairing_warmup else config.weight * epochs / config.pairing_warmup
 
 
-def soften(labels: Tensor, smoothing: float, classes: int) -> Tensor:
-    """Return labels (B,) as they are or, with smoothing, as probabilities (B, classes) (Szegedy et al. 2016)."""
-    if not smoothing:
-        return labels
-    return F.one_hot(labels, classes).float() * (1 - smoothing) + smoothing / classes
-
-
 def mix(config: TrainConfig, views: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """Mix every image (B, V, 3, H, W) with another of the batch, all its views alike, and their labels.
+    """Mix every image (B, V, 3, H, W) with another of the batch, all its views alike, and the labels (B,).
 
     Mixup (Zhang et al. 2018) blends them, CutMix (Yun et al. 2019) puts a box of the other one in; with both, a fair
-    coin decides for each batch.  Draws from PyTorch's generator.  Labels (B,) or (B, classes) become (B, classes).
+    coin decides for each batch.  Draws from PyTorch's generator.  Mixed labels are probabilities (B, classes).
     """
-    if not (config.mixup or config.cutmix):
+    kinds = ((v2.MixUp, config.mixup), (v2.CutMix, config.cutmix))
+    mixers = [kind(alpha=alpha, num_classes=classes) for kind, alpha in kinds if alpha]
+    if not mixers:
         return views, labels
-    cuts = config.cutmix > 0 and (config.mixup == 0 or bool(torch.rand(()) < 0.5))
-    concentration = config.cutmix if cuts else config.mixup
-    share = float(torch.distributions.Beta(concentration, concentration).sample())
-    others = torch.randperm(len(views), device=views.device)
-    if cuts:
-        views, share = _with_box(views, views[others], share)
-    else:
-        views = share * views + (1 - share) * views[others]
-    soft = labels if labels.ndim > 1 else F.one_hot(labels, classes).float()
-    return views, share * soft + (1 - share) * soft[others]
+    mixer = mixers[0] if len(mixers) == 1 else v2.RandomChoice(mixers)
+    mixed, targets = mixer(Video(views), labels)  # torchvision treats the frames of a video alike
+    return mixed.as_subclass(Tensor), targets
 
 
-def _with_box(views: Tensor, others: Tensor, share: float) -> tuple[Tensor, float]:
-    """Return views with a box of the others in them, cut at the borders, and the share of pixels that is left."""
-    height, width = views.shape[-2:]
-    side = math.sqrt(1 - share) / 2
-    top, left = (float(torch.rand(())) * length for length in (height, width))
-    rows = slice(max(round(top - side * height), 0), min(round(top + side * height), height))
-    columns = slice(max(round(left - side * width), 0), min(round(left + side * width), width))
-    mixed = views.clone()
-    mixed[..., rows, columns] = others[..., rows, columns]
-    covered = (rows.stop - rows.start) * (columns.stop - columns.start)
-    return mixed, 1 - covered / (height * width)
+def smooth(labels: Tensor, smoothing: float, classes: int) -> Tensor:
+    """Return labels, indices (B,) or probabilities (B, classes), as smoothed probabilities (Szegedy et al. 2016)."""
+    if not smoothing:
+        return labels
+    probabilities = labels if labels.ndim > 1 else F.one_hot(labels, classes).float()
+    return probabilities * (1 - smoothing) + smoothing / classes
 
 
 def averaged(model: nn.Module, decay: float) -> AveragedModel:
@@ -223,8 +208,8 @@ class Trainer:
         epochs = progress.epoch + progress.step / self.steps_per_epoch
         with torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.bf16):
             views, targets = self._pixels(images), labels.to(self.world.device, non_blocking=True)
-            targets = soften(targets, config.label_smoothing, self.num_classes)
             views, targets = mix(config, views, targets, self.num_classes)
+            targets = smooth(targets, config.label_smoothing, self.num_classes)
             losses = self._losses(self.parallel, views, targets)
             loss = losses.cross_entropy
             if losses.pairing is not None:
@@ -256,7 +241,7 @@ class Trainer:
         return METHODS[self.config.method].loss(model, views, targets, self.config.loss_settings)
 
     @torch.no_grad()
-    def settle_statistics(self, batches: Iterable[Batch]) -> None:
+    def recalibrate(self, batches: Iterable[Batch]) -> None:
         """Set BatchNorm's running statistics to their plain average over these batches, in float32, without training.
 
         The usual moving average lags behind the weights: after its first hundreds of steps from scratch a MobileNetV3
@@ -270,7 +255,7 @@ class Trainer:
                 self._losses(model, self._pixels(images), labels.to(self.world.device))
         self.world.copy_from_main(model.buffers())  # each process has seen batches of its own
 
-    def finish_epoch(self, tally: Tally) -> dict[str, float]:
+    def finish_epoch(self, tally: Metrics) -> dict[str, float]:
         """Record the epoch, keep the model if it is the best so far, and move on; return the epoch's metrics.
 
         `tally` is of the validation images; metrics of the copies are left out where there are none.

@@ -76,7 +76,7 @@ Loss = Callable[[nn.Module, Tensor, Tensor, Settings], Losses]
 
 @dataclass(frozen=True)
 class Method:
-    """A loss, which views of a sample it is given (`train/views.py`), and its λ where none is given."""
+    """A loss, which views of a sample it is given (`VIEWS`), and its λ where none is given."""
 
     loss: Loss
     views: str

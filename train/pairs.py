@@ -1,11 +1,13 @@
-"""Samples of a split read at random from local or remote shards, each checked, in an order fixed by the seed."""
+"""`PairedShards`: the samples of a split, read in any order from local or remote shards, each of them checked."""
 
 import hashlib
 import io
 import warnings
+import weakref
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import cache, cached_property
 from itertools import chain, product
 from pathlib import Path
@@ -17,17 +19,120 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
-from stylize.console import InputError, counted
-from stylize.shards.decode import MAX_PIXELS, decode_plain_jpeg
-from stylize.shards.index import ORIGIN, SplitIndex, are_intact, differs, load_index, read_digests
-from stylize.shards.manifest import read_manifest
-from stylize.shards.remote import RemoteFolder
+from stylize.console import InputError
+from stylize.shards.decode import MAX_PIXELS
+from stylize.shards.index import ORIGIN_NAME, SplitIndex, are_intact, differs, load_index, read_digests
+from stylize.shards.jpeg import decode_plain_jpeg
+from stylize.shards.manifest import SPLITS, read_manifest
+from stylize.shards.remote import DEFAULT_CACHE, DEFAULT_GB, RemoteFolder, local_shards
 from stylize.shards.shard import image_roles, is_header_of, open_shard
 
-UNKNOWN = -1
-CHUNK = 1 << 20
+_UNKNOWN = -1
+_CHUNK = 1 << 20
+_FORMATS = ("JPEG", "PNG", "WEBP")
+_WARNINGS = Lock()  # their filters belong to all threads
+Pixels = NDArray[np.uint8]
+
+
+class PairedShards(Dataset[tuple[Tensor, int]]):
+    """The samples of one split; `samples[i]` is (uint8 images (1+K, 3, H, W), label).
+
+    Image 0 is the original, images 1 to K are its stylized copies; the splits `val` and `test` have none.  A
+    `transform` gets all images of a sample at once, so torchvision's give them the same crop and flip.  Only offsets
+    are kept in memory, in arrays, so a data set of millions is cheap to hand to worker processes.
+
+    `shards` is a folder or its URL, which is downloaded into the cache as far as `cache_gb` lets it; the rest is read
+    from the URL.  Raises `InputError` where a shard is missing, damaged, or holds another number of samples, copies or
+    classes than the manifest says; damage to bytes shows when they are first read.
+    """
+
+    def __init__(
+        self,
+        shards: str | Path,
+        split: str,
+        transform: Callable[[Tensor], Tensor] | None = None,
+        cache: Path = DEFAULT_CACHE,
+        cache_gb: float = DEFAULT_GB,
+    ) -> None:
+        if split not in SPLITS:
+            raise InputError(f"Shards have no split {split!r}: choose one of {', '.join(SPLITS)}.")
+        lent = ExitStack()
+        weakref.finalize(self, lent.close)  # the cache keeps the copy of a URL until then
+        folder = lent.enter_context(local_shards(str(shards), cache, cache_gb))
+        manifest = read_manifest(folder)
+        self.transform, self.class_names = transform, manifest.class_names
+        self.size: int | None = manifest.spec.get("size")
+        self.copies = int(manifest.spec.get("styles_per_image", 1)) if split == "train" else 0
+        self.index = load_index(folder, manifest, split)
+        self.keys, self.labels = self.index.keys, self.index.labels
+        self._local = VerifiedBytes(self.index)
+        origin = folder / ORIGIN_NAME
+        self.streamed = StreamedBytes(origin.read_text(), self.index) if origin.exists() else None
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        images = self.read(index, range(1 + self.copies))
+        return images if self.transform is None else self.transform(images), int(self.labels[index])
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, int]]:
+        """Return several samples, as a `DataLoader` asks for them; those behind a URL are fetched at once."""
+        self.fetch(indices, 1 + self.copies)
+        return [self[index] for index in indices]
+
+    def by_class(self, indices: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """Return, of ascending indices of samples, those with each label, ascending."""
+        labels = self.labels[indices]
+        order = np.argsort(labels, kind="stable")
+        return np.split(indices[order], np.searchsorted(labels[order], np.arange(1, len(self.class_names))))
+
+    def fetch(self, indices: Sequence[int], images: int) -> None:
+        """Fetch the first images of samples at once where their shards are behind a URL, before they are read."""
+        if self.streamed is not None:
+            self.streamed.fetch(indices, images)
+
+    def read(self, index: int, images: Sequence[int]) -> Tensor:
+        """Return the chosen images of a sample (0 original, k the k-th copy) as uint8 (len(images), 3, H, W)."""
+        pixels = self._decoded(index, self._payloads(index, images))
+        return torch.from_numpy(pixels).permute(0, 3, 1, 2)
+
+    def read_many(self, indices: Sequence[int], images: Sequence[Sequence[int]]) -> list[Pixels]:
+        """Return the chosen images of each sample, V of each, as uint8 (V, H, W, 3).
+
+        First all are read, then all decoded: faster than one by one, for what is used stays in the processor's cache.
+        Decoders leave Python's lock, so they share the threads of PyTorch: all of training on CPUs, one of a worker.
+        """
+        payloads = [self._payloads(index, parts) for index, parts in zip(indices, images, strict=True)]
+        threads = torch.get_num_threads()
+        samples = list(zip(indices, payloads, strict=True))
+        shares = [samples[k * len(samples) // threads : (k + 1) * len(samples) // threads] for k in range(threads)]
+        decoded = _decoders(threads).map(lambda share: [self._decoded(*sample) for sample in share], shares)
+        return list(chain.from_iterable(decoded))
+
+    def _payloads(self, index: int, images: Sequence[int]) -> list[bytes]:
+        reader = self.streamed if self.streamed and self.streamed.holds(index) else self._local
+        return reader.read(index, images)
+
+    def _decoded(self, index: int, payloads: Sequence[bytes]) -> Pixels:
+        try:
+            return decode_images(payloads, self.size)
+        except UnusableImageError as error:
+            raise InputError(f"{self.index.path(index)}: sample {self.keys[index]} {error}") from None
+
+
+@cache
+def _decoders(threads: int) -> ThreadPoolExecutor:
+    """Return threads for the life of the process."""
+    return ThreadPoolExecutor(threads, "decoder")
+
+
+def hashed(*parts: object) -> int:
+    """Return an integer in [0, 2**64) that depends on the parts alone."""
+    text = "/".join(map(str, parts)).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
 
 
 class VerifiedBytes:
@@ -40,13 +145,13 @@ class VerifiedBytes:
 
     def __init__(self, index: SplitIndex) -> None:
         self.index = index
-        self._checks = torch.full(index.spans.shape[:2], UNKNOWN, dtype=torch.int64)
+        self._checks = torch.full(index.spans.shape[:2], _UNKNOWN, dtype=torch.int64)
         self._checks.share_memory_()  # type: ignore[no-untyped-call]
 
     def read(self, index: int, parts: Sequence[int]) -> list[bytes]:
         """Return the chosen parts of a sample: 0 the original, k its k-th copy."""
         noted = self._checks.numpy()
-        if UNKNOWN in (checks := noted[index].tolist()):
+        if _UNKNOWN in (checks := noted[index].tolist()):
             self._verify(int(self.index.shards[index]))
             checks = noted[index].tolist()
         payloads = self.index.read(index, parts)
@@ -68,7 +173,7 @@ class VerifiedBytes:
                 right = right and is_header_of(header, key, role, len(payload))
                 right = right and (role != "cls" or (payload.isdigit() and int(payload) == label))
                 checks.append(zlib.crc32(payload))
-            while rest := file.read(CHUNK):
+            while rest := file.read(_CHUNK):
                 digest.update(rest)
         if digest.hexdigest() != index.sha256[shard]:
             raise differs(path)
@@ -132,11 +237,6 @@ class StreamedBytes:
         return dict(zip(indices, parts, strict=True))
 
 
-_FORMATS = ("JPEG", "PNG", "WEBP")
-_ONE_OPENS = Lock()  # the filters of warnings belong to all threads
-Pixels = NDArray[np.uint8]
-
-
 class UnusableImageError(InputError):
     """An image that cannot be learnt from; its text goes on after the sample's name."""
 
@@ -176,7 +276,7 @@ def _decode(payload: bytes, side: int | None) -> Pixels:
 
 def _open_image(payload: bytes) -> Image.Image:
     """Read an image's header.  Pillow only warns of sizes which `_check_size` refuses, so its warning says nothing."""
-    with _ONE_OPENS, warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
+    with _WARNINGS, warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
         return Image.open(io.BytesIO(payload), formats=_FORMATS)
 
 
@@ -189,142 +289,3 @@ def _check_size(width: int, height: int, side: int | None) -> None:
         raise UnusableImageError(
             f"has an image of {width}×{height} pixels, more than the limit of {MAX_PIXELS}: make the shard again."
         )
-
-
-def hashed(*parts: object) -> int:
-    """Return an integer in [0, 2**64) that depends on the parts alone."""
-    text = "/".join(map(str, parts)).encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
-
-
-def split_validation(keys: NDArray[np.str_], fraction: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the indices to train on and to validate on, ascending and disjoint.
-
-    The validation split is the given fraction of samples (at least one) whose hash of (seed, key) is smallest, so it
-    does not depend on how samples are spread over shards.
-    """
-    count = max(1, round(fraction * len(keys)))
-    if count >= len(keys):
-        there = counted(len(keys), "training sample")
-        raise InputError(f"{there} cannot be split into training and validation: add images.")
-    order = np.array(sorted(range(len(keys)), key=lambda index: (hashed(seed, "validation", keys[index]), index)))
-    return np.sort(order[count:]), np.sort(order[:count])
-
-
-class EpochBatches(Sampler[tuple[int, list[int]]]):
-    """Batches, as the epoch and sample indices, for one process: a fresh permutation of `indices` by (seed, epoch).
-
-    Every process gets the same number of full batches, and an incomplete rest is left out of the epoch.  They
-    carry the epoch, so worker processes live on: call `select` before iterating.
-    """
-
-    def __init__(self, indices: NDArray[np.int64], batch_size: int, seed: int, rank: int = 0, world_size: int = 1):
-        self.indices = indices
-        self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
-        self.steps = len(indices) // (batch_size * world_size)
-        if self.steps == 0:
-            raise InputError(
-                f"{counted(len(indices), 'training sample')} cannot fill a batch of {batch_size} on each of "
-                f"{counted(world_size, 'process', 'processes')}: lower --batch-size."
-            )
-        self.select(epoch=0)
-
-    def select(self, epoch: int, first_step: int = 0, count: int | None = None) -> None:
-        """Choose what the next iteration yields: `count` steps of an epoch from `first_step` on, by default all."""
-        self.epoch, self.first_step = epoch, first_step
-        self.end = self.steps if count is None else min(self.steps, first_step + count)
-
-    def __len__(self) -> int:
-        return self.end - self.first_step
-
-    def __iter__(self) -> Iterator[tuple[int, list[int]]]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.indices)
-        for step in range(self.first_step, self.end):
-            start = (step * self.world_size + self.rank) * self.batch_size
-            yield self.epoch, order[start : start + self.batch_size].tolist()
-
-
-class PairDataset(Dataset[tuple[Tensor, int]]):
-    """All samples of one split, checked against the manifest; `dataset[i]` is (uint8 (1+K, 3, H, W), label).
-
-    Image 0 is the original, images 1 to K are its stylized copies (none in the test split).  Only offsets are kept in
-    memory, in arrays, so a data set of millions is cheap to hand to worker processes.  Raises `InputError` where a
-    shard is missing, damaged, or holds another number of samples, copies or classes than the manifest says; damage to
-    bytes shows when they are first read.
-    """
-
-    def __init__(self, shards: Path, split: str) -> None:
-        manifest = read_manifest(shards)
-        self.class_names = manifest.class_names
-        self.size: int | None = manifest.spec.get("size")
-        self.copies = int(manifest.spec.get("styles_per_image", 1)) if split == "train" else 0
-        self.index = load_index(shards, manifest, split)
-        self.keys, self.labels = self.index.keys, self.index.labels
-        self._bytes = VerifiedBytes(self.index)
-        origin = shards / ORIGIN
-        self.streamed = StreamedBytes(origin.read_text(), self.index) if origin.exists() else None
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def by_class(self, indices: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        """Return, of ascending indices of samples, those with each label, ascending."""
-        labels = self.labels[indices]
-        order = np.argsort(labels, kind="stable")
-        return np.split(indices[order], np.searchsorted(labels[order], np.arange(1, len(self.class_names))))
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.read(index, range(1 + self.copies)), int(self.labels[index])
-
-    def fetch(self, indices: Sequence[int], images: int) -> None:
-        """Fetch the first images of samples at once where their shards are behind a URL, before they are read."""
-        if self.streamed is not None:
-            self.streamed.fetch(indices, images)
-
-    def read(self, index: int, images: Sequence[int]) -> Tensor:
-        """Return the chosen images of a sample (0 original, k the k-th copy) as uint8 (len(images), 3, H, W)."""
-        pixels = self._decoded(index, self._payloads(index, images))
-        return torch.from_numpy(pixels).permute(0, 3, 1, 2)
-
-    def read_many(self, indices: Sequence[int], images: Sequence[Sequence[int]]) -> list[Pixels]:
-        """Return the chosen images of each sample, V of each, as uint8 (V, H, W, 3).
-
-        First all are read, then all decoded: faster than one by one, for what is used stays in the processor's cache.
-        Decoders leave Python's lock, so they share the threads of PyTorch: all of training on CPUs, one of a worker.
-        """
-        payloads = [self._payloads(index, parts) for index, parts in zip(indices, images, strict=True)]
-        threads = torch.get_num_threads()
-        samples = list(zip(indices, payloads, strict=True))
-        shares = [samples[k * len(samples) // threads : (k + 1) * len(samples) // threads] for k in range(threads)]
-        decoded = _decoders(threads).map(lambda share: [self._decoded(*sample) for sample in share], shares)
-        return list(chain.from_iterable(decoded))
-
-    def _payloads(self, index: int, images: Sequence[int]) -> list[bytes]:
-        reader = self.streamed if self.streamed and self.streamed.holds(index) else self._bytes
-        return reader.read(index, images)
-
-    def _decoded(self, index: int, payloads: Sequence[bytes]) -> Pixels:
-        try:
-            return decode_images(payloads, self.size)
-        except UnusableImageError as error:
-            raise InputError(f"{self.index.path(index)}: sample {self.keys[index]} {error}") from None
-
-
-@cache
-def _decoders(threads: int) -> ThreadPoolExecutor:
-    """Return threads for the life of the process."""
-    return ThreadPoolExecutor(threads, "decoder")
-
-
-def hold_out(
-    shards: Path, samples: PairDataset, fraction: float, seed: int
-) -> tuple[NDArray[np.int64], PairDataset, NDArray[np.int64]]:
-    """Return the indices of samples to train on, the samples to validate on, and the indices of those.
-
-    A split `val` of the shards goes before a fraction of the training split.
-    """
-    own = PairDataset(shards, "val")
-    if len(own):
-        return np.arange(len(samples)), own, np.arange(len(own))
-    training, validation = split_validation(samples.keys, fraction, seed)
-    return training, samples, validation

@@ -1,5 +1,10 @@
-"""What a run leaves for people and tools: metrics, live logs, the environment, the identity of its inputs."""
+"""What a run leaves in its folder: the identity of its inputs, its metrics, its record and its live logs."""
 
+import csv
+import fcntl
+import io
+import json
+import os
 import platform
 import shutil
 import warnings
@@ -10,44 +15,139 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import PIL
 import torch
-import torchvision
 
 from stylize.console import InputError
+from stylize.files import write_atomically
 from stylize.shards.manifest import MANIFEST_NAME, read_manifest
 from stylize.shards.shard import file_sha256
 from train.augment import ImagePreset
-from train.checkpoint import ModelCard
+from train.checkpoint import ModelCard, read_card
 from train.config import TrainConfig
 from train.distributed import World, uses_bf16, uses_sync_batchnorm
-from train.evaluate import Tally
+from train.evaluation import Metrics
 from train.loop import Trainer
 from train.methods import METHODS
 from train.models import IMAGENET, SCRATCH
-from train.pairs import PairDataset
+from train.pairs import PairedShards
+from train.state import STATE_NAME, refuse_other_settings
+
+MODEL_NAME = "model.safetensors"
+METRICS_NAME, EPOCHS_NAME, RECORD_NAME = "metrics.json", "metrics.csv", "record.json"
+LIVE_NAME = "live"
+_CHANGE_NO_RESULT = ("shards", "out", "workers", "save_minutes", "log")
+Report = Callable[[Mapping[str, float]], None]
 
 
-def describe_environment(device: torch.device) -> dict[str, Any]:
-    """Return the sections `versions` and `hardware` of a document."""
-    packages = {"torch": str(torch.__version__), "torchvision": version("torchvision"), "numpy": np.__version__}
-    used = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+def run_identity(config: TrainConfig, world: World) -> dict[str, Any]:
+    """Return every setting that changes the result, without paths: files count by their content."""
+    read_manifest(config.shards)
+    settings = {name: value for name, value in asdict(config).items() if name not in _CHANGE_NO_RESULT}
+    if config.weights not in (SCRATCH, IMAGENET) and Path(config.weights).is_file():
+        settings["weights"] = f"sha256:{file_sha256(Path(config.weights))}"
     return {
-        "versions": {"python": platform.python_version(), **packages},
-        "hardware": {"cpu": _cpu_name(), "threads": torch.get_num_threads(), "device": used},
+        **settings,
+        "pairing_weight": config.weight,
+        "distance": config.distance or METHODS[config.method].distance,
+        "epsilon": config.loss_settings.epsilon,
+        "shards_sha256": file_sha256(config.shards / MANIFEST_NAME),
+        "dtype": "bf16" if uses_bf16(config, world.device) else "fp32",
+        "device": world.device.type,
+        "sync_batchnorm": uses_sync_batchnorm(config, world),
+        "world_size": world.size,
     }
 
 
-def _cpu_name() -> str:
-    """Return the processor's name; Linux tells it in /proc/cpuinfo only."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+def model_card(samples: PairedShards, preset: ImagePreset, identity: dict[str, Any]) -> ModelCard:
+    """Return the card of a run's model."""
+    return ModelCard(
+        arch=identity["arch"],
+        method=identity["method"],
+        class_names=samples.class_names,
+        image_size=preset.size,
+        image_preset=preset.name,
+        seed=identity["seed"],
+        shards_sha256=identity["shards_sha256"],
+        versions=_versions("torchvision", "pillow"),
+        config=identity,
+    )
 
 
-def run_metrics(trainer: Trainer, tested: Tally, training_images: int, validation_images: int) -> dict[str, Any]:
+def make_folder(out: Path) -> None:
+    """Make a run's folder; raises `InputError` where that fails."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"The output folder {out} cannot be made ({error.strerror}): choose another.") from None
+
+
+@contextmanager
+def locked_folder(out: Path, world: World) -> Iterator[None]:
+    """Keep other runs out of a run's folder while it works there; raises `InputError` where one is at work."""
+    folder = os.open(out, os.O_RDONLY)
+    try:
+        if world.any(world.is_main and not _lock(folder)):
+            raise InputError(f"Another run is at work in {out}: wait for it to end, or choose another output folder.")
+        yield
+    finally:
+        os.close(folder)
+
+
+def _lock(folder: int) -> bool:
+    """Lock an open folder; return whether no other process has. A file system without locks keeps nobody out."""
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return not isinstance(error, BlockingIOError)
+    return True
+
+
+def finished_metrics(out: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the metrics of a finished run, None without a whole one; raises `InputError` if it is another run's."""
+    if (out / STATE_NAME).exists() or not (out / METRICS_NAME).is_file():
+        return None
+    try:
+        earlier = read_card(out / MODEL_NAME).config
+        metrics: dict[str, Any] = json.loads((out / METRICS_NAME).read_text(encoding="utf-8"))
+    except (InputError, ValueError):
+        return None  # damaged: train again
+    refuse_other_settings(
+        earlier, identity, f"{out} holds a finished model", "choose another output folder, or delete this one"
+    )
+    return metrics
+
+
+def remove_results(out: Path) -> None:
+    """Remove an earlier, damaged run's results, the marker first: results of two runs never lie side by side."""
+    for name in (METRICS_NAME, RECORD_NAME, EPOCHS_NAME, MODEL_NAME):
+        (out / name).unlink(missing_ok=True)
+
+
+def write_epochs(out: Path, rows: list[dict[str, float]]) -> None:
+    """Write one line per finished epoch to `metrics.csv`."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(out / EPOCHS_NAME, text.getvalue().encode())
+
+
+def write_record(out: Path, record: Mapping[str, Any]) -> None:
+    """Write `record.json`: how the model was made, and what it does class by class."""
+    write_atomically(out / RECORD_NAME, _json(record))
+
+
+def write_metrics(out: Path, metrics: Mapping[str, Any]) -> None:
+    """Write `metrics.json`; with it the run is finished, and its state goes."""
+    write_atomically(out / METRICS_NAME, _json(metrics))
+    (out / STATE_NAME).unlink(missing_ok=True)
+
+
+def _json(document: Mapping[str, Any]) -> bytes:
+    return (json.dumps(document, indent=2, sort_keys=True) + "\n").encode()
+
+
+def run_metrics(trainer: Trainer, tested: Metrics, training_images: int, validation_images: int) -> dict[str, Any]:
     """Return the numbers of `metrics.json`; `tested` is of the test images, of which there may be none."""
     progress = trainer.progress
     return {
@@ -63,7 +163,7 @@ def run_metrics(trainer: Trainer, tested: Tally, training_images: int, validatio
     }
 
 
-def run_record(trainer: Trainer, identity: dict[str, Any], tested: Tally, class_names: list[str]) -> dict[str, Any]:
+def run_record(trainer: Trainer, identity: dict[str, Any], tested: Metrics, class_names: list[str]) -> dict[str, Any]:
     """Return `record.json`: settings with the digest of the shards, versions, hardware, and accuracy by class.
 
     `flop_per_image` is of a training step, forward and backward, over all that the method shows of an image.
@@ -78,12 +178,31 @@ def run_record(trainer: Trainer, identity: dict[str, Any], tested: Tally, class_
     }
 
 
-LIVE_NAME = "live"
-Report = Callable[[Mapping[str, float]], None]
+def describe_environment(device: torch.device) -> dict[str, Any]:
+    """Return the sections `versions` and `hardware` of a document."""
+    used = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    return {
+        "versions": _versions("torchvision", "numpy"),
+        "hardware": {"cpu": _cpu_name(), "threads": torch.get_num_threads(), "device": used},
+    }
+
+
+def _versions(*packages: str) -> dict[str, str]:
+    """Return the versions of Python, PyTorch with its kind of build, and other packages."""
+    others = {name: version(name) for name in packages}
+    return {"python": platform.python_version(), "torch": str(torch.__version__), **others}
+
+
+def _cpu_name() -> str:
+    """Return the processor's name; Linux tells it in /proc/cpuinfo only."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 @contextmanager
-def followed(log: str, out: Path, rows: Iterable[Mapping[str, float]]) -> Iterator[Report]:
+def live_log(log: str, out: Path, rows: Iterable[Mapping[str, float]]) -> Iterator[Report]:
     """Lend a function that shows the metrics of an epoch to whoever follows the run in `out/live`.
 
     The folder is begun anew with `rows`, those of the epochs before, so that a continued run shows each once.  Raises
@@ -138,45 +257,3 @@ def _tensorboard(folder: Path) -> Iterator[Report]:
 
 def _numbers(row: Mapping[str, float]) -> Iterator[tuple[str, float]]:
     return ((name, value) for name, value in row.items() if name != "epoch" and value is not None)
-
-
-_CHANGE_NO_RESULT = ("shards", "out", "workers", "save_minutes", "log")
-
-
-def run_identity(config: TrainConfig, world: World) -> dict[str, Any]:
-    """Return every setting that changes the result, without paths: files count by their content."""
-    read_manifest(config.shards)
-    settings = {name: value for name, value in asdict(config).items() if name not in _CHANGE_NO_RESULT}
-    if config.weights not in (SCRATCH, IMAGENET) and Path(config.weights).is_file():
-        settings["weights"] = f"sha256:{file_sha256(Path(config.weights))}"
-    return {
-        **settings,
-        "pairing_weight": config.weight,
-        "distance": config.distance or METHODS[config.method].distance,
-        "epsilon": config.loss_settings.epsilon,
-        "shards_sha256": file_sha256(config.shards / MANIFEST_NAME),
-        "dtype": "bf16" if uses_bf16(config, world.device) else "fp32",
-        "device": world.device.type,
-        "sync_batchnorm": uses_sync_batchnorm(config, world),
-        "world_size": world.size,
-    }
-
-
-def model_card(samples: PairDataset, preset: ImagePreset, identity: dict[str, Any]) -> ModelCard:
-    """Return the card of a run's model."""
-    return ModelCard(
-        arch=identity["arch"],
-        method=identity["method"],
-        class_names=samples.class_names,
-        image_size=preset.size,
-        image_preset=preset.name,
-        seed=identity["seed"],
-        shards_sha256=identity["shards_sha256"],
-        versions={
-            "python": platform.python_version(),
-            "torch": str(torch.__version__),
-            "torchvision": str(torchvision.__version__),
-            "pillow": PIL.__version__,
-        },
-        config=identity,
-    )

@@ -14,78 +14,37 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.text import Text
 
 from stylize.console import InputError, LiteralConsole, counted
-from stylize.shards.verify import has_single_class, suspicions
+from stylize.shards.sanity import has_single_class, sanity_warnings
 from train.augment import VIEWS, image_preset
 from train.batch_norm import joined
 from train.checkpoint import load_model, save_model
 from train.config import TrainConfig
 from train.distributed import World, join_world, loading_workers
-from train.evaluate import Tally, count
-from train.loading import EvaluationImages, TrainingViews, training_loader
+from train.evaluation import Metrics, count
+from train.loading import EpochBatches, EvaluationImages, TrainingViews, hold_out, training_loader
 from train.loop import Trainer
 from train.methods import METHODS
 from train.models import build_model, check_size
-from train.pairs import EpochBatches, PairDataset, hold_out
-from train.records import Report, followed, model_card, run_identity, run_metrics, run_record
-from train.state import (
+from train.pairs import PairedShards
+from train.records import (
     MODEL_NAME,
-    SaveClock,
+    Report,
     finished_metrics,
-    load_state,
+    live_log,
     locked_folder,
     make_folder,
-    received_signals,
+    model_card,
     remove_results,
-    save_state,
+    run_identity,
+    run_metrics,
+    run_record,
     write_epochs,
     write_metrics,
     write_record,
 )
+from train.state import SaveClock, load_state, received_signals, save_state
 
-
-def refuse_single_class(train: PairDataset) -> None:
-    """Raise `InputError` where all training images are of one class."""
-    if has_single_class(train.index):
-        raise InputError("All training images are of one class, so there is nothing to learn: make shards of several.")
-
-
-def warn_of_suspicions(train: PairDataset, others: Mapping[str, PairDataset], warn: Callable[[str], None]) -> None:
-    """Warn of what looks wrong with a folder though it can be trained on."""
-    if train.streamed:  # a request for each of some thousand images
-        warn("Warning: shards stay behind their URL, so whether copies are of their originals was not looked at.")
-        return
-    for suspicion in suspicions(train.index, {split: samples.index for split, samples in others.items()}):
-        warn(f"Warning: {suspicion}")
-
-
-class _Rate(ProgressColumn):
-    """Images per second."""
-
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed or 0:,.0f} images/s")
-
-
-def training_console(visible: bool) -> LiteralConsole:
-    """Return the run's console, on standard error; a silent one for all processes but the first."""
-    return LiteralConsole(stderr=True, quiet=not visible, highlight=False)
-
-
-def training_progress(visible: bool) -> Progress:
-    """Return the run's progress display; an invisible one for all processes but the first."""
-    console = training_console(visible)
-    columns = (TextColumn("{task.description}"), BarColumn(), _Rate(), TimeRemainingColumn())
-    return Progress(*columns, console=console, transient=True, disable=not (visible and console.is_terminal))
-
-
-def epoch_line(row: dict[str, float], epochs: int) -> str:
-    """Return what is printed of an epoch's metrics."""
-    return (
-        f"epoch {row['epoch']}/{epochs}: loss {row['training_loss']:.4f}, "
-        f"validation accuracy {row['validation_accuracy']:.4f}, {row['seconds']:.1f} s"
-    )
-
-
-STATISTICS_BATCHES = 20  # enough for BatchNorm: an average over 20 batches
+RECALIBRATION_BATCHES = 20  # enough for the averages of BatchNorm
 
 
 def train_model(config: TrainConfig) -> dict[str, Any]:
@@ -112,7 +71,7 @@ class _Run:
     def __init__(self, config: TrainConfig, world: World, identity: dict[str, Any]) -> None:
         self.config, self.world, self.identity = config, world, identity
         method = METHODS[config.method]
-        self.samples = PairDataset(config.shards, "train")
+        self.samples = PairedShards(config.shards, "train")
         needed = VIEWS[method.views].copies
         if self.samples.copies < needed:
             there = counted(self.samples.copies, "stylized copy", "stylized copies")
@@ -120,7 +79,7 @@ class _Run:
                 f"{config.shards} has {there} an image, but the method {config.method!r} needs {needed}: "
                 f"make shards with --styles-per-image {needed}."
             )
-        self.test_samples = PairDataset(config.shards, "test")
+        self.test_samples = PairedShards(config.shards, "test")
         self.preset = image_preset(config.image_preset, self.samples.size)
         training, self.validation_samples, self.validation = hold_out(
             config.shards, self.samples, config.validation_fraction, config.seed
@@ -141,7 +100,7 @@ class _Run:
         """Run all epochs that are left, then publish the best model."""
         refuse_single_class(self.samples)
         if self.world.is_main:
-            warn_of_suspicions(self.samples, {"test": self.test_samples}, training_console(visible=True).print)
+            warn_of_wrong_pairs(self.samples, {"test": self.test_samples}, training_console(visible=True).print)
         state = load_state(self.config.out, self.identity)
         self.world.barrier()  # all processes have looked before the first one writes
         if state is not None:
@@ -163,7 +122,7 @@ class _Run:
         log = self.config.log if self.world.is_main else "none"
         with (
             training_progress(self.world.is_main) as display,
-            followed(log, self.config.out, self.trainer.progress.rows) as report,
+            live_log(log, self.config.out, self.trainer.progress.rows) as report,
         ):
             yield display, report
 
@@ -195,20 +154,20 @@ class _Run:
         display.console.print("Stopped and saved: the same command continues this run.")
         raise SystemExit(128 + (self.received or [signal.SIGTERM])[0])
 
-    def _validate(self) -> Tally | None:
+    def _validate(self) -> Metrics | None:
         """Count what the model gets right on the validation images; None where a signal stopped it."""
-        self.batches.select(self.trainer.progress.epoch, count=STATISTICS_BATCHES)
-        self.trainer.settle_statistics(self.loader)
+        self.batches.select(self.trainer.progress.epoch, count=RECALIBRATION_BATCHES)
+        self.trainer.recalibrate(self.loader)
         return self._count(self.validation_samples, self.validation)
 
-    def _count(self, samples: PairDataset, indices: NDArray[np.int64]) -> Tally | None:
+    def _count(self, samples: PairedShards, indices: NDArray[np.int64]) -> Metrics | None:
         """Count over all processes, each of which takes its share of the images."""
         share = indices[self.world.rank :: self.world.size].tolist()
         images = EvaluationImages(samples, self.preset, share, with_styled=True)
         tally = count(self.trainer.judged, images, workers=self.workers, stop=self._stopped)
         if self.world.any(self._stopped()):
             return None
-        return Tally.from_numbers(self.world.sum(*tally.numbers()))
+        return Metrics.from_numbers(self.world.sum(*tally.numbers()))
 
     def _save(self, whole_epoch: bool) -> None:
         started = time.monotonic()
@@ -237,3 +196,45 @@ class _Run:
         write_record(config.out, run_record(self.trainer, self.identity, tally, self.samples.class_names))
         write_metrics(config.out, metrics)
         return metrics
+
+
+def refuse_single_class(train: PairedShards) -> None:
+    """Raise `InputError` where all training images are of one class."""
+    if has_single_class(train.index):
+        raise InputError("All training images are of one class, so there is nothing to learn: make shards of several.")
+
+
+def warn_of_wrong_pairs(train: PairedShards, others: Mapping[str, PairedShards], warn: Callable[[str], None]) -> None:
+    """Warn of what looks wrong with a folder though it can be trained on."""
+    if train.streamed:  # a request for each of some thousand images
+        warn("Warning: shards stay behind their URL, so whether copies are of their originals was not looked at.")
+        return
+    for sentence in sanity_warnings(train.index, {split: samples.index for split, samples in others.items()}):
+        warn(f"Warning: {sentence}")
+
+
+class _Rate(ProgressColumn):
+    """Images per second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed or 0:,.0f} images/s")
+
+
+def training_console(visible: bool) -> LiteralConsole:
+    """Return the run's console, on standard error; a silent one for all processes but the first."""
+    return LiteralConsole(stderr=True, quiet=not visible, highlight=False)
+
+
+def training_progress(visible: bool) -> Progress:
+    """Return the run's progress display; an invisible one for all processes but the first."""
+    console = training_console(visible)
+    columns = (TextColumn("{task.description}"), BarColumn(), _Rate(), TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True, disable=not (visible and console.is_terminal))
+
+
+def epoch_line(row: dict[str, float], epochs: int) -> str:
+    """Return what is printed of an epoch's metrics."""
+    return (
+        f"epoch {row['epoch']}/{epochs}: loss {row['training_loss']:.4f}, "
+        f"validation accuracy {row['validation_accuracy']:.4f}, {row['seconds']:.1f} s"
+    )

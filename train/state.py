@@ -1,11 +1,7 @@
 """The state of a training run: saved so that an interrupted run goes on exactly where it was."""
 
-import csv
-import fcntl
 import hashlib
 import io
-import json
-import os
 import signal
 import threading
 import time
@@ -21,11 +17,8 @@ from torch import Tensor
 
 from stylize.console import InputError, option_name
 from stylize.files import UNREADABLE, why_unreadable, write_atomically
-from train.checkpoint import read_card
-from train.distributed import World
 
-MODEL_NAME, STATE_NAME = "model.safetensors", "state.pt"
-METRICS_NAME, EPOCHS_NAME, RECORD_NAME = "metrics.json", "metrics.csv", "record.json"
+STATE_NAME = "state.pt"
 _FORMAT = b"stylized-pairing state 1\n"
 _HEADER_LENGTH = len(_FORMAT) + 65
 
@@ -62,35 +55,6 @@ class SavedState:
     average: dict[str, Any]
 
 
-def make_folder(out: Path) -> None:
-    """Make a run's folder; raises `InputError` where that fails."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"The output folder {out} cannot be made ({error.strerror}): choose another.") from None
-
-
-@contextmanager
-def locked_folder(out: Path, world: World) -> Iterator[None]:
-    """Keep other runs out of a run's folder while it works there; raises `InputError` where one is at work."""
-    folder = os.open(out, os.O_RDONLY)
-    try:
-        if world.any(world.is_main and not _lock(folder)):
-            raise InputError(f"Another run is at work in {out}: wait for it to end, or choose another output folder.")
-        yield
-    finally:
-        os.close(folder)
-
-
-def _lock(folder: int) -> bool:
-    """Lock an open folder; return whether no other process has. A file system without locks keeps nobody out."""
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        return not isinstance(error, BlockingIOError)
-    return True
-
-
 def save_state(out: Path, state: SavedState) -> None:
     """Write `state.pt` atomically: a line with the SHA-256 of the rest, then a form that loads without running code."""
     buffer = io.BytesIO()
@@ -118,7 +82,7 @@ def load_state(out: Path, identity: Mapping[str, Any]) -> SavedState | None:
         _check_progress(progress)
     except UNREADABLE as error:
         raise unusable_state(out, why_unreadable(path, error)) from None
-    _check_same(state.identity, identity, f"{out} holds an unfinished run", _advice(out))
+    refuse_other_settings(state.identity, identity, f"{out} holds an unfinished run", _advice(out))
     return state
 
 
@@ -143,7 +107,8 @@ def _check_progress(progress: Progress) -> None:
         raise ValueError(f"the best of {progress.epoch} epochs has {len(progress.best_model)} tensors")
 
 
-def _check_same(earlier: Mapping[str, Any], identity: Mapping[str, Any], what: str, advice: str) -> None:
+def refuse_other_settings(earlier: Mapping[str, Any], identity: Mapping[str, Any], what: str, advice: str) -> None:
+    """Raise `InputError`, which names them, where settings that change results differ from those of an earlier run."""
     changes = [
         f"{_shown(name)} {earlier.get(name)!r} is now {identity.get(name)!r}"
         for name in sorted({*identity, *earlier})
@@ -157,49 +122,6 @@ def _shown(name: str) -> str:
     """Return an entry of an identity as people know it: most are options."""
     others = {"shards_sha256": "the SHA-256 of the shards' manifest", "world_size": "the number of processes"}
     return others.get(name) or option_name(name)
-
-
-def finished_metrics(out: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the metrics of a finished run, None without a whole one; raises `InputError` if it is another run's."""
-    if (out / STATE_NAME).exists() or not (out / METRICS_NAME).is_file():
-        return None
-    try:
-        earlier = read_card(out / MODEL_NAME).config
-        metrics: dict[str, Any] = json.loads((out / METRICS_NAME).read_text(encoding="utf-8"))
-    except (InputError, ValueError):
-        return None  # damaged: train again
-    _check_same(earlier, identity, f"{out} holds a finished model", "choose another output folder, or delete this one")
-    return metrics
-
-
-def remove_results(out: Path) -> None:
-    """Remove an earlier, damaged run's results, the marker first: results of two runs never lie side by side."""
-    for name in (METRICS_NAME, RECORD_NAME, EPOCHS_NAME, MODEL_NAME):
-        (out / name).unlink(missing_ok=True)
-
-
-def write_epochs(out: Path, rows: list[dict[str, float]]) -> None:
-    """Write one line per finished epoch to `metrics.csv`."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(out / EPOCHS_NAME, text.getvalue().encode())
-
-
-def write_record(out: Path, record: Mapping[str, Any]) -> None:
-    """Write `record.json`: how the model was made, and what it does class by class."""
-    write_atomically(out / RECORD_NAME, _json(record))
-
-
-def write_metrics(out: Path, metrics: Mapping[str, Any]) -> None:
-    """Write `metrics.json`; with it the run is finished, and its state goes."""
-    write_atomically(out / METRICS_NAME, _json(metrics))
-    (out / STATE_NAME).unlink(missing_ok=True)
-
-
-def _json(document: Mapping[str, Any]) -> bytes:
-    return (json.dumps(document, indent=2, sort_keys=True) + "\n").encode()
 
 
 LARGEST_COST = 0.01  # of the time, that saving may take

@@ -31,10 +31,10 @@ class Attacked:
 
 
 @dataclass(frozen=True)
-class Attempt:
+class AttackResult:
     """One attack on the N images of an evaluation, in the form in which the result file keeps it.
 
-    `robust` is true where an image is classified correctly as it is and as attacked, judged by a pass of its own over
+    `robust` is true where an image is classified correctly as it is and as attacked, in a pass of its own over
     the attacked images in float32. `distance` is the attacked image's distance in `norm`. `epsilon`, in pixels of
     [0, 1], is None for minimal-norm attacks, whose `distance` is infinite where they found nothing and 0 where the
     clean image is wrong. `losses` summarises what checks need of a steepest-ascent attack.
@@ -146,7 +146,7 @@ def random_point(images: Tensor, epsilon: float, norm: Norm, generator: Generato
     return project(images + epsilon * delta.to(images.device), images, epsilon, norm)
 
 
-class Victim(nn.Module):
+class CountedModel(nn.Module):
     """A model that counts the images that go through it, in each direction, and runs in float32 without autocast."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -193,13 +193,13 @@ def input_gradient(values: Tensor, images: Tensor) -> Tensor:
 
 
 @contextmanager
-def attacked(model: nn.Module) -> Iterator[Victim]:
+def counting(model: nn.Module) -> Iterator[CountedModel]:
     """Freeze the parameters while a model is attacked: no gradient of theirs is computed or left behind."""
     learnable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in learnable:
         parameter.requires_grad_(False)
     try:
-        yield Victim(model)
+        yield CountedModel(model)
     finally:
         for parameter in learnable:
             parameter.requires_grad_(True)

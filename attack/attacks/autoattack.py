@@ -14,33 +14,33 @@ from torch import Generator, Tensor, nn
 
 from attack.attacks.attack import (
     Attacked,
+    CountedModel,
     Norm,
-    Victim,
-    attacked,
     batches,
     check_counts,
     check_images,
     check_norm,
     check_sizes,
+    counting,
 )
 from stylize.console import InputError
 
 _FEWEST_CLASSES = 4  # that the targeted DLR loss is defined for
 
 
-def standard_attacks(victim: Victim, images: Tensor, norm: Norm, epsilon: float, seed: int) -> Any:
+def standard_attacks(counted: CountedModel, images: Tensor, norm: Norm, epsilon: float, seed: int) -> Any:
     """Return the library's standard version, with its constants, and no more targets than there are wrong classes."""
     try:
         library = importlib.import_module("pyautoattack")
     except ModuleNotFoundError:
         raise InputError("AutoAttack needs an extra: pip install 'stylized-pairing[attacks]'.") from None
     standard = library.AutoAttack(
-        victim, norm={"l2": "L2", "linf": "Linf"}[norm], eps=epsilon, seed=seed, device=images.device
+        counted, norm={"l2": "L2", "linf": "Linf"}[norm], eps=epsilon, seed=seed, device=images.device
     )
     # Zero gradients are counted by checks of ours; without a logger the library warns of them for each batch.
     standard.apgd.logger = standard.apgd_targeted.logger = logging.Logger("silent", logging.CRITICAL + 1)
     with torch.no_grad():
-        classes = victim(images[:1]).shape[1]
+        classes = counted(images[:1]).shape[1]
     if classes < _FEWEST_CLASSES:
         raise InputError(f"AutoAttack needs {_FEWEST_CLASSES} classes and the model has {classes}: attack with PGD.")
     standard.apgd_targeted.n_target_classes = standard.fab.n_target_classes = min(9, classes - 1)
@@ -54,9 +54,9 @@ class _AllWrong(Exception):  # noqa: N818 - the news is good
 class _Sieve(nn.Module):
     """A model for one run of APGD: an image's logits stand still, and cost nothing, once it is misclassified."""
 
-    def __init__(self, victim: Victim, images: Tensor, labels: Tensor) -> None:
+    def __init__(self, counted: CountedModel, images: Tensor, labels: Tensor) -> None:
         super().__init__()
-        self.victim = victim
+        self.counted = counted
         self.labels = labels
         self.images = images.clone()
         self.wrong = torch.zeros_like(labels, dtype=torch.bool)
@@ -66,7 +66,7 @@ class _Sieve(nn.Module):
         left = (~self.wrong).nonzero()[:, 0]
         if not len(left):
             raise _AllWrong
-        new = self.victim(images[left])
+        new = self.counted(images[left])
         logits = self.logits.index_copy(0, left, new) if len(self.logits) else new
         self.logits = logits.detach()
         self.wrong = self.logits.argmax(1) != self.labels
@@ -75,9 +75,9 @@ class _Sieve(nn.Module):
         return logits
 
 
-def climb(attack: Any, victim: Victim, images: Tensor, labels: Tensor) -> Tensor:
+def climb(attack: Any, counted: CountedModel, images: Tensor, labels: Tensor) -> Tensor:
     """Run APGD once; return each image's first misclassified point, or the image itself where there is none."""
-    sieve = _Sieve(victim, images, labels)
+    sieve = _Sieve(counted, images, labels)
     attack.model = sieve
     attack.init_hyperparam(images)
     with suppress(_AllWrong):
@@ -85,17 +85,17 @@ def climb(attack: Any, victim: Victim, images: Tensor, labels: Tensor) -> Tensor
     return sieve.images
 
 
-def climb_to_targets(attack: Any, victim: Victim, images: Tensor, labels: Tensor) -> Tensor:
+def climb_to_targets(attack: Any, counted: CountedModel, images: Tensor, labels: Tensor) -> Tensor:
     """Run targeted APGD towards the most likely wrong class, then towards the next ones where it failed."""
     with torch.no_grad():
-        order = victim(images).sort(dim=1)[1]
+        order = counted(images).sort(dim=1)[1]
     found = images.clone()
     left = torch.arange(len(images), device=images.device)
     for nth in range(2, attack.n_target_classes + 2):
         if not len(left):
             break
         attack.y_target = order[left, -nth]
-        found[left] = climb(attack, victim, images[left], labels[left])
+        found[left] = climb(attack, counted, images[left], labels[left])
         left = left[~attack.model.wrong]
     return found
 
@@ -136,12 +136,12 @@ def autoattack(
             mode, or an argument is out of range.
     """
 
-    def ensemble(victim: Victim) -> Mapping[str, _Attack]:
-        standard = standard_attacks(victim, images, norm, epsilon, seed)
+    def ensemble(counted: CountedModel) -> Mapping[str, _Attack]:
+        standard = standard_attacks(counted, images, norm, epsilon, seed)
         standard.apgd.loss, standard.fab.targeted = "ce", True
         return {
-            "apgd-ce": partial(climb, standard.apgd, victim),
-            "apgd-t": partial(climb_to_targets, standard.apgd_targeted, victim),
+            "apgd-ce": partial(climb, standard.apgd, counted),
+            "apgd-t": partial(climb_to_targets, standard.apgd_targeted, counted),
             "fab-t": standard.fab.perturb,
             "square": standard.square.perturb,
         }
@@ -167,10 +167,10 @@ def apgd(
     All else is as in `autoattack`.
     """
 
-    def only(victim: Victim) -> Mapping[str, _Attack]:
-        attack = standard_attacks(victim, images, norm, epsilon, seed).apgd
+    def only(counted: CountedModel) -> Mapping[str, _Attack]:
+        attack = standard_attacks(counted, images, norm, epsilon, seed).apgd
         attack.loss = loss
-        return {f"apgd-{loss}": partial(climb, attack, victim)}
+        return {f"apgd-{loss}": partial(climb, attack, counted)}
 
     _check(model, images, labels, norm, epsilon, batch_size)
     return _in_turn(only, model, images, labels, seed, batch_size, progress)
@@ -184,7 +184,7 @@ def _check(model: nn.Module, images: Tensor, labels: Tensor, norm: str, epsilon:
 
 
 def _in_turn(
-    choose: Callable[[Victim], Mapping[str, _Attack]],
+    choose: Callable[[CountedModel], Mapping[str, _Attack]],
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
@@ -195,19 +195,19 @@ def _in_turn(
     """Run attacks one after the other, each on the images that are still classified correctly."""
     images = images.contiguous()  # the library takes views
     found, wrong = images.clone(), torch.zeros(len(images), dtype=torch.bool, device=images.device)
-    with attacked(model) as victim, _own_random_numbers(images.device):
-        attacks = {"clean": lambda images, labels: images, **choose(victim)} if len(images) else {}
+    with counting(model) as counted, _own_random_numbers(images.device):
+        attacks = {"clean": lambda images, labels: images, **choose(counted)} if len(images) else {}
         for name, attack in attacks.items():
             left, done = ~wrong, 0
             for rows in batches(left, batch_size):
                 torch.manual_seed(seed)
                 adversarial = attack(images[rows], labels[rows])
-                fooled = victim.scores(adversarial, labels[rows], "ce")[1]
+                fooled = counted.scores(adversarial, labels[rows], "ce")[1]
                 wrong[rows], found[rows[fooled]] = fooled, adversarial[fooled]
                 done += len(rows)
                 if progress:
                     progress(name, done, int(left.sum()))
-    return Attacked(found, victim.forwards, victim.backwards)
+    return Attacked(found, counted.forwards, counted.backwards)
 
 
 @contextmanager
@@ -248,19 +248,19 @@ def square(
     generator = torch.Generator().manual_seed(seed)
     best, wrong = images.clone(), torch.zeros_like(labels, dtype=torch.bool)
     margins = torch.full(labels.shape, -math.inf, device=images.device)
-    with attacked(model) as victim:
+    with counting(model) as counted:
         for rows in batches(~wrong, batch_size):
-            wrong[rows] = victim.scores(images[rows], labels[rows], "margin")[1]
+            wrong[rows] = counted.scores(images[rows], labels[rows], "margin")[1]
         for query in range(queries):
             inside, signs = _stripes(images, generator) if query == 0 else _squares(images, query / queries, generator)
             for rows in batches(~wrong, batch_size):
                 moved = (images[rows] + epsilon * signs[rows]).clamp(0, 1)
                 tried = torch.where(inside[rows], moved, best[rows])
-                reached, fooled = victim.scores(tried, labels[rows], "margin")
+                reached, fooled = counted.scores(tried, labels[rows], "margin")
                 better = reached > margins[rows]
                 taken = rows[better]
                 best[taken], margins[taken], wrong[taken] = tried[better], reached[better], fooled[better]
-    return Attacked(best, victim.forwards, victim.backwards)
+    return Attacked(best, counted.forwards, counted.backwards)
 
 
 def _stripes(images: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:

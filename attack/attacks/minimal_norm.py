@@ -8,13 +8,13 @@ from torch import Tensor, nn
 from attack.attacks.attack import (
     TINY,
     Attacked,
+    CountedModel,
     Norm,
-    Victim,
-    attacked,
     batches,
     check_counts,
     check_images,
     check_norm,
+    counting,
     per_image,
     project,
     size,
@@ -56,15 +56,15 @@ def minimal_norm(
     check_counts(steps=steps, batch_size=batch_size)
     found, right = images.clone(), torch.ones_like(labels, dtype=torch.bool)
     detours = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed)).to(images.device)
-    with attacked(model) as victim:
+    with counting(model) as counted:
         for rows in batches(right, batch_size):
-            right[rows] = ~victim.scores(images[rows], labels[rows], "margin")[1]
+            right[rows] = ~counted.scores(images[rows], labels[rows], "margin")[1]
         for rows in batches(right, batch_size):
-            found[rows] = _approach(victim, images[rows], labels[rows], detours[rows], norm, steps)
-    return Attacked(found, victim.forwards, victim.backwards)
+            found[rows] = _approach(counted, images[rows], labels[rows], detours[rows], norm, steps)
+    return Attacked(found, counted.forwards, counted.backwards)
 
 
-def _approach(victim: Victim, images: Tensor, labels: Tensor, detours: Tensor, norm: Norm, steps: int) -> Tensor:
+def _approach(counted: CountedModel, images: Tensor, labels: Tensor, detours: Tensor, norm: Norm, steps: int) -> Tensor:
     """Return the nearest misclassified points (B, C, H, W) found for images that are classified correctly."""
     current, best = images, images.clone()
     nearest = torch.full(images.shape[:1], math.inf, device=images.device)
@@ -72,7 +72,7 @@ def _approach(victim: Victim, images: Tensor, labels: Tensor, detours: Tensor, n
     for step in range(steps):
         cosine = (1 + math.cos(math.pi * step / steps)) / 2
         alpha, gamma = (last + (first - last) * cosine for first, last in (STEP_SIZE, RADIUS_CHANGE))
-        margin, _, gradient = victim.gradients(current, labels, "margin")
+        margin, _, gradient = counted.gradients(current, labels, "margin")
         if step == 0:
             beyond = BEYOND * margin.abs()
         fooled, distance = margin > beyond, size(current - images, norm)

@@ -7,15 +7,15 @@ from torch import Tensor, nn
 
 from attack.attacks.attack import (
     Attacked,
+    CountedModel,
     Loss,
     Norm,
-    Victim,
-    attacked,
     batches,
     check_counts,
     check_images,
     check_norm,
     check_sizes,
+    counting,
     project,
     random_point,
     steepest,
@@ -73,13 +73,13 @@ def pgd(
     ascent = _Ascent(norm, epsilon, steps, step_size, loss, keep_going)
     best = _Best(images, min(LAST, steps + 1))
     generator = torch.Generator().manual_seed(seed)
-    with attacked(model) as victim:
+    with counting(model) as counted:
         for restart in range(restarts):
             starts = random_point(images, epsilon, norm, generator) if restart else images
             left = torch.ones_like(best.wrong) if keep_going else ~best.wrong
             for rows in batches(left, batch_size):
-                _climb(victim, ascent, starts[rows], images[rows], labels[rows], best, rows)
-    return Attacked(best.images, victim.forwards, victim.backwards, best.last_losses)
+                _climb(counted, ascent, starts[rows], images[rows], labels[rows], best, rows)
+    return Attacked(best.images, counted.forwards, counted.backwards, best.last_losses)
 
 
 def single_step(
@@ -131,7 +131,7 @@ class _Best:
 
 
 def _climb(
-    victim: Victim, ascent: _Ascent, starts: Tensor, origins: Tensor, labels: Tensor, best: _Best, rows: Tensor
+    counted: CountedModel, ascent: _Ascent, starts: Tensor, origins: Tensor, labels: Tensor, best: _Best, rows: Tensor
 ) -> None:
     """Run one batch from its starts, and enter into `best` what it finds for the images in `rows`."""
     current, active = starts, torch.arange(len(rows), device=rows.device)
@@ -139,9 +139,9 @@ def _climb(
     improved = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
     for step in range(ascent.steps + 1):
         if step == ascent.steps:
-            losses, wrong = victim.scores(current, labels[active], ascent.loss)
+            losses, wrong = counted.scores(current, labels[active], ascent.loss)
         else:
-            losses, wrong, gradient = victim.gradients(current, labels[active], ascent.loss)
+            losses, wrong, gradient = counted.gradients(current, labels[active], ascent.loss)
         trace[step:, active] = losses  # of the steps to come too: an image left alone keeps its loss
         improved[active] |= best.update(rows[active], current, losses, wrong)
         going = torch.ones_like(wrong) if ascent.keep_going else ~wrong

@@ -6,7 +6,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from attack.attacks.attack import Attempt, Kind
+from attack.attacks.attack import AttackResult, Kind
 from attack.attacks.paper_path import AttackPath
 from attack.checks.check import Check, Failure
 from attack.checks.robustness import ROUNDING, accuracy, breaks_more, gain, looked_at, within
@@ -26,25 +26,25 @@ WEAKER: tuple[tuple[Kind, str, str, float, Failure], ...] = (
 )
 
 
-def check_attempts(attempts: Sequence[Attempt], clean: Sequence[bool], classes: int) -> Iterator[Check]:
-    """Check attempts on the same N images, of which `clean` (N) tells what a model of `classes` gets right as they are.
+def check_attacks(attacks: Sequence[AttackResult], clean: Sequence[bool], classes: int) -> Iterator[Check]:
+    """Check attacks on the same N images, of which `clean` (N) tells what a model of `classes` gets right as they are.
 
-    A check is yielded where the attempts that it compares are there. They are compared image by image (`breaks_more`),
+    A check is yielded where the attacks that it compares are there. They are compared image by image (`breaks_more`),
     so that chance in few images is no sign.
     """
-    yield _only_clean_are_robust(attempts, clean)
-    yield _within_radius(attempts)
-    yield from _unbounded(attempts)
-    yield from _loss_rises(attempts)
-    yield from _at_rest(attempts)
-    yield from _larger_radius(attempts)
-    yield from _weaker_kinds(attempts, clean)
-    yield from _more_effort(attempts, clean)
-    yield from _only_one_step_fails(attempts, clean, classes)
+    yield _only_clean_are_robust(attacks, clean)
+    yield _within_radius(attacks)
+    yield from _unbounded(attacks)
+    yield from _loss_rises(attacks)
+    yield from _at_rest(attacks)
+    yield from _larger_radius(attacks)
+    yield from _weaker_kinds(attacks, clean)
+    yield from _more_effort(attacks, clean)
+    yield from _only_one_step_fails(attacks, clean, classes)
 
 
-def _only_clean_are_robust(attempts: Sequence[Attempt], clean: Sequence[bool]) -> Check:
-    wrong = sum(a and not b for attempt in attempts for a, b in zip(attempt.robust, clean, strict=True))
+def _only_clean_are_robust(attacks: Sequence[AttackResult], clean: Sequence[bool]) -> Check:
+    wrong = sum(a and not b for attack in attacks for a, b in zip(attack.robust, clean, strict=True))
     return Check(
         "no attack mends an image",
         wrong == 0,
@@ -54,8 +54,8 @@ def _only_clean_are_robust(attempts: Sequence[Attempt], clean: Sequence[bool]) -
     )
 
 
-def _within_radius(attempts: Sequence[Attempt]) -> Check:
-    bounded = [(max(attempt.distance, default=0.0), attempt.epsilon) for attempt in attempts if attempt.epsilon]
+def _within_radius(attacks: Sequence[AttackResult]) -> Check:
+    bounded = [(max(attack.distance, default=0.0), attack.epsilon) for attack in attacks if attack.epsilon]
     largest = max((distance / epsilon for distance, epsilon in bounded), default=0.0)
     return Check(
         "attacked images within their radius",
@@ -66,8 +66,8 @@ def _within_radius(attempts: Sequence[Attempt]) -> Check:
     )
 
 
-def _unbounded(attempts: Sequence[Attempt]) -> Iterator[Check]:
-    lefts = [accuracy(attempt.robust) for attempt in attempts if attempt.kind == "unbounded"]
+def _unbounded(attacks: Sequence[AttackResult]) -> Iterator[Check]:
+    lefts = [accuracy(attack.robust) for attack in attacks if attack.kind == "unbounded"]
     if lefts:
         left = min(lefts)
         yield Check(
@@ -80,9 +80,9 @@ def _unbounded(attempts: Sequence[Attempt]) -> Iterator[Check]:
         )
 
 
-def _loss_rises(attempts: Sequence[Attempt]) -> Iterator[Check]:
-    known = [a for a in attempts if a.kind == "white-box" and {"first", "last"} <= a.losses.keys() and any(a.robust)]
-    fallen = [attempt for attempt in known if not attempt.losses["last"] >= attempt.losses["first"]]
+def _loss_rises(attacks: Sequence[AttackResult]) -> Iterator[Check]:
+    known = [a for a in attacks if a.kind == "white-box" and {"first", "last"} <= a.losses.keys() and any(a.robust)]
+    fallen = [attack for attack in known if not attack.losses["last"] >= attack.losses["first"]]
     if known:
         yield Check(
             "attacks raise the loss",
@@ -94,13 +94,13 @@ def _loss_rises(attempts: Sequence[Attempt]) -> Iterator[Check]:
         )
 
 
-def _at_rest(attempts: Sequence[Attempt]) -> Iterator[Check]:
-    """See that at each radius the attempt that moved least in its last steps hardly moved (Pintor et al. 2022)."""
-    known = [a for a in attempts if a.kind == "white-box" and "change_last_10" in a.losses and any(a.robust)]
+def _at_rest(attacks: Sequence[AttackResult]) -> Iterator[Check]:
+    """See that at each radius the attack that moved least in its last steps hardly moved (Pintor et al. 2022)."""
+    known = [a for a in attacks if a.kind == "white-box" and "change_last_10" in a.losses and any(a.robust)]
     changes: dict[float | None, float] = {}
-    for attempt in known:
-        change = abs(attempt.losses["change_last_10"])
-        changes[attempt.epsilon] = min(change, changes.get(attempt.epsilon, change))
+    for attack in known:
+        change = abs(attack.losses["change_last_10"])
+        changes[attack.epsilon] = min(change, changes.get(attack.epsilon, change))
     if changes:
         yield Check(
             "attacks come to rest",
@@ -111,11 +111,11 @@ def _at_rest(attempts: Sequence[Attempt]) -> Iterator[Check]:
         )
 
 
-def _larger_radius(attempts: Sequence[Attempt]) -> Iterator[Check]:
-    runs: dict[tuple[str, str], list[Attempt]] = {}
-    for attempt in sorted(attempts, key=lambda attempt: attempt.epsilon or 0):
-        if attempt.epsilon is not None:
-            runs.setdefault((attempt.name, attempt.norm), []).append(attempt)
+def _larger_radius(attacks: Sequence[AttackResult]) -> Iterator[Check]:
+    runs: dict[tuple[str, str], list[AttackResult]] = {}
+    for attack in sorted(attacks, key=lambda attack: attack.epsilon or 0):
+        if attack.epsilon is not None:
+            runs.setdefault((attack.name, attack.norm), []).append(attack)
     pairs = [pair for run in runs.values() for pair in pairwise(run)]
     worse = [large for small, large in pairs if breaks_more(small.robust, large.robust)]
     if pairs:
@@ -129,25 +129,23 @@ def _larger_radius(attempts: Sequence[Attempt]) -> Iterator[Check]:
         )
 
 
-def _weaker_kinds(attempts: Sequence[Attempt], clean: Sequence[bool]) -> Iterator[Check]:
+def _weaker_kinds(attacks: Sequence[AttackResult], clean: Sequence[bool]) -> Iterator[Check]:
     """See that attacks that know less, or seek something else, find no more than those along the gradient."""
     for kind, name, meaning, allowed, failure in WEAKER:
-        others = [attempt for attempt in attempts if attempt.kind == kind]
-        gains = [found for other in others for found in _gains(other, _along_the_gradient(attempts), clean)]
+        others = [attack for attack in attacks if attack.kind == kind]
+        gains = [found for other in others for found in _gains(other, _along_the_gradient(attacks), clean)]
         if gains:
             detail = f"they take at most {max(gains):.1%} of accuracy below the white-box attacks, beyond chance"
             yield Check(name, max(gains) <= allowed, detail, meaning, {"gain": max(gains)}, failure)
 
 
-def _along_the_gradient(attempts: Sequence[Attempt]) -> list[Attempt]:
+def _along_the_gradient(attacks: Sequence[AttackResult]) -> list[AttackResult]:
     """Return the white-box attacks without AutoAttack, which has Square in it and starts from others' survivors."""
-    return [
-        attempt for attempt in attempts if attempt.kind == "white-box" and not attempt.name.startswith("autoattack")
-    ]
+    return [attack for attack in attacks if attack.kind == "white-box" and not attack.name.startswith("autoattack")]
 
 
-def _gains(other: Attempt, white: Sequence[Attempt], clean: Sequence[bool]) -> list[float]:
-    """Return what an attempt takes below all white-box attempts of its norm, at its radius or, without one, at each."""
+def _gains(other: AttackResult, white: Sequence[AttackResult], clean: Sequence[bool]) -> list[float]:
+    """Return what an attack takes below all white-box attacks of its norm, at its radius or, without one, at each."""
     rivals = [(rival, rival.epsilon) for rival in white if rival.norm == other.norm]
     radii = {radius for _, radius in rivals if radius is not None and other.epsilon in (None, radius)}
     seen = slice(looked_at(other))
@@ -160,10 +158,10 @@ def _gains(other: Attempt, white: Sequence[Attempt], clean: Sequence[bool]) -> l
     ]
 
 
-def _more_effort(attempts: Sequence[Attempt], clean: Sequence[bool]) -> Iterator[Check]:
+def _more_effort(attacks: Sequence[AttackResult], clean: Sequence[bool]) -> Iterator[Check]:
     for name, title in (("pgd-ce-doubled", "twice the steps"), ("pgd-restarts", "restarts")):
-        places = [place for place, attempt in enumerate(attempts) if attempt.name == name]
-        gains = [_gain_on_earlier(attempts[place], attempts[:place], clean) for place in places]
+        places = [place for place, attack in enumerate(attacks) if attack.name == name]
+        gains = [_gain_on_earlier(attacks[place], attacks[:place], clean) for place in places]
         if gains:
             yield Check(
                 f"{title} change little",
@@ -174,17 +172,17 @@ def _more_effort(attempts: Sequence[Attempt], clean: Sequence[bool]) -> Iterator
             )
 
 
-def _gain_on_earlier(attempt: Attempt, earlier: Sequence[Attempt], clean: Sequence[bool]) -> float:
-    """Return what an attempt takes below the white-box attacks before it, whose survivors alone it may have met."""
-    before = [other for other in _along_the_gradient(earlier) if other.norm == attempt.norm]
-    return gain(attempt.robust, within(before, clean, attempt.epsilon or 0))
+def _gain_on_earlier(attack: AttackResult, earlier: Sequence[AttackResult], clean: Sequence[bool]) -> float:
+    """Return what an attack takes below the white-box attacks before it, whose survivors alone it may have met."""
+    before = [other for other in _along_the_gradient(earlier) if other.norm == attack.norm]
+    return gain(attack.robust, within(before, clean, attack.epsilon or 0))
 
 
-def _only_one_step_fails(attempts: Sequence[Attempt], clean: Sequence[bool], classes: int) -> Iterator[Check]:
+def _only_one_step_fails(attacks: Sequence[AttackResult], clean: Sequence[bool], classes: int) -> Iterator[Check]:
     """See that no radius has single steps that leave half of clean accuracy where iterated attacks leave none."""
-    white = [attempt for attempt in attempts if attempt.kind == "white-box"]
+    white = [attack for attack in attacks if attack.kind == "white-box"]
     pairs = []
-    for single in (attempt for attempt in attempts if attempt.kind == "single-step" and attempt.epsilon):
+    for single in (attack for attack in attacks if attack.kind == "single-step" and attack.epsilon):
         rivals = [rival for rival in white if (rival.norm, rival.epsilon) == (single.norm, single.epsilon)]
         if rivals:
             pairs.append((accuracy(single.robust), accuracy(within(rivals, clean, single.epsilon or 0))))
@@ -200,8 +198,8 @@ def _only_one_step_fails(attempts: Sequence[Attempt], clean: Sequence[bool], cla
         )
 
 
-def _named(attempts: Sequence[Attempt]) -> str:
-    return f" ({', '.join(sorted({attempt.name for attempt in attempts}))})" if attempts else ""
+def _named(attacks: Sequence[AttackResult]) -> str:
+    return f" ({', '.join(sorted({attack.name for attack in attacks}))})" if attacks else ""
 
 
 RECOVERED = 0.02  # single images do cross the boundary back: so many, and one in a small set, are no sign
@@ -239,7 +237,7 @@ def _starts_clean(path: AttackPath, clean: Sequence[bool]) -> Check:
     return Check(
         "ε = 0 equals clean",
         not differs.any(),
-        f"{_of(differs)} judged otherwise before the first step than by the clean pass",
+        f"{_of(differs)} evaluated otherwise before the first step than by the clean pass",
         "The model under attack is not the model whose accuracy is reported.",
         {"images": _count(differs)},
     )

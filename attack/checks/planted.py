@@ -79,7 +79,7 @@ def check_planted(model: nn.Module, images: Tensor, attack: AttackImages, *, eps
     plants = (_plant(features, image, epsilon, generator) for image in images)
     planted = list(islice((plant for plant in plants if plant is not None), PLANTED_IMAGES))
     found = sum(_finds(readout, image, attack, epsilon) for readout, image in planted)
-    return _judge(found, len(planted), len(images))
+    return _check(found, len(planted), len(images))
 
 
 def _plant(
@@ -132,7 +132,7 @@ def _finds(readout: _Readout, image: Tensor, attack: AttackImages, epsilon: floa
     return near and pixels and bool(logits_of(readout, attacked, 0).argmax(1) == 1)
 
 
-def _judge(found: int, planted: int, images: int) -> Check:
+def _check(found: int, planted: int, images: int) -> Check:
     enough = planted >= FEWEST
     says = "" if enough else "; too few for the test to say anything"
     return Check(

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from math import sqrt
 from statistics import NormalDist
 
-from attack.attacks.attack import Attempt, Norm
+from attack.attacks.attack import AttackResult, Norm
 
 
 def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -34,24 +34,24 @@ Robust = tuple[bool, ...]
 ROUNDING = 1e-4  # of a radius
 
 
-def within(attempts: Sequence[Attempt], clean: Sequence[bool], epsilon: float) -> Robust:
-    """Return which of N images are right and withstand all attempts whose attacked image lies within epsilon.
+def within(attacks: Sequence[AttackResult], clean: Sequence[bool], epsilon: float) -> Robust:
+    """Return which of N images are right and withstand all attacks whose attacked image lies within epsilon.
 
-    The attempts are of one norm; those with a larger radius do not count, for of images that they did not look at they
+    The attacks are of one norm; those with a larger radius do not count, for of images that they did not look at they
     keep what others did at that radius.
     """
     limit = epsilon * (1 + ROUNDING)
-    counted = [attempt for attempt in attempts if attempt.epsilon is None or attempt.epsilon <= limit]
+    counted = [attack for attack in attacks if attack.epsilon is None or attack.epsilon <= limit]
 
     def broken(index: int) -> bool:
-        return any(not attempt.robust[index] and attempt.distance[index] <= limit for attempt in counted)
+        return any(not attack.robust[index] and attack.distance[index] <= limit for attack in counted)
 
     return tuple(right and not broken(index) for index, right in enumerate(clean))
 
 
-def looked_at(attempt: Attempt) -> int:
-    """Return how many images, from the first, an attempt looked at; what became of the others is earlier attempts'."""
-    return int(attempt.settings.get("images", len(attempt.robust)))
+def looked_at(attack: AttackResult) -> int:
+    """Return how many images, from the first, an attack looked at; what became of the others is earlier attacks'."""
+    return int(attack.settings.get("images", len(attack.robust)))
 
 
 def breaks_more(one: Robust, other: Robust) -> bool:
@@ -74,20 +74,20 @@ def accuracy(robust: Sequence[bool]) -> float:
     return sum(robust) / max(len(robust), 1)
 
 
-def worst_case(clean: Sequence[bool], attempts: Iterable[Attempt], norm: Norm, epsilon: float) -> tuple[bool, ...]:
-    """Return which of the N images are classified correctly as they are and withstand every attempt within `epsilon`.
+def worst_case(clean: Sequence[bool], attacks: Iterable[AttackResult], norm: Norm, epsilon: float) -> tuple[bool, ...]:
+    """Return which of the N images are classified correctly as they are and withstand every attack within `epsilon`.
 
     Attempts of `norm` with no larger radius count, whatever their kind, and so does what a minimal-norm attack found
     at a distance of at most `epsilon`. A clean error is an error at every radius, as RobustBench counts it.
     """
     standing = list(clean)
-    for attempt in attempts:
-        if attempt.norm == norm:
-            standing = [left and survived for left, survived in zip(standing, _survived(attempt, epsilon), strict=True)]
+    for attack in attacks:
+        if attack.norm == norm:
+            standing = [left and survived for left, survived in zip(standing, _survived(attack, epsilon), strict=True)]
     return tuple(standing)
 
 
-def _survived(attempt: Attempt, epsilon: float) -> tuple[bool, ...]:
-    if attempt.epsilon is None:
-        return tuple(distance > epsilon for distance in attempt.distance)
-    return attempt.robust if attempt.epsilon <= epsilon else (True,) * len(attempt.robust)
+def _survived(attack: AttackResult, epsilon: float) -> tuple[bool, ...]:
+    if attack.epsilon is None:
+        return tuple(distance > epsilon for distance in attack.distance)
+    return attack.robust if attack.epsilon <= epsilon else (True,) * len(attack.robust)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from attack.attacks.attack import Attempt, Norm
+from attack.attacks.attack import AttackResult, Norm
 from attack.checks.check import Check
 from attack.checks.robustness import ROUNDING, Robust, accuracy, looked_at, wilson, within
 
@@ -44,11 +44,11 @@ class _Worst(NamedTuple):
     robust: Robust
 
 
-def verdict(clean: Sequence[bool], attempts: Sequence[Attempt], checks: Sequence[Check], classes: int) -> Verdict:
+def verdict(clean: Sequence[bool], attacks: Sequence[AttackResult], checks: Sequence[Check], classes: int) -> Verdict:
     """Judge a model of `classes` classes by its answers to N images, attacks on the same images, and checks.
 
     The rule looks at the standard radius (8/255 for L∞) where it was attacked, else at the largest that was, and counts
-    an image as broken if any attempt broke it within that radius. Of the model's accuracy there, Wilson's 95 % interval
+    an image as broken if any attack broke it within that radius. Of the model's accuracy there, Wilson's 95 % interval
     is compared with a floor: guessing (1 / classes), and above it a quarter of what the model knows beyond guessing on
     clean images, but at least a tenth of the way from guessing to always right. The first that fits:
 
@@ -66,7 +66,7 @@ def verdict(clean: Sequence[bool], attempts: Sequence[Attempt], checks: Sequence
     if _skill(known["clean_low"], classes) < NEAR_CHANCE:
         reason = f"It gets {_share(known, 'clean')} of clean images right, where guessing gets {1 / classes:.1%}."
         return Verdict("near chance", (reason,), known)
-    worst = _worst_case(clean, attempts)
+    worst = _worst_case(clean, attacks)
     if worst is None:
         return Verdict("inconclusive", ("No attack within a radius was made.",), known)
     numbers = {**known, **_worst_numbers(worst, known["clean"], classes)}
@@ -76,7 +76,7 @@ def verdict(clean: Sequence[bool], attempts: Sequence[Attempt], checks: Sequence
     masked = tuple(_sentence(check) for check in checks if not check.passed and check.failure == "masking")
     if masked:
         return Verdict("masking suspected", masked, numbers)
-    doubts = tuple(_doubts(worst, numbers, attempts, checks))
+    doubts = tuple(_doubts(worst, numbers, attacks, checks))
     if doubts:
         return Verdict("inconclusive", doubts, numbers)
     return Verdict("holds", (f"{left}, above {numbers['floor']:.1%}, and all checks for masking passed.",), numbers)
@@ -94,18 +94,16 @@ def _clean_numbers(clean: Sequence[bool], classes: int) -> dict[str, float]:
     return {"images": len(clean), "chance": chance, "clean": accuracy(clean), "clean_low": low, "clean_high": high}
 
 
-def _worst_case(clean: Sequence[bool], attempts: Sequence[Attempt]) -> _Worst | None:
+def _worst_case(clean: Sequence[bool], attacks: Sequence[AttackResult]) -> _Worst | None:
     """Return the worst case at the radius that counts, over the images that all strong attacks there looked at."""
-    bounded = [attempt for attempt in attempts if attempt.epsilon and attempt.kind not in ("unbounded", "noise")]
+    bounded = [attack for attack in attacks if attack.epsilon and attack.kind not in ("unbounded", "noise")]
     for norm in ("linf", "l2"):
-        radii = {attempt.epsilon or 0.0 for attempt in bounded if attempt.norm == norm}
+        radii = {attack.epsilon or 0.0 for attack in bounded if attack.norm == norm}
         if radii:
             epsilon = min(radii, key=lambda radius: (abs(radius - STANDARD[norm]) > ROUNDING * radius, -radius))
-            same = [attempt for attempt in attempts if attempt.norm == norm]
-            strong = [
-                attempt for attempt in same if _at(attempt, epsilon) and attempt.kind in ("white-box", "black-box")
-            ]
-            seen = min((looked_at(attempt) for attempt in strong), default=len(clean))
+            same = [attack for attack in attacks if attack.norm == norm]
+            strong = [attack for attack in same if _at(attack, epsilon) and attack.kind in ("white-box", "black-box")]
+            seen = min((looked_at(attack) for attack in strong), default=len(clean))
             return _Worst(norm, epsilon, within(same, clean, epsilon)[:seen])
     return None
 
@@ -118,14 +116,14 @@ def _worst_numbers(worst: _Worst, clean: float, classes: int) -> dict[str, float
 
 
 def _doubts(
-    worst: _Worst, numbers: Mapping[str, float], attempts: Sequence[Attempt], checks: Sequence[Check]
+    worst: _Worst, numbers: Mapping[str, float], attacks: Sequence[AttackResult], checks: Sequence[Check]
 ) -> Iterator[str]:
     """Yield what keeps a model that was not broken from being called robust."""
     if worst.epsilon < SMALLEST[worst.norm] * (1 - ROUNDING):
         yield f"No attack went beyond {_radius(worst)}."
     if len(worst.robust) < ENOUGH_IMAGES:
         yield f"Only {len(worst.robust)} images met all strong attacks; {ENOUGH_IMAGES} are needed."
-    missing = _missing_attacks([a for a in attempts if a.norm == worst.norm and _at(a, worst.epsilon)])
+    missing = _missing_attacks([a for a in attacks if a.norm == worst.norm and _at(a, worst.epsilon)])
     if missing:
         yield f"Strong attacks are missing at {_radius(worst)}: {missing}."
     unchecked = [name for name in NEEDED if name not in {check.name for check in checks}]
@@ -136,12 +134,12 @@ def _doubts(
         yield f"What attacks leave, {_share(numbers, 'worst')}, is not clearly above {numbers['floor']:.1%}."
 
 
-def _missing_attacks(here: Sequence[Attempt]) -> str:
+def _missing_attacks(here: Sequence[AttackResult]) -> str:
     """Return which strong attacks are not among those at the radius, in words; AutoAttack alone is enough."""
-    names = {attempt.name for attempt in here}
+    names = {attack.name for attack in here}
     if "autoattack" in names:
         return ""
-    queries = max((attempt.settings.get("queries", 0) for attempt in here if attempt.name == "square"), default=0)
+    queries = max((attack.settings.get("queries", 0) for attack in here if attack.name == "square"), default=0)
     missing = [] if "pgd-ce-doubled" in names else ["PGD with its steps doubled"]
     missing += [] if names & {"pgd-dlr", "pgd-margin"} else ["PGD with a second loss"]
     missing += [] if queries >= ENOUGH_QUERIES else [f"Square with {ENOUGH_QUERIES:,} queries"]
@@ -153,8 +151,8 @@ def _counts(check: Check) -> bool:
     return check.failure == "inconclusive" or check.name in NEEDED
 
 
-def _at(attempt: Attempt, epsilon: float) -> bool:
-    return attempt.epsilon is not None and abs(attempt.epsilon - epsilon) <= ROUNDING * epsilon
+def _at(attack: AttackResult, epsilon: float) -> bool:
+    return attack.epsilon is not None and abs(attack.epsilon - epsilon) <= ROUNDING * epsilon
 
 
 def _sentence(check: Check) -> str:

@@ -18,7 +18,7 @@ from torchvision.transforms.v2 import functional as F
 from attack.evaluation.images import ProgressReport, choose_images, image_order
 from attack.evaluation.result import check_output, encode_result
 from attack.evaluation.shape_bias import share
-from attack.evaluation.target import Subject, image_batches, load_subject, predict
+from attack.evaluation.target import Target, image_batches, load_target, predict
 from stylize.console import InputError
 from stylize.files import write_atomically
 from stylize.shards.shard import file_sha256
@@ -203,22 +203,22 @@ def measure_corruptions(
     if bool(corruptions) != bool(labels):
         raise InputError("--corruptions and --labels belong together: give both, or neither for the home-made sweep.")
     check_output(out)
-    subject = load_subject(model, shards)
+    target = load_target(model, shards)
     if labels:
-        arrays, targets = open_arrays(corruptions, labels, subject.classes)
-        errors = _published_errors(subject, arrays, targets, images, batch_size, seed, progress)
+        arrays, targets = open_arrays(corruptions, labels, target.classes)
+        errors = _published_errors(target, arrays, targets, images, batch_size, seed, progress)
         files = [{"name": path.name, "sha256": file_sha256(path)} for path in (*corruptions, labels)]
     else:
-        errors, files = _home_made_errors(subject, shards, images, batch_size, seed, progress), []
+        errors, files = _home_made_errors(target, shards, images, batch_size, seed, progress), []
     document = {
         "kind": "corruptions",
         "format_version": FORMAT_VERSION,
         "corruptions_from": PUBLISHED_NAME if labels else HOME_MADE_NAME,
-        **subject.document,
+        **target.document,
         "files": files,
         "seed": seed,
         **summarise_errors(errors),
-        **describe_environment(subject.device),
+        **describe_environment(target.device),
     }
     write_atomically(out, encode_result(document))
     return document
@@ -245,25 +245,25 @@ def summarise_errors(errors: Errors) -> dict[str, Any]:
 
 
 def _home_made_errors(
-    subject: Subject, shards: Path, images: int, batch_size: int, seed: int, progress: ProgressReport
+    target: Target, shards: Path, images: int, batch_size: int, seed: int, progress: ProgressReport
 ) -> Errors:
     keys = set(choose_images(shards, images, seed))
     places = [CLEAN, *((name, severity) for name in HOME_MADE for severity in SEVERITIES)]
     found: dict[tuple[str, int], list[bool]] = {place: [] for place in places}
-    for batch in image_batches(subject, shards, batch_size, keys):
+    for batch in image_batches(target, shards, batch_size, keys):
         for name, severity in places:
             clean = (name, severity) == CLEAN
             pixels = [
                 image.pixels if clean else corrupt(image.pixels, name, severity, seed, image.key) for image in batch
             ]
-            classes = predict(subject, torch.stack(pixels))
+            classes = predict(target, torch.stack(pixels))
             found[name, severity] += [each != image.label for each, image in zip(classes, batch, strict=True)]
         progress("Home-made corruptions", len(found[CLEAN]), len(keys))
     return {place: np.array(values) for place, values in found.items()}
 
 
 def _published_errors(
-    subject: Subject,
+    target: Target,
     arrays: Sequence[CorruptionArray],
     labels: NDArray[np.int64],
     images: int,
@@ -276,7 +276,7 @@ def _published_errors(
     for array in arrays:
         for severity in range(1, PUBLISHED_SEVERITIES + 1):
             rows = chosen + (severity - 1) * len(labels)
-            classes = [each for batch in _batches(rows, batch_size) for each in _classify(subject, array, batch)]
+            classes = [each for batch in _batches(rows, batch_size) for each in _classify(target, array, batch)]
             errors[array.name, severity] = np.array(classes) != labels[chosen]
             progress("Corruptions", len(errors), len(arrays) * PUBLISHED_SEVERITIES)
     return errors
@@ -286,7 +286,7 @@ def _batches(rows: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
     return (rows[start : start + size] for start in range(0, len(rows), size))
 
 
-def _classify(subject: Subject, array: CorruptionArray, rows: NDArray[np.int64]) -> list[int]:
-    preset = image_preset(subject.image_preset, subject.image_size)
+def _classify(target: Target, array: CorruptionArray, rows: NDArray[np.int64]) -> list[int]:
+    preset = image_preset(target.image_preset, target.image_size)
     pixels = torch.from_numpy(array.images[rows]).permute(0, 3, 1, 2)
-    return predict(subject, preset.resize(pixels).float().div(255))
+    return predict(target, preset.resize(pixels).float().div(255))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from attack.evaluation.images import ImageSet, ProgressReport, choose_images, load_image_set
-from attack.evaluation.target import Subject, load_subject, predict
+from attack.evaluation.target import Target, load_target, predict
 from stylize.console import InputError
 from stylize.shards.manifest import read_manifest
 
@@ -172,26 +172,26 @@ def explain_models(
     for name, value in (("--images", images), ("--parts", parts), ("--samples", samples)):
         if value < 1:
             raise InputError(f"{name} is {value}: give 1 or more.")
-    subjects = [load_subject(model, shards) for model in models]
-    sizes = {(subject.image_size, subject.image_preset) for subject in subjects}
+    targets = [load_target(model, shards) for model in models]
+    sizes = {(target.image_size, target.image_preset) for target in targets}
     if len(sizes) != 1:
         raise InputError("The models take images of different sizes: explain models of one size.")
     ((size, preset),) = sizes
     tests = load_image_set(shards, size, preset, choose_images(shards, CANDIDATES, seed))
-    chosen = _choose(subjects, tests, images)
+    chosen = _choose(targets, tests, images)
     names = read_manifest(shards).class_names
     explanations = []
     for number, index in enumerate(chosen):
-        explanations.append(_explain(subjects, tests, index, names, parts, samples, seed))
+        explanations.append(_explain(targets, tests, index, names, parts, samples, seed))
         progress("Explain", number + 1, len(chosen))
     return explanations
 
 
-def _choose(subjects: Sequence[Subject], tests: ImageSet, images: int) -> list[int]:
+def _choose(targets: Sequence[Target], tests: ImageSet, images: int) -> list[int]:
     """Return the first images that all models get right, in rounds of one image of each class."""
     batches = torch.split(tests.pixels, BATCH)
     right = [
-        np.concatenate([predict(subject, batch) for batch in batches]) == tests.labels.numpy() for subject in subjects
+        np.concatenate([predict(target, batch) for batch in batches]) == tests.labels.numpy() for target in targets
     ]
     seen: dict[int, int] = {}
     rounds = []
@@ -205,13 +205,13 @@ def _choose(subjects: Sequence[Subject], tests: ImageSet, images: int) -> list[i
 
 
 def _explain(
-    subjects: Sequence[Subject], tests: ImageSet, index: int, names: Sequence[str], parts: int, samples: int, seed: int
+    targets: Sequence[Target], tests: ImageSet, index: int, names: Sequence[str], parts: int, samples: int, seed: int
 ) -> Explanation:
     pixels, label = tests.pixels[index], int(tests.labels[index])
     segments = superpixels(pixels, parts)
     weights = tuple(
-        lime_weights(subject.model, pixels.to(subject.device), label, segments, samples=samples, seed=seed)
-        for subject in subjects
+        lime_weights(target.model, pixels.to(target.device), label, segments, samples=samples, seed=seed)
+        for target in targets
     )
     shown = pixels.mul(255).round().to(torch.uint8).permute(1, 2, 0).numpy()
     return Explanation(tests.keys[index], names[label], shown, segments.numpy(), weights)

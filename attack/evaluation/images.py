@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from train import TestImage, load_test_images
-from train.pairs import PairDataset
+from train.pairs import PairedShards
 
 ProgressReport = Callable[[str, int, int], None]  # (what is being done, how much of it is done, how much there is)
 
@@ -31,7 +31,7 @@ def image_order(keys: Iterable[str], seed: int = 0) -> list[str]:
 
 def choose_images(shards: Path, images: int, seed: int) -> tuple[str, ...]:
     """Return the keys of a shard folder's first `images` test images in hash order, or of all where there are fewer."""
-    keys = (str(key) for key in PairDataset(shards, "test").keys)
+    keys = (str(key) for key in PairedShards(shards, "test").keys)
     return tuple(image_order(keys, seed)[:images])
 
 

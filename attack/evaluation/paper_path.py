@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from attack.attacks.attack import Attempt
+from attack.attacks.attack import AttackResult
 from attack.attacks.paper_path import AttackPath, fgsm_path, join_paths
 from attack.checks.robustness import wilson
 from attack.evaluation.images import ImageSet, ProgressReport
@@ -18,12 +18,12 @@ from attack.evaluation.statistics import Share, share
 from attack.evaluation.suite import PATH_IMAGES, AttackConfig
 
 
-def walkers(clean: Sequence[bool]) -> list[int]:
+def path_rows(clean: Sequence[bool]) -> list[int]:
     """Return which of the N images walk: those classified correctly among the first `PATH_IMAGES`."""
     return [index for index, correct in enumerate(clean[:PATH_IMAGES]) if correct]
 
 
-def walk(
+def attack_along_path(
     model: nn.Module, images: ImageSet, indices: Sequence[int], config: AttackConfig, progress: ProgressReport
 ) -> AttackPath:
     """Attack the chosen images in batches and return their paths, joined on the CPU."""
@@ -78,8 +78,8 @@ def empty_section(config: AttackConfig, images: int) -> dict[str, Any]:
     }
 
 
-def path_attempt(keys: Sequence[str], clean: Sequence[bool], section: Mapping[str, Any]) -> Attempt:
-    """Return the path as an attempt: the smallest L∞ distance at which it found each of N images wrong.
+def path_attack(keys: Sequence[str], clean: Sequence[bool], section: Mapping[str, Any]) -> AttackResult:
+    """Return the path as an attack: the smallest L∞ distance at which it found each of N images wrong.
 
     That is infinite where it found none, or where an image did not walk.
     """
@@ -87,7 +87,7 @@ def path_attempt(keys: Sequence[str], clean: Sequence[bool], section: Mapping[st
     distance = tuple(found.get(key, inf) if right else 0.0 for key, right in zip(keys, clean, strict=True))
     settings = {"steps": section["steps"], "step_size": section["step_size"]}
     settings |= {"images": section["images"], "attacked": len(found)}
-    return Attempt(
+    return AttackResult(
         "paper-path", "minimal-norm", "linf", None, tuple(far == inf for far in distance), distance,
         section["forwards"], section["backwards"], section["seconds"], settings,
     )  # fmt: skip

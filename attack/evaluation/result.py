@@ -8,33 +8,33 @@ from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
-from attack.attacks.attack import Attempt
+from attack.attacks.attack import AttackResult
 from attack.checks.check import Check
 from attack.checks.robustness import wilson, worst_case
 from attack.checks.verdict import Verdict
-from attack.evaluation.judge import conclude
-from attack.evaluation.paper_path import Records, path_attempt, read_records
+from attack.evaluation.judge import checks_and_verdict
+from attack.evaluation.paper_path import Records, path_attack, read_records
 from attack.evaluation.statistics import Share, share
 from stylize.console import InputError, literal
 
 
-def attempt_document(attempt: Attempt) -> dict[str, Any]:
-    """Return an attempt for JSON, which has no infinity: null is the distance of an image where nothing was found."""
-    document = asdict(attempt)
-    document["robust"] = [int(robust) for robust in attempt.robust]
-    document["distance"] = [distance if isfinite(distance) else None for distance in attempt.distance]
-    document["losses"] = {name: loss if isfinite(loss) else None for name, loss in attempt.losses.items()}
+def attack_document(attack: AttackResult) -> dict[str, Any]:
+    """Return an attack for JSON, which has no infinity: null is the distance of an image where nothing was found."""
+    document = asdict(attack)
+    document["robust"] = [int(robust) for robust in attack.robust]
+    document["distance"] = [distance if isfinite(distance) else None for distance in attack.distance]
+    document["losses"] = {name: loss if isfinite(loss) else None for name, loss in attack.losses.items()}
     return document
 
 
-def read_attempt(document: Mapping[str, Any]) -> Attempt:
-    """Return what `attempt_document` wrote; raise `KeyError`, `TypeError` or `ValueError` where it is damaged."""
+def read_attack(document: Mapping[str, Any]) -> AttackResult:
+    """Return what `attack_document` wrote; raise `KeyError`, `TypeError` or `ValueError` where it is damaged."""
     robust = tuple(map(bool, document["robust"]))
     distance = tuple(inf if value is None else float(value) for value in document["distance"])
     losses = {name: float("nan") if value is None else float(value) for name, value in document["losses"].items()}
     if len(robust) != len(distance):
-        raise ValueError("an attempt's images do not fit together")
-    return Attempt(**{**document, "robust": robust, "distance": distance, "losses": losses})
+        raise ValueError("an attack's images do not fit together")
+    return AttackResult(**{**document, "robust": robust, "distance": distance, "losses": losses})
 
 
 UNKNOWN = Check(
@@ -49,16 +49,16 @@ UNKNOWN = Check(
 def upgrade_result(document: Mapping[str, Any]) -> dict[str, Any]:
     """Return a document of version 2 that says what one of version 1 knew; raise `KeyError` where it is damaged.
 
-    Its images are those that walked, all of them classified correctly; the failed check `UNKNOWN` keeps the verdict
+    Its images are those of the path, all of them classified correctly; the failed check `UNKNOWN` keeps the verdict
     from resting on them.
     """
     records = document["records"]
     keys, clean = [record["key"] for record in records], [True] * len(records)
     path = _path(document)
     checks = [Check(**check) for check in document["checks"]]
-    attempts: list[Attempt] = [path_attempt(keys, clean, path)]
+    attacks: list[AttackResult] = [path_attack(keys, clean, path)]
     classes = len(document["model"]["card"]["class_names"])
-    found, verdict = conclude(clean, attempts, [*checks, UNKNOWN], classes)
+    found, verdict = checks_and_verdict(clean, attacks, [*checks, UNKNOWN], classes)
     accuracy, images = document["clean"]["accuracy"], document["clean"]["images"]
     return {
         **{name: document[name] for name in ("model", "shards", "versions", "hardware", "seconds")},
@@ -68,7 +68,7 @@ def upgrade_result(document: Mapping[str, Any]) -> dict[str, Any]:
         "images": {"keys": keys, "labels": [record["label"] for record in records], "correct": [1] * len(records)},
         "verdict": asdict(verdict),
         "path": path,
-        "attempts": [attempt_document(attempt) for attempt in attempts],
+        "attempts": [attack_document(attack) for attack in attacks],
         "checks": [asdict(check) for check in found],
         "forwards": path["forwards"],
         "backwards": path["backwards"],
@@ -116,7 +116,7 @@ class Result:
     path: Path
     document: dict[str, Any]
     records: Records
-    attempts: tuple[Attempt, ...]
+    attacks: tuple[AttackResult, ...]
     checks: tuple[Check, ...]
     verdict: Verdict
 
@@ -198,7 +198,7 @@ def check_output(path: Path, begins: bytes = b"{") -> None:
 
 
 def encode_result(document: Mapping[str, Any]) -> bytes:
-    """Encode as JSON with one line per top-level entry, and one per record, attempt and check; not finite is null."""
+    """Encode as JSON with one line per top-level entry, and one per record, attack and check; not finite is null."""
     lines = [f' "{name}": {_encode(name, value)}' for name, value in document.items()]
     return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
 
@@ -263,14 +263,14 @@ def _result(path: Path, document: dict[str, Any]) -> Result:
         raise TypeError(f"one of {', '.join(NUMBERS)} is no number")
     if not isinstance(document["versions"], dict):
         raise TypeError("versions are no names and values")
-    attempts = tuple(read_attempt(attempt) for attempt in document["attempts"])
+    attacks = tuple(read_attack(attack) for attack in document["attempts"])
     checks = tuple(Check(**check) for check in document["checks"])
     images = document["images"]
     lengths = {len(images[name]) for name in ("keys", "labels", "correct")}
-    if len(lengths | {len(attempt.robust) for attempt in attempts}) != 1:
+    if len(lengths | {len(attack.robust) for attack in attacks}) != 1:
         raise ValueError("the numbers of images do not fit together")
     verdict = Verdict(**{**document["verdict"], "reasons": tuple(document["verdict"]["reasons"])})
-    return Result(path, document, read_records(document["path"]["records"]), attempts, checks, verdict)
+    return Result(path, document, read_records(document["path"]["records"]), attacks, checks, verdict)
 
 
 def whole_split(result: Result) -> Share:
@@ -280,10 +280,10 @@ def whole_split(result: Result) -> Share:
 
 
 def robust_shares(result: Result) -> dict[float, Share]:
-    """Return by L∞ radius the worst case over all attempts, clean errors counted; none where no attack had a radius."""
-    if all(attempt.epsilon is None for attempt in result.attempts):
+    """Return by L∞ radius the worst case over all attacks, clean errors counted; none where no attack had a radius."""
+    if all(attack.epsilon is None for attack in result.attacks):
         return {}
-    return {epsilon: share(worst_case(result.clean, result.attempts, "linf", epsilon)) for epsilon in result.epsilons}
+    return {epsilon: share(worst_case(result.clean, result.attacks, "linf", epsilon)) for epsilon in result.epsilons}
 
 
 def metrics(result: Result) -> dict[str, Any]:

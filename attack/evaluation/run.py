@@ -12,21 +12,21 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from attack.attacks.attack import Attacked, Attempt, Loss, Norm, attack_loss
+from attack.attacks.attack import Attacked, AttackResult, Loss, Norm, attack_loss
 from attack.checks.check import Check
 from attack.checks.robustness import worst_case
 from attack.evaluation.images import ImageSet, ProgressReport, choose_images, classify_split, load_image_set
-from attack.evaluation.judge import checks_of_model, checks_of_path, conclude
-from attack.evaluation.paper_path import empty_section, path_attempt, path_section, walk, walkers
-from attack.evaluation.result import FORMAT_VERSION, attempt_document, check_output, encode_result, read_attempt
+from attack.evaluation.judge import checks_and_verdict, checks_of_model, checks_of_path
+from attack.evaluation.paper_path import attack_along_path, empty_section, path_attack, path_rows, path_section
+from attack.evaluation.result import FORMAT_VERSION, attack_document, check_output, encode_result, read_attack
 from attack.evaluation.suite import AttackConfig, Planned, plan_attacks
-from attack.evaluation.target import Subject, load_subject, without_tf32
+from attack.evaluation.target import Target, load_target, without_tf32
 from stylize.files import write_atomically
 from train import load_test_images
 from train.records import describe_environment
 
 
-class Judged(NamedTuple):
+class Evaluated(NamedTuple):
     """What became of B attacked images: still right, their mean loss before and after, and how far they moved."""
 
     robust: list[bool]
@@ -35,18 +35,18 @@ class Judged(NamedTuple):
     distance: list[float]
 
 
-def run_attempt(
+def run_attack(
     planned: Planned,
     model: nn.Module,
     images: ImageSet,
     clean: Sequence[bool],
-    earlier: Sequence[Attempt],
+    earlier: Sequence[AttackResult],
     config: AttackConfig,
-) -> Attempt:
+) -> AttackResult:
     """Attack the images that `planned` is for, and return what became of all N.
 
     Images that the model gets wrong as they are meet no attack. Others that an attack leaves out (see `Planned`) keep
-    the state that the earlier attempts within its radius left them in, so that `robust` is the attack's own where it
+    the state that the earlier attacks within its radius left them in, so that `robust` is the attack's own where it
     looked, and the worst case so far elsewhere; `settings` says how many images it looked at, and how many it met.
     """
     started = time.perf_counter()
@@ -57,9 +57,9 @@ def run_attempt(
     pixels, labels = images.pixels[rows], images.labels[rows]
     attacked = planned.attack(model, pixels, labels) if rows else Attacked(pixels, 0, 0)
     loss = planned.settings.get("loss", "ce")
-    judged = judge(model, pixels, attacked.images, labels, planned.norm, config.batch_size, loss)
-    robust, distance = _states(planned, before, clean, rows, judged)
-    return Attempt(
+    evaluated = evaluate_images(model, pixels, attacked.images, labels, planned.norm, config.batch_size, loss)
+    robust, distance = _states(planned, before, clean, rows, evaluated)
+    return AttackResult(
         planned.name,
         planned.kind,
         planned.norm,
@@ -70,23 +70,23 @@ def run_attempt(
         attacked.backwards,
         round(time.perf_counter() - started, 2),
         {**planned.settings, "images": looked_at, "attacked": len(rows)},
-        _losses(judged, attacked.last_losses) if rows and "loss" in planned.settings else {},
+        _losses(evaluated, attacked.last_losses) if rows and "loss" in planned.settings else {},
     )
 
 
 def _states(
-    planned: Planned, before: Sequence[bool], clean: Sequence[bool], rows: Sequence[int], judged: Judged
+    planned: Planned, before: Sequence[bool], clean: Sequence[bool], rows: Sequence[int], evaluated: Evaluated
 ) -> tuple[tuple[bool, ...], tuple[float, ...]]:
     """Return who withstood the attack and how far each of N images was moved."""
     robust = list(before)
     distance = [inf if planned.epsilon is None and right else 0.0 for right in clean]
-    for index, withstood, moved in zip(rows, judged.robust, judged.distance, strict=True):
+    for index, withstood, moved in zip(rows, evaluated.robust, evaluated.distance, strict=True):
         robust[index] = withstood
         distance[index] = inf if planned.epsilon is None and withstood else moved
     return tuple(robust), tuple(distance)
 
 
-def judge(
+def evaluate_images(
     model: nn.Module,
     images: Tensor,
     attacked: Tensor,
@@ -94,7 +94,7 @@ def judge(
     norm: Norm,
     batch_size: int,
     loss: Loss = "ce",
-) -> Judged:
+) -> Evaluated:
     """Classify images (B, C, H, W) and their attacked versions afresh, in float32, and measure distances in float64."""
     robust, first, last = [], [], []
     batches = (torch.split(part, batch_size) for part in (images, attacked, labels))
@@ -107,12 +107,12 @@ def judge(
     moves = (attacked.double() - images.double()).flatten(1)
     distance = moves.abs().amax(1) if norm == "linf" else moves.norm(dim=1)
     count = max(len(labels), 1)
-    return Judged(robust, sum(first) / count, sum(last) / count, distance.tolist())
+    return Evaluated(robust, sum(first) / count, sum(last) / count, distance.tolist())
 
 
-def _losses(judged: Judged, last_losses: Tensor | None) -> dict[str, float]:
+def _losses(evaluated: Evaluated, last_losses: Tensor | None) -> dict[str, float]:
     """Summarise for checks: the attack's mean loss before and after, and how much of it the last steps still gave."""
-    losses = {"first": judged.first, "last": judged.last}
+    losses = {"first": evaluated.first, "last": evaluated.last}
     if last_losses is not None and last_losses.shape[1] > 1:
         means = last_losses.double().mean(0)
         change = (means[-1] - means[0]) / means[0].abs().clamp_min(1e-12)
@@ -176,10 +176,10 @@ def attack_model(
         InputError: a file is missing or damaged, or the class names differ.
     """
     check_output(out)
-    subject = load_subject(model, shards)
-    partial = Partial(out, {"format_version": FORMAT_VERSION, **subject.identity, "config": asdict(config)})
+    target = load_target(model, shards)
+    partial = Partial(out, {"format_version": FORMAT_VERSION, **target.identity, "config": asdict(config)})
     with without_tf32():
-        document = _evaluate(subject, shards, config, partial, progress)
+        document = _evaluate(target, shards, config, partial, progress)
     payload = encode_result(document)
     write_atomically(out, payload)
     partial.remove()
@@ -187,73 +187,73 @@ def attack_model(
 
 
 def _evaluate(
-    subject: Subject, shards: Path, config: AttackConfig, partial: Partial, progress: ProgressReport
+    target: Target, shards: Path, config: AttackConfig, partial: Partial, progress: ProgressReport
 ) -> dict[str, Any]:
     """Run what is not yet in `partial`, and return the whole result."""
-    plans = plan_attacks(config, subject.classes)
-    split = partial.once("split", lambda: _classify(subject, shards, config, progress))
+    plans = plan_attacks(config, target.classes)
+    split = partial.once("split", lambda: _classify(target, shards, config, progress))
     keys = choose_images(shards, config.images, config.seed)
-    images = load_image_set(shards, subject.image_size, subject.image_preset, keys, subject.device)
+    images = load_image_set(shards, target.image_size, target.image_preset, keys, target.device)
     clean = [bool(split["correct"][key]) for key in keys]
-    walked = partial.once("path", lambda: _walk(subject, images, clean, config, progress))
-    attempts = [path_attempt(keys, clean, walked["section"])]
+    followed = partial.once("path", lambda: _follow_path(target, images, clean, config, progress))
+    attacks = [path_attack(keys, clean, followed["section"])]
     for planned in _announced(plans, progress):
-        attack = call_later(_attempt, planned, subject, images, clean, attempts, config)
-        attempts.append(read_attempt(partial.once(planned.title, attack)))
-    checked = partial.once("checks", lambda: checks_of_model(subject, images, config))
-    kept = [Check(**check) for check in (*checked["checks"], *walked["checks"])]
-    checks, verdict = conclude(clean, attempts, kept, subject.classes)
-    seconds = split["seconds"] + checked["seconds"] + sum(attempt.seconds for attempt in attempts)
+        attack = call_later(_attack, planned, target, images, clean, attacks, config)
+        attacks.append(read_attack(partial.once(planned.title, attack)))
+    checked = partial.once("checks", lambda: checks_of_model(target, images, config))
+    kept = [Check(**check) for check in (*checked["checks"], *followed["checks"])]
+    checks, verdict = checks_and_verdict(clean, attacks, kept, target.classes)
+    seconds = split["seconds"] + checked["seconds"] + sum(attack.seconds for attack in attacks)
     return {
         "format_version": FORMAT_VERSION,
-        **subject.document,
+        **target.document,
         "protocol": _protocol(config),
         "clean": _clean(split["correct"]),
         "images": {"keys": list(keys), "labels": images.labels.tolist(), "correct": [int(right) for right in clean]},
         "verdict": asdict(verdict),
-        "path": walked["section"],
-        "attempts": [attempt_document(attempt) for attempt in attempts],
+        "path": followed["section"],
+        "attempts": [attack_document(attack) for attack in attacks],
         "checks": [asdict(check) for check in checks],
-        **describe_environment(subject.device),
-        "forwards": sum(attempt.forwards for attempt in attempts),
-        "backwards": sum(attempt.backwards for attempt in attempts),
+        **describe_environment(target.device),
+        "forwards": sum(attack.forwards for attack in attacks),
+        "backwards": sum(attack.backwards for attack in attacks),
         "seconds": round(seconds, 1),
     }
 
 
-def _classify(subject: Subject, shards: Path, config: AttackConfig, progress: ProgressReport) -> dict[str, Any]:
+def _classify(target: Target, shards: Path, config: AttackConfig, progress: ProgressReport) -> dict[str, Any]:
     """Return by key which images of the test split are classified correctly, and how long that took."""
     started = time.perf_counter()
-    tests = load_test_images(shards, subject.image_size, subject.image_preset)
+    tests = load_test_images(shards, target.image_size, target.image_preset)
     correct = classify_split(
-        subject.model, tests, device=subject.device, batch_size=config.batch_size, total=subject.test_images,
+        target.model, tests, device=target.device, batch_size=config.batch_size, total=target.test_images,
         progress=progress,
     )  # fmt: skip
     return {"correct": correct, "seconds": round(time.perf_counter() - started, 2)}
 
 
-def _walk(
-    subject: Subject, images: ImageSet, clean: Sequence[bool], config: AttackConfig, progress: ProgressReport
+def _follow_path(
+    target: Target, images: ImageSet, clean: Sequence[bool], config: AttackConfig, progress: ProgressReport
 ) -> dict[str, Any]:
     """Return the paper's path as a section of the result, and its checks."""
     started = time.perf_counter()
-    rows, section = walkers(clean), empty_section(config, len(clean))
+    rows, section = path_rows(clean), empty_section(config, len(clean))
     if not rows:
         return {"section": section, "checks": []}
-    path = walk(subject.model, images, rows, config, progress)
+    path = attack_along_path(target.model, images, rows, config, progress)
     section = path_section([images.keys[row] for row in rows], path, section, time.perf_counter() - started)
     return {"section": section, "checks": checks_of_path(path, config)}
 
 
-def _attempt(
+def _attack(
     planned: Planned,
-    subject: Subject,
+    target: Target,
     images: ImageSet,
     clean: Sequence[bool],
-    earlier: Sequence[Attempt],
+    earlier: Sequence[AttackResult],
     config: AttackConfig,
 ) -> dict[str, Any]:
-    return attempt_document(run_attempt(planned, subject.model, images, clean, earlier, config))
+    return attack_document(run_attack(planned, target.model, images, clean, earlier, config))
 
 
 def _announced(plans: Sequence[Planned], progress: ProgressReport) -> Iterator[Planned]:
@@ -266,7 +266,7 @@ def _announced(plans: Sequence[Planned], progress: ProgressReport) -> Iterator[P
 
 
 def _protocol(config: AttackConfig) -> dict[str, Any]:
-    """Return what was asked for; the section `path` has its own numbers, and each attempt its settings."""
+    """Return what was asked for; the section `path` has its own numbers, and each attack its settings."""
     names = ("suite", "images", "strong_images", "epsilons", "batch_size", "seed")
     return {name: getattr(config, name) for name in names}
 

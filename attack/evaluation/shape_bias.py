@@ -10,7 +10,7 @@ from torch import nn
 from attack.checks.robustness import wilson
 from attack.evaluation.images import ProgressReport
 from attack.evaluation.result import check_output, encode_result
-from attack.evaluation.target import load_subject, predict_split
+from attack.evaluation.target import load_target, predict_split
 from stylize.console import InputError
 from stylize.files import write_atomically
 from stylize.shards.manifest import read_manifest
@@ -80,16 +80,16 @@ def measure_shape_bias(
         raise InputError(f"--batch-size is {batch_size}: give 1 or more.")
     check_output(out)
     textures = _read_textures(shards)
-    subject = load_subject(model, shards)
-    predictions = predict_split(subject, shards, batch_size, progress)
+    target = load_target(model, shards)
+    predictions = predict_split(target, shards, batch_size, progress)
     decisions = [Decision(each.key, each.label, textures[each.key], each.predicted) for each in predictions]
     document = {
         "kind": "shape-bias",
         "format_version": FORMAT_VERSION,
-        **subject.document,
+        **target.document,
         **summarise(decisions),
         "texture_free": _accuracy(model, texture_free, batch_size, progress) if texture_free else None,
-        **describe_environment(subject.device),
+        **describe_environment(target.device),
         "records": [asdict(decision) for decision in decisions],
     }
     write_atomically(out, encode_result(document))
@@ -97,10 +97,10 @@ def measure_shape_bias(
 
 
 def _accuracy(model: str | Path | nn.Module, shards: Path, batch_size: int, progress: ProgressReport) -> dict[str, Any]:
-    subject = load_subject(model, shards)
-    predictions = predict_split(subject, shards, batch_size, progress)
+    target = load_target(model, shards)
+    predictions = predict_split(target, shards, batch_size, progress)
     correct = sum(each.predicted == each.label for each in predictions)
-    return {"shards": subject.document["shards"], "accuracy": share(correct, len(predictions))}
+    return {"shards": target.document["shards"], "accuracy": share(correct, len(predictions))}
 
 
 def _read_textures(shards: Path) -> dict[str, int]:

@@ -17,7 +17,7 @@ from attack.attacks.pgd import pgd, single_step, unbounded, uniform_noise
 from stylize.console import InputError, option_name
 
 SUITES = ("paper", "quick", "full")
-PATH_IMAGES = 200  # the paper's path is walked by at most so many images: enough for its 100 correct ones
+PATH_IMAGES = 200  # the paper's path is followed by at most so many images: enough for its 100 correct ones
 
 
 @dataclass(frozen=True)

@@ -139,7 +139,7 @@ def _check_outputs(opened: OpenedModel) -> None:
 
 
 @dataclass(frozen=True)
-class Subject:
+class Target:
     """A model in eval mode on its device, how it sees images, and what the result says of it and of the shards."""
 
     model: nn.Module
@@ -156,7 +156,7 @@ class Subject:
         return {"model": self.document["model"]["sha256"], "shards": self.document["shards"]["manifest_sha256"]}
 
 
-def load_subject(model: str | Path | nn.Module, shards: Path) -> Subject:
+def load_target(model: str | Path | nn.Module, shards: Path) -> Target:
     """Open a model (see `open_model`) for the test split of a shard folder.
 
     Raises `InputError` where either is missing or damaged, or where their class names differ.
@@ -174,7 +174,7 @@ def load_subject(model: str | Path | nn.Module, shards: Path) -> Subject:
         },
     }
     tests = manifest.samples("test")
-    return Subject(
+    return Target(
         opened.network, opened.device, card.image_size, card.image_preset, len(card.class_names), tests, document
     )
 
@@ -202,29 +202,29 @@ class Prediction:
     predicted: int
 
 
-def predict(subject: Subject, pixels: Tensor) -> list[int]:
+def predict(target: Target, pixels: Tensor) -> list[int]:
     """Return the classes that a model takes images (B, 3, H, W) for, without autocast or TensorFloat-32."""
-    device = subject.device
+    device = target.device
     with torch.no_grad(), torch.autocast(device.type, enabled=False), without_tf32():
-        classes: list[int] = subject.model(pixels.to(device)).argmax(1).tolist()
+        classes: list[int] = target.model(pixels.to(device)).argmax(1).tolist()
     return classes
 
 
 def image_batches(
-    subject: Subject, shards: Path, batch_size: int, keys: set[str] | None = None
+    target: Target, shards: Path, batch_size: int, keys: set[str] | None = None
 ) -> Iterator[list[TestImage]]:
     """Yield the test images of a shard folder in batches, or those of some keys."""
-    images = load_test_images(shards, subject.image_size, subject.image_preset)
+    images = load_test_images(shards, target.image_size, target.image_preset)
     chosen = (image for image in images if keys is None or image.key in keys)
     while batch := list(islice(chosen, batch_size)):
         yield batch
 
 
-def predict_split(subject: Subject, shards: Path, batch_size: int, progress: ProgressReport) -> list[Prediction]:
+def predict_split(target: Target, shards: Path, batch_size: int, progress: ProgressReport) -> list[Prediction]:
     """Return a prediction for every test image of a shard folder."""
     predictions: list[Prediction] = []
-    for batch in image_batches(subject, shards, batch_size):
-        classes = predict(subject, torch.stack([image.pixels for image in batch]))
+    for batch in image_batches(target, shards, batch_size):
+        classes = predict(target, torch.stack([image.pixels for image in batch]))
         predictions += [Prediction(image.key, image.label, each) for image, each in zip(batch, classes, strict=True)]
-        progress("Classify", len(predictions), subject.test_images)
+        progress("Classify", len(predictions), target.test_images)
     return predictions

@@ -8,13 +8,13 @@ from functools import partial as call_later
 from pathlib import Path
 from typing import Any
 
-from attack.attacks.attack import Attempt
+from attack.attacks.attack import AttackResult
 from attack.attacks.pgd import pgd
 from attack.evaluation.images import ImageSet, ProgressReport, choose_images, load_image_set
 from attack.evaluation.result import Result, check_output, encode_result
-from attack.evaluation.run import Partial, judge, silent
+from attack.evaluation.run import Partial, evaluate_images, silent
 from attack.evaluation.suite import OVERSHOOT, STEPS, AttackConfig
-from attack.evaluation.target import Subject, load_subject, without_tf32
+from attack.evaluation.target import Target, load_target, without_tf32
 from stylize.console import InputError
 from stylize.files import write_atomically
 from train.records import describe_environment
@@ -60,7 +60,7 @@ def read_transfer(path: Path) -> Transfer:
     return Transfer(path, document)
 
 
-def transfer_attempts(transfer: Transfer, result: Result) -> list[Attempt]:
+def transfer_attacks(transfer: Transfer, result: Result) -> list[AttackResult]:
     """Return what the other models' adversarial images did to the model of a result; nothing where it took no part.
 
     Raises `InputError` where both looked at different images.
@@ -71,18 +71,18 @@ def transfer_attempts(transfer: Transfer, result: Result) -> list[Attempt]:
         raise InputError(f"{transfer.path} was made on other images than {result.path}: give both the same options.")
     target = transfer.digests.index(result.document["model"]["sha256"])
     return [
-        _attempt(source, name, tried, target, result)
+        _attack(source, name, tried, target, result)
         for number, (source, name) in enumerate(zip(transfer.document["sources"], transfer.names, strict=True))
         for tried in source["tried"]
         if number != target
     ]
 
 
-def _attempt(source: dict[str, Any], name: str, tried: dict[str, Any], target: int, result: Result) -> Attempt:
+def _attack(source: dict[str, Any], name: str, tried: dict[str, Any], target: int, result: Result) -> AttackResult:
     robust = tuple(bool(right) and clean for right, clean in zip(tried["right"][target], result.clean, strict=True))
     epsilon = float(tried["epsilon"])
     distance = (epsilon,) * len(robust)
-    return Attempt(f"transfer:{name}", "transfer", "linf", epsilon, robust, distance, len(robust), 0, 0.0)
+    return AttackResult(f"transfer:{name}", "transfer", "linf", epsilon, robust, distance, len(robust), 0, 0.0)
 
 
 TRANSFER_STEPS = STEPS["quick"]
@@ -106,25 +106,25 @@ def attack_transfer(
             that is missing or damaged.
     """
     check_output(out)
-    subjects = [load_subject(path, shards) for path in models]
-    _check_subjects(models, subjects)
+    targets = [load_target(path, shards) for path in models]
+    _check_targets(models, targets)
     keys = choose_images(shards, config.images, config.seed)
-    images = load_image_set(shards, subjects[0].image_size, subjects[0].image_preset, keys, subjects[0].device)
-    identity = {"models": [subject.identity for subject in subjects], "config": asdict(config)}
+    images = load_image_set(shards, targets[0].image_size, targets[0].image_preset, keys, targets[0].device)
+    identity = {"models": [target.identity for target in targets], "config": asdict(config)}
     partial = Partial(out, {"format_version": TRANSFER_VERSION, **identity})
     sources = []
     with without_tf32():
-        for number, (path, subject) in enumerate(zip(models, subjects, strict=True)):
+        for number, (path, target) in enumerate(zip(models, targets, strict=True)):
             progress(f"Transfer from {path.parent.name}", number, len(models))
-            sources.append(partial.once(path.as_posix(), call_later(_try, subject, subjects, images, config)))
+            sources.append(partial.once(path.as_posix(), call_later(_try, target, targets, images, config)))
     document = {
         "format_version": TRANSFER_VERSION,
-        "models": [subject.document["model"] for subject in subjects],
-        "shards": subjects[0].document["shards"],
+        "models": [target.document["model"] for target in targets],
+        "shards": targets[0].document["shards"],
         "images": {"keys": list(keys), "labels": images.labels.tolist()},
         "protocol": {"seed": config.seed, "epsilons": config.epsilons, "batch_size": config.batch_size, **_numbers()},
         "sources": sources,
-        **describe_environment(subjects[0].device),
+        **describe_environment(targets[0].device),
     }
     write_atomically(out, encode_result(document))
     partial.remove()
@@ -135,13 +135,13 @@ def _numbers() -> dict[str, Any]:
     return {"attack": "pgd", "loss": "ce", "steps": TRANSFER_STEPS, "step_size": f"{OVERSHOOT:g} ε / steps"}
 
 
-def _check_subjects(models: Sequence[Path], subjects: Sequence[Subject]) -> None:
-    digests = [subject.identity["model"] for subject in subjects]
+def _check_targets(models: Sequence[Path], targets: Sequence[Target]) -> None:
+    digests = [target.identity["model"] for target in targets]
     for index, path in enumerate(models):
         first = digests.index(digests[index])
         if first != index:
             raise InputError(f"{models[first]} and {path} are the same model: give each once.")
-        sizes = [(subject.image_size, subject.image_preset) for subject in (subjects[0], subjects[index])]
+        sizes = [(target.image_size, target.image_preset) for target in (targets[0], targets[index])]
         if sizes[0] != sizes[1]:
             raise InputError(
                 f"{models[0]} sees images of {sizes[0][0]} pixels and {path} of {sizes[1][0]} by other presets: "
@@ -149,7 +149,7 @@ def _check_subjects(models: Sequence[Path], subjects: Sequence[Subject]) -> None
             )
 
 
-def _try(source: Subject, targets: Sequence[Subject], images: ImageSet, config: AttackConfig) -> dict[str, Any]:
+def _try(source: Target, targets: Sequence[Target], images: ImageSet, config: AttackConfig) -> dict[str, Any]:
     """Attack one model at every radius and show the attacked images to all models.
 
     Every image climbs to the last step, also where the source is wrong early: for images that shall fool others.
@@ -164,8 +164,11 @@ def _try(source: Subject, targets: Sequence[Subject], images: ImageSet, config: 
             step_size=OVERSHOOT * epsilon / TRANSFER_STEPS, loss="ce", restarts=1, seed=config.seed,
             batch_size=config.batch_size, keep_going=True,
         )  # fmt: skip
-        judged = [judge(target.model, pixels, attacked.images, labels, "linf", config.batch_size) for target in targets]
-        tried.append({"epsilon": epsilon, "right": [[int(right) for right in one.robust] for one in judged]})
+        evaluated = [
+            evaluate_images(target.model, pixels, attacked.images, labels, "linf", config.batch_size)
+            for target in targets
+        ]
+        tried.append({"epsilon": epsilon, "right": [[int(right) for right in one.robust] for one in evaluated]})
         forwards, backwards = forwards + attacked.forwards, backwards + attacked.backwards
     seconds = round(time.perf_counter() - started, 2)
     return {"tried": tried, "forwards": forwards, "backwards": backwards, "seconds": seconds}

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from attack.attacks.attack import Attempt, Norm
+from attack.attacks.attack import AttackResult, Norm
 from attack.checks.robustness import looked_at, worst_case
-from attack.evaluation.judge import conclude
+from attack.evaluation.judge import checks_and_verdict
 from attack.evaluation.paper_path import (
     AUTHORS_POINTS,
     LINEAR_POINTS,
@@ -27,7 +27,7 @@ from attack.evaluation.result import Result, robust_shares, whole_split
 from attack.evaluation.statistics import Difference, compare, holm, share
 from attack.evaluation.suite import epsilon_name
 from attack.evaluation.target import EXTERNAL
-from attack.evaluation.transfer import Transfer, transfer_attempts
+from attack.evaluation.transfer import Transfer, transfer_attacks
 from stylize.console import InputError, option_name
 
 NEAR_CHANCE = "near chance"  # the verdict on a model that knows too little for its robustness to mean anything
@@ -56,7 +56,7 @@ class Entry:
 
     def robust(self, epsilon: float, norm: Norm = "linf") -> Array:
         """Return 0/1 for each of the N images: the worst case over all attacks within a radius."""
-        return np.array(worst_case(self.result.clean, self.result.attempts, norm, epsilon), float)
+        return np.array(worst_case(self.result.clean, self.result.attacks, norm, epsilon), float)
 
     def records(self, keys: Sequence[str]) -> Records:
         """Return the path's records of these images; one that the model gets wrong as it is is wrong all the way."""
@@ -184,11 +184,11 @@ class Group:
 NORMS: tuple[Norm, ...] = ("linf", "l2")
 
 
-def _bounded(result: Result, norm: Norm) -> list[Attempt]:
+def _bounded(result: Result, norm: Norm) -> list[AttackResult]:
     """Return the attacks that a security curve of a norm rests on: neither the path nor one without a radius."""
     return [
         attack
-        for attack in result.attempts
+        for attack in result.attacks
         if attack.norm == norm and attack.name != PATH_NAME and attack.kind != "unbounded"
     ]
 
@@ -264,10 +264,10 @@ def _sorting(result: Result) -> tuple[str, ...]:
 
 
 def take_in(transfer: Transfer, result: Result) -> Result:
-    """Return the result with the transfers to its model, and with checks and verdict made again over all attempts."""
-    attempts = (*result.attempts, *transfer_attempts(transfer, result))
-    checks, verdict = conclude(result.clean, attempts, result.checks, result.classes)
-    return replace(result, attempts=attempts, checks=checks, verdict=verdict)
+    """Return the result with the transfers to its model, and with checks and verdict made again over all attacks."""
+    attacks = (*result.attacks, *transfer_attacks(transfer, result))
+    checks, verdict = checks_and_verdict(result.clean, attacks, result.checks, result.classes)
+    return replace(result, attacks=attacks, checks=checks, verdict=verdict)
 
 
 def _check_comparable(results: Sequence[Result]) -> None:

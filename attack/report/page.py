@@ -10,7 +10,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from attack.attacks.attack import Attempt
+from attack.attacks.attack import AttackResult
 from attack.checks.robustness import looked_at
 from attack.evaluation.paper_path import INTERPOLATORS, accuracy_at, mean_accuracy
 from attack.evaluation.result import Result, whole_split
@@ -296,7 +296,7 @@ def _transfer_cell(found: Mapping[str, Mapping[str, str]], entry: Entry, source:
 def _transferred(entry: Entry, epsilon: float) -> dict[str, str]:
     return {
         attack.name.removeprefix("transfer:"): f"{100 * np.mean(attack.robust):.1f} %"
-        for attack in entry.result.attempts
+        for attack in entry.result.attacks
         if attack.kind == "transfer" and attack.epsilon == epsilon
     }
 
@@ -369,10 +369,10 @@ def _not_made(group: Group, entry: Entry) -> list[str]:
 def attack_table(entry: Entry) -> Table:
     """Return a model's attacks, one a row."""
     header = ["attack", "kind", "radius", "still right", "images", "passes forward / back", "seconds"]
-    return Table(header, [_attack_row(attack) for attack in entry.result.attempts if attack.kind != "transfer"])
+    return Table(header, [_attack_row(attack) for attack in entry.result.attacks if attack.kind != "transfer"])
 
 
-def _attack_row(attack: Attempt) -> list[str]:
+def _attack_row(attack: AttackResult) -> list[str]:
     n = looked_at(attack)
     if attack.epsilon is None:
         radius, found = f"smallest {NORM_NAMES[attack.norm]}", _median(attack, n)
@@ -382,7 +382,7 @@ def _attack_row(attack: Attempt) -> list[str]:
     return [attack.name, attack.kind, radius, found, str(n), passes, f"{attack.seconds:.1f}"]
 
 
-def _median(attack: Attempt, n: int) -> str:
+def _median(attack: AttackResult, n: int) -> str:
     middle = float(np.median(attack.distance[:n]))
     size = f"{255 * middle:.2f}/255" if attack.norm == "linf" else f"{middle:.3f}"
     return f"median {size}" if np.isfinite(middle) else "found none for half of the images"

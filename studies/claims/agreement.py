@@ -17,7 +17,8 @@ from torch import Tensor
 
 from train.augment import image_preset
 from train.checkpoint import load_model
-from train.pairs import PairDataset, hold_out
+from train.loading import hold_out
+from train.pairs import PairedShards
 
 VALIDATION_FRACTION = 0.1  # that of the studies' training
 BATCH = 500
@@ -28,7 +29,7 @@ def judged(folder: Path, shards: Path, seed: int) -> Tensor:
     """Return a model's class of each validation image and of its copies, and the label: (N, 1 + K + 1)."""
     model, card = load_model(folder / "model.safetensors")
     preset = image_preset(card.image_preset, card.image_size)
-    _, samples, held_out = hold_out(shards, PairDataset(shards, "train"), VALIDATION_FRACTION, seed)
+    _, samples, held_out = hold_out(shards, PairedShards(shards, "train"), VALIDATION_FRACTION, seed)
     images = torch.stack([preset.resize(samples[index][0]) for index in held_out.tolist()])
     called = [model(batch.float() / 255).argmax(1) for batch in torch.split(images.flatten(0, 1), BATCH)]
     labels = torch.from_numpy(samples.labels[held_out]).long()

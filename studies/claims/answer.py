@@ -111,7 +111,7 @@ def values(measure: str, models: Sequence[Model], others: Sequence[Model]) -> Ar
 
 def worst(model: Model, epsilon: float) -> Array:
     """Return which images withstand all attacks within an L∞ radius, (N,)."""
-    return np.array(worst_case(model.result.clean, model.result.attempts, "linf", epsilon), float)
+    return np.array(worst_case(model.result.clean, model.result.attacks, "linf", epsilon), float)
 
 
 def _mean_along_path(result: Result, keys: Sequence[str]) -> Array:

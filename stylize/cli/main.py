@@ -1,5 +1,7 @@
 """Stylize image data sets with AdaIN into paired WebDataset shards."""
 
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +13,7 @@ from stylize.cli.shards import (
     ENGINE_HELP,
     ONLY_HELP,
     cue_conflict_command,
-    left_out_text,
+    ignored_text,
     make_on_ray,
     make_only,
     plan_line,
@@ -42,7 +44,7 @@ from stylize.jobs.spec import ShardOptions
 from stylize.networks.adain import stylization_flops
 from stylize.networks.devices import matrix_rate
 from stylize.networks.styles import check_style_exists, load_styles
-from stylize.networks.stylizer import COLOURS, Engine
+from stylize.networks.stylizer import COLOURS, Stylizer
 from stylize.networks.weights import load_pair
 from stylize.params import PARAMS, check_set_name, imported_folders, mapping, parse_options, read_section
 from stylize.shards.verify import quick_defects
@@ -55,6 +57,7 @@ def check_params(app: typer.Typer, path: Path) -> None:
     data = read_section(path, "data")
     if not isinstance(data.get("source"), str):
         raise InputError(f"{path}: data: source is {data.get('source')!r}: give a data set's name or a path, as text.")
+    _bring(data["source"])
     values = parse_options(app, "images", data, f"{path}: data", ("out", "data"))
     try:
         check_fraction(values["test_fraction"])
@@ -74,8 +77,23 @@ def check_params(app: typer.Typer, path: Path) -> None:
         _check_imported(folder, f"{path}: stylize.imported.{name}")
 
 
+def _bring(path: str) -> bool:
+    """Take a path that is missing from DVC's cache where `dvc add` or `dvc import` shares it; return whether they do.
+
+    No stage depends on pictures and sources by their names, so DVC leaves them out of an experiment's folder.
+    """
+    for place in (Path(path), *Path(path).parents):
+        pointer = Path(f"{place}.dvc")
+        if not Path(path).exists() and place.name and pointer.is_file():
+            command = [sys.executable, "-m", "dvc", "checkout", "--quiet", str(pointer)]
+            subprocess.run(command, check=False, stderr=subprocess.DEVNULL)  # noqa: S603
+            return True
+    return False
+
+
 def _check_imported(folder: str, where: str) -> None:
     """Raise `InputError` where an imported folder of shards is not there, or not as its manifest says at a glance."""
+    _bring(folder)
     if not Path(folder).is_dir():
         raise InputError(f"{where}: there is no folder {folder}: fetch it with `dvc pull`, or import it first.")
     try:
@@ -91,6 +109,8 @@ def _check_shard_options(app: typer.Typer, options: dict[str, object], where: st
     values = parse_options(app, "shards", options, where, ("data", "out"))
     try:
         for name in values["style"]:
+            if _bring(name) and not Path(name).exists():
+                raise InputError(f"The style {name} is shared by DVC and not here: run `dvc pull {name}`.")
             check_style_exists(name)
         given = {field.name: values[field.name] for field in fields(ShardOptions)}
         ShardOptions(**{**given, "style": tuple(values["style"])})
@@ -182,11 +202,11 @@ def shards(
 
 def _effort(job: Job) -> Effort | None:
     """Return what an image of one size costs in the networks, and what torch reaches here in the job's type."""
-    spec, engine = job.spec, job.engine
+    spec, stylizer = job.spec, job.stylizer
     if spec.size is None or spec.transfer == COLOURS:
         return None
     side = spec.work_size or spec.size
-    rate = matrix_rate(engine.device, engine.dtype, MACHINE_SECONDS) if engine.backend == "torch" else 0.0
+    rate = matrix_rate(stylizer.device, stylizer.dtype, MACHINE_SECONDS) if stylizer.backend == "torch" else 0.0
     return Effort(stylization_flops(side, side) * spec.styles_per_image, spec.counts["train"], rate)
 
 
@@ -216,7 +236,7 @@ def images(
     source = open_source(data, seed=seed, test_fraction=test_fraction)
     count = export_images(source, out)
     notes = "".join(f"; {note}" for note in source.notes)
-    console.print(f"{out}: {counted(count, 'image')}{left_out_text(source.left_out)}{notes}")
+    console.print(f"{out}: {counted(count, 'image')}{ignored_text(source.ignored)}{notes}")
 
 
 @app.command()
@@ -236,7 +256,7 @@ def preview(
     if sheet is None:
         pair = load_pair(encoder, decoder)
         styles = load_styles(style, pair.decoder_sha256)
-        sheet = style_sheet(Engine(pair.encoder.network, pair.decoder, styles), styles, image or [], size)
+        sheet = style_sheet(Stylizer(pair.encoder.network, pair.decoder, styles), styles, image or [], size)
     try:
         sheet.save(output)
     except (OSError, ValueError) as error:

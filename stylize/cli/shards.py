@@ -20,7 +20,7 @@ from stylize.jobs.run import Estimate, images_progress, make_part, parse_part, p
 from stylize.jobs.spec import ShardOptions
 from stylize.networks.adain import MIN_SIDE
 from stylize.networks.styles import Style
-from stylize.networks.stylizer import Engine
+from stylize.networks.stylizer import Stylizer
 from stylize.shards.decode import PictureError, decode_picture
 from stylize.shards.manifest import FAILURES_NAME, MANIFEST_NAME, Manifest, read_manifest
 from stylize.shards.shard import Sample, read_shard
@@ -39,16 +39,16 @@ def counts_line(manifest: Manifest) -> str:
     counts = f"{', '.join(split_counts)} and {counted(manifest.samples('test'), 'test image')}"
     shards = counted(len(manifest.shards), "shard")
     failed = f"; {counted(manifest.failures, 'image')} failed, see {FAILURES_NAME}" if manifest.failures else ""
-    return f"{counts} in {shards}, {megabytes:.1f} MB{left_out_text(manifest.left_out)}{failed}"
+    return f"{counts} in {shards}, {megabytes:.1f} MB{ignored_text(manifest.ignored)}{failed}"
 
 
-def left_out_text(left_out: Mapping[str, int]) -> str:
-    """Return how many files were left out, by rule; nothing for none."""
-    if not left_out:
+def ignored_text(ignored: Mapping[str, int]) -> str:
+    """Return how many files were ignored, by rule; nothing for none."""
+    if not ignored:
         return ""
-    rules = ", ".join(f"{count} {rule}" for rule, count in sorted(left_out.items(), key=itemgetter(1), reverse=True))
-    files = counted(sum(left_out.values()), "file that is no picture", "files that are no pictures")
-    return f"; {files} left out ({rules})"
+    rules = ", ".join(f"{count} {rule}" for rule, count in sorted(ignored.items(), key=itemgetter(1), reverse=True))
+    files = counted(sum(ignored.values()), "file that is no picture", "files that are no pictures")
+    return f"; {files} ignored ({rules})"
 
 
 def plan_line(estimate: Estimate) -> str:
@@ -177,7 +177,7 @@ def _shorten(label: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.Im
     return label
 
 
-def style_sheet(engine: Engine, styles: Sequence[Style], images: Sequence[Path], size: int) -> Image.Image:
+def style_sheet(stylizer: Stylizer, styles: Sequence[Style], images: Sequence[Path], size: int) -> Image.Image:
     """Stylize every image with every style: one row an image, the styles themselves in the first row."""
     if size < MIN_SIDE:
         raise InputError(f"--size is {size}: give at least {MIN_SIDE} pixels.")
@@ -190,7 +190,7 @@ def style_sheet(engine: Engine, styles: Sequence[Style], images: Sequence[Path],
         except PictureError as error:
             raise InputError(f"{file.root / file.name} {error}: give another picture.") from None
         pixels = np.repeat(np.asarray(content)[None], len(styles), axis=0)
-        styled = engine.stylize(pixels, range(len(styles)), alpha=1.0)
+        styled = stylizer(pixels, range(len(styles)), alpha=1.0)
         rows.append([content, *(Image.fromarray(picture) for picture in styled)])
     names = ["", *(style.name for style in styles)]
     return contact_sheet(rows, ["", *(file.stem[:LABEL_LETTERS] for file in files)], names, size)

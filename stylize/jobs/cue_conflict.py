@@ -16,7 +16,7 @@ from stylize.jobs.job import Codec, Failure, Report
 from stylize.jobs.output import make_sample_set, plain_spec
 from stylize.jobs.spec import SAMPLES_PER_SHARD, VERSIONED, ShardOptions, make_spec, shuffled
 from stylize.networks.styles import Style
-from stylize.networks.stylizer import Engine, Pixels, golden_style, self_test
+from stylize.networks.stylizer import Pixels, Stylizer, golden_style, self_test
 from stylize.networks.weights import load_pair
 from stylize.shards.decode import PictureError
 from stylize.shards.manifest import Manifest
@@ -91,7 +91,7 @@ class Painter:
     """Makes cue-conflict images with the stylizer; the last four fields are those of `ShardOptions`."""
 
     source: Source
-    engine: Engine
+    stylizer: Stylizer
     codec: Codec
     alpha: float
     transfer: str
@@ -128,14 +128,14 @@ class Painter:
         """Stylize in batches of one shape, and encode."""
         if not usable:
             return {}
-        self.engine.use_styles([self._style(texture) for _, _, texture in usable])
+        self.stylizer.use_styles([self._style(texture) for _, _, texture in usable])
         by_shape = defaultdict(list)
         for position, (_, shape, _) in enumerate(usable):
             by_shape[shape.pixels.shape].append(position)
         samples = {}
         for positions in by_shape.values():
             contents = np.stack([usable[position][1].pixels for position in positions])
-            stylized = self.engine.stylize(contents, positions, self.alpha, self.work_size, self.transfer)
+            stylized = self.stylizer(contents, positions, self.alpha, self.work_size, self.transfer)
             for position, pixels in zip(positions, stylized, strict=True):
                 samples[usable[position][0]] = self._sample(*usable[position], pixels)
         return samples
@@ -222,13 +222,13 @@ def _drawn(source: ShapesSource, options: ShardOptions, per_class: int, kind: st
 def _painted(source: Source, options: ShardOptions, per_class: int) -> CueSet:
     cues = design_cues(source, per_class, options.seed)
     pair = load_pair(options.encoder, options.decoder)
-    engine = Engine(pair.encoder.network, pair.decoder, [golden_style()], options.dtype)
-    self_test(engine, shipped=options.decoder is None)
-    spec = plain_spec(make_spec(options, source, [], (pair.encoder.sha256, pair.decoder_sha256), engine))
+    stylizer = Stylizer(pair.encoder.network, pair.decoder, [golden_style()], options.dtype)
+    self_test(stylizer, shipped=options.decoder is None)
+    spec = plain_spec(make_spec(options, source, [], (pair.encoder.sha256, pair.decoder_sha256), stylizer))
     spec |= {"kind": CUE_CONFLICT, "per_class": per_class, "styles_per_image": 0}
     spec["counts"] = {"train": 0, "test": len(cues)}
     codec = Codec(options.codec, options.quality)
-    painter = Painter(source, engine, codec, options.alpha, options.transfer, options.size, options.work_size)
+    painter = Painter(source, stylizer, codec, options.alpha, options.transfer, options.size, options.work_size)
     chunks = (cues[start : start + CHUNK_IMAGES] for start in range(0, len(cues), CHUNK_IMAGES))
     return CueSet(spec, (result for chunk in chunks for result in painter.paint(chunk)))
 

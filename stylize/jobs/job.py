@@ -13,9 +13,10 @@ from stylize.console import InputError
 from stylize.jobs.spec import ShardOptions, Spec, make_spec
 from stylize.networks.adain import MIN_SIDE
 from stylize.networks.styles import load_styles
-from stylize.networks.stylizer import COLOURS, Engine, Pixels, golden_style, self_test
+from stylize.networks.stylizer import COLOURS, Pixels, Stylizer, golden_style, self_test
 from stylize.networks.weights import load_pair
-from stylize.shards.decode import MAX_PIXELS, PictureError, decode, decode_picture, decode_plain_jpeg
+from stylize.shards.decode import MAX_PIXELS, PictureError, decode, decode_picture
+from stylize.shards.jpeg import decode_plain_jpeg
 from stylize.shards.manifest import Flag, ShardEntry
 from stylize.sources.source import Source, open_source
 
@@ -107,7 +108,7 @@ class Job:
 
     spec: Spec
     source: Source
-    engine: Engine
+    stylizer: Stylizer
 
     @property
     def codec(self) -> Codec:
@@ -123,7 +124,7 @@ def open_job(options: ShardOptions) -> Job:
     if options.transfer == COLOURS and (names := [style.name for style in styles if style.fitted]):
         raise InputError(f"--transfer {COLOURS} does not use fitted statistics: give the picture of {names[0]}.")
     networks = pair.encoder.network, pair.decoder
-    engine = Engine(*networks, [*styles, golden_style()], options.dtype, options.backend)
-    self_test(engine, shipped=options.decoder is None)
+    stylizer = Stylizer(*networks, [*styles, golden_style()], options.dtype, options.backend)
+    self_test(stylizer, shipped=options.decoder is None)
     hashes = (pair.encoder.sha256, pair.decoder_sha256)
-    return Job(make_spec(options, source, styles, hashes, engine), source, engine)
+    return Job(make_spec(options, source, styles, hashes, stylizer), source, stylizer)

@@ -253,13 +253,13 @@ def _batches(job: Job, chunk: Sequence[SourceImage]) -> Iterator[Sequence[Source
     for image in chunk:
         by_shape[image.pixels.shape].append(image)
     for (height, width, _), images in by_shape.items():
-        size = max(1, job.engine.batch_size(height, width, job.spec.work_size) // job.spec.styles_per_image)
+        size = max(1, job.stylizer.batch_size(height, width, job.spec.work_size) // job.spec.styles_per_image)
         yield from (images[start : start + size] for start in range(0, len(images), size))
 
 
 def _stylize_batch(job: Job, split: str, workers: Workers, batch: Sequence[SourceImage]) -> list[_Encoding]:
     height, width, _ = batch[0].pixels.shape
-    large = split == "train" and job.engine.is_large(height, width, job.spec.work_size)
+    large = split == "train" and job.stylizer.is_large(height, width, job.spec.work_size)
     with workers.all_threads() if large else nullcontext():
         copies = _stylize(job, batch) if split == "train" else [[] for _ in batch]
     made = list(zip(batch, copies, strict=True))
@@ -323,7 +323,7 @@ def _stylize(job: Job, images: Sequence[SourceImage]) -> list[list[Pixels]]:
     spec, copies = job.spec, job.spec.styles_per_image
     pixels = np.stack([image.pixels for image in images for _ in range(copies)])
     choice = [style for image in images for style in _choice(spec, image.index)]
-    styled = job.engine.stylize(pixels, choice, spec.alpha, spec.work_size, spec.transfer)
+    styled = job.stylizer(pixels, choice, spec.alpha, spec.work_size, spec.transfer)
     return [list(styled[first : first + copies]) for first in range(0, len(styled), copies)]
 
 

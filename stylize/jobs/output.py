@@ -21,7 +21,6 @@ from stylize.jobs.job import Failure, Receipt, Report
 from stylize.jobs.make_shard import REPEATED, flag_repeated
 from stylize.jobs.spec import SAMPLES_PER_SHARD, ShardPlan, Spec, plan_shards
 from stylize.shards.decode import PictureError
-from stylize.shards.index import CARD_NAME, SIDE_NAME, render_card, write_side_files
 from stylize.shards.manifest import (
     FAILURES_NAME,
     MANIFEST_NAME,
@@ -33,6 +32,7 @@ from stylize.shards.manifest import (
     write_manifest,
 )
 from stylize.shards.shard import Sample, file_sha256, read_shard, write_shard
+from stylize.shards.side_files import CARD_NAME, SIDE_NAME, render_card, write_side_files
 from stylize.sources.source import Source
 
 STAGING = ".staging"
@@ -342,7 +342,7 @@ ReadReceipts = Callable[[], Iterator[Receipt]]
 
 
 def collect_manifest(
-    read: ReadReceipts, spec: Mapping[str, Any], left_out: Mapping[str, int], staging: Path, max_failures: int
+    read: ReadReceipts, spec: Mapping[str, Any], ignored: Mapping[str, int], staging: Path, max_failures: int
 ) -> Manifest:
     """Return the manifest of a job's shards and write `failures.jsonl` into the staging folder.
 
@@ -358,7 +358,7 @@ def collect_manifest(
         flags += receipt.flags
     record = check_failures(failures, staging, max_failures)
     failed = len(failures), file_sha256(record) if failures else None
-    return Manifest(spec, tuple(shards), *failed, (*flags, *_repeated_flags(read)), dict(left_out))
+    return Manifest(spec, tuple(shards), *failed, (*flags, *_repeated_flags(read)), dict(ignored))
 
 
 def _repeated_flags(read: ReadReceipts) -> Iterator[Flag]:

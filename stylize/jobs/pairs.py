@@ -13,17 +13,18 @@ from typing import Any
 import numpy as np
 
 from stylize.console import InputError, counted
+from stylize.files import given_name
 from stylize.jobs.job import Codec, Failure, Report
 from stylize.jobs.output import make_sample_set
 from stylize.jobs.spec import SAMPLES_PER_SHARD, VERSIONED, ShardOptions, shuffled
 from stylize.networks.openvino import calibration_sha256
 from stylize.networks.styles import load_styles
-from stylize.networks.stylizer import FEATURES, Engine, Pixels, golden_style
+from stylize.networks.stylizer import FEATURES, Pixels, Stylizer, golden_style
 from stylize.networks.weights import load_pair
 from stylize.shards.decode import PictureError, decode_picture
-from stylize.shards.manifest import Manifest, read_manifest
+from stylize.shards.manifest import SPLITS, Manifest, read_manifest
 from stylize.shards.shard import MAX_COPIES, Sample, SampleLocation
-from stylize.shards.tools import SPLITS, locate, read_located
+from stylize.shards.tools import locate, read_located
 from stylize.sources.folder import PictureFile, list_files
 from stylize.sources.source import Source, open_source
 
@@ -75,7 +76,7 @@ def _by_stem(names: Sequence[str]) -> dict[str, str]:
 
 def _readings(file: PictureFile, folder: Path) -> Iterator[tuple[str, str]]:
     """Yield (stem of the original, style) as a copy's name can be read: whole, then cut at each mark."""
-    yield file.path_stem, folder.resolve().name
+    yield file.path_stem, given_name(folder)
     start = file.path_stem.find(MARK)
     while start >= 0:
         yield file.path_stem[:start], file.path_stem[start + len(MARK) :]
@@ -327,13 +328,13 @@ def rederive_pair(
     location = locate(directory, manifest, "train").get(key)
     if location is None:
         raise InputError(f"{directory} has no training sample {key}: give a key as in its shards, of eight digits.")
-    engine = _engine(directory, manifest, styles, encoder, decoder)
+    stylizer = _engine(directory, manifest, styles, encoder, decoder)
     spec, sample = manifest.spec, read_located(location)
     names = [str(name) for name in sample.metadata.get("styles", ())]
     choice = [manifest.style_names.index(name) for name in names]
     content = np.asarray(decode_picture(sample.content))
     contents, transfer = np.stack([content] * len(choice)), spec.get("transfer", FEATURES)
-    made = engine.stylize(contents, choice, spec["alpha"], spec["work_size"], transfer)
+    made = stylizer(contents, choice, spec["alpha"], spec["work_size"], transfer)
     codec = Codec(spec["codec"], spec["quality"])
     again = [np.asarray(decode_picture(codec.encode(pixels))) for pixels in made]
     stored = [np.asarray(decode_picture(copy)) for copy in sample.styled]
@@ -342,7 +343,7 @@ def rederive_pair(
 
 def _engine(
     directory: Path, manifest: Manifest, styles: Sequence[str], encoder: str | None, decoder: Path | None
-) -> Engine:
+) -> Stylizer:
     spec = manifest.spec
     if spec.get("kind") or "decoder_sha256" not in spec or spec["alpha"] is None:
         raise InputError(f"{directory} was not made by `stylize shards`: nothing says how to make its copies again.")
@@ -359,7 +360,7 @@ def _engine(
     if spec.get("calibration_sha256") not in (None, calibration_sha256()):
         raise InputError(f"{directory} was made with another calibration of int8: use the version that made it.")
     # The self-test's style belongs to what int8 is calibrated with when a job opens.
-    return Engine(pair.encoder.network, pair.decoder, [*loaded, golden_style()], spec["dtype"], spec["backend"])
+    return Stylizer(pair.encoder.network, pair.decoder, [*loaded, golden_style()], spec["dtype"], spec["backend"])
 
 
 def _difference(style: str, stored: Pixels, again: Pixels) -> CopyDifference:

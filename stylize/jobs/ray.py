@@ -129,7 +129,7 @@ class ShardMaker:
                 "start from a folder that all nodes share."
             ) from None
         self.job = self.opener()
-        self.workers = self.stack.enter_context(start_workers(self.job.engine.streams))
+        self.workers = self.stack.enter_context(start_workers(self.job.stylizer.streams))
         return self.job.spec
 
     def make(self, plan: ShardPlan, staging: Path, proof: str) -> None:

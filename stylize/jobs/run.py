@@ -56,7 +56,7 @@ def make_locally(job: Job, report: Report, staging: Path, plans: Iterable[ShardP
 
     Returns the images that could not be used, for every shard.
     """
-    with start_workers(job.engine.streams) as workers:
+    with start_workers(job.stylizer.streams) as workers:
         make = partial(make_or_reuse, job, staging, _one_at_a_time(report), workers)
         return [receipt.failures for receipt in workers.shards.map(make, plans)]
 
@@ -145,7 +145,7 @@ def run_job(
                 notice(advice)
             make_all(staging, plan_shards(spec, source))
             read = partial(read_receipts, staging, shard_sizes(spec.counts, spec.samples_per_shard))
-            manifest = collect_manifest(read, plain_spec(spec), source.left_out, staging, max_failures)
+            manifest = collect_manifest(read, plain_spec(spec), source.ignored, staging, max_failures)
             publish(manifest, staging, out, replace=finished is not None)
             return manifest
     except OSError as error:
@@ -238,7 +238,7 @@ def make_part(
 
 
 def _write_record(job: Job, out: Path, staging: Path) -> None:
-    record = {"out": out.name, "spec": plain_spec(job.spec), "left_out": dict(job.source.left_out)}
+    record = {"out": out.name, "spec": plain_spec(job.spec), "left_out": dict(job.source.ignored)}
     payload = json.dumps(record).encode()
     path = staging / _RECORD_NAME
     if not path.is_file() or path.read_bytes() != payload:
@@ -412,14 +412,14 @@ def estimate_run(job: Job, out: Path) -> Estimate:
 def _probed_images(job: Job) -> int:
     """Return how many images give every stream a batch."""
     side, work_size = job.spec.size or 0, job.spec.work_size
-    copies = job.engine.streams * job.engine.batch_size(side, side, work_size) if side else 0
+    copies = job.stylizer.streams * job.stylizer.batch_size(side, side, work_size) if side else 0
     return max(PROBED_IMAGES, copies // job.spec.styles_per_image)
 
 
 def _probe(job: Job, plan: ShardPlan) -> tuple[float, float]:
     """Return bytes and seconds per sample."""
     failures: list[Failure] = []
-    with start_workers(job.engine.streams) as workers:
+    with start_workers(job.stylizer.streams) as workers:
         for _ in range(2):  # the first run warms up
             started = time.monotonic()
             samples = shard_samples(job, plan, failures, [], _nobody, workers)

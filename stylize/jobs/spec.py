@@ -14,7 +14,7 @@ from stylize.console import InputError
 from stylize.networks.adain import MIN_SIDE
 from stylize.networks.openvino import calibration_sha256
 from stylize.networks.styles import Style
-from stylize.networks.stylizer import FEATURES, INT8, Engine, check_transfer
+from stylize.networks.stylizer import FEATURES, INT8, Stylizer, check_transfer
 from stylize.shards.shard import CODECS, MAX_COPIES
 from stylize.sources.source import Source
 from stylize.sources.splits import check_fraction
@@ -125,10 +125,10 @@ class Spec:
 
 
 def make_spec(
-    options: ShardOptions, source: Source, styles: list[Style], hashes: tuple[str, str], engine: Engine
+    options: ShardOptions, source: Source, styles: list[Style], hashes: tuple[str, str], stylizer: Stylizer
 ) -> Spec:
     """Resolve the options; `hashes` are the encoder's and the decoder's SHA-256."""
-    limit, device = options.limit, engine.device.type
+    limit, device = options.limit, stylizer.device.type
     counts = {split: min(limit or source.count(split), source.count(split)) for split in source.splits}
     return Spec(
         source=source.name,
@@ -146,13 +146,13 @@ def make_spec(
         quality=options.quality,
         encoder_sha256=hashes[0],
         decoder_sha256=hashes[1],
-        backend=engine.backend,
-        calibration_sha256=calibration_sha256() if engine.dtype_name == INT8 else None,
-        dtype=engine.dtype_name,
+        backend=stylizer.backend,
+        calibration_sha256=calibration_sha256() if stylizer.dtype_name == INT8 else None,
+        dtype=stylizer.dtype_name,
         device=f"{device} {torch.backends.cpu.get_cpu_capability()}" if device == "cpu" else device,
-        batch_pixels=engine.batch_pixels,
+        batch_pixels=stylizer.batch_pixels,
         samples_per_shard=SAMPLES_PER_SHARD,
-        versions={name: version(name) for name in (*VERSIONED, *BACKEND_PACKAGES[engine.backend])},
+        versions={name: version(name) for name in (*VERSIONED, *BACKEND_PACKAGES[stylizer.backend])},
         style_size=options.style_size,
         transfer=options.transfer,
     )

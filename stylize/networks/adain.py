@@ -74,34 +74,30 @@ class ReflectedConvolution(nn.Conv2d):
         return F.conv2d(reflected(input), self.weight, self.bias)
 
 
-def _positions(features: Tensor) -> Tensor:
-    """View (B, C, H, W), channels last, as (B, H · W, C)."""
-    return features.permute(0, 2, 3, 1).flatten(1, 2)
-
-
 def _per_channel(values: Tensor) -> Tensor:
     """View (B, 1, C) as (B, C, 1, 1)."""
     return values.transpose(1, 2).unsqueeze(-1)
 
 
 class _Statistics(torch.autograd.Function):
-    """Means and deviations over the positions, by two passes in float32."""
+    """Means and standard deviations over the positions, by two passes in float32."""
 
     @staticmethod
     def forward(ctx: Any, features: Tensor) -> tuple[Tensor, Tensor]:
-        positions = _positions(features).to(torch.float32, copy=True)  # subtracting in mixed types is slow on CPUs
+        positions = features.permute(0, 2, 3, 1).flatten(1, 2)  # (B, H · W, C), a view of channels last
+        positions = positions.to(torch.float32, copy=True)  # subtracting in mixed types is slow on CPUs
         means = positions.mean(dim=1, keepdim=True)
         variances = positions.sub_(means).square_().mean(dim=1, keepdim=True)
-        mean, deviation = _per_channel(means), _per_channel((variances + STATISTICS_EPSILON).sqrt())
-        ctx.save_for_backward(features, mean, deviation)
-        return mean, deviation
+        mean, std = _per_channel(means), _per_channel((variances + STATISTICS_EPSILON).sqrt())
+        ctx.save_for_backward(features, mean, std)
+        return mean, std
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        of_mean, of_deviation = gradients
-        features, mean, deviation = ctx.saved_tensors
+        of_mean, of_std = gradients
+        features, mean, std = ctx.saved_tensors
         positions = features.shape[2] * features.shape[3]
-        slope = of_deviation / (positions * deviation)
+        slope = of_std / (positions * std)
         offset = of_mean / positions - slope * mean
         return torch.addcmul(offset.to(features.dtype), slope.to(features.dtype), features)
 
@@ -109,10 +105,10 @@ class _Statistics(torch.autograd.Function):
 def channel_statistics(features: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation of every channel of (B, C, H, W), each (B, C, 1, 1), in float32.
 
-    The deviation is biased (divided by n) with 1e-5 added to the variance, as in the authors' Torch code.
+    The standard deviation is biased (divided by n) with 1e-5 added to the variance, as in the authors' Torch code.
     """
-    mean, deviation = _Statistics.apply(features)
-    return mean, deviation
+    mean, std = _Statistics.apply(features)
+    return mean, std
 
 
 # (input channels, output channels) of conv1_1 … conv4_1; a max-pooling follows the layers in POOLED.
@@ -218,13 +214,13 @@ def unit_range(pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     return pixels.to(dtype, memory_format=torch.channels_last).div_(255)
 
 
-def adain(content: Tensor, style_mean: Tensor, style_deviation: Tensor, alpha: float = 1.0) -> Tensor:
+def adain(content: Tensor, style_mean: Tensor, style_std: Tensor, alpha: float = 1.0) -> Tensor:
     """Give content features (B, C, h, w) the channel statistics (B or 1, C, 1, 1) of a style (paper, equation 2).
 
     `alpha` in [0, 1] blends in feature space: 0 keeps the content's features, 1 aligns them fully.
     """
-    mean, deviation = channel_statistics(content)
-    scale = style_deviation / deviation
+    mean, std = channel_statistics(content)
+    scale = style_std / std
     gain = 1 + alpha * (scale - 1)
     offset = alpha * (style_mean - mean * scale)
     return (content.float() * gain + offset).to(content.dtype)
@@ -236,7 +232,7 @@ def pad_to_stride(pixels: Tensor) -> Tensor:
     return F.pad(pixels, (0, -width % STRIDE, 0, -height % STRIDE), mode="reflect")
 
 
-class Stylizer(nn.Module):
+class AdaINNetwork(nn.Module):
     """Encoder, AdaIN and decoder for inference: pixels in [0, 1] of any size ≥ 16 in, the same size out."""
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
@@ -245,13 +241,13 @@ class Stylizer(nn.Module):
         self.decoder = decoder
 
     def style_statistics(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (mean, deviation) at relu4_1 of style pictures (B, 3, H, W)."""
+        """Return (mean, std) at relu4_1 of style pictures (B, 3, H, W)."""
         return channel_statistics(self.encoder(pad_to_stride(pixels)))
 
-    def forward(self, pixels: Tensor, style_mean: Tensor, style_deviation: Tensor, alpha: float = 1.0) -> Tensor:
+    def forward(self, pixels: Tensor, style_mean: Tensor, style_std: Tensor, alpha: float = 1.0) -> Tensor:
         """Stylize (B, 3, H, W) in [0, 1] (paper, equations 3 and 4); returns the same shape, clipped to [0, 1]."""
         height, width = pixels.shape[-2:]
-        target = adain(self.encoder(pad_to_stride(pixels)), style_mean, style_deviation, alpha)
+        target = adain(self.encoder(pad_to_stride(pixels)), style_mean, style_std, alpha)
         stylized: Tensor = self.decoder(target)
         return stylized[..., :height, :width].clamp(0, 1)
 

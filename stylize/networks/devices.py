@@ -4,12 +4,24 @@ import time
 
 import torch
 
+from stylize.console import InputError
+
 MATRIX = 2048
 
 
-def best_device() -> torch.device:
-    """Return the CUDA device where there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def find_device(name: str = "auto") -> torch.device:
+    """Return a device by PyTorch's name; "auto" is the first GPU where there is one, else the CPU.
+
+    Raises `InputError` where there is no such device.
+    """
+    try:
+        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+        torch.empty(0, device=device)  # raises where there is no such GPU, or PyTorch was built without
+    except (RuntimeError, AssertionError):
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"There is no device {name!r} here: give auto, cpu or cuda.")
+    return device
 
 
 def best_dtype(device: torch.device) -> torch.dtype:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stylize.networks.adain import Decoder, Encoder, Layer, Stylizer, replicated
+from stylize.networks.adain import AdaINNetwork, Decoder, Encoder, Layer, replicated
 
 TILE = 4  # outputs on a side
 WINDOW = TILE + 2  # inputs on a side
@@ -146,9 +146,9 @@ def _compares_as_integers(activations: Tensor) -> bool:
     return activations.dtype == torch.bfloat16 and not activations.is_cuda
 
 
-def rearranged(encoder: Encoder, decoder: Decoder, winograd: bool) -> Stylizer:
+def rearranged(encoder: Encoder, decoder: Decoder, winograd: bool) -> AdaINNetwork:
     """Return a stylizer of a pair, which shares what needs no rearrangement; `winograd` for float32 on a CPU."""
-    return Stylizer(*(nn.Sequential(*_modules(network.chain, winograd)) for network in (encoder, decoder)))
+    return AdaINNetwork(*(nn.Sequential(*_modules(network.chain, winograd)) for network in (encoder, decoder)))
 
 
 def _modules(chain: Sequence[Layer], winograd: bool) -> Iterator[nn.Module]:

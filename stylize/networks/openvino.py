@@ -16,12 +16,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from stylize.console import InputError
-from stylize.networks.adain import ENCODER_CHANNELS, Decoder, Encoder, Layer, Stylizer, adain, unit_range
+from stylize.networks.adain import ENCODER_CHANNELS, AdaINNetwork, Decoder, Encoder, Layer, adain, unit_range
 from stylize.networks.devices import best_dtype, sums_int8_exactly
 from stylize.networks.kernels import UpsampledConvolution
 from stylize.sources.patterns import PATTERN_NAMES, draw_pattern
 from stylize.sources.shapes import draw_shape
 
+INSTALL = 'pip install "stylized-pairing[openvino]"'
+BORDER = np.array([0, 0, 1, 1])  # of (B, C, H, W), before and behind
+END = np.iinfo(np.int64).max  # of an axis, to slice up to
 LEVELS = 255  # steps of an 8-bit activation
 WEIGHT_LEVEL = 127  # the largest 8-bit weight; symmetric
 SEARCHED_VALUES = 60_000  # of a layer's activations, to find its range
@@ -29,6 +32,96 @@ SEARCHED_VALUES = 60_000  # of a layer's activations, to find its range
 RANGE_STEPS = torch.arange(-64, 97) / 8
 SMALLEST_PEAK = 2.0**-8  # the first of the grid, for layers that are silent
 SMALLEST_SHARE = 1e-2  # of the loudest channel's peak, so that a silent channel's range is not empty
+CALIBRATION_PICTURES = 24  # half shapes, half patterns
+CALIBRATION_SIDE = 48
+PATTERN_SEED = 1000  # other arrangements and palettes than those of the built-in styles
+# Of the decoder's ranges: unseen pictures have higher peaks. In the encoder wider ranges do harm: see `docs/int8.md`.
+HEADROOM = 2**0.5
+
+
+def int8_network(encoder: Encoder, decoder: Decoder, means: Tensor, stds: Tensor) -> AdaINNetwork:
+    """Return the stylizer of a float32 pair in int8 on the CPU, calibrated for style statistics (S, 512, 1, 1).
+
+    Raises `InputError` where OpenVINO is missing or the CPU does not multiply int8 exactly in hardware.
+    """
+    core = import_openvino().Core()
+    if not sums_int8_exactly() or "INT8" not in _capabilities(core):
+        raise InputError("This CPU does not multiply int8 exactly in hardware (VNNI or AMX): give --backend torch.")
+    encoder_chain, decoder_chain = quantise_pair(encoder, decoder, means, stds)
+    first, *following = decoder.chain
+    # What is not int8 stays float32: by default it would be bfloat16 where the CPU has that.
+    return AdaINNetwork(
+        CompiledChain(core, quantised_graph(encoder.chain, encoder_chain), "f32"),
+        MixedDecoder(first.convolution, CompiledChain(core, quantised_graph(following, decoder_chain), "f32")),
+    )
+
+
+def bfloat16_network(encoder: Encoder, decoder: Decoder) -> AdaINNetwork:
+    """Return the stylizer of a float32 pair in bfloat16 on the CPU.
+
+    Raises `InputError` where OpenVINO is missing or the CPU does not multiply bfloat16 in hardware.
+    """
+    core = import_openvino().Core()
+    if "BF16" not in _capabilities(core):
+        raise InputError("This CPU does not multiply bfloat16 in hardware: give --backend torch.")
+    return AdaINNetwork(*(CompiledChain(core, plain_graph(network.chain), "bf16") for network in (encoder, decoder)))
+
+
+def _capabilities(core: Any) -> Sequence[str]:
+    names: Sequence[str] = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return names
+
+
+class MixedDecoder(nn.Module):
+    """A decoder whose first convolution torch runs in floating point, and OpenVINO those that follow in int8."""
+
+    def __init__(self, first: nn.Conv2d, following: nn.Module) -> None:
+        super().__init__()
+        self._dtype = best_dtype(torch.device("cpu"))
+        self._first = copy.deepcopy(first).to(self._dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._following = following
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Decode relu4_1 features (B, 512, h, w) to pixels (B, 3, 8h, 8w), not clipped."""
+        entry = features.to(self._dtype, memory_format=torch.channels_last)
+        pixels: Tensor = self._following(F.relu(self._first(entry)).float())
+        return pixels
+
+
+class CompiledChain(nn.Module):
+    """A graph of layers compiled for pictures of any size, in a precision of OpenVINO's; float32 in, float32 out.
+
+    Every Python thread has a compiled model of its own, with as many threads of the CPU as PyTorch has there.
+    """
+
+    def __init__(self, core: Any, graph: Any, precision: str) -> None:
+        super().__init__()
+        self._core, self._graph, self._precision = core, graph, precision
+        self._compiled = threading.local()
+
+    def forward(self, activations: Tensor) -> Tensor:
+        """Run the chain on (B, C, H, W)."""
+        if not hasattr(self._compiled, "model"):
+            self._compiled.model = self._compile()
+        return torch.from_numpy(self._compiled.model([activations.contiguous().numpy()])[0].copy())
+
+    def _compile(self) -> Any:
+        # Without pinning, because pinned models of one thread each may share a core.
+        options = {"INFERENCE_PRECISION_HINT": self._precision, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+        options |= {"PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False}
+        return self._core.compile_model(self._graph, "CPU", options)
+
+
+def import_openvino() -> Any:
+    """Return the module `openvino`; raise `InputError` where the extra is not installed."""
+    # OpenVINO reports its use to its makers as soon as it is imported; without this module it does not.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    try:
+        import openvino
+        import openvino.opset13
+    except ImportError:
+        raise InputError(f"OpenVINO is not installed: {INSTALL}, or give --backend torch.") from None
+    return openvino
 
 
 @dataclass(frozen=True)
@@ -45,21 +138,56 @@ class QuantisedConvolution:
     scale: Tensor
     bias: Tensor
 
-    def rounded_input(self, activations: Tensor) -> Tensor:
-        """Return what the convolution sees of float32 activations."""
-        return ((activations - self.low) / (self.high - self.low) * LEVELS).round().clamp(0, LEVELS) / LEVELS
-
     def __call__(self, activations: Tensor) -> Tensor:
-        """Return the output in float32, (B, C', H, W)."""
-        padded = F.pad(self.rounded_input(activations), (1, 1, 1, 1), mode="reflect")
+        """Return the output in float32, (B, C', H, W), of float32 activations (B, C, H, W)."""
+        levels = ((activations - self.low) / (self.high - self.low) * LEVELS).round().clamp(0, LEVELS)
+        padded = F.pad(levels / LEVELS, (1, 1, 1, 1), mode="reflect")
         return F.conv2d(padded, self.weight.float() * self.scale, self.bias)
 
 
+@cache
+def calibration_pictures() -> NDArray[np.uint8]:
+    """Draw the contents to calibrate on, (24, 48, 48, 3): shapes and patterns in turn."""
+    pictures = []
+    for index, name in enumerate(PATTERN_NAMES[: CALIBRATION_PICTURES // 2]):
+        pictures.append(draw_shape(index, size=CALIBRATION_SIDE, split="train").picture)
+        pictures.append(draw_pattern(name, CALIBRATION_SIDE, PATTERN_SEED + index))
+    return np.stack([np.asarray(picture) for picture in pictures])
+
+
+def calibration_sha256() -> str:
+    """Return the SHA-256 of what a calibration starts from, pictures and search, as the manifest records it."""
+    search = repr((HEADROOM, SEARCHED_VALUES, RANGE_STEPS.tolist(), LEVELS))
+    return hashlib.sha256(calibration_pictures().tobytes() + search.encode()).hexdigest()
+
+
+@torch.inference_mode()
+def quantise_pair(
+    encoder: Encoder, decoder: Decoder, means: Tensor, stds: Tensor
+) -> tuple[list[QuantisedConvolution], list[QuantisedConvolution]]:
+    """Quantise a float32 encoder and decoder apart, the decoder for style statistics (S, 512, 1, 1).
+
+    The decoder's first convolution is left out: aligned features have peaks many standard deviations from the mean, and
+    256 levels either clip those or are too coarse for the rest.
+    """
+    pixels = unit_range(torch.from_numpy(calibration_pictures()).permute(0, 3, 1, 2))
+    channels = torch.ones(1, ENCODER_CHANNELS[0][0], 1, 1)
+    encoder_chain = quantise_chain(encoder.chain, pixels, (0 * channels, channels))
+    first, *following = decoder.chain
+    entered = first(_targets(encoder(pixels), means, stds))
+    ends = best_range(following[0].resample(entered), HEADROOM)
+    return encoder_chain, quantise_chain(following, entered, ends, HEADROOM)
+
+
+def _targets(features: Tensor, means: Tensor, stds: Tensor) -> Tensor:
+    """Return every calibration feature with one style, the styles spread evenly, and a third of them unstylized."""
+    count, styles = len(features), len(means)
+    chosen = torch.arange(count) * styles // count if styles > count else torch.arange(count) % styles
+    return torch.cat([adain(features, means[chosen], stds[chosen]), features[: count // 3]])
+
+
 def quantise_chain(
-    layers: Sequence[Layer],
-    activations: Tensor,
-    first: tuple[Tensor, Tensor],
-    headroom: float = 1.0,
+    layers: Sequence[Layer], activations: Tensor, first: tuple[Tensor, Tensor], headroom: float = 1.0
 ) -> list[QuantisedConvolution]:
     """Quantise a network's convolutions one after the other, each on what the ones before it now give.
 
@@ -117,23 +245,6 @@ def best_upper_end(activations: Tensor) -> Tensor:
 
 def _rounding_error(values: Tensor, end: Tensor) -> float:
     return float((values - (values / end * LEVELS).round().clamp(0, LEVELS) / LEVELS * end).square().mean())
-
-
-INSTALL = 'pip install "stylized-pairing[openvino]"'
-BORDER = np.array([0, 0, 1, 1])  # of (B, C, H, W), before and behind
-END = np.iinfo(np.int64).max  # of an axis, to slice up to
-
-
-def import_openvino() -> Any:
-    """Return the module `openvino`; raise `InputError` where the extra is not installed."""
-    # OpenVINO reports its use to its makers as soon as it is imported; without this module it does not.
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    try:
-        import openvino
-        import openvino.opset13
-    except ImportError:
-        raise InputError(f"OpenVINO is not installed: {INSTALL}, or give --backend torch.") from None
-    return openvino
 
 
 def quantised_graph(layers: Sequence[Layer], quantised: Sequence[QuantisedConvolution]) -> Any:
@@ -202,123 +313,3 @@ def _upsampled(ops: Any, node: Any, convolution: UpsampledConvolution) -> Any:
 def _finished(ops: Any, output: Any, bias: Tensor, layer: Layer) -> Any:
     biased = ops.add(output, ops.constant(bias.numpy().reshape(1, -1, 1, 1)))
     return ops.relu(biased) if layer.rectified else biased
-
-
-PICTURES = 24  # half shapes, half patterns
-SIDE = 48
-PATTERN_SEED = 1000  # other arrangements and palettes than those of the built-in styles
-# Of the decoder's ranges: unseen pictures have higher peaks. In the encoder wider ranges do harm: see `docs/int8.md`.
-HEADROOM = 2**0.5
-Chain = list[QuantisedConvolution]
-
-
-@cache
-def calibration_pictures() -> NDArray[np.uint8]:
-    """Draw the contents to calibrate on, (24, 48, 48, 3): shapes and patterns in turn."""
-    shapes = (draw_shape(index, size=SIDE, split="train").picture for index in range(PICTURES // 2))
-    names = PATTERN_NAMES[: PICTURES // 2]
-    patterns = (draw_pattern(name, SIDE, PATTERN_SEED + index) for index, name in enumerate(names))
-    pairs = zip(shapes, patterns, strict=True)
-    return np.stack([np.asarray(picture) for pair in pairs for picture in pair])
-
-
-def calibration_sha256() -> str:
-    """Return the SHA-256 of what a calibration starts from, pictures and search, as the manifest records it."""
-    search = repr((HEADROOM, SEARCHED_VALUES, RANGE_STEPS.tolist(), LEVELS))
-    return hashlib.sha256(calibration_pictures().tobytes() + search.encode()).hexdigest()
-
-
-@torch.inference_mode()
-def quantise_pair(encoder: Encoder, decoder: Decoder, means: Tensor, deviations: Tensor) -> tuple[Chain, Chain]:
-    """Quantise a float32 encoder and decoder apart, the decoder for style statistics (S, 512, 1, 1).
-
-    The decoder's first convolution is left out: aligned features have peaks far beyond their deviation, and 256 levels
-    either clip those or are too coarse for the rest.
-    """
-    pixels = unit_range(torch.from_numpy(calibration_pictures()).permute(0, 3, 1, 2))
-    channels = torch.ones(1, ENCODER_CHANNELS[0][0], 1, 1)
-    encoder_chain = quantise_chain(encoder.chain, pixels, (0 * channels, channels))
-    first, *following = decoder.chain
-    entered = first(_targets(encoder(pixels), means, deviations))
-    ends = best_range(following[0].resample(entered), HEADROOM)
-    return encoder_chain, quantise_chain(following, entered, ends, HEADROOM)
-
-
-def _targets(features: Tensor, means: Tensor, deviations: Tensor) -> Tensor:
-    """Return every calibration feature with one style, the styles spread evenly, and a third of them unstylized."""
-    count, styles = len(features), len(means)
-    chosen = torch.arange(count) * styles // count if styles > count else torch.arange(count) % styles
-    return torch.cat([adain(features, means[chosen], deviations[chosen]), features[: count // 3]])
-
-
-def int8_stylizer(encoder: Encoder, decoder: Decoder, means: Tensor, deviations: Tensor) -> Stylizer:
-    """Return the stylizer of a float32 pair in int8 on the CPU, calibrated for style statistics (S, 512, 1, 1).
-
-    Raises `InputError` where OpenVINO is missing or the CPU does not multiply int8 exactly in hardware.
-    """
-    core = import_openvino().Core()
-    if not sums_int8_exactly() or "INT8" not in _capabilities(core):
-        raise InputError("This CPU does not multiply int8 exactly in hardware (VNNI or AMX): give --backend torch.")
-    encoder_chain, decoder_chain = quantise_pair(encoder, decoder, means, deviations)
-    first, *following = decoder.chain
-    # What is not int8 stays float32: by default it would be bfloat16 where the CPU has that.
-    return Stylizer(
-        CompiledChain(core, quantised_graph(encoder.chain, encoder_chain), "f32"),
-        MixedDecoder(first.convolution, CompiledChain(core, quantised_graph(following, decoder_chain), "f32")),
-    )
-
-
-def bfloat16_stylizer(encoder: Encoder, decoder: Decoder) -> Stylizer:
-    """Return the stylizer of a float32 pair in bfloat16 on the CPU.
-
-    Raises `InputError` where OpenVINO is missing or the CPU does not multiply bfloat16 in hardware.
-    """
-    core = import_openvino().Core()
-    if "BF16" not in _capabilities(core):
-        raise InputError("This CPU does not multiply bfloat16 in hardware: give --backend torch.")
-    return Stylizer(*(CompiledChain(core, plain_graph(network.chain), "bf16") for network in (encoder, decoder)))
-
-
-def _capabilities(core: Any) -> Sequence[str]:
-    names: Sequence[str] = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return names
-
-
-class MixedDecoder(nn.Module):
-    """A decoder whose first convolution torch runs in floating point, and OpenVINO those that follow in int8."""
-
-    def __init__(self, first: nn.Conv2d, following: nn.Module) -> None:
-        super().__init__()
-        self._dtype = best_dtype(torch.device("cpu"))
-        self._first = copy.deepcopy(first).to(self._dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._following = following
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Decode relu4_1 features (B, 512, h, w) to pixels (B, 3, 8h, 8w), not clipped."""
-        entry = features.to(self._dtype, memory_format=torch.channels_last)
-        pixels: Tensor = self._following(F.relu(self._first(entry)).float())
-        return pixels
-
-
-class CompiledChain(nn.Module):
-    """A graph of layers compiled for pictures of any size, in a precision of OpenVINO's; float32 in, float32 out.
-
-    Every Python thread has a compiled model of its own, with as many threads of the CPU as PyTorch has there.
-    """
-
-    def __init__(self, core: Any, graph: Any, precision: str) -> None:
-        super().__init__()
-        self._core, self._graph, self._precision = core, graph, precision
-        self._compiled = threading.local()
-
-    def forward(self, activations: Tensor) -> Tensor:
-        """Run the chain on (B, C, H, W)."""
-        if not hasattr(self._compiled, "model"):
-            self._compiled.model = self._compile()
-        return torch.from_numpy(self._compiled.model([activations.contiguous().numpy()])[0].copy())
-
-    def _compile(self) -> Any:
-        # Without pinning, because pinned models of one thread each may share a core.
-        options = {"INFERENCE_PRECISION_HINT": self._precision, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-        options |= {"PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False}
-        return self._core.compile_model(self._graph, "CPU", options)

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save
@@ -29,15 +31,15 @@ STATISTICS_SHAPE = (1, ENCODER_CHANNELS[-1][1], 1, 1)
 
 @dataclass(frozen=True)
 class FittedStatistics:
-    """Mean and deviation at relu4_1, each (1, 512, 1, 1), that `stylize fit-styles` adapted to the named decoder."""
+    """Mean and standard deviation at relu4_1, each (1, 512, 1, 1), that `stylize fit-styles` fitted to a decoder."""
 
     mean: Tensor
-    deviation: Tensor
+    std: Tensor
     decoder_sha256: str
 
     def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return mean and deviation on a device."""
-        return self.mean.to(device), self.deviation.to(device)
+        """Return mean and standard deviation on a device."""
+        return self.mean.to(device), self.std.to(device)
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,11 @@ class Style:
     sha256: str
     picture: Image.Image
     fitted: FittedStatistics | None = None
+
+    @property
+    def array(self) -> NDArray[np.uint8]:
+        """The picture as a batch of one, (1, H, W, 3)."""
+        return np.asarray(self.picture)[None]
 
 
 def load_styles(names: Sequence[str], decoder_sha256: str | None = None, side: int | None = None) -> list[Style]:
@@ -123,7 +130,7 @@ def write_fitted(path: Path, style: Style, fitted: FittedStatistics, recipe: Map
     tensors = {
         "picture": pixels.view(style.picture.height, style.picture.width, 3),
         "mean": fitted.mean.cpu().contiguous(),
-        "deviation": fitted.deviation.cpu().contiguous(),
+        "deviation": fitted.std.cpu().contiguous(),
     }
     hashes = {"style_sha256": style.sha256, "decoder_sha256": fitted.decoder_sha256}
     origin = {"name": style.name, **hashes, "recipe": dict(recipe)}
@@ -136,9 +143,9 @@ def read_fitted(path: Path) -> Style:
     try:
         with safe_open(path, framework="pt") as file:
             origin = json.loads((file.metadata() or {})[ORIGIN])
-            picture, mean, deviation = (file.get_tensor(name) for name in ("picture", "mean", "deviation"))
-        _check_fitted(picture, mean, deviation)
-        fitted = FittedStatistics(mean, deviation, str(origin["decoder_sha256"]))
+            picture, mean, std = (file.get_tensor(name) for name in ("picture", "mean", "deviation"))
+        _check_fitted(picture, mean, std)
+        fitted = FittedStatistics(mean, std, str(origin["decoder_sha256"]))
         name = f"{origin['name']} (fitted)"
         name.encode()  # or a ValueError: a shard could not hold it
         return Style(name, file_sha256(path), Image.fromarray(picture.numpy()), fitted)
@@ -147,20 +154,20 @@ def read_fitted(path: Path) -> Style:
         raise InputError(f"{path} is not a fitted style ({reason}): make it with `stylize fit-styles`.") from None
 
 
-def _check_fitted(picture: Tensor, mean: Tensor, deviation: Tensor) -> None:
+def _check_fitted(picture: Tensor, mean: Tensor, std: Tensor) -> None:
     """Raise `ValueError` for tensors of other types, shapes or values than a fitted style has."""
     height, width, channels = picture.shape  # or a ValueError
     short, long = sorted((height, width))
     sides_fit = MIN_SIDE <= short <= STYLE_SIDE and long <= MAX_ASPECT_RATIO * STYLE_SIDE
     if picture.dtype != torch.uint8 or channels != 3 or not sides_fit:
         raise ValueError(f"a picture {tuple(picture.shape)} of {picture.dtype}")
-    for statistic in (mean, deviation):
+    for statistic in (mean, std):
         if tuple(statistic.shape) != STATISTICS_SHAPE or statistic.dtype != torch.float32:
             raise ValueError(f"statistics {tuple(statistic.shape)} of {statistic.dtype}")
         if not torch.isfinite(statistic).all():
             raise ValueError("statistics that are not finite")
-    if deviation.min() <= 0:
-        raise ValueError("deviations that are not positive")
+    if std.min() <= 0:
+        raise ValueError("standard deviations that are not positive")
 
 
 def style_choice(seed: int, key: str, copies: int, styles: int) -> list[int]:

@@ -1,12 +1,9 @@
-"""The files beside the shards: where samples lie, their checksums, other readers' indices, and the data card."""
+"""Where a split's samples lie in its shards, by the stored table or the tars' headers; checksums of their parts."""
 
 import hashlib
 import io
-import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from tarfile import BLOCKSIZE
 from typing import Any
@@ -14,12 +11,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stylize.console import InputError, counted, literal
+from stylize.console import InputError, counted
 from stylize.files import write_atomically
 from stylize.shards.manifest import Manifest, ShardEntry
-from stylize.shards.shard import SampleLocation, index_shard, open_shard, read_span, read_spans, shard_members
+from stylize.shards.shard import SampleLocation, index_shard, read_spans
 
 Integers = NDArray[np.int64]
+Table = NDArray[np.void]
+CHECKSUM_SUFFIX = ".sha256"
+ORIGIN_NAME = "origin"  # a file where some shards are not in the folder: the URL behind which they are
+_DIGITS = 64
+_BETWEEN = b"  "
 
 
 @dataclass(frozen=True)
@@ -51,38 +53,91 @@ class SplitIndex:
         return read_spans(self.path(index), [spans[part] for part in parts])
 
 
+def index_name(split: str) -> str:
+    """Return the name of a split's table."""
+    return f"index-{split}.npy"
+
+
+def load_index(directory: Path, manifest: Manifest, split: str) -> SplitIndex:
+    """Return the index of a split: by its table or, where none was stored, by the tars' headers.
+
+    A table is checked for what the manifest tells; that its shards are so inside shows when their samples are read.
+    Where the folder has a file `origin`, shards may be missing.
+    Raises `InputError` as `index_split` does, and where the table is damaged or does not fit the manifest.
+    """
+    path = directory / index_name(split)
+    entries = manifest.entries(split)
+    if not entries or not path.exists():
+        return index_split(directory, manifest, split)
+    table = _read_table(path)
+    if reason := _misfit(table, entries, manifest.copies(split), len(manifest.class_names)):
+        raise InputError(f"{path} does not fit its manifest ({reason}): run `stylize index` on its folder.")
+    complete = not (directory / ORIGIN_NAME).exists()
+    for entry in entries:
+        if complete or (directory / entry.name).exists():
+            _check_there(directory / entry.name, entry)
+    return _split_index(directory, entries, table)
+
+
 def index_split(directory: Path, manifest: Manifest, split: str) -> SplitIndex:
     """Index a split by its tars' headers; raise `InputError` where these are not what the manifest says.
 
     That is: a shard that is missing or of another size, or another number of samples, copies or classes.
     """
-    entries = [entry for entry in manifest.shards if entry.split == split]
-    copies = manifest.styles_per_image if split == "train" else 0
-    shards = [_index(directory / entry.name, entry, copies, len(manifest.class_names)) for entry in entries]
-    keys, labels, spans = (list(arrays) for arrays in zip(*shards, strict=True)) if shards else ([], [], [])
+    entries, copies = manifest.entries(split), manifest.copies(split)
+    # Arrays for every shard, because a data set's samples as objects take a kilobyte each.
+    tables = [
+        _table(_locations(directory / entry.name, entry, copies, len(manifest.class_names)), copies, number)
+        for number, entry in enumerate(entries)
+    ]
+    return _split_index(directory, entries, np.concatenate([_table([], copies, 0), *tables]))
+
+
+def _split_index(directory: Path, entries: Sequence[ShardEntry], table: Table) -> SplitIndex:
     return SplitIndex(
         [directory / entry.name for entry in entries],
         [entry.sha256 for entry in entries],
-        np.concatenate([np.empty(0, np.str_), *keys]),
-        np.concatenate([np.empty(0, np.int64), *labels]),
-        np.repeat(np.arange(len(shards)), [len(each) for each in labels]),
-        np.concatenate([np.empty((0, 2 + copies, 2), np.int64), *spans]),
+        np.array(table["key"]).astype(np.str_),
+        *(np.array(table[name]) for name in ("label", "shard", "spans")),
     )
 
 
-def _index(path: Path, entry: ShardEntry, copies: int, classes: int) -> tuple[NDArray[np.str_], Integers, Integers]:
-    """Return a shard's keys, labels and spans: arrays, because a data set's samples as objects take a kilobyte each."""
-    locations = _locations(path, entry, copies, classes)
-    spans = [(item.content, *item.styled, item.label_span) for item in locations]
-    return (
-        np.array([item.key for item in locations], dtype=np.str_),
-        np.array([item.label for item in locations], dtype=np.int64),
-        np.array([[(span.offset, span.size) for span in each] for each in spans], np.int64).reshape(-1, 2 + copies, 2),
-    )
+def _row(digits: int, parts: int) -> np.dtype[np.void]:
+    return np.dtype([("key", f"S{digits}"), ("label", "<i8"), ("shard", "<i8"), ("spans", "<i8", (parts, 2))])
+
+
+def _table(locations: Sequence[SampleLocation], copies: int, shard: int) -> Table:
+    """Return a row for every sample of a shard, which has this number in its split."""
+    table = np.empty(len(locations), _row(max((len(item.key) for item in locations), default=1), 2 + copies))
+    table["key"] = [item.key for item in locations]
+    table["label"] = [item.label for item in locations]
+    table["shard"] = shard
+    spans = [[(span.offset, span.size) for span in (item.content, *item.styled, item.label_span)] for item in locations]
+    table["spans"] = np.array(spans, np.int64).reshape(-1, 2 + copies, 2)
+    return table
+
+
+def render_index(index: SplitIndex) -> bytes:
+    """Return the table as a `.npy` file: a row a sample, in their order.
+
+    Its fields are `key`, `label`, `shard` (number in the split) and `spans`, (2 + K, 2): offset and bytes of the
+    original, its K copies and the label.
+    """
+    table = np.empty(len(index), _row(index.keys.dtype.itemsize // 4, index.spans.shape[1]))
+    table["key"], table["label"], table["shard"], table["spans"] = index.keys, index.labels, index.shards, index.spans
+    file = io.BytesIO()
+    np.save(file, table, allow_pickle=False)
+    return file.getvalue()
+
+
+def write_indices(directory: Path, manifest: Manifest) -> None:
+    """Write the table of every split, by which readers start; raise `InputError` where that fails."""
+    for split in manifest.splits:
+        write_atomically(directory / index_name(split), render_index(index_split(directory, manifest, split)))
 
 
 def _locations(path: Path, entry: ShardEntry, copies: int, classes: int) -> list[SampleLocation]:
-    check_there(path, entry)
+    _check_there(path, entry)
     locations = list(index_shard(path))
     if len(locations) != entry.samples:
         raise InputError(
@@ -103,7 +158,7 @@ def _locations(path: Path, entry: ShardEntry, copies: int, classes: int) -> list
     return locations
 
 
-def check_there(path: Path, entry: ShardEntry) -> None:
+def _check_there(path: Path, entry: ShardEntry) -> None:
     """Raise `InputError` where a shard is missing or of another size than the manifest's."""
     if not path.is_file() or path.stat().st_size != entry.bytes:
         raise differs(path)
@@ -114,60 +169,7 @@ def differs(path: Path) -> InputError:
     return InputError(f"Shard {path} is missing or differs from its manifest: fetch or make it again.")
 
 
-Table = NDArray[np.void]
-ORIGIN = "origin"  # in a folder whose shards are not all there: the URL behind which the others are
-
-
-def index_name(split: str) -> str:
-    """Return the name of a split's table."""
-    return f"index-{split}.npy"
-
-
-def render_index(index: SplitIndex) -> bytes:
-    """Return the table as a `.npy` file: a row a sample, in their order.
-
-    Its fields are `key`, `label`, `shard` (number in the split) and `spans`, (2 + K, 2): offset and bytes of the
-    original, its K copies and the label.
-    """
-    table = np.empty(len(index), _row(index.keys.dtype.itemsize // 4, index.spans.shape[1]))
-    table["key"], table["label"], table["shard"], table["spans"] = index.keys, index.labels, index.shards, index.spans
-    file = io.BytesIO()
-    np.save(file, table, allow_pickle=False)
-    return file.getvalue()
-
-
-def load_index(directory: Path, manifest: Manifest, split: str) -> SplitIndex:
-    """Return the index of a split: by its table or, where none was stored, by the tars' headers.
-
-    A table is checked for what the manifest tells; that its shards are so inside shows when their samples are read.
-    Where the folder has an `ORIGIN`, shards may be missing.
-    Raises `InputError` as `index_split` does, and where the table is damaged or does not fit the manifest.
-    """
-    path = directory / index_name(split)
-    entries = [entry for entry in manifest.shards if entry.split == split]
-    if not entries or not path.exists():
-        return index_split(directory, manifest, split)
-    table = _read(path)
-    copies = manifest.styles_per_image if split == "train" else 0
-    if reason := _misfit(table, entries, copies, len(manifest.class_names)):
-        raise InputError(f"{path} does not fit its manifest ({reason}): run `stylize index` on its folder.")
-    complete = not (directory / ORIGIN).exists()
-    for entry in entries:
-        if complete or (directory / entry.name).exists():
-            check_there(directory / entry.name, entry)
-    return SplitIndex(
-        [directory / entry.name for entry in entries],
-        [entry.sha256 for entry in entries],
-        np.array(table["key"]).astype(np.str_),
-        *(np.array(table[name]) for name in ("label", "shard", "spans")),
-    )
-
-
-def _row(digits: int, parts: int) -> np.dtype[np.void]:
-    return np.dtype([("key", f"S{digits}"), ("label", "<i8"), ("shard", "<i8"), ("spans", "<i8", (parts, 2))])
-
-
-def _read(path: Path) -> Table:
+def _read_table(path: Path) -> Table:
     try:
         # Mapped, so that a size which is a lie allocates nothing.
         table: Table = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -194,71 +196,6 @@ def _misfit(table: Table, entries: Sequence[ShardEntry], copies: int, classes: i
     if (after < (starts + sizes).ravel()[:-1] + BLOCKSIZE)[same[1:] == same[:-1]].any():
         return "places out of order"
     return None
-
-
-CARD_NAME = "README.md"
-# (name of the configuration, split here, split there); the copies would get lost among splits that have none
-CONFIGURATIONS = (("pairs", "train", "train"), ("originals", "val", "validation"), ("originals", "test", "test"))
-NAMED = 20
-DESCRIBED = ("alpha", "transfer", "size", "work_size", "codec", "quality", "seed", "encoder_sha256", "decoder_sha256")
-
-
-def render_card(manifest: Manifest) -> str:
-    """Return the card as Markdown: configurations for `datasets`, then what the folder holds and how it was made."""
-    return "\n".join(["---", *_configurations(manifest), "---", "", *_description(manifest), ""])
-
-
-def _configurations(manifest: Manifest) -> Iterator[str]:
-    """Yield the card's head as YAML; the first configuration is what `load_dataset` reads when none is named."""
-    present = [row for row in CONFIGURATIONS if manifest.samples(row[1])]
-    yield "configs:" if present else "configs: []"
-    for number, name in enumerate(dict.fromkeys(name for name, _, _ in present)):
-        yield f"- config_name: {name}"
-        if number == 0:
-            yield "  default: true"
-        yield "  data_files:"
-        for _, split, theirs in (row for row in present if row[0] == name):
-            yield f"  - split: {theirs}"
-            yield f"    path: {split}-*.tar"
-    yield "tags: [webdataset, image-classification, style-transfer]"
-
-
-def _description(manifest: Manifest) -> Iterator[str]:
-    spec, copies = manifest.spec, manifest.styles_per_image
-    yield f"# {_code(spec.get('source', 'images'))}, originals and stylized copies"
-    yield ""
-    held = {split: manifest.samples(split) for split in ("train", "val", "test")}
-    yield "Shards for [WebDataset](https://github.com/webdataset/webdataset); `manifest.json` says how they were made."
-    yield ""
-    yield "| | |"
-    yield "| --- | --- |"
-    for split, samples in held.items():
-        if samples:
-            kind = counted(copies, "stylized copy", "stylized copies") + " each" if split == "train" else "originals"
-            yield f"| {split} | {counted(samples, 'image')}, {kind} |"
-    yield f"| classes | {len(manifest.class_names)}: {_listed(manifest.class_names)} |"
-    if manifest.style_names:
-        yield f"| styles | {len(manifest.style_names)}: {_listed(manifest.style_names)} |"
-    for name in DESCRIBED:
-        if spec.get(name) is not None:
-            yield f"| {name.replace('_', ' ')} | {_code(spec[name])} |"
-    yield ""
-    yield "`cls` is the label, an index into the manifest's `class_names`. The licence is that of the source's images;"
-    yield "say here which it is before you share the folder. This file may be edited: it counts in no checksum."
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(map(_code, names[:NAMED])) + (" …" if len(names) > NAMED else "")
-
-
-def _code(value: object) -> str:
-    """Return a value as code of one line in Markdown; what would end it or a table's cell is replaced."""
-    return "`" + literal(str(value)).replace("`", "'").replace("|", "/") + "`"
-
-
-CHECKSUM_SUFFIX = ".sha256"
-_DIGITS = 64
-_BETWEEN = b"  "
 
 
 def checksum_path(shard: Path) -> Path:
@@ -288,102 +225,3 @@ def read_digests(shard: Path, key: str) -> list[str]:
 def are_intact(payloads: Sequence[bytes], digests: Sequence[str | None]) -> bool:
     """Return whether payloads have these SHA-256; None is that of nothing."""
     return [hashlib.sha256(payload).hexdigest() for payload in payloads] == list(digests)
-
-
-INDEX_SUFFIX = ".idx"
-SIDE_NAME = re.compile(
-    rf"(?:train|test|val)-[0-9]+(?:{re.escape(INDEX_SUFFIX)}|{re.escape(CHECKSUM_SUFFIX)})"
-    r"|wids-(?:train|test|val)\.json|index-(?:train|test|val)\.npy"
-)
-
-
-def describe_shard(path: Path) -> dict[str, bytes]:
-    """Return the files that stand beside a shard, by name: its index and the SHA-256 of its members.
-
-    Raises `InputError` for a shard that cannot be read or holds foreign members.
-    """
-    samples, checksums = [], []
-    with open_shard(path) as file:
-        for _, members in groupby(shard_members(path), key=lambda member: member[0]["key"]):
-            parts = []
-            for match, span in members:
-                name = match.string
-                parts.append(f"{name.partition('.')[2]} {span.offset} {span.size} {name}")
-                checksums.append(f"{hashlib.sha256(read_span(file, span)).hexdigest()}  {name}\n")
-            samples.append(" ".join(parts))
-    index = "".join(f"{line}\n" for line in [f"v1.2 {len(samples)}", *samples])
-    texts = {INDEX_SUFFIX: index, CHECKSUM_SUFFIX: "".join(checksums)}
-    return {path.with_suffix(suffix).name: text.encode() for suffix, text in texts.items()}
-
-
-def list_shards(manifest: Manifest) -> dict[str, bytes]:
-    """Return the files that list the shards of every split for `wids`, by name."""
-    lists = {}
-    for split in _splits(manifest):
-        shards = [
-            {"url": shard.name, "nsamples": shard.samples, "filesize": shard.bytes}
-            for shard in manifest.shards
-            if shard.split == split
-        ]
-        document = {"__kind__": "wids-shard-index-v1", "wids_version": 1, "shardlist": shards}
-        lists[f"wids-{split}.json"] = (json.dumps(document, indent=2) + "\n").encode()
-    return lists
-
-
-def _splits(manifest: Manifest) -> list[str]:
-    return list(dict.fromkeys(shard.split for shard in manifest.shards))
-
-
-def write_side_files(directory: Path, manifest: Manifest) -> None:
-    """Write all files that can stand beside a folder's shards; a data card that is there is left as it is.
-
-    Raises `InputError` where a shard cannot be read or a file cannot be written.
-    """
-    for shard in manifest.shards:
-        for name, payload in describe_shard(directory / shard.name).items():
-            write_atomically(directory / name, payload)
-    for name, payload in list_shards(manifest).items():
-        write_atomically(directory / name, payload)
-    write_indices(directory, manifest)
-    if not (directory / CARD_NAME).exists():
-        write_atomically(directory / CARD_NAME, render_card(manifest).encode())
-
-
-def write_indices(directory: Path, manifest: Manifest) -> None:
-    """Write the table of every split, by which readers start; raise `InputError` as `write_side_files` does."""
-    for split in _splits(manifest):
-        write_atomically(directory / index_name(split), render_index(index_split(directory, manifest, split)))
-
-
-def side_names(manifest: Manifest) -> set[str]:
-    """Return the names of the files that may stand beside a folder's shards."""
-    stems = [Path(shard.name) for shard in manifest.shards]
-    own = {stem.with_suffix(suffix).name for stem in stems for suffix in (INDEX_SUFFIX, CHECKSUM_SUFFIX)}
-    return {*own, *list_shards(manifest), *map(index_name, _splits(manifest)), CARD_NAME}
-
-
-def shard_side_defects(path: Path) -> Iterator[str]:
-    """Yield the names of files beside a whole shard that do not say what it holds; absent ones are none."""
-    present = [path.with_suffix(suffix) for suffix in (INDEX_SUFFIX, CHECKSUM_SUFFIX)]
-    if any(file.exists() for file in present):
-        yield from _differing(path.parent, describe_shard(path))
-
-
-def list_defects(directory: Path, manifest: Manifest) -> Iterator[str]:
-    """Yield the names of lists of shards that differ from the manifest's."""
-    yield from _differing(directory, list_shards(manifest))
-
-
-def index_defects(directory: Path, manifest: Manifest) -> Iterator[str]:
-    """Yield the names of tables of samples that do not say where these lie in shards that are whole."""
-    for split in _splits(manifest):
-        name = index_name(split)
-        if (directory / name).exists():
-            yield from _differing(directory, {name: render_index(index_split(directory, manifest, split))})
-
-
-def _differing(directory: Path, files: dict[str, bytes]) -> Iterator[str]:
-    for name, payload in files.items():
-        path = directory / name
-        if path.exists() and not (path.is_file() and path.read_bytes() == payload):
-            yield f"{name}: differs from what the shards hold: run `stylize index`"

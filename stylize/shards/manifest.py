@@ -13,6 +13,7 @@ from typing import Any
 from stylize.console import InputError
 from stylize.shards.shard import CODECS, FORMAT_VERSION, MAX_COPIES
 
+SPLITS = ("train", "test", "val")
 MAX_COUNT = 2**53  # beyond it other JSON readers round
 MAX_SIDE = 65_535  # of a JPEG, in pixels
 
@@ -77,7 +78,7 @@ def _short(value: object) -> str:
 
 MANIFEST_NAME = "manifest.json"
 FAILURES_NAME = "failures.jsonl"
-SHARD_NAME = re.compile(r"(?:train|test|val)-[0-9]+\.tar")
+SHARD_NAME = re.compile(rf"(?:{'|'.join(SPLITS)})-[0-9]+\.tar")
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,8 @@ class Manifest:
     """The full specification of a run (see `docs/shard-format.md`), its shards, and what went wrong.
 
     `failures` counts the images that could not be used; `failures.jsonl` names them and has the hash `failures_sha256`.
-    `flagged` names samples that look wrong; `left_out` counts the source's files that are no pictures, by rule.
+    `flagged` names samples that look wrong; `ignored` counts the source's files that are no pictures, by rule (in JSON
+    `left_out`).
     """
 
     spec: Mapping[str, Any]
@@ -113,7 +115,7 @@ class Manifest:
     failures: int = 0
     failures_sha256: str | None = None
     flagged: tuple[Flag, ...] = ()
-    left_out: Mapping[str, int] = field(default_factory=dict)
+    ignored: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def class_names(self) -> list[str]:
@@ -139,9 +141,22 @@ class Manifest:
         """Return the number of samples in a split, or in all."""
         return sum(shard.samples for shard in self.shards if split in (None, shard.split))
 
+    @property
+    def splits(self) -> list[str]:
+        """Splits that have shards, in the order of these."""
+        return list(dict.fromkeys(shard.split for shard in self.shards))
+
+    def entries(self, split: str) -> list[ShardEntry]:
+        """Return the split's shards in their order."""
+        return [shard for shard in self.shards if shard.split == split]
+
+    def copies(self, split: str) -> int:
+        """Return the stylized copies of every image of a split."""
+        return self.styles_per_image if split == "train" else 0
+
     def paths(self, directory: Path, split: str) -> list[Path]:
         """Return the split's shard files in their order."""
-        return [directory / shard.name for shard in self.shards if shard.split == split]
+        return [directory / shard.name for shard in self.entries(split)]
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
@@ -155,8 +170,8 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
 def render_manifest(manifest: Manifest) -> str:
     """Return canonical JSON (sorted keys, two spaces) with `checksum`, the SHA-256 of the same JSON without it."""
     document: dict[str, Any] = {"format_version": FORMAT_VERSION, **asdict(manifest)}
-    if not manifest.left_out:
-        del document["left_out"]
+    if ignored := document.pop("ignored"):
+        document["left_out"] = ignored
     document["checksum"] = _checksum(document)
     return _canonical(document)
 
@@ -232,11 +247,11 @@ def _from_document(document: Mapping[str, Any]) -> Manifest:
     if failures_sha256 is not None:
         text("failures_sha256", failures_sha256)
     check_spec(document["spec"])
-    left_out = dict(document.get("left_out", {}))
-    for rule, count in left_out.items():
-        whole_number(f"files left out as {rule}", count)
+    ignored = dict(document.get("left_out", {}))
+    for rule, count in ignored.items():
+        whole_number(f"files ignored as {rule}", count)
     failures = whole_number("failures", document["failures"])
-    return Manifest(document["spec"], shards, failures, failures_sha256, flagged, left_out)
+    return Manifest(document["spec"], shards, failures, failures_sha256, flagged, ignored)
 
 
 def _defects(document: Mapping[str, Any], written: str) -> Iterator[str]:

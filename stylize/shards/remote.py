@@ -16,9 +16,10 @@ import typer
 
 from stylize.console import InputError, console
 from stylize.files import remove_leftovers, temporary_path, write_atomically
-from stylize.shards.index import ORIGIN, checksum_path, index_name, side_names, write_indices
+from stylize.shards.index import ORIGIN_NAME, checksum_path, index_name, write_indices
 from stylize.shards.manifest import FAILURES_NAME, MANIFEST_NAME, Manifest, ShardEntry, read_manifest
 from stylize.shards.shard import file_sha256
+from stylize.shards.side_files import side_names
 
 TRIES = 3
 Result = TypeVar("Result")
@@ -147,7 +148,7 @@ def local_shards(
 
     Each shard is checked against the manifest's SHA-256 when it comes. Processes of one machine download it once.
     Copies that were not used for longest make room; `report` is told of every downloaded shard.  Shards that the cache
-    cannot hold stay behind the URL: `PairDataset` reads their samples from there.
+    cannot hold stay behind the URL: `PairedShards` reads their samples from there.
 
     Raises:
         InputError: the URL cannot be read, a shard differs from its manifest, or the cache or disk is too small.
@@ -214,7 +215,7 @@ def _fitting(manifest: Manifest, limit: float) -> list[ShardEntry]:
 
 def _prepare_streaming(remote: RemoteFolder, folder: Path, behind: Sequence[ShardEntry]) -> None:
     """Fetch what reading single samples of the shards that stay behind takes: tables of all, checksums of each."""
-    (folder / ORIGIN).unlink(missing_ok=True)
+    (folder / ORIGIN_NAME).unlink(missing_ok=True)
     if not behind:
         return
     paths = [*(folder / index_name(split) for split in {shard.split for shard in behind})]
@@ -230,7 +231,7 @@ def _prepare_streaming(remote: RemoteFolder, folder: Path, behind: Sequence[Shar
         ) from None
     for shard in behind:
         (folder / shard.name).unlink(missing_ok=True)  # of a time when the cache was larger
-    write_atomically(folder / ORIGIN, remote.url.encode())
+    write_atomically(folder / ORIGIN_NAME, remote.url.encode())
 
 
 def _is_there(path: Path, shard: ShardEntry) -> bool:

@@ -9,10 +9,9 @@ from urllib.parse import quote
 from stylize.console import InputError
 from stylize.files import TEMPORARY_SUFFIX, write_atomically
 from stylize.shards.index import differs
-from stylize.shards.manifest import MANIFEST_NAME, Manifest, ShardEntry, read_manifest
+from stylize.shards.manifest import MANIFEST_NAME, SPLITS, Manifest, ShardEntry, read_manifest
 from stylize.shards.shard import Sample, SampleLocation, file_sha256, index_shard, open_shard, read_sample, read_shard
 
-SPLITS = ("train", "val", "test")
 PARTS = ("content", "styled", "label", "metadata")
 
 
@@ -85,7 +84,7 @@ def _differing(one: SampleLocation, other: SampleLocation) -> Iterator[str]:
     return (part for part in PARTS if getattr(first, part) != getattr(second, part))
 
 
-RECORD = "unpacked-from.json"  # the shards' manifest; no picture, and so left out where the folder is read again
+RECORD = "unpacked-from.json"  # the shards' manifest; no picture, and so ignored where the folder is read again
 ORIGINAL, STYLIZED = "original", "stylized"
 MAX_NAME = 200  # bytes, of 255 that file systems take
 

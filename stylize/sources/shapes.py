@@ -95,7 +95,7 @@ TEXTURES: tuple[Texture, ...] = (
 TEXTURE_NAMES: tuple[str, ...] = tuple(texture.__name__ for texture in TEXTURES)
 
 
-SPLITS = ("train", "test", "conflict", "textureless")
+DRAWN_SPLITS = ("train", "test", "conflict", "textureless")
 CLASS_NAMES = ("arrow", "bolt", "circle", "crescent", "cross", "heart", "ring", "square", "star", "triangle")
 _OVERSAMPLING = 4
 _LUMA = np.array((0.299, 0.587, 0.114))  # ITU-R BT.601
@@ -190,8 +190,8 @@ def _fill(texture: int | None, size: int, centre: Array, angle: float, rng: np.r
 
 
 def _check(index: int, size: int, seed: int, split: str, agreement: float) -> None:
-    if split not in SPLITS:
-        raise InputError(f"The data set shapes has no split {split!r}: choose one of {', '.join(SPLITS)}.")
+    if split not in DRAWN_SPLITS:
+        raise InputError(f"The data set shapes has no split {split!r}: choose one of {', '.join(DRAWN_SPLITS)}.")
     if index < 0 or seed < 0 or size < 8:
         raise InputError(f"shapes needs index >= 0, seed >= 0, size >= 8, not index {index}, seed {seed}, size {size}.")
     if not 0 <= agreement <= 1:

@@ -14,26 +14,28 @@ from PIL import Image
 from stylize.console import InputError
 from stylize.files import temporary_path
 from stylize.shards.decode import PictureError
-from stylize.sources.folder import FolderSource, exists
+from stylize.sources.class_folders import open_class_folders
+from stylize.sources.folder import exists
+from stylize.sources.listed import ListedSource
 from stylize.sources.shapes import CLASS_NAMES, draw_shape
 from stylize.sources.splits import check_fraction
-from stylize.sources.tar import TarSource, is_webdataset
+from stylize.sources.tar import is_webdataset, open_tars
 
 PREFIX = "imagenet100:"
 CLASSES = 100  # the first in the order of synsets, as in the paper's code
 
 
-def open_imagenet100(data: str, seed: int, test_fraction: float) -> FolderSource:
+def open_imagenet100(data: str, seed: int, test_fraction: float) -> ListedSource:
     """Open `imagenet100:FOLDER` or `imagenet100:FOLDER:LIST`; the list names a class folder a line.
 
     Raises `InputError` where the folder has fewer classes, the list cannot be read or names a class that is not there,
-    and as `FolderSource`.
+    and as `open_class_folders`.
     """
     folder, _, listed = data.removeprefix(PREFIX).partition(":")
     if not folder:
         raise InputError(f"{data!r} names no folder: give imagenet100:FOLDER, or imagenet100:FOLDER:LIST.")
     choose = partial(_listed, folder, Path(listed)) if listed else partial(_first, folder)
-    return FolderSource(Path(folder), seed, test_fraction, choose)
+    return open_class_folders(Path(folder), seed, test_fraction, choose)
 
 
 def _first(folder: str, names: list[str]) -> list[str]:
@@ -62,14 +64,14 @@ DOWNLOADS = Path("data/downloads")
 class Source(Protocol):
     """Labelled images in a fixed order; an image is named by its split and its index in it.
 
-    `splits` are those of `train`, `test` and `val` that have images; `left_out` counts files that are no pictures, by
+    `splits` are those of `train`, `test` and `val` that have images; `ignored` counts files that are no pictures, by
     rule; `notes` are sentences about how the splits came about.
     """
 
     name: str
     class_names: tuple[str, ...]
     splits: tuple[str, ...]
-    left_out: Mapping[str, int]
+    ignored: Mapping[str, int]
     notes: tuple[str, ...]
 
     def count(self, split: str) -> int:
@@ -103,10 +105,10 @@ def open_source(data: str, *, seed: int = 0, test_fraction: float = 0.1) -> Sour
     if data.startswith(PREFIX):
         return open_imagenet100(data, seed, test_fraction)
     if is_webdataset(data):
-        return TarSource(data, seed, test_fraction)
+        return open_tars(data, seed, test_fraction)
     if not (data and exists(Path(data))):
         raise InputError(f"There is no data set {data!r}: give shapes, cifar10, cifar100, or a folder, zip or tars.")
-    return FolderSource(Path(data), seed, test_fraction)
+    return open_class_folders(Path(data), seed, test_fraction)
 
 
 class ShapesSource:
@@ -115,7 +117,7 @@ class ShapesSource:
     name = "shapes"
     class_names: tuple[str, ...] = CLASS_NAMES
     splits: tuple[str, ...] = tuple(SHAPES_COUNTS)
-    left_out: Mapping[str, int] = MappingProxyType({})
+    ignored: Mapping[str, int] = MappingProxyType({})
     notes: tuple[str, ...] = ()
 
     def count(self, split: str) -> int:
@@ -143,7 +145,7 @@ class CifarSource:
     """CIFAR-10 or CIFAR-100 in torchvision's layout, downloaded to `data/downloads` when it is not there."""
 
     splits: tuple[str, ...] = ("train", "test")
-    left_out: Mapping[str, int] = MappingProxyType({})
+    ignored: Mapping[str, int] = MappingProxyType({})
     notes: tuple[str, ...] = ()
 
     def __init__(self, name: str) -> None:

@@ -4,13 +4,12 @@ import hashlib
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from posixpath import splitext
 
-from stylize.console import InputError
+from stylize.console import InputError, counted
 
-SPLITS = ("train", "test", "val")
 _SYNONYMS = {
     "train": ("train", "training", "trn"),
     "test": ("test", "testing", "tst", "eval", "evaluation"),
@@ -23,13 +22,9 @@ Folders = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Layout:
-    """The class of every path, its split (None where the folders name none), and the folder of every named split.
-
-    `depth` counts the folders around all classes.
-    """
+    """The split of every path (None where the folders name none) and its class; `depth` folders lie around classes."""
 
     places: Sequence[tuple[str | None, str]]
-    split_folders: Mapping[str, str]
     depth: int
 
 
@@ -44,11 +39,11 @@ def read_layout(root: str, paths: Sequence[str]) -> Layout:
     folders = [tuple(path.split("/")[:-1]) for path in paths]
     depth = _wrappers(folders)
     inner = [parts[depth:] for parts in folders]
-    split_folders = _split_folders(root, {parts[0] for parts in inner if len(parts) > 1})
+    split_folders = name_splits(root, {parts[0] for parts in inner if len(parts) > 1})
     if split_folders:
         return _divided(root, paths, inner, split_folders, depth)
     _check_undivided(root, paths, inner)
-    return Layout([(None, parts[0]) for parts in inner], {}, depth)
+    return Layout([(None, parts[0]) for parts in inner], depth)
 
 
 def _wrappers(folders: Sequence[Folders]) -> int:
@@ -62,8 +57,11 @@ def _wrappers(folders: Sequence[Folders]) -> int:
     return depth
 
 
-def _split_folders(root: str, tops: Collection[str]) -> dict[str, str]:
-    """Return the folder of every split named among folders that hold folders."""
+def name_splits(root: str, tops: Collection[str]) -> dict[str, str]:
+    """Return the folder of every split that folders side by side name.
+
+    Raises `InputError` where two name the same split, or some name splits but none the training split.
+    """
     named: dict[str, str] = {}
     for top in sorted(tops):
         if split := split_of(top):
@@ -72,7 +70,7 @@ def _split_folders(root: str, tops: Collection[str]) -> dict[str, str]:
                 raise InputError(f"{root}: {both} both name the {split} split: join them, or rename one.")
             named[split] = top
     if named and "train" not in named:
-        found = _listed(named.values())
+        found = listed(named.values())
         raise InputError(f"{root} has {found} but no training split: add train, or give the folder of classes itself.")
     return named
 
@@ -80,22 +78,23 @@ def _split_folders(root: str, tops: Collection[str]) -> dict[str, str]:
 def _divided(
     root: str, paths: Sequence[str], inner: Sequence[Folders], split_folders: dict[str, str], depth: int
 ) -> Layout:
-    found = _listed(split_folders.values())
+    found = listed(split_folders.values())
     for path, parts in zip(paths, inner, strict=True):
         if parts and split_of(parts[0]) is None:
-            raise InputError(
-                f"{root}: {found} name splits, but {parts[0]} beside them does not: move it into one, or remove it."
-            )
+            raise outside_splits(root, found, parts[0])
         if len(parts) < 2:
             raise _stray(root, path, f"put it into one, as in {split_folders['train']}/CLASS, or remove it")
     splits = {folder: split for split, folder in split_folders.items()}
-    if "test" not in split_folders and "val" in split_folders:
-        splits[split_folders["val"]] = "test"
     places = [(splits[parts[0]], parts[1]) for parts in inner]
     _check_alike(root, [parts[1:] for parts, (split, _) in zip(inner, places, strict=True) if split == "train"])
     _check_splits_below(root, [parts[1:] for parts in inner])
-    _check_strangers(root, places)
-    return Layout(places, {split: folder for folder, split in splits.items()}, depth + 1)
+    check_strangers(root, places)
+    return Layout(places, depth + 1)
+
+
+def outside_splits(root: str, found: str, name: str) -> InputError:
+    """Return the error for a file or folder that lies beside folders that name splits."""
+    return InputError(f"{root}: {found} name splits, but {name} beside them does not: move it into one, or remove it.")
 
 
 def _check_undivided(root: str, paths: Sequence[str], inner: Sequence[Folders]) -> None:
@@ -105,11 +104,11 @@ def _check_undivided(root: str, paths: Sequence[str], inner: Sequence[Folders]) 
     tops = {parts[0] for parts in inner}
     named = {top for top in tops if split_of(top)}
     if len({split_of(top) for top in named}) > 1:
-        raise InputError(f"{root}: {_listed(named)} name splits but hold no class folders: put the pictures into some.")
+        raise InputError(f"{root}: {listed(named)} name splits but hold no class folders: put the pictures into some.")
     words = {top: _split_words(top) for top in tops}
     kinds = {kind for found in words.values() for kind in found}
     if len(kinds) > 1 and (all(words.values()) or all(len(parts) > 1 for parts in inner)):
-        found = _listed(top for top in tops if words[top])
+        found = listed(top for top in tops if words[top])
         raise InputError(f"{root}: {found} seem to name splits: call them train, test and val, or rename the classes.")
     _check_alike(root, inner)
     _check_splits_below(root, inner)
@@ -132,12 +131,12 @@ def _check_alike(root: str, inner: Iterable[Folders]) -> None:
     shared = set.intersection(*below.values())
     if any(map(split_of, shared)):
         raise InputError(
-            f"{root}: {_listed(below)} all hold {_listed(shared)}: put the splits above the classes, as in "
+            f"{root}: {listed(below)} all hold {listed(shared)}: put the splits above the classes, as in "
             f"{min(shared, key=_split_first)}/{min(below)}."
         )
     if len(shared) > 1 or all(names == shared for names in below.values()):
         raise InputError(
-            f"{root}: {_listed(below)} all hold the same folders ({_listed(shared)}), so which are the classes cannot "
+            f"{root}: {listed(below)} all hold the same folders ({listed(shared)}), so which are the classes cannot "
             "be known: give one of them, join them, or move each class's pictures into one folder."
         )
 
@@ -147,7 +146,7 @@ def _check_splits_below(root: str, inner: Iterable[Folders]) -> None:
     named = {split_of(folder): "/".join(parts) for parts in inner for folder in parts[1:]}
     named.pop(None, None)
     if len(named) > 1:
-        found = _listed(named.values())
+        found = listed(named.values())
         raise InputError(f"{root}: {found} name splits below classes: put the splits above the classes.")
 
 
@@ -155,9 +154,9 @@ def _split_first(folder: str) -> tuple[bool, str]:
     return split_of(folder) is None, folder
 
 
-def _check_strangers(root: str, places: Iterable[tuple[str | None, str]]) -> None:
+def check_strangers(root: str, places: Iterable[tuple[str, str]]) -> None:
     """Refuse classes that training does not know, and say where only their spelling differs."""
-    classes: dict[str | None, set[str]] = defaultdict(set)
+    classes: dict[str, set[str]] = defaultdict(set)
     for split, name in places:
         classes[split].add(name)
     known = classes.pop("train", set())
@@ -171,7 +170,7 @@ def _check_strangers(root: str, places: Iterable[tuple[str | None, str]]) -> Non
                 )
         if strangers:
             raise InputError(
-                f"{root}: classes {_listed(strangers)} are in the {split} split but not in train: make them agree."
+                f"{root}: classes {listed(strangers)} are in the {split} split but not in train: make them agree."
             )
 
 
@@ -192,7 +191,8 @@ def _stray(root: str, path: str, advice: str) -> InputError:
     return InputError(f"{root}: the picture {path} lies in no class folder: {advice}.")
 
 
-def _listed(names: Iterable[str], limit: int = 5) -> str:
+def listed(names: Iterable[str], limit: int = 5) -> str:
+    """Return names sorted, as "a, b" or "a, b, c, d, e and 7 more"."""
     found = sorted(names)
     return ", ".join(found[:limit]) + (f" and {len(found) - limit} more" if len(found) > limit else "")
 
@@ -214,8 +214,8 @@ def is_visible(name: str) -> bool:
     return not name.startswith((".", "__MACOSX"))
 
 
-def rule_that_leaves_out(name: str) -> str | None:
-    """Return the rule by which a path (forward slashes) is no picture: `hidden` or a suffix; None for any other."""
+def ignore_rule(name: str) -> str | None:
+    """Return the rule by which a path (forward slashes) is ignored: `hidden`, `text` or a suffix; None for no rule."""
     parts = name.split("/")
     last = parts[-1].lower()
     if not all(map(is_visible, parts)) or last in _SYSTEM_NAMES:
@@ -226,10 +226,32 @@ def rule_that_leaves_out(name: str) -> str | None:
     return "text" if last in _TEXT_NAMES else None
 
 
+def is_text_name(name: str) -> bool:
+    """Return whether a file is called as texts beside data are: `README.md`, `LICENSE`."""
+    return name.partition(".")[0].lower() in _TEXT_NAMES
+
+
 def check_fraction(fraction: float) -> None:
     """Raise `InputError` for a fraction that is not in [0, 1)."""
     if not 0 <= fraction < 1:
         raise InputError(f"--test-fraction is {fraction}: give a number from 0 (no test split) to below 1.")
+
+
+def complete_splits(
+    root: str, places: Sequence[tuple[str | None, str]], names: Sequence[str], fraction: float, seed: int
+) -> tuple[list[str], tuple[str, ...]]:
+    """Return the split of every image, given its named split (None for none), class and name, and notes for people.
+
+    Without a test split val is it; without both, a fraction is held out as by `hold_out`, which see for errors.
+    """
+    named = {split for split, _ in places}
+    if "test" in named:
+        return [split or "train" for split, _ in places], ()
+    if "val" in named:
+        return ["test" if split == "val" else "train" for split, _ in places], ("val is the test split",)
+    chosen = hold_out(root, [(label, name) for (_, label), name in zip(places, names, strict=True)], fraction, seed)
+    note = f"{len(chosen)} of {counted(len(names), 'image is', 'images are')} held out for testing"
+    return ["test" if name in chosen else "train" for name in names], (note,)
 
 
 def hold_out(root: str, images: Sequence[tuple[str, str]], fraction: float, seed: int) -> set[str]:

@@ -1,61 +1,222 @@
 """An existing WebDataset as a source: tars of samples that anybody may have made; hostile tars are refused."""
 
-import hashlib
 import json
+import os
 import re
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path, PurePosixPath
-from types import MappingProxyType
 from typing import Any
 
 from braceexpand import braceexpand
 
 from stylize.console import InputError
+from stylize.files import given_name
 from stylize.shards.decode import PICTURE_SUFFIXES, PictureError
-from stylize.sources.folder import MAX_BYTES
-from stylize.sources.splits import SPLITS, hold_out, split_of
+from stylize.shards.manifest import MANIFEST_NAME, SPLITS
+from stylize.sources.folder import check_bytes
+from stylize.sources.listed import ListedSource
+from stylize.sources.splits import (
+    HIDDEN,
+    check_strangers,
+    complete_splits,
+    ignore_rule,
+    is_text_name,
+    is_visible,
+    listed,
+    name_splits,
+    outside_splits,
+    split_of,
+)
 
 LABEL_KEYS = ("label", "cls", "class")  # of a sample's JSON, where it has no `cls` member
 MAX_METADATA = 10_000_000  # bytes of a label or a JSON
 
 
 @dataclass(frozen=True, slots=True)
+class Tar:
+    """A tar, what it is called in the data set, and the split that its folder or name means."""
+
+    path: Path
+    name: str
+    split: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class TarImage:
     """A labelled picture of a sample: its member's name in a tar, and where its bytes lie in that."""
 
-    tar: Path
-    name: str
+    tar: Tar
+    member: str
     offset: int
     size: int
     label: str | int
 
+    @property
+    def name(self) -> str:
+        """The tar's name and the member's in it."""
+        return f"{self.tar.name}/{self.member}"
 
-def tar_images(tar: Path) -> Iterator[TarImage]:
-    """Yield a tar's labelled pictures; refuse one with members that no honest data set has, or with a key twice."""
+    def read(self) -> bytes:
+        """Return the picture's bytes; raise `PictureError` where it cannot be read or is too large."""
+        check_bytes(self.size)
+        try:
+            with open(self.tar.path, "rb") as file:
+                file.seek(self.offset)
+                return file.read(self.size)
+        except OSError as error:
+            raise PictureError(f"cannot be read: {error.strerror or error}") from None
+
+
+def open_tars(data: str, seed: int, test_fraction: float) -> ListedSource:
+    """Open a folder of tars, or those that a path with braces or wildcards names.
+
+    A sample's picture is its first member with a picture's suffix, so originals of this project's shards and not their
+    copies; its label is `cls`, or `label`, `cls` or `class` in its `json`. Raises `InputError` for hostile tars,
+    samples without a picture or label, and where folders or names could mean more than one split.
+    """
+    ignored: Counter[str] = Counter()
+    paths = list_tars(data, ignored)
+    root = Path(os.path.commonpath([path.parent.absolute() for path in paths]))
+    tars = _named(data, root, paths)
+    images = [image for tar in tars for image in tar_images(tar, ignored)]
+    if not images:
+        raise InputError(f"{data} has no sample with a picture and a label: give another data set.")
+    class_names, labels = _classes(data, root, images)
+    places = [(image.tar.split, str(image.label)) for image in images]
+    if any(isinstance(image.label, str) for image in images):
+        check_strangers(data, ((split or "train", name) for split, name in places))
+    splits, notes = complete_splits(data, places, [image.name for image in images], test_fraction, seed)
+    entries = sorted(zip(splits, (labels[image.label] for image in images), images, strict=True), key=_split_order)
+    state = [(split, image.tar.name, image.member, image.offset, image.size, label) for split, label, image in entries]
+    name = given_name(Path(data) if Path(data).is_dir() else root)
+    return ListedSource(name, class_names, entries, state, ignored, notes)
+
+
+def _split_order(entry: tuple[str, int, TarImage]) -> int:
+    return SPLITS.index(entry[0])
+
+
+def _classes(data: str, root: Path, images: Sequence[TarImage]) -> tuple[Sequence[str], Mapping[str | int, int]]:
+    """Return the names of classes, those of a manifest beside the tars where there is one, and their labels."""
+    names = _class_names(root)
+    found = sorted({image.label for image in images}, key=lambda label: (isinstance(label, str), label))
+    if not names:
+        return [str(label) for label in found], {label: number for number, label in enumerate(found)}
+    labels: dict[str | int, int] = {label: label for label in found if isinstance(label, int) and label < len(names)}
+    if len(labels) < len(found):
+        raise InputError(f"{data} has labels that its {MANIFEST_NAME} has no class for: run `stylize verify` on it.")
+    return names, labels
+
+
+def _class_names(folder: Path) -> list[str]:
+    """Return the class names of this project's manifest, where there is one beside the tars."""
+    try:
+        names = json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))["spec"]["class_names"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else []
+
+
+def is_webdataset(data: str) -> bool:
+    """Return whether a data set's name means tars: a folder with tars in it, or a path that ends in .tar."""
+    return data.endswith(".tar") or (Path(data).is_dir() and bool(_tars_of(Path(data))))
+
+
+def _tars_of(folder: Path) -> list[Path]:
+    """Return the tars of a folder or, where it has none, of the folders in it that name splits and hold no folders."""
+    tars = sorted(folder.glob("*.tar"))
+    if any(is_visible(tar.name) for tar in tars):
+        return tars
+    inside = [path for path in sorted(folder.iterdir()) if path.is_dir() and is_visible(path.name)]
+    splits = [path for path in inside if split_of(path.name)]
+    if len(inside) == 1 and not splits:
+        return _tars_of(inside[0])
+    nested = [tar for split in splits for tar in sorted(split.glob("*.tar"))]
+    holds_folders = any(path.is_dir() and is_visible(path.name) for split in splits for path in split.iterdir())
+    return [] if holds_folders else nested
+
+
+def list_tars(data: str, ignored: Counter[str]) -> list[Path]:
+    """Return the tars of a folder, or those that a path with braces or wildcards names, in their order.
+
+    Hidden ones, as macOS leaves beside others, are counted in `ignored`. Raises `InputError` where there are none, or
+    one is missing or named twice.
+    """
+    if Path(data).is_dir():
+        found = _tars_of(Path(data))
+    else:
+        found = [path for name in braceexpand(data) for path in _matching(Path(name))]
+    tars = [path for path in found if is_visible(path.name)]
+    ignored[HIDDEN] += len(found) - len(tars)
+    missing = [tar for tar in tars if not tar.is_file()]
+    if missing or not tars:
+        raise InputError(f"There is no tar {missing[0] if missing else data}: give a folder of tars, or their paths.")
+    if repeated := [path for path, times in Counter(tars).items() if times > 1]:
+        raise InputError(f"{data} names {repeated[0]} twice: name every tar once.")
+    return tars
+
+
+def _matching(path: Path) -> list[Path]:
+    """Return the files that a path with wildcards names, the path itself where it has none."""
+    parts = path.parts
+    first = next((place for place, part in enumerate(parts) if re.search(r"[*?\[]", part)), None)
+    return [path] if first is None else sorted(Path(*parts[:first]).glob(str(Path(*parts[first:]))))
+
+
+def _named(data: str, root: Path, paths: Sequence[Path]) -> list[Tar]:
+    """Return tars with their splits: the folders below `root` that name splits decide, else a word of a tar's name."""
+    inside = [path.absolute().relative_to(root) for path in paths]
+    unique = len({path.name for path in inside}) == len(inside)
+    folders = name_splits(data, {path.parts[0] for path in inside if len(path.parts) > 1})
+    tars = []
+    for path, own in zip(paths, inside, strict=True):
+        split = split_of(own.parts[0]) if folders else _split_word(own.stem)
+        if folders and split is None:
+            raise outside_splits(data, listed(folders.values()), own.parts[0])
+        if folders and _split_word(own.stem) not in (None, split):
+            raise InputError(f"{data}: {own} names two splits: move or rename it.")
+        tars.append(Tar(path, own.name if unique else own.as_posix(), split))
+    return tars
+
+
+def _split_word(name: str) -> str | None:
+    """Return the split that a word of a name means."""
+    return next((split for word in re.split(r"[\W_\d]+", name) if (split := split_of(word))), None)
+
+
+def tar_images(tar: Tar, ignored: Counter[str]) -> Iterator[TarImage]:
+    """Yield a tar's labelled pictures; refuse one with members that no honest data set has, or with a key twice.
+
+    Hidden members, and texts such as README that are no sample, are counted in `ignored` by rule.
+    """
     seen: set[str] = set()
     try:
-        with tarfile.open(tar, "r:") as archive:
-            for key, members in groupby(_regular(tar, archive), key=lambda member: _key(member.name)):
+        with tarfile.open(tar.path, "r:") as archive:
+            for key, members in groupby(_regular(tar.path, archive, ignored), key=lambda member: _key(member.name)):
                 if key in seen:
-                    raise InputError(f"{tar} holds the key {key!r} twice: its samples cannot be told apart.")
+                    raise InputError(f"{tar.path} holds the key {key!r} twice: its samples cannot be told apart.")
                 seen.add(key)
                 yield _image(tar, key, archive, {_suffix(member.name): member for member in members})
     except (tarfile.TarError, OSError, ValueError, RecursionError) as error:
-        raise InputError(f"The tar {tar} cannot be read ({error}): fetch it again, uncompressed.") from None
+        raise InputError(f"The tar {tar.path} cannot be read ({error}): fetch it again, uncompressed.") from None
 
 
-def _regular(tar: Path, archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+def _regular(path: Path, archive: tarfile.TarFile, ignored: Counter[str]) -> Iterator[tarfile.TarInfo]:
     for member in archive:
         parts = PurePosixPath(member.name).parts
         leads_out = member.name.startswith("/") or ".." in parts or not member.name.isprintable()
         if member.isdir() and not leads_out:
             continue
         if not member.isreg() or member.issparse() or member.size < 0 or leads_out:
-            raise InputError(f"{tar} holds the foreign member {member.name!r}: do not use this tar.")
-        yield member
+            raise InputError(f"{path} holds the foreign member {member.name!r}: do not use this tar.")
+        if (rule := ignore_rule("/".join(parts))) == HIDDEN or (rule and is_text_name(parts[-1])):
+            ignored[rule] += 1
+        else:
+            yield member
 
 
 def _key(name: str) -> str:
@@ -67,11 +228,11 @@ def _suffix(name: str) -> str:
     return name.rpartition("/")[2].partition(".")[2].lower()
 
 
-def _image(tar: Path, key: str, archive: tarfile.TarFile, members: Mapping[str, tarfile.TarInfo]) -> TarImage:
+def _image(tar: Tar, key: str, archive: tarfile.TarFile, members: Mapping[str, tarfile.TarInfo]) -> TarImage:
     picture = next((m for suffix, m in members.items() if f".{suffix.rpartition('.')[2]}" in PICTURE_SUFFIXES), None)
     if picture is None:
-        raise InputError(f"{tar}: sample {key} has no picture: give a data set of pictures.")
-    return TarImage(tar, picture.name, picture.offset_data, picture.size, _label(tar, key, archive, members))
+        raise InputError(f"{tar.path}: sample {key} has no picture: give a data set of pictures.")
+    return TarImage(tar, picture.name, picture.offset_data, picture.size, _label(tar.path, key, archive, members))
 
 
 def _label(tar: Path, key: str, archive: tarfile.TarFile, members: Mapping[str, tarfile.TarInfo]) -> str | int:
@@ -91,118 +252,3 @@ def _label(tar: Path, key: str, archive: tarfile.TarFile, members: Mapping[str, 
 def _read(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     file = archive.extractfile(member)
     return file.read(MAX_METADATA) if file else b""
-
-
-_MANIFEST = "manifest.json"
-
-
-class TarSource:
-    """The pictures of a WebDataset's samples; a label is `cls`, or `label`, `cls` or `class` in the sample's `json`.
-
-    A sample's picture is its first member with a picture's suffix, so originals of this project's shards and not their
-    copies. A tar's split is a word of its name; where none says test, a fraction of the samples is held out.
-    """
-
-    left_out: Mapping[str, int] = MappingProxyType({})
-
-    def __init__(self, data: str, seed: int, test_fraction: float) -> None:
-        tars = list_tars(data)
-        self.name = Path(data).resolve().name if Path(data).is_dir() else tars[0].resolve().parent.name
-        images = [(_split(tar), image) for tar in tars for image in tar_images(tar)]
-        names = _class_names(tars[0].parent)
-        if not images:
-            raise InputError(f"{data} has no sample with a picture and a label: give another data set.")
-        found = sorted({image.label for _, image in images}, key=lambda label: (isinstance(label, str), label))
-        if names and not all(isinstance(label, int) and label < len(names) for label in found):
-            raise InputError(f"{data} has labels that its {_MANIFEST} has no class for: run `stylize verify` on it.")
-        self.class_names = tuple(names or map(str, found))
-        labels = {label: label if names else number for number, label in enumerate(found)}
-        splits, self.notes = _with_test_split(data, images, seed, test_fraction)
-        self._entries: dict[str, list[tuple[TarImage, int]]] = {split: [] for split in SPLITS}
-        for split, (_, image) in zip(splits, images, strict=True):
-            self._entries[split].append((image, int(labels[image.label])))
-        self.splits = tuple(split for split in SPLITS if self._entries[split])
-
-    def count(self, split: str) -> int:
-        """Return the number of images of a split."""
-        return len(self._entries[split])
-
-    def label(self, split: str, index: int) -> int:
-        """Return an image's label."""
-        return self._entries[split][index][1]
-
-    def path(self, split: str, index: int) -> str:
-        """Return the tar's name and the member's in it."""
-        image, _ = self._entries[split][index]
-        return f"{image.tar.name}/{image.name}"
-
-    def read(self, split: str, index: int) -> bytes:
-        """Return a picture's bytes; raise `PictureError` where it cannot be read or is too large."""
-        image, _ = self._entries[split][index]
-        if image.size > MAX_BYTES:
-            raise PictureError(f"has {image.size} bytes, more than the limit of {MAX_BYTES}")
-        try:
-            with open(image.tar, "rb") as file:
-                file.seek(image.offset)
-                return file.read(image.size)
-        except OSError as error:
-            raise PictureError(f"cannot be read: {error.strerror or error}") from None
-
-    def fingerprint(self) -> str:
-        """Return the SHA-256 over names, places and sizes; a sample records its own bytes' hash."""
-        entries = [(split, image.tar.name, image.name, image.offset, image.size, label)
-                   for split in self.splits for image, label in self._entries[split]]  # fmt: skip
-        return hashlib.sha256(repr(entries).encode()).hexdigest()
-
-
-def is_webdataset(data: str) -> bool:
-    """Return whether a data set's name means tars: a folder with tars in it, or a path that ends in .tar."""
-    path = Path(data)
-    return data.endswith(".tar") or (path.is_dir() and next(path.glob("*.tar"), None) is not None)
-
-
-def list_tars(data: str) -> list[Path]:
-    """Return the tars of a folder, or those that a path with braces or wildcards names, in their order.
-
-    Raises `InputError` where there are none, two have one name, or one is missing.
-    """
-    if Path(data).is_dir():
-        return sorted(Path(data).glob("*.tar"))
-    tars = []
-    for name in braceexpand(data):
-        pattern = Path(name)
-        tars += sorted(pattern.parent.glob(pattern.name)) if re.search(r"[*?\[]", pattern.name) else [pattern]
-    missing = [tar for tar in tars if not tar.is_file()]
-    if missing or not tars:
-        raise InputError(f"There is no tar {missing[0] if missing else data}: give a folder of tars, or their paths.")
-    if len({tar.name for tar in tars}) < len(tars):
-        raise InputError(f"{data} names two tars that are called the same: rename one.")
-    return tars
-
-
-def _split(tar: Path) -> str | None:
-    """Return the split that a word of a tar's name means."""
-    return next((split for word in re.split(r"[\W_\d]+", tar.stem) if (split := split_of(word))), None)
-
-
-def _class_names(folder: Path) -> list[str]:
-    """Return the class names of this project's manifest, where there is one beside the tars."""
-    try:
-        names = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))["spec"]["class_names"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
-    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else []
-
-
-def _with_test_split(
-    data: str, images: list[tuple[str | None, TarImage]], seed: int, test_fraction: float
-) -> tuple[list[str], tuple[str, ...]]:
-    named = {split for split, _ in images}
-    if "test" in named:
-        return [split or "train" for split, _ in images], ()
-    if "val" in named:
-        return ["test" if split == "val" else "train" for split, _ in images], ("val is the test split",)
-    places = [(str(image.label), f"{image.tar.name}/{image.name}") for _, image in images]
-    chosen = hold_out(data, places, test_fraction, seed)
-    note = f"{len(chosen)} of {len(images)} images are held out for testing"
-    return ["test" if name in chosen else "train" for _, name in places], (note,)

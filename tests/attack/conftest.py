@@ -146,7 +146,7 @@ def _earlier(correct: list[list[int]], accuracy: float = 0.75, method: str = "pa
         "shards": {"path": "s_$x^{y$", "name": "s_$x^{y$", "manifest_sha256": "2" * 64, "used_in_training": True},
         "protocol": {**protocol, "zero_gradient": "stay", "batch_size": 25, "seed": 0, "interpolators": {}},
         "clean": {"accuracy": accuracy, "standard_error": 0.1, "images": 40},
-        "candidates": {"walked": 9, "used": len(correct)},
+        "candidates": {"followed": 9, "used": len(correct)},
         "checks": [{"name": "eval mode", "passed": True, "detail": "0 of 9 modules in training mode"}],
         "loss": [0.1 * step for step in range(len(linf))],
         "curves": [],

@@ -39,8 +39,8 @@ def test_run_then_transfer_then_report(
     document = json.loads(out.read_text())
     asked = {"suite": "quick", "images": 4, "strong_images": 2, "epsilons": [4 / 255], "batch_size": 3, "seed": 0}
     assert document["protocol"] == asked
-    walked = {name: document["path"][name] for name in ("steps", "step_size", "zero_gradient")}
-    assert walked == {"steps": 3, "step_size": 0.0005, "zero_gradient": "minus-one"}
+    followed = {name: document["path"][name] for name in ("steps", "step_size", "zero_gradient")}
+    assert followed == {"steps": 3, "step_size": 0.0005, "zero_gradient": "minus-one"}
 
     assert call(monkeypatch, "transfer", *models, "--out", transfer, *shared) == 0
     assert call(monkeypatch, "report", out, "--out", out) == 2

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from train.checkpoint import load_model
-from train.pairs import PairDataset, split_validation
+from train.loading import split_validation
+from train.pairs import PairedShards
 
 PROJECT = Path(__file__).parents[2]
 
@@ -133,7 +134,7 @@ def test_agreement_is_that_of_a_loop_over_the_held_out_images(
     paths = [make_model(shards, f"normal-{seed}", seed=seed) for seed in (0, 1)]
     load("agreement").main([path.parent for path in paths], [shards], tmp_path / "out.json")
     found = json.loads((tmp_path / "out.json").read_text())[shards.name]
-    samples = PairDataset(shards, "train")
+    samples = PairedShards(shards, "train")
     agreeing, right = [], []
     for seed, path in enumerate(paths):
         model, _ = load_model(path)

@@ -18,7 +18,7 @@ from stylize.jobs.run import make_shards
 from stylize.jobs.spec import ShardOptions, make_spec
 from stylize.networks.adain import Decoder, Encoder
 from stylize.networks.styles import Style
-from stylize.networks.stylizer import Engine, Pixels
+from stylize.networks.stylizer import Pixels, Stylizer
 from stylize.sources.source import open_source
 
 JobMaker = Callable[..., Job]
@@ -91,8 +91,8 @@ def styles() -> list[Style]:
 
 
 @pytest.fixture(scope="session")
-def engine(encoder: Encoder, decoder: Decoder, styles: list[Style]) -> Engine:
-    return Engine(encoder, decoder, styles, "float32")
+def stylizer(encoder: Encoder, decoder: Decoder, styles: list[Style]) -> Stylizer:
+    return Stylizer(encoder, decoder, styles, "float32")
 
 
 @pytest.fixture
@@ -101,14 +101,14 @@ def class_folders(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def make_job(engine: Engine, styles: list[Style]) -> JobMaker:
+def make_job(stylizer: Stylizer, styles: list[Style]) -> JobMaker:
     """Return a function that makes a job of a data folder and options, with the random networks in float32."""
 
     def make(data: Path | str, samples_per_shard: int = 1000, **options: object) -> Job:
         settings = ShardOptions(data=str(data), **options)  # type: ignore[arg-type]
         source = open_source(settings.data, seed=settings.seed, test_fraction=settings.test_fraction)
-        spec = make_spec(settings, source, styles, ("encoder", "decoder"), engine)
-        return Job(replace(spec, samples_per_shard=samples_per_shard), source, engine)
+        spec = make_spec(settings, source, styles, ("encoder", "decoder"), stylizer)
+        return Job(replace(spec, samples_per_shard=samples_per_shard), source, stylizer)
 
     return make
 

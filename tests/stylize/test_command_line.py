@@ -6,6 +6,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import pytest
 import typer
@@ -187,3 +188,27 @@ def test_the_c_locale() -> None:
 @pytest.mark.parametrize("code", [0, 3])
 def test_a_reader_that_leaves_does_not_end_the_work(code: int) -> None:
     assert show(20_000, code, read=100)[::2] == (code, b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_full_disk_behind_the_output_does_not_end_the_work(code: int) -> None:
+    command = [sys.executable, "-W", "error", "-c", PROGRAM, "show", "20000", "--code", str(code)]
+    with open("/dev/full", "wb") as full:
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
+        assert subprocess.run(command, stdout=full, stderr=full, check=False).returncode == code
+    assert ended.returncode == code
+    assert ended.stderr.count(b"\n") == 1
+    assert b"No space left on device" in ended.stderr
+
+
+@pytest.mark.parametrize("closed", ["1", "2"])
+def test_a_closed_output_does_not_end_the_work_nor_lend_its_number_to_a_file(tmp_path: Path, closed: str) -> None:
+    program = PROGRAM.replace("    sys.exit", "    open('made', 'w').write('whole')\n    sys.exit")
+    command = f'exec "{sys.executable}" -c "$PROGRAM" show 200 {closed}>&-'
+    ended = subprocess.run(
+        ["/bin/sh", "-c", command], cwd=tmp_path, env={**os.environ, "PROGRAM": program, "PYTHONPATH": str(Path.cwd())},
+        capture_output=True, check=False,
+    )  # fmt: skip
+    assert (ended.returncode, (tmp_path / "made").read_text()) == (0, "whole")
+    assert ended.stderr == b""

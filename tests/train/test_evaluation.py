@@ -11,7 +11,7 @@ from torch import nn
 from stylize.console import InputError
 from stylize.shards.manifest import read_manifest
 from stylize.shards.shard import read_shard
-from train import PairDataset, evaluate, image_preset, load_test_images
+from train import PairedShards, evaluate, image_preset, load_test_images
 
 ShardFolderMaker = Callable[..., Path]
 
@@ -54,7 +54,7 @@ def test_accuracy_against_a_loop_over_the_same_images(make_shard_folder: ShardFo
     model = _Brightness().train()
     images = list(load_test_images(shards, 16, "small"))
     correct = [(float(image.pixels.mean()) > 0.5) == bool(image.label) for image in images]
-    samples, preset = PairDataset(shards, "test"), image_preset("small", 16)
+    samples, preset = PairedShards(shards, "test"), image_preset("small", 16)
     with torch.autocast("cpu", torch.bfloat16):
         assert evaluate(model, samples, preset, batch_size=7) == np.mean(correct)
     assert evaluate(model, samples, preset, [3, 4, 5], workers=1) == np.mean(correct[3:6])
@@ -75,6 +75,6 @@ def test_bad_input_is_refused_at_the_call(
 
 
 def test_no_images(make_shard_folder: ShardFolderMaker) -> None:
-    samples = PairDataset(make_shard_folder(test=0), "test")
+    samples = PairedShards(make_shard_folder(test=0), "test")
     with pytest.raises(InputError, match="no image"):
         evaluate(_Brightness(), samples, image_preset("small", 16))

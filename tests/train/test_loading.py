@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from stylize.console import InputError, plain_errors
-from train import PairDataset, TrainConfig, image_preset
+from train import PairedShards, TrainConfig, image_preset
 from train.distributed import loading_workers
-from train.loading import TrainingViews, training_loader
-from train.pairs import EpochBatches
+from train.loading import EpochBatches, TrainingViews, split_validation, training_loader
+from train.pairs import hashed
 
 ShardFolderMaker = Callable[..., Path]
 
 
-def _epochs(samples: PairDataset, workers: int) -> list[torch.Tensor]:
+def _epochs(samples: PairedShards, workers: int) -> list[torch.Tensor]:
     batches = EpochBatches(np.arange(len(samples)), 6, seed=5)
     pairs = TrainingViews(samples, np.arange(len(samples)), image_preset("auto", samples.size), 5, "copy")
     loader = training_loader(pairs, batches, workers, pin_memory=False)
@@ -29,7 +29,7 @@ def _epochs(samples: PairDataset, workers: int) -> list[torch.Tensor]:
 
 
 def test_workers_change_nothing_and_epochs_differ(make_shard_folder: ShardFolderMaker) -> None:
-    samples = PairDataset(make_shard_folder(styles_per_image=3), "train")
+    samples = PairedShards(make_shard_folder(styles_per_image=3), "train")
     alone, helped = _epochs(samples, 0), _epochs(samples, 2)
     assert len(alone) == 16
     assert all(torch.equal(a, b) for a, b in zip(alone, helped, strict=True))
@@ -37,7 +37,7 @@ def test_workers_change_nothing_and_epochs_differ(make_shard_folder: ShardFolder
 
 
 def test_every_copy_is_chosen_and_belongs_to_its_original(make_shard_folder: ShardFolderMaker) -> None:
-    samples = PairDataset(make_shard_folder(styles_per_image=3), "train")
+    samples = PairedShards(make_shard_folder(styles_per_image=3), "train")
     pairs = TrainingViews(samples, np.arange(len(samples)), image_preset("small", 16), 0, "copy")
     chosen = set()
     for epoch in range(10):
@@ -50,7 +50,7 @@ def test_every_copy_is_chosen_and_belongs_to_its_original(make_shard_folder: Sha
 
 
 def test_without_styled_there_is_one_view_with_the_same_crop(make_shard_folder: ShardFolderMaker) -> None:
-    samples = PairDataset(make_shard_folder(), "train")
+    samples = PairedShards(make_shard_folder(), "train")
     both, one = (
         TrainingViews(samples, np.arange(len(samples)), image_preset("small", 16), 0, views)
         for views in ("copy", "original")
@@ -61,7 +61,7 @@ def test_without_styled_there_is_one_view_with_the_same_crop(make_shard_folder: 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_error_in_a_worker_is_one_sentence(make_shard_folder: ShardFolderMaker, workers: int) -> None:
     shards = make_shard_folder()
-    samples = PairDataset(shards, "train")
+    samples = PairedShards(shards, "train")
     (shards / "train-000001.tar").unlink()
     batches = EpochBatches(np.arange(len(samples)), 24, seed=0)
     pairs = TrainingViews(samples, np.arange(len(samples)), image_preset("small", 16), 0, "copy")
@@ -72,7 +72,7 @@ def test_an_error_in_a_worker_is_one_sentence(make_shard_folder: ShardFolderMake
 
 
 def test_a_killed_worker_is_one_sentence(make_shard_folder: ShardFolderMaker) -> None:
-    samples = PairDataset(make_shard_folder(train=600), "train")
+    samples = PairedShards(make_shard_folder(train=600), "train")
     batches = EpochBatches(np.arange(len(samples)), 6, seed=0)
     views = TrainingViews(samples, np.arange(len(samples)), image_preset("small", 16), 0, "copy")
     earlier = set(multiprocessing.active_children())
@@ -103,7 +103,7 @@ def test_processes_that_load_do_not_take_the_cores_of_training(
 
 
 def test_threads_decode_the_same(make_shard_folder: ShardFolderMaker) -> None:
-    samples = PairDataset(make_shard_folder(), "train")
+    samples = PairedShards(make_shard_folder(), "train")
     indices, images = [5, 0, 7, 7, 2], [[0, 1]] * 5
     threads = torch.get_num_threads()
     try:
@@ -113,3 +113,60 @@ def test_threads_decode_the_same(make_shard_folder: ShardFolderMaker) -> None:
                 assert torch.equal(torch.from_numpy(pixels).permute(0, 3, 1, 2), samples.read(index, [0, 1]))
     finally:
         torch.set_num_threads(threads)
+
+
+KEYS = np.array([f"{index:08d}" for index in range(200)])
+
+
+def test_split_is_disjoint_complete_and_of_the_asked_size() -> None:
+    training, validation = split_validation(KEYS, 0.1, seed=0)
+    assert len(validation) == 20
+    assert sorted([*training, *validation]) == list(range(200))
+
+
+def test_split_depends_on_seed_and_keys_alone() -> None:
+    order = np.random.default_rng(1).permutation(200)
+    _, validation = split_validation(KEYS, 0.1, seed=0)
+    _, shuffled = split_validation(KEYS[order], 0.1, seed=0)
+    _, other = split_validation(KEYS, 0.1, seed=1)
+    assert set(KEYS[validation]) == set(KEYS[order][shuffled])
+    assert set(KEYS[validation]) != set(KEYS[other])
+
+
+def test_split_of_too_few_samples() -> None:
+    with pytest.raises(InputError, match="1 training sample cannot be split"):
+        split_validation(KEYS[:1], 0.1, seed=0)
+    assert [len(part) for part in split_validation(KEYS[:2], 0.1, seed=0)] == [1, 1]
+
+
+def test_an_epoch_is_a_permutation_shared_equally() -> None:
+    indices = np.arange(50, 101)
+    ranks = [EpochBatches(indices, 8, seed=3, rank=rank, world_size=2) for rank in range(2)]
+    assert [rank.steps for rank in ranks] == [3, 3]
+    seen = [index for rank in ranks for _, batch in rank for index in batch]
+    assert len(seen) == len(set(seen)) == 48
+    assert set(seen) <= set(indices.tolist())
+
+
+def test_epochs_differ_and_repeat_and_resume() -> None:
+    batches = EpochBatches(np.arange(40), 4, seed=0)
+    first = list(batches)
+    batches.select(epoch=1)
+    second = list(batches)
+    assert [batch for _, batch in first] != [batch for _, batch in second]
+    batches.select(1, first_step=7)
+    assert (len(batches), list(batches)) == (3, second[7:])
+    batches.select(1, first_step=2, count=3)
+    assert (len(batches), list(batches)) == (3, second[2:5])
+    assert {epoch for epoch, _ in second} == {1}
+
+
+def test_less_than_one_batch_is_refused() -> None:
+    with pytest.raises(InputError, match="15 training samples cannot fill a batch of 8 on each of 2"):
+        EpochBatches(np.arange(15), 8, seed=0, world_size=2)
+
+
+def test_hash_is_uniform_enough() -> None:
+    values = np.array([hashed(0, key) for key in range(4000)], dtype=np.float64) / 2**64
+    counts, _ = np.histogram(values, bins=10, range=(0, 1))
+    assert ((counts - 400) ** 2 / 400).sum() < 27.9  # chi-squared, 9 degrees of freedom, p = 0.001

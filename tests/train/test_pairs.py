@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
+from torchvision.transforms import v2
 
 from stylize.console import InputError
-from stylize.shards.index import write_side_files
 from stylize.shards.manifest import read_manifest, write_manifest
 from stylize.shards.shard import Sample, file_sha256, read_shard, write_shard
-from train import PairDataset
+from stylize.shards.side_files import write_side_files
+from train import PairedShards
 
 ShardFolderMaker = Callable[..., Path]
 
@@ -24,7 +26,7 @@ ShardFolderMaker = Callable[..., Path]
 @pytest.mark.parametrize("codec", ["jpg", "png", "webp"])
 def test_random_access_equals_sequential_reading(make_shard_folder: ShardFolderMaker, codec: str) -> None:
     shards = make_shard_folder(codec=codec, styles_per_image=2, size=None)
-    dataset = PairDataset(shards, "train")
+    dataset = PairedShards(shards, "train")
     manifest = read_manifest(shards)
     samples = [sample for path in manifest.paths(shards, "train") for sample in read_shard(path)]
     assert len(dataset) == len(samples) == 24
@@ -40,7 +42,7 @@ def test_random_access_equals_sequential_reading(make_shard_folder: ShardFolderM
 
 
 def test_test_split_has_originals_only(make_shard_folder: ShardFolderMaker) -> None:
-    dataset = PairDataset(make_shard_folder(), "test")
+    dataset = PairedShards(make_shard_folder(), "test")
     assert dataset[0][0].shape == (1, 3, 16, 16)
 
 
@@ -51,7 +53,7 @@ def test_other_colour_modes_become_rgb(make_shard_folder: ShardFolderMaker, mode
     buffer = io.BytesIO()
     grey.save(buffer, "JPEG" if mode == "CMYK" else "PNG")
     _rewrite(shards, content=buffer.getvalue())
-    images, _ = PairDataset(shards, "train")[0]
+    images, _ = PairedShards(shards, "train")[0]
     assert images.shape == (2, 3, 16, 16)
     assert (images[0].int() - 102).abs().max() <= 2
 
@@ -119,14 +121,14 @@ def test_damaged_folder_is_refused(
     shards = make_shard_folder(train=3)
     damage(shards)
     with pytest.raises(InputError, match=message):
-        PairDataset(shards, "train")[0]
+        PairedShards(shards, "train")[0]
 
 
 def test_damaged_images_name_their_sample(make_shard_folder: ShardFolderMaker) -> None:
     shards = make_shard_folder(train=3)
     _rewrite(shards, content=b"<html>")
     with pytest.raises(InputError, match="sample 00000001 has an image that is not JPEG"):
-        PairDataset(shards, "train")[1]
+        PairedShards(shards, "train")[1]
 
 
 def _png(width: int, height: int) -> bytes:
@@ -163,7 +165,7 @@ def test_sizes_are_compared_with_the_manifest_and_bounded(
     shards = make_shard_folder(train=3, size=size)
     _rewrite(shards, content=_png(*content), styled=(_png(*styled),))
     with pytest.raises(InputError, match=f"sample 00000000 has .*{message}"):
-        PairDataset(shards, "train")[0]
+        PairedShards(shards, "train")[0]
 
 
 def test_truncated_image_is_refused(make_shard_folder: ShardFolderMaker) -> None:
@@ -171,7 +173,7 @@ def test_truncated_image_is_refused(make_shard_folder: ShardFolderMaker) -> None
     content = next(iter(read_shard(shards / "train-000000.tar"))).content
     _rewrite(shards, content=content[: len(content) // 2])
     with pytest.raises(InputError, match="undecodable image"):
-        PairDataset(shards, "train")[0]
+        PairedShards(shards, "train")[0]
 
 
 def _relabelled(table: Any) -> None:
@@ -192,9 +194,30 @@ def test_a_table_that_tells_wrong_of_whole_shards_is_found_out(
 ) -> None:
     shards = make_shard_folder(classes=2)
     write_side_files(shards, read_manifest(shards))
-    PairDataset(shards, "train").read(0, [0, 1])
+    PairedShards(shards, "train").read(0, [0, 1])
     table = np.load(shards / "index-train.npy")
     edit(table)
     np.save(shards / "index-train.npy", table)
     with pytest.raises(InputError, match=r"train-000000.tar .*run `stylize index`"):
-        PairDataset(shards, "train").read(0, [0, 1])
+        PairedShards(shards, "train").read(0, [0, 1])
+
+
+def test_a_loop_of_ones_own(make_shard_folder: ShardFolderMaker) -> None:
+    """A transform sees both images of a pair, so a random flip is the same for both."""
+    shards = make_shard_folder(codec="png")
+    plain = PairedShards(str(shards), "train")
+    flipped = PairedShards(shards, "train", transform=v2.RandomHorizontalFlip())
+    batches = list(DataLoader(flipped, batch_size=8))
+    assert [tuple(images.shape) for images, _ in batches] == [(8, 2, 3, 16, 16)] * 3
+    assert torch.cat([labels for _, labels in batches]).tolist() == plain.labels.tolist()
+    flips = set()
+    for index, pair in enumerate(torch.cat([images for images, _ in batches])):
+        original, _ = plain[index]
+        (flip,) = [flip for flip in (False, True) if torch.equal(pair, original.flip(-1) if flip else original)]
+        flips.add(flip)
+    assert flips == {False, True}
+
+
+def test_an_unknown_split_is_refused(make_shard_folder: ShardFolderMaker) -> None:
+    with pytest.raises(InputError, match=r"'validation'.*val"):
+        PairedShards(make_shard_folder(), "validation")

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 import train
 from stylize.console import InputError
-from train import PairDataset, TrainConfig, evaluate, image_preset, load_model, train_model
+from train import PairedShards, TrainConfig, evaluate, image_preset, load_model, train_model
 from train.methods import METHODS, Losses, Settings
+from train.run import refuse_single_class, warn_of_wrong_pairs
 
 ShardFolderMaker = Callable[..., Path]
 RESULTS = ["metrics.csv", "metrics.json", "model.safetensors", "record.json"]
@@ -64,7 +65,7 @@ def test_results_of_a_run(config: TrainConfig) -> None:
     assert sorted(path.name for path in config.out.iterdir()) == RESULTS
     assert metrics == json.loads((config.out / "metrics.json").read_text())
     model, card = load_model(config.out / "model.safetensors")
-    samples, preset = PairDataset(config.shards, "test"), image_preset(card.image_preset, card.image_size)
+    samples, preset = PairedShards(config.shards, "test"), image_preset(card.image_preset, card.image_size)
     assert evaluate(model, samples, preset) == metrics["test_accuracy"]
     rows = _rows(config.out)
     assert max(float(row["validation_accuracy"]) for row in rows) == metrics["best_validation_accuracy"]
@@ -235,3 +236,28 @@ def test_two_processes(make_shard_folder: ShardFolderMaker, tmp_path: Path) -> N
     assert "epoch 1/1" in errors[0]
     assert "epoch" not in errors[1]
     assert load_model(tmp_path / "out" / "model.safetensors")[1].config["world_size"] == 2
+
+
+def _warnings(shards: Path) -> list[str]:
+    warnings: list[str] = []
+    warn_of_wrong_pairs(PairedShards(shards, "train"), {"test": PairedShards(shards, "test")}, warnings.append)
+    return warnings
+
+
+def test_sound_shards_say_nothing(make_shard_folder: ShardFolderMaker) -> None:
+    assert _warnings(make_shard_folder()) == []
+    assert _warnings(make_shard_folder("bare", styles_per_image=0, test=0)) == []
+
+
+def test_mixed_up_pairs_are_warned_of(make_shard_folder: ShardFolderMaker) -> None:
+    shards = make_shard_folder()
+    samples = PairedShards(shards, "train")
+    samples.index.spans[:, 1] = samples.index.spans[::-1, 1][:, :]
+    warnings: list[str] = []
+    warn_of_wrong_pairs(samples, {}, warnings.append)
+    assert [warning[:14] for warning in warnings] == ["Warning: only "]
+
+
+def test_a_single_class_is_refused(make_shard_folder: ShardFolderMaker) -> None:
+    with pytest.raises(InputError, match="of one class"):
+        refuse_single_class(PairedShards(make_shard_folder(classes=1), "train"))

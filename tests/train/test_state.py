@@ -14,7 +14,7 @@ import torch
 from stylize.console import InputError
 from train.config import TrainConfig
 from train.distributed import World
-from train.evaluate import Tally
+from train.evaluation import Metrics
 from train.loop import Trainer
 from train.models import build_model
 from train.state import SavedState, load_state, save_state
@@ -32,7 +32,7 @@ def trainer(tmp_path: Path) -> Trainer:
     images = torch.zeros(2, 1, 3, 32, 32, dtype=torch.uint8)
     batch = (images, torch.tensor([0, 1]))
     trainer.run_epoch([batch, batch], lambda: False, lambda _: None)
-    trainer.finish_epoch(Tally(2, 1, 0, 0, 0.0, [1, 1, 0], [1, 0, 0]))
+    trainer.finish_epoch(Metrics(2, 1, 0, 0, 0.0, [1, 1, 0], [1, 0, 0]))
     return trainer
 
 

@@ -1,4 +1,4 @@
-"""Tables of constructed attempts: sound ones pass, and each defect is caught by the check that looks for it."""
+"""Tables of constructed attacks: sound ones pass, and each defect is caught by the check that looks for it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -6,8 +6,8 @@ from math import inf
 
 import pytest
 
-from attack.attacks.attack import Attempt, Kind
-from attack.checks.attacks import check_attempts
+from attack.attacks.attack import AttackResult, Kind
+from attack.checks.attacks import check_attacks
 from attack.checks.robustness import breaks_more, gain, within
 
 N, CLASSES = 200, 10
@@ -15,60 +15,60 @@ CLEAN = tuple(index < 180 for index in range(N))
 SMALL, LARGE = 2 / 255, 8 / 255
 
 
-def attempt(
+def attack(
     name: str, kind: Kind, epsilon: float | None, right: int, *, losses: dict[str, float] | None = None
-) -> Attempt:
-    """Return an attempt that leaves the first `right` images, and moves all of them by its radius."""
+) -> AttackResult:
+    """Return an attack that leaves the first `right` images, and moves all of them by its radius."""
     robust = tuple(index < right for index in range(N))
     found = tuple(SMALL if index >= 118 else LARGE for index in range(N))  # by an attack that seeks the nearest
     distance = tuple(epsilon or (inf if kept else near) for kept, near in zip(robust, found, strict=True))
-    return Attempt(name, kind, "linf", epsilon, robust, distance, 0, 0, 0.0, {}, losses or {})
+    return AttackResult(name, kind, "linf", epsilon, robust, distance, 0, 0, 0.0, {}, losses or {})
 
 
 RISING = {"first": 0.3, "last": 4.0, "change_last_10": 0.01}
 SOUND = (
-    attempt("single-step", "single-step", SMALL, 140),
-    attempt("noise", "noise", SMALL, 179),
-    attempt("pgd-ce", "white-box", SMALL, 120, losses=RISING),
-    attempt("pgd-dlr", "white-box", SMALL, 118, losses=RISING),
-    attempt("single-step", "single-step", LARGE, 70),
-    attempt("noise", "noise", LARGE, 175),
-    attempt("pgd-ce", "white-box", LARGE, 30, losses=RISING),
-    attempt("pgd-ce-doubled", "white-box", LARGE, 29, losses=RISING),
-    attempt("pgd-restarts", "white-box", LARGE, 28, losses=RISING),
-    attempt("pgd-dlr", "white-box", LARGE, 27, losses=RISING),
-    attempt("square", "black-box", LARGE, 45),
-    attempt("transfer:other", "transfer", LARGE, 90),
-    attempt("minimal-norm", "minimal-norm", None, 26),
-    attempt("autoattack", "white-box", LARGE, 25),
-    attempt("unbounded", "unbounded", 1.0, 0),
+    attack("single-step", "single-step", SMALL, 140),
+    attack("noise", "noise", SMALL, 179),
+    attack("pgd-ce", "white-box", SMALL, 120, losses=RISING),
+    attack("pgd-dlr", "white-box", SMALL, 118, losses=RISING),
+    attack("single-step", "single-step", LARGE, 70),
+    attack("noise", "noise", LARGE, 175),
+    attack("pgd-ce", "white-box", LARGE, 30, losses=RISING),
+    attack("pgd-ce-doubled", "white-box", LARGE, 29, losses=RISING),
+    attack("pgd-restarts", "white-box", LARGE, 28, losses=RISING),
+    attack("pgd-dlr", "white-box", LARGE, 27, losses=RISING),
+    attack("square", "black-box", LARGE, 45),
+    attack("transfer:other", "transfer", LARGE, 90),
+    attack("minimal-norm", "minimal-norm", None, 26),
+    attack("autoattack", "white-box", LARGE, 25),
+    attack("unbounded", "unbounded", 1.0, 0),
 )
 
 
-def changed(name: str, right: int, epsilon: float | None = LARGE) -> Callable[[Attempt], Attempt]:
+def changed(name: str, right: int, epsilon: float | None = LARGE) -> Callable[[AttackResult], AttackResult]:
     """Return a function that lets the attack of that name and radius leave another number of images."""
 
-    def change(one: Attempt) -> Attempt:
+    def change(one: AttackResult) -> AttackResult:
         if (one.name, one.epsilon) != (name, epsilon):
             return one
-        return replace(attempt(name, one.kind, epsilon, right), losses=one.losses)
+        return replace(attack(name, one.kind, epsilon, right), losses=one.losses)
 
     return change
 
 
-def losing(**losses: float) -> Callable[[Attempt], Attempt]:
+def losing(**losses: float) -> Callable[[AttackResult], AttackResult]:
     return lambda one: replace(one, losses={**one.losses, **losses}) if one.losses else one
 
 
-def mended(one: Attempt) -> Attempt:
+def mended(one: AttackResult) -> AttackResult:
     return replace(one, robust=(*one.robust[:-1], True)) if one.name == "noise" else one
 
 
-def afar(one: Attempt) -> Attempt:
+def afar(one: AttackResult) -> AttackResult:
     return replace(one, distance=(1.1 * LARGE, *one.distance[1:])) if one.name == "pgd-ce" else one
 
 
-DEFECTS: dict[str, tuple[Callable[[Attempt], Attempt], set[str]]] = {
+DEFECTS: dict[str, tuple[Callable[[AttackResult], AttackResult], set[str]]] = {
     "a wrong image counted as robust": (mended, {"no attack mends an image"}),
     "an image beyond its radius": (afar, {"attacked images within their radius"}),
     "unbounded fails": (changed("unbounded", 20, 1.0), {"unbounded attack reaches 0"}),
@@ -86,15 +86,15 @@ DEFECTS: dict[str, tuple[Callable[[Attempt], Attempt], set[str]]] = {
 }
 
 
-def failures(attempts: Sequence[Attempt], clean: Sequence[bool] = CLEAN) -> set[str]:
-    checks = list(check_attempts(attempts, clean, CLASSES))
+def failures(attacks: Sequence[AttackResult], clean: Sequence[bool] = CLEAN) -> set[str]:
+    checks = list(check_attacks(attacks, clean, CLASSES))
     assert len({check.name for check in checks}) == len(checks)
     assert all(check.meaning and check.numbers for check in checks)
     return {check.name for check in checks if not check.passed}
 
 
-def test_sound_attempts_pass_every_check() -> None:
-    assert len(list(check_attempts(SOUND, CLEAN, CLASSES))) == 14
+def test_sound_attacks_pass_every_check() -> None:
+    assert len(list(check_attacks(SOUND, CLEAN, CLASSES))) == 14
     assert failures(SOUND) == set()
 
 
@@ -102,21 +102,21 @@ def test_sound_attempts_pass_every_check() -> None:
 def test_a_defect_is_caught_by_its_check(defect: str) -> None:
     change, expected = DEFECTS[defect]
     extra = 40 if defect == "one step fails alone" else 0
-    attempts = [change(one) for one in SOUND]
+    attacks = [change(one) for one in SOUND]
     if extra:  # iterated attacks leave less than guessing
-        attempts = [replace(one, robust=(False,) * N) if one.kind == "white-box" else one for one in attempts]
-    assert failures(attempts) == expected
+        attacks = [replace(one, robust=(False,) * N) if one.kind == "white-box" else one for one in attacks]
+    assert failures(attacks) == expected
 
 
 def test_minimal_norm_counts_what_it_finds_within_each_radius() -> None:
     assert failures([changed("minimal-norm", 20, None)(one) for one in SOUND]) == {"minimal norm is not stronger"}
-    far = attempt("minimal-norm", "minimal-norm", None, 0)
+    far = attack("minimal-norm", "minimal-norm", None, 0)
     far = replace(far, distance=(2 * LARGE,) * N)
     assert failures([far if one.name == "minimal-norm" else one for one in SOUND]) == set()
 
 
 def test_images_that_an_attack_never_looked_at_are_not_its_success() -> None:
-    square = replace(attempt("square", "black-box", LARGE, 12), settings={"images": 10})
+    square = replace(attack("square", "black-box", LARGE, 12), settings={"images": 10})
     assert failures([square if one.name == "square" else one for one in SOUND]) == set()
 
 
@@ -126,8 +126,8 @@ def test_few_images_of_difference_are_no_sign() -> None:
         assert found == ({"black box is not stronger"} if caught else set())
 
 
-def test_few_attempts_have_few_checks() -> None:
-    assert [check.name for check in check_attempts([], CLEAN, CLASSES)] == [
+def test_few_attacks_have_few_checks() -> None:
+    assert [check.name for check in check_attacks([], CLEAN, CLASSES)] == [
         "no attack mends an image",
         "attacked images within their radius",
     ]

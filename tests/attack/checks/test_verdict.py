@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from torch import Tensor, nn
 
-from attack.attacks.attack import Attacked, Attempt, Kind, Norm
+from attack.attacks.attack import Attacked, AttackResult, Kind, Norm
 from attack.checks.check import Check, Failure
 from attack.checks.model import check_gradients, check_model
 from attack.checks.planted import check_planted
@@ -18,7 +18,7 @@ STANDARD = 8 / 255
 PASSED = tuple(Check(name, True, "fine") for name in NEEDED)
 
 
-def attempt(
+def attack(
     name: str,
     left: float,
     n: int,
@@ -28,18 +28,18 @@ def attempt(
     norm: Norm = "linf",
     reached: float | None = None,
     **settings: Any,
-) -> Attempt:
-    """Return an attempt that leaves a share of n images, moving them by `reached`, by default as far as it may."""
+) -> AttackResult:
+    """Return an attack that leaves a share of n images, moving them by `reached`, by default as far as it may."""
     robust = tuple(index < round(left * n) for index in range(n))
-    return Attempt(
+    return AttackResult(
         name, kind, norm, epsilon, robust, (epsilon if reached is None else reached,) * n, 0, 0, 0.0, settings
     )
 
 
-def strong(left: float, n: int = 500, **changes: Any) -> list[Attempt]:
-    square = attempt("square", left + 0.1, n, kind="black-box", queries=ENOUGH_QUERIES, **changes)
+def strong(left: float, n: int = 500, **changes: Any) -> list[AttackResult]:
+    square = attack("square", left + 0.1, n, kind="black-box", queries=ENOUGH_QUERIES, **changes)
     names = ("pgd-ce", "pgd-ce-doubled", "pgd-dlr")
-    return [*(attempt(name, left, n, **changes) for name in names), square]
+    return [*(attack(name, left, n, **changes) for name in names), square]
 
 
 def failed(failure: Failure, name: str = "a check") -> Check:
@@ -51,7 +51,7 @@ class Case:
     """What the rule is given, and the word it must find; `says` stands in one of its reasons."""
 
     word: str
-    attempts: Sequence[Attempt]
+    attacks: Sequence[AttackResult]
     checks: Sequence[Check] = PASSED
     clean: float = 0.9
     n: int = 500
@@ -61,7 +61,7 @@ class Case:
 
 CASES = {
     "robust": Case("holds", strong(0.5), says="leave 50.0% (45.6% to 54.4%) of 90.0%, above 30.0%"),
-    "robust by AutoAttack": Case("holds", [attempt("autoattack", 0.5, 500)]),
+    "robust by AutoAttack": Case("holds", [attack("autoattack", 0.5, 500)]),
     "robust in L2": Case("holds", strong(0.5, norm="l2", epsilon=0.5), says="L2 0.5"),
     "robust at a smaller radius": Case("holds", strong(0.5, epsilon=4 / 255), says="L∞ 4/255"),
     "a note fails": Case("holds", strong(0.5), (*PASSED, failed("note"))),
@@ -71,11 +71,11 @@ CASES = {
     ),
     "two classes, above guessing": Case("holds", strong(0.75), classes=2),
     "undefended": Case("not robust", strong(0.0), says="0.0% (0.0% to 0.8%)"),
-    "undefended, by quick attacks": Case("not robust", [attempt("pgd-ce", 0.0, 500)], ()),
-    "undefended, ten images": Case("not robust", [attempt("pgd-ce", 0.0, 10)], n=10),
-    "broken at a smaller radius": Case("not robust", [attempt("pgd-ce", 0.0, 500, epsilon=2 / 255), *strong(0.5)]),
+    "undefended, by quick attacks": Case("not robust", [attack("pgd-ce", 0.0, 500)], ()),
+    "undefended, ten images": Case("not robust", [attack("pgd-ce", 0.0, 10)], n=10),
+    "broken at a smaller radius": Case("not robust", [attack("pgd-ce", 0.0, 500, epsilon=2 / 255), *strong(0.5)]),
     "broken by another model's attack": Case(
-        "not robust", [*strong(0.5), attempt("transfer:b", 0, 500, kind="transfer")]
+        "not robust", [*strong(0.5), attack("transfer:b", 0, 500, kind="transfer")]
     ),
     "broken and masked": Case("not robust", strong(0.0), (*PASSED, failed("masking"))),
     "no better than guessing": Case("not robust", strong(0.5), classes=2),
@@ -90,14 +90,14 @@ CASES = {
     "strong attacks on few images": Case("inconclusive", strong(0.5, images=60), says="Only 60 images"),
     "between": Case("inconclusive", strong(0.3), says="30.0% (26.1% to 34.2%), is not clearly above"),
     "no attacks": Case("inconclusive", [], says="No attack"),
-    "only noise": Case("inconclusive", [attempt("noise", 0.9, 500, kind="noise")], says="No attack"),
-    "only unbounded": Case("inconclusive", [attempt("unbounded", 0, 500, epsilon=1.0, kind="unbounded")]),
-    "quick attacks": Case("inconclusive", [attempt("pgd-ce", 0.5, 500)], says="PGD with its steps doubled, PGD with a"),
+    "only noise": Case("inconclusive", [attack("noise", 0.9, 500, kind="noise")], says="No attack"),
+    "only unbounded": Case("inconclusive", [attack("unbounded", 0, 500, epsilon=1.0, kind="unbounded")]),
+    "quick attacks": Case("inconclusive", [attack("pgd-ce", 0.5, 500)], says="PGD with its steps doubled, PGD with a"),
     "few queries": Case(
-        "inconclusive", [*strong(0.5)[:3], attempt("square", 0.6, 500, queries=100)], says="1,000 queries"
+        "inconclusive", [*strong(0.5)[:3], attack("square", 0.6, 500, queries=100)], says="1,000 queries"
     ),
     "a tiny radius": Case("inconclusive", strong(0.85, epsilon=1 / 255), says="beyond L∞ 1/255"),
-    "broken beyond the radius": Case("holds", [*strong(0.5), attempt("pgd-ce", 0, 500, reached=1.1 * STANDARD)]),
+    "broken beyond the radius": Case("holds", [*strong(0.5), attack("pgd-ce", 0, 500, reached=1.1 * STANDARD)]),
     "untrained": Case("near chance", strong(0.1), clean=0.155, n=200, says="15.5%"),
     "untrained, masked": Case("near chance", strong(0.1), (failed("masking"),), clean=0.12),
     "near chance of a hundred": Case("near chance", [], clean=0.1, classes=100),
@@ -108,16 +108,16 @@ CASES = {
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_the_rule(case: Case) -> None:
     clean = [index < round(case.clean * case.n) for index in range(case.n)]
-    found = verdict(clean, case.attempts, case.checks, case.classes)
+    found = verdict(clean, case.attacks, case.checks, case.classes)
     assert (found.word, bool(found.reasons)) == (case.word, True), found.reasons
     assert case.says in " ".join(found.reasons)
     assert found.numbers["clean"] == pytest.approx(case.clean, abs=0.01)
 
 
-def test_the_numbers_are_those_of_the_worst_case_over_all_attempts() -> None:
-    first = attempt("pgd-ce", 0.5, 200)
-    second = attempt("pgd-dlr", 0.5, 200)
-    second = Attempt(**{**vars(second), "robust": second.robust[::-1]})
+def test_the_numbers_are_those_of_the_worst_case_over_all_attacks() -> None:
+    first = attack("pgd-ce", 0.5, 200)
+    second = attack("pgd-dlr", 0.5, 200)
+    second = AttackResult(**{**vars(second), "robust": second.robust[::-1]})
     numbers = verdict([True] * 200, [first, second], PASSED, 10).numbers
     assert (numbers["worst"], numbers["epsilon"], numbers["worst_images"]) == (0, STANDARD, 200)
     assert (numbers["worst_low"], numbers["worst_high"]) == wilson(0, 200)

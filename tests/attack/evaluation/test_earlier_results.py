@@ -20,8 +20,8 @@ def test_version_1_says_what_it_knew_and_that_it_did_not_count_wrong_images(tmp_
     result = read_result(path)
     assert result.document["clean"] == {"accuracy": 0.75, "correct": 30, "images": 40}
     assert result.records.correct.shape == (120, 3)
-    assert result.attempts[0].distance[:2] == (0.01, 0.02)
-    assert sum(result.attempts[0].robust) == 40
+    assert result.attacks[0].distance[:2] == (0.01, 0.02)
+    assert sum(result.attacks[0].robust) == 40
     assert result.verdict.word == "inconclusive"
     assert [check.name for check in result.checks if not check.passed] == ["wrong images are counted"]
     assert "s_$x^{y$" in write_report([path], tmp_path / "report").read_text()

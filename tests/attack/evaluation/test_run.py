@@ -68,27 +68,27 @@ def test_distances_keep_every_digit(shards: Path, linear: nn.Module, tmp_path: P
         assert linf[1] in {*moved.abs().flatten().tolist(), *down.abs().flatten().tolist()}
 
 
-def test_attempts_are_judged_over_all_images(shards: Path, linear: LinearClassifier, tmp_path: Path) -> None:
+def test_attacks_are_judged_over_all_images(shards: Path, linear: LinearClassifier, tmp_path: Path) -> None:
     attack_model(linear, shards, tmp_path / "out.json", QUICK)
     result = read_result(tmp_path / "out.json")
-    named = {(attempt.name, attempt.epsilon): attempt for attempt in result.attempts}
+    named = {(attack.name, attack.epsilon): attack for attack in result.attacks}
     assert {name for name, _ in named} == {
         "paper-path", "single-step", "noise", "pgd-ce", "pgd-dlr", "square", "unbounded",
     }  # fmt: skip
-    assert len(named) == len(result.attempts) == 11
+    assert len(named) == len(result.attacks) == 11
     tests = {image.key: image for image in load_test_images(shards, 16, "small")}
-    for attempt in result.attempts:
-        assert len(attempt.robust) == 12
-        assert all(clean or not robust for robust, clean in zip(attempt.robust, result.clean, strict=True))
+    for attack in result.attacks:
+        assert len(attack.robust) == 12
+        assert all(clean or not robust for robust, clean in zip(attack.robust, result.clean, strict=True))
     for epsilon in QUICK.epsilons:  # one step up the gradient, by hand: z_y against each other class is linear
         for robust, key in zip(named["single-step", epsilon].robust, result.keys, strict=True):
             assert robust == survives_one_step(linear, tests[key].pixels, tests[key].label, epsilon)
-        ours = worst_case(result.clean, result.attempts, "linf", epsilon)
+        ours = worst_case(result.clean, result.attacks, "linf", epsilon)
         slow = [
             all(
-                attempt.robust[i]
-                for attempt in result.attempts
-                if attempt.epsilon is not None and attempt.epsilon <= epsilon
+                attack.robust[i]
+                for attack in result.attacks
+                if attack.epsilon is not None and attack.epsilon <= epsilon
             )
             and named["paper-path", None].distance[i] > epsilon
             and result.clean[i]
@@ -114,14 +114,14 @@ def test_the_full_suite(make_shard_folder: Maker, tmp_path: Path) -> None:
     attack_model(model, shards, tmp_path / "out.json", config)
     result = read_result(tmp_path / "out.json")
 
-    named = {(attempt.name, attempt.epsilon, attempt.norm): attempt for attempt in result.attempts}
+    named = {(attack.name, attack.epsilon, attack.norm): attack for attack in result.attacks}
     assert {name for name, *_ in named} == {
         "paper-path", "single-step", "noise", "pgd-ce", "pgd-dlr", "pgd-ce-doubled", "pgd-restarts", "square",
         "minimal-norm", "autoattack", "unbounded",
     }  # fmt: skip
     for epsilon in config.epsilons:
         ensemble = named["autoattack", epsilon, "linf"]
-        before = worst_case(result.clean, result.attempts[: result.attempts.index(ensemble)], "linf", epsilon)
+        before = worst_case(result.clean, result.attacks[: result.attacks.index(ensemble)], "linf", epsilon)
         assert ensemble.settings["images"] == 4
         assert ensemble.settings["attacked"] == sum(before[:4])
         assert ensemble.robust[4:] == before[4:]
@@ -228,7 +228,7 @@ def test_a_model_that_is_always_wrong(make_shard_folder: Maker, tmp_path: Path) 
     result = read_result(tmp_path / "out.json")
     assert document["clean"]["correct"] == 0
     assert document["path"]["records"] == []
-    assert not any(worst_case(result.clean, result.attempts, "linf", 8 / 255))
+    assert not any(worst_case(result.clean, result.attacks, "linf", 8 / 255))
     assert document["forwards"] == document["backwards"] == 0
     assert document["verdict"]["word"] == "near chance"
 
@@ -243,7 +243,7 @@ def damage(document: dict[str, object], how: str) -> str:
         records[0]["l2"][1] = float("nan")
     elif how == "fewer labels":
         document["images"]["labels"].pop()  # type: ignore[index]
-    elif how == "short attempt":
+    elif how == "short attack":
         document["attempts"][0]["robust"].pop()  # type: ignore[index]
     elif how in ("versions", "seconds"):
         document[how] = "text"
@@ -261,7 +261,7 @@ def test_damaged_results_are_refused(shards: Path, make_result: Maker) -> None:
         ("short record", "damaged"),
         ("nan", "damaged"),
         ("fewer labels", "damaged"),
-        ("short attempt", "damaged"),
+        ("short attack", "damaged"),
         ("clean", "damaged"),
         ("checks", "damaged"),
         ("versions", "damaged"),

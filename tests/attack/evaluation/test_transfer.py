@@ -7,7 +7,7 @@ import torch
 
 from attack import AttackConfig, attack_model, attack_transfer, read_result
 from attack.attacks.pgd import pgd
-from attack.evaluation.transfer import read_transfer, transfer_attempts
+from attack.evaluation.transfer import read_transfer, transfer_attacks
 from attack.report.groups import take_in
 from stylize.console import InputError
 from train import load_model, load_test_images
@@ -43,13 +43,13 @@ def test_each_model_sees_the_others_images(shards: Path, models: list[Path], tmp
         seed=0,
         batch_size=50, keep_going=True,
     ).images  # fmt: skip
-    (attempt,) = transfer_attempts(transfer, results[1])
-    assert (attempt.name, attempt.kind, attempt.epsilon) == ("transfer:first", "transfer", 8 / 255)
+    (attack,) = transfer_attacks(transfer, results[1])
+    assert (attack.name, attack.kind, attack.epsilon) == ("transfer:first", "transfer", 8 / 255)
     right = (target(attacked).argmax(1) == labels) & (target(pixels).argmax(1) == labels)
-    assert list(attempt.robust) == right.tolist()
+    assert list(attack.robust) == right.tolist()
 
     taken = take_in(transfer, results[1])
-    assert taken.attempts == (*results[1].attempts, attempt)
+    assert taken.attacks == (*results[1].attacks, attack)
     assert [path.name for path in tmp_path.glob(".*")] == []
 
 
@@ -58,9 +58,9 @@ def test_a_transfer_on_other_images_is_not_taken_in(shards: Path, models: list[P
     attack_model(models[0], shards, tmp_path / "out.json", CONFIG)
     transfer, result = read_transfer(tmp_path / "transfer.json"), read_result(tmp_path / "out.json")
     with pytest.raises(InputError, match="other images"):
-        transfer_attempts(transfer, result)
+        transfer_attacks(transfer, result)
     transfer.document["models"][0]["sha256"] = "of another model"
-    assert transfer_attempts(transfer, result) == []
+    assert transfer_attacks(transfer, result) == []
 
 
 def test_transfers_that_make_no_sense(

@@ -101,7 +101,7 @@ def test_verdicts_and_robust_accuracy_come_first(results: list[Path], tmp_path: 
         result = read_result(path)
         assert result.verdict.word in text
         for epsilon in (2 / 255, 8 / 255):
-            robust = sum(worst_case(result.clean, result.attempts, "linf", epsilon))
+            robust = sum(worst_case(result.clean, result.attacks, "linf", epsilon))
             low, high = (100 * end for end in wilson(robust, 12))
             assert f"{100 * robust / 12:.1f} % [{low:.1f}, {high:.1f}]" in text
 
@@ -156,7 +156,7 @@ def test_files_for_other_tools(results: list[Path], tmp_path: Path) -> None:
     assert {row["model"] for row in plotted[::101]} == {"pairing", "home-made <method>"}
     result = read_result(results[1])
     robust = {
-        f"robust_{level}_of_255": round(sum(worst_case(result.clean, result.attempts, "linf", level / 255)) / 12, 4)
+        f"robust_{level}_of_255": round(sum(worst_case(result.clean, result.attacks, "linf", level / 255)) / 12, 4)
         for level in (2, 8)
     }
     clean = round(result.document["clean"]["correct"] / 30, 4)

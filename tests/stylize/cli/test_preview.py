@@ -9,7 +9,7 @@ from PIL import Image
 from stylize.cli.shards import LABEL_HEIGHT, MARGIN, contact_sheet, shard_sheet, style_sheet
 from stylize.console import InputError
 from stylize.networks.styles import Style
-from stylize.networks.stylizer import Engine, Pixels
+from stylize.networks.stylizer import Pixels, Stylizer
 from stylize.shards.decode import decode_picture
 from stylize.shards.manifest import Manifest, ShardEntry, read_manifest, write_manifest
 from stylize.shards.shard import Sample, read_shard, write_shard
@@ -42,24 +42,24 @@ def test_tiles_keep_the_aspect_ratio() -> None:
 
 
 def test_style_sheet_is_the_engines_output(
-    engine: Engine, styles: list[Style], tmp_path: Path, noise: Noise, encode: Encode
+    stylizer: Stylizer, styles: list[Style], tmp_path: Path, noise: Noise, encode: Encode
 ) -> None:
     (tmp_path / "a.png").write_bytes(encode(noise(7)))
-    sheet = style_sheet(engine, styles, [tmp_path / "a.png"], 32)
+    sheet = style_sheet(stylizer, styles, [tmp_path / "a.png"], 32)
     np.testing.assert_array_equal(tile(sheet, 1, 0, 32, 4), noise(7))
-    expected = engine.stylize(np.stack([noise(7)] * 3), [0, 1, 2], 1.0)
+    expected = stylizer(np.stack([noise(7)] * 3), [0, 1, 2], 1.0)
     for column in range(3):
         np.testing.assert_array_equal(tile(sheet, 1, 1 + column, 32, 4), expected[column])
 
 
-def test_bad_pictures_and_sizes_are_named(engine: Engine, styles: list[Style], tmp_path: Path) -> None:
+def test_bad_pictures_and_sizes_are_named(stylizer: Stylizer, styles: list[Style], tmp_path: Path) -> None:
     (tmp_path / "page.png").write_bytes(b"<html>")
     with pytest.raises(InputError, match=r"page\.png is not a picture"):
-        style_sheet(engine, styles, [tmp_path], 32)
+        style_sheet(stylizer, styles, [tmp_path], 32)
     with pytest.raises(InputError, match="--size is 8: give at least 16"):
-        style_sheet(engine, styles, [tmp_path], 8)
+        style_sheet(stylizer, styles, [tmp_path], 8)
     with pytest.raises(InputError, match="does not exist"):
-        style_sheet(engine, styles, [tmp_path / "absent"], 32)
+        style_sheet(stylizer, styles, [tmp_path / "absent"], 32)
 
 
 def test_shard_sheet_shows_the_first_pairs_of_every_class(finished: Path) -> None:

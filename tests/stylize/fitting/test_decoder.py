@@ -58,9 +58,9 @@ def test_losses_are_the_papers_over_those_of_the_photo(encoder: Encoder, decoder
         name: [layer.double().numpy() for layer in encoder.style_features(pixels)]
         for name, pixels in (("content", content), ("style", style), ("output", output))
     }
-    (mean, deviation), (style_mean, style_deviation) = (statistics(layers[name][-1]) for name in ("content", "style"))
-    target = (layers["content"][-1] - mean[..., None, None]) / deviation[..., None, None]
-    target = target * style_deviation[..., None, None] + style_mean[..., None, None]
+    (mean, std), (style_mean, style_std) = (statistics(layers[name][-1]) for name in ("content", "style"))
+    target = (layers["content"][-1] - mean[..., None, None]) / std[..., None, None]
+    target = target * style_std[..., None, None] + style_mean[..., None, None]
     np.testing.assert_allclose(targets.features.numpy(), target, rtol=1e-3, atol=1e-4)
 
     def content_loss(name: str, sample: int) -> float:
@@ -99,10 +99,10 @@ def test_every_content_meets_other_styles_and_the_first_its_own(
     assert len(seen) == 2
     for targets, order in zip(seen, ([0, 1, 2], [1, 2, 0]), strict=True):
         wanted = [own, *(others[index] for index in order)]
-        for layer, (mean, deviation) in enumerate(targets.statistics):
+        for layer, (mean, std) in enumerate(targets.statistics):
             for sample, picture in enumerate(wanted):
                 torch.testing.assert_close(mean[sample], picture[layer][0][0], rtol=0.05, atol=0.05)
-                torch.testing.assert_close(deviation[sample], picture[layer][1][0], rtol=0.05, atol=0.05)
+                torch.testing.assert_close(std[sample], picture[layer][1][0], rtol=0.05, atol=0.05)
 
 
 def _without_bias(layer: torch.nn.Module, output: torch.Tensor) -> torch.Tensor:
@@ -114,13 +114,11 @@ def test_the_start_has_unit_variance_and_the_pictures_statistics(encoder: Encode
     pixels = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     decoder = Decoder().requires_grad_(False)
     initialise_from_encoder(decoder, encoder, pixels)
-    deviations: list[float] = []
+    stds: list[float] = []
     for layer in decoder.convolutions:
-        layer.register_forward_hook(
-            lambda layer, _, output: deviations.append(float(_without_bias(layer, output).std()))
-        )
+        layer.register_forward_hook(lambda layer, _, output: stds.append(float(_without_bias(layer, output).std())))
     output = decoder(encoder(pixels))
-    assert deviations == pytest.approx([1.0] * 8 + [float(pixels.std())], rel=1e-3)
+    assert stds == pytest.approx([1.0] * 8 + [float(pixels.std())], rel=1e-3)
     torch.testing.assert_close(output.mean((0, 2, 3)), pixels.mean((0, 2, 3)), rtol=1e-3, atol=1e-3)
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from stylize.fitting.data import SAMPLE_SIDE, CropBatches, open_pool, sample_sheet
 from stylize.fitting.settings import FitSettings, Phase
-from stylize.networks.adain import Decoder, Encoder, Stylizer
+from stylize.networks.adain import AdaINNetwork, Decoder, Encoder
 from stylize.networks.stylizer import Pixels
 
 
@@ -23,11 +23,11 @@ def test_the_sheet_shows_photos_styles_and_both(
     assert sheet.shape == (3 * SAMPLE_SIDE, 3 * SAMPLE_SIDE, 3)
 
     content, style = CropBatches(pool, settings, SAMPLE_SIDE)[0]
-    stylizer = Stylizer(encoder, decoder)
+    network = AdaINNetwork(encoder, decoder)
     for column in range(3):
         pair = [(pixels[column : column + 1] / 255).float() for pixels in (content, style)]
         with torch.no_grad():
-            styled = stylizer(pair[0], *stylizer.style_statistics(pair[1]))[0]
+            styled = network(pair[0], *network.style_statistics(pair[1]))[0]
         wanted = [content[column].numpy(), style[column].numpy(), styled.numpy() * 255]
         for row, picture in enumerate(wanted):
             cell = sheet[row * SAMPLE_SIDE :, column * SAMPLE_SIDE :][:SAMPLE_SIDE, :SAMPLE_SIDE]

@@ -12,14 +12,14 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from stylize.console import InputError
-from stylize.fitting.evaluate import Judge
+from stylize.fitting.evaluate import Evaluator
 from stylize.fitting.styles import RATE, StyleFit, fit_styles
 from stylize.jobs.job import open_job
 from stylize.jobs.spec import ShardOptions
-from stylize.networks.adain import Decoder, Encoder, Stylizer
+from stylize.networks.adain import AdaINNetwork, Decoder, Encoder
 from stylize.networks.openvino import calibration_pictures
 from stylize.networks.styles import FittedStatistics, Style, load_styles, write_fitted
-from stylize.networks.stylizer import Engine, Pixels
+from stylize.networks.stylizer import Pixels, Stylizer
 from stylize.networks.weights import LoadedEncoder, Pair, load_pair
 from stylize.shards.manifest import read_manifest
 from stylize.sources.shapes import draw_shape
@@ -37,8 +37,8 @@ def pair(encoder: Encoder, decoder: Decoder) -> Pair:
 @pytest.fixture
 def fitted(styles: list[Style]) -> FittedStatistics:
     generator = torch.Generator().manual_seed(0)
-    mean, deviation = torch.rand(2, 1, 512, 1, 1, generator=generator)
-    return FittedStatistics(mean, deviation + 0.1, "d" * 64)
+    mean, std = torch.rand(2, 1, 512, 1, 1, generator=generator)
+    return FittedStatistics(mean, std + 0.1, "d" * 64)
 
 
 def few_pictures() -> Pixels:
@@ -69,12 +69,12 @@ class SlowObjective:
         total: Array = np.stack(squares).sum(0)
         return total
 
-    def __call__(self, mean: Array, deviation: Array) -> float:
+    def __call__(self, mean: Array, std: Array) -> float:
         mu, sigma = self.moments(self.photo[-1])[..., None, None]
         style_mu, style_sigma = self.moments(self.style[-1])[..., None, None]
         normal = (self.photo[-1] - mu) / sigma
         target = normal * style_sigma + style_mu
-        output = self.decoder(torch.from_numpy(normal * deviation + mean)).clamp(0, 1)
+        output = self.decoder(torch.from_numpy(normal * std + mean)).clamp(0, 1)
         found = [layer.numpy() for layer in self.encoder.style_features(output)]
         content = ((found[-1] - target) ** 2).mean((1, 2, 3)) / (((self.photo[-1] - target) ** 2).mean((1, 2, 3)) + 0.3)
         return float((content + 5 * self.style_loss(found) / (self.style_loss(self.photo) + 2)).mean())
@@ -87,7 +87,7 @@ def test_the_first_step_goes_down_the_slope_of_the_objective(
     monkeypatch.setattr("stylize.fitting.styles.STEPS", 1)
     monkeypatch.setattr("stylize.fitting.styles.calibration_pictures", few_pictures)
     fit = StyleFit(encoder, decoder, styles[0])
-    mean, deviation = (statistic.double().numpy() for statistic in fit.statistics())
+    mean, std = (statistic.double().numpy() for statistic in fit.statistics())
     slow = SlowObjective(encoder, decoder, styles[0])
     fit.train()
     steps = fit.shift.detach().flatten().numpy(), fit.log_scale.detach().flatten().numpy()
@@ -97,8 +97,8 @@ def test_the_first_step_goes_down_the_slope_of_the_objective(
         change = np.zeros((1, 512, 1, 1))
         change[0, channel] = 1e-4
         slopes = (
-            slow(mean + change, deviation) - slow(mean - change, deviation),
-            slow(mean, deviation * np.exp(change)) - slow(mean, deviation * np.exp(-change)),
+            slow(mean + change, std) - slow(mean - change, std),
+            slow(mean, std * np.exp(change)) - slow(mean, std * np.exp(-change)),
         )
         for slope, step in zip(slopes, steps, strict=True):
             assert np.sign(slope) == -np.sign(step[channel])
@@ -115,8 +115,8 @@ def test_a_fitted_style_comes_closer_on_pictures_that_it_was_not_fitted_on(
     assert result.after[1] < 0.7 * result.before[1]
     (fitted,) = load_styles([str(tmp_path)], pair.decoder_sha256)
     photos = [draw_shape(index, size=48, split="test").picture for index in range(6)]
-    judge = Judge(pair.encoder.network, pair.decoder, photos, 48)
-    residuals = [np.median([score.style_residual for score in judge.judge_style(style)]) for style in (plain, fitted)]
+    evaluator = Evaluator(pair.encoder.network, pair.decoder, photos, 48)
+    residuals = [float(evaluator.score(style)[:, 0].median()) for style in (plain, fitted)]
     assert residuals[1] < 0.8 * residuals[0]
 
 
@@ -133,14 +133,14 @@ def test_a_file_holds_the_style_and_its_statistics(
         assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
         assert found.fitted
         assert torch.equal(found.fitted.mean, fitted.mean)
-        assert torch.equal(found.fitted.deviation, fitted.deviation)
+        assert torch.equal(found.fitted.std, fitted.std)
 
 
 @pytest.mark.parametrize(
     ("dtype", "alpha", "largest", "average"),
     [("float32", 1.0, 1.01, 1.01), ("float32", 0.4, 1.01, 1.01), ("bfloat16", 1.0, 255, 5)],
 )
-def test_the_engine_aligns_with_fitted_statistics(
+def test_the_stylizer_aligns_with_fitted_statistics(
     encoder: Encoder,
     decoder: Decoder,
     styles: list[Style],
@@ -153,25 +153,26 @@ def test_the_engine_aligns_with_fitted_statistics(
 ) -> None:
     style = Style("fitted", "f", styles[0].picture, fitted)
     content = torch.from_numpy(noise(0).copy()).permute(2, 0, 1)[None] / 255
-    expected = Stylizer(encoder, decoder)(content, fitted.mean, fitted.deviation, alpha)[0].permute(1, 2, 0) * 255
-    found = Engine(encoder, decoder, [styles[1], style], dtype).stylize(noise(0)[None], [1], alpha)[0]
+    expected = AdaINNetwork(encoder, decoder)(content, fitted.mean, fitted.std, alpha)[0].permute(1, 2, 0) * 255
+    found = Stylizer(encoder, decoder, [styles[1], style], dtype)(noise(0)[None], [1], alpha)[0]
     error = np.abs(found - expected.numpy())
     assert error.max() < largest
     assert error.mean() < average
 
 
-def test_the_judge_decodes_fitted_features_but_compares_with_the_pictures_own(
+def test_scores_of_fitted_styles_compare_with_the_pictures_own_statistics(
     encoder: Encoder, decoder: Decoder, styles: list[Style], fitted: FittedStatistics, noise: Noise
 ) -> None:
-    judge = Judge(encoder, decoder, [Image.fromarray(noise(0))], 32)
-    own = judge.encoder.style_features(judge._pixels(styles[0].picture).to(judge.dtype))[-1].float()
-    deviation, mean = torch.std_mean(own, dim=(2, 3), correction=0, keepdim=True)
-    (plain,) = judge.judge_style(styles[0])
-    same = FittedStatistics(mean, (deviation.square() + 1e-5).sqrt(), "")
-    (unchanged,) = judge.judge_style(Style("s", "s", styles[0].picture, same))
-    (changed,) = judge.judge_style(Style("s", "s", styles[0].picture, fitted))
-    assert unchanged.style_residual == pytest.approx(plain.style_residual, rel=1e-2)
-    assert changed.style_residual != pytest.approx(plain.style_residual, rel=1e-2)
+    evaluator = Evaluator(encoder, decoder, [Image.fromarray(noise(0))], 32)
+    pixels = torch.from_numpy(styles[0].array.copy()).permute(0, 3, 1, 2).to(evaluator.device, evaluator.dtype) / 255
+    own = evaluator.encoder(pixels).float()
+    std, mean = torch.std_mean(own, dim=(2, 3), correction=0, keepdim=True)
+    (plain,) = evaluator.score(styles[0])[:, 0]
+    same = FittedStatistics(mean, (std.square() + 1e-5).sqrt(), "")
+    (unchanged,) = evaluator.score(Style("s", "s", styles[0].picture, same))[:, 0]
+    (changed,) = evaluator.score(Style("s", "s", styles[0].picture, fitted))[:, 0]
+    assert float(unchanged) == pytest.approx(float(plain), rel=1e-2)
+    assert float(changed) != pytest.approx(float(plain), rel=1e-2)
 
 
 def test_finished_styles_are_not_made_again(
@@ -196,7 +197,7 @@ def test_styles_of_another_decoder_are_refused_and_fitted_anew(
     monkeypatch.setattr("stylize.fitting.styles.STEPS", 1)
     monkeypatch.setattr("stylize.fitting.styles.calibration_pictures", few_pictures)
     path = tmp_path / "style0-00000000.style.safetensors"
-    write_fitted(path, styles[0], FittedStatistics(fitted.mean, fitted.deviation, "c" * 64), {})
+    write_fitted(path, styles[0], FittedStatistics(fitted.mean, fitted.std, "c" * 64), {})
     with pytest.raises(InputError, match=r"style0 \(fitted\) was fitted to decoder cccccccccccc, not to dddddddddddd"):
         load_styles([str(tmp_path)], pair.decoder_sha256)
     for _ in range(2):  # of another decoder, then damaged
@@ -209,7 +210,7 @@ def test_styles_of_another_decoder_are_refused_and_fitted_anew(
 def test_colours_are_those_of_pictures(
     tmp_path: Path, styles: list[Style], fitted: FittedStatistics, make_class_folders: Callable[..., Path]
 ) -> None:
-    own = FittedStatistics(fitted.mean, fitted.deviation, load_pair().decoder_sha256)
+    own = FittedStatistics(fitted.mean, fitted.std, load_pair().decoder_sha256)
     write_fitted(tmp_path / "a.style.safetensors", styles[0], own, {})
     style, data = str(tmp_path / "a.style.safetensors"), str(make_class_folders(tmp_path / "images"))
     with pytest.raises(InputError, match=r"does not use fitted statistics: give the picture of style0 \(fitted\)"):
@@ -225,7 +226,7 @@ def test_what_cannot_be_fitted_is_said(
         list(fit_styles(pair, [replace(styles[0], fitted=fitted)], tmp_path))
     broken = copy.deepcopy(pair.decoder)
     broken.convolutions[0].weight.data *= float("nan")
-    with pytest.raises(InputError, match="style0 cannot be fitted, its losses are not finite"):
+    with pytest.raises(InputError, match=r"style0 .*not finite"):
         list(fit_styles(replace(pair, decoder=broken), styles[:1], tmp_path))
     assert not list(tmp_path.iterdir())
 

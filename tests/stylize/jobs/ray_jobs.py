@@ -28,7 +28,7 @@ def open_small(faults: Path | None = None, fault: str = "") -> Job:
         spec = replace(spec, device=f"cpu {os.getpid()}")
     if faults is not None:
         (faults / f"opened-{os.getpid()}").touch()
-    return Job(spec, FaultySource(faults, fault) if faults else job.source, job.engine)
+    return Job(spec, FaultySource(faults, fault) if faults else job.source, job.stylizer)
 
 
 class FaultySource(ShapesSource):

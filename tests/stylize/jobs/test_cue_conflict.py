@@ -15,9 +15,9 @@ from stylize.console import InputError
 from stylize.jobs.cue_conflict import TEXTURE_FREE, Cue, CueSet, Painter, design_cues, make_cue_set, open_cue_set
 from stylize.jobs.job import Codec, Failure
 from stylize.jobs.spec import ShardOptions
-from stylize.networks.adain import Decoder, Encoder, Stylizer
+from stylize.networks.adain import AdaINNetwork, Decoder, Encoder
 from stylize.networks.styles import Style
-from stylize.networks.stylizer import Engine, Pixels
+from stylize.networks.stylizer import Pixels, Stylizer
 from stylize.shards.manifest import read_manifest
 from stylize.shards.shard import Sample, read_shard
 from stylize.shards.verify import verify_shards
@@ -44,11 +44,11 @@ Paint = Callable[..., list[Sample | Failure]]
 def paint(encoder: Encoder, decoder: Decoder) -> Paint:
     """Return a function that paints cues of a folder with the random networks."""
     placeholder = Style("placeholder", "", Image.new("RGB", (16, 16)))
-    engine = Engine(encoder, decoder, [placeholder], "float32")
+    stylizer = Stylizer(encoder, decoder, [placeholder], "float32")
 
     def make(data: Path, cues: list[Cue], work_size: int | None = None) -> list[Sample | Failure]:
         source = open_source(str(data))
-        return list(Painter(source, engine, Codec("png", 95), 0.8, "features", 16, work_size).paint(cues))
+        return list(Painter(source, stylizer, Codec("png", 95), 0.8, "features", 16, work_size).paint(cues))
 
     return make
 
@@ -63,7 +63,7 @@ def test_the_content_of_one_class_and_the_style_of_another(
     paint: Paint, encoder: Encoder, decoder: Decoder, class_folders: Path, work_size: int | None
 ) -> None:
     """Compared with the networks as published, one picture at a time."""
-    source, network, side = open_source(str(class_folders)), Stylizer(encoder, decoder), work_size or 16
+    source, network, side = open_source(str(class_folders)), AdaINNetwork(encoder, decoder), work_size or 16
     cues = design_cues(source, per_class=2, seed=0)
     results = paint(class_folders, cues, work_size)
     assert [result.key for result in results if isinstance(result, Sample)] == [f"{cue.shape:08d}" for cue in cues]

@@ -7,7 +7,7 @@ import pytest
 from stylize.console import InputError
 from stylize.jobs.job import Job
 from stylize.jobs.run import estimate_run, make_shards
-from stylize.networks.stylizer import Engine, Pixels
+from stylize.networks.stylizer import Pixels, Stylizer
 
 JobMaker = Callable[..., Job]
 
@@ -49,16 +49,16 @@ def test_every_stream_is_probed(
 ) -> None:
     job = make_job(class_folders, size=16)
     batches: list[int] = []
-    stylize = job.engine.stylize
+    stylize = Stylizer.__call__
 
-    def record(pictures: Pixels, *options: Any) -> Pixels:
+    def record(stylizer: Stylizer, pictures: Pixels, *options: Any) -> Pixels:
         batches.append(len(pictures))
-        return stylize(pictures, *options)
+        return stylize(stylizer, pictures, *options)
 
     monkeypatch.setattr("stylize.jobs.run.PROBED_IMAGES", 1)
-    monkeypatch.setattr(Engine, "streams", 3)
-    monkeypatch.setattr(job.engine, "batch_pixels", 2 * 16 * 16)
-    monkeypatch.setattr(job.engine, "stylize", record)
+    monkeypatch.setattr(Stylizer, "streams", 3)
+    monkeypatch.setattr(job.stylizer, "batch_pixels", 2 * 16 * 16)
+    monkeypatch.setattr(Stylizer, "__call__", record)
     estimate_run(job, tmp_path)
     assert batches == [2] * 6  # the first three warm up
 

@@ -313,7 +313,7 @@ def test_alpha_0_ignores_the_style(make_job: JobMaker, class_folders: Path, tmp_
     assert len(found) == 2
     for sample in found:
         copies = [pixels(data).astype(int) for data in sample.styled]
-        reconstructed = job.engine.stylize(pixels(sample.content)[None], [0], 0.0)[0].astype(int)
+        reconstructed = job.stylizer(pixels(sample.content)[None], [0], 0.0)[0].astype(int)
         assert max(np.abs(copy - reconstructed).max() for copy in copies) <= 1
 
 

@@ -11,7 +11,7 @@ import torch
 from stylize.jobs.job import Job
 from stylize.jobs.make_shard import start_workers
 from stylize.jobs.run import make_shards
-from stylize.networks.stylizer import Engine, Pixels
+from stylize.networks.stylizer import Pixels, Stylizer
 
 
 @pytest.mark.parametrize(("threads", "streams", "share"), [(4, 2, 2), (3, 3, 1), (2, 3, 1), (3, 1, 3)])
@@ -36,23 +36,23 @@ def test_large_pictures_have_all_threads_one_at_a_time(
     """Half of the pictures count as large; these never meet, and each meets its stream's threads as they were."""
     job = make_job(class_folders, size=16)
     threads, at_work, met = torch.get_num_threads(), [], []
-    stylize = job.engine.stylize
+    stylize = Stylizer.__call__
 
-    def record(pictures: Pixels, *options: Any) -> Pixels:
+    def record(stylizer: Stylizer, pictures: Pixels, *options: Any) -> Pixels:
         large = torch.get_num_threads() == 4
         at_work.append(large)
         time.sleep(0.01)
         met.append((large, at_work.count(True)))
         at_work.remove(large)
-        return stylize(pictures, *options)
+        return stylize(stylizer, pictures, *options)
 
     torch.set_num_threads(4)
     try:
-        monkeypatch.setattr(Engine, "streams", 2)
-        monkeypatch.setattr(job.engine, "batch_pixels", 16 * 16)
+        monkeypatch.setattr(Stylizer, "streams", 2)
+        monkeypatch.setattr(job.stylizer, "batch_pixels", 16 * 16)
         answers = itertools.cycle([True, False])
-        monkeypatch.setattr(Engine, "is_large", lambda *_: next(answers))
-        monkeypatch.setattr(job.engine, "stylize", record)
+        monkeypatch.setattr(Stylizer, "is_large", lambda *_: next(answers))
+        monkeypatch.setattr(Stylizer, "__call__", record)
         make_shards(job, tmp_path / "out")
     finally:
         torch.set_num_threads(threads)
@@ -61,7 +61,7 @@ def test_large_pictures_have_all_threads_one_at_a_time(
 
 
 def test_reports_do_not_overlap(finished_job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Engine, "streams", 3)
+    monkeypatch.setattr(Stylizer, "streams", 3)
     at_work: list[int] = []
     done = []
 

@@ -7,9 +7,9 @@ from torch import nn
 
 from stylize.networks.adain import (
     ENCODER_CHANNELS,
+    AdaINNetwork,
     Decoder,
     Encoder,
-    Stylizer,
     adain,
     channel_statistics,
     pad_to_stride,
@@ -102,18 +102,18 @@ def test_decoder_mirrors_the_encoder(decoder: Decoder) -> None:
 
 @pytest.mark.parametrize("size", [(16, 16), (17, 23), (31, 18)])
 def test_stylizer_keeps_shape_and_range(encoder: Encoder, decoder: Decoder, size: tuple[int, int]) -> None:
-    stylizer = Stylizer(encoder, decoder)
+    network = AdaINNetwork(encoder, decoder)
     pixels = torch.rand(2, 3, *size)
-    output = stylizer(pixels, *stylizer.style_statistics(torch.rand(1, 3, 20, 20)))
+    output = network(pixels, *network.style_statistics(torch.rand(1, 3, 20, 20)))
     assert output.shape == pixels.shape
     assert 0 <= output.min() <= output.max() <= 1
 
 
 @pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
 def test_flat_picture_and_flat_style_give_finite_output(encoder: Encoder, decoder: Decoder, value: float) -> None:
-    stylizer = Stylizer(encoder, decoder)
+    network = AdaINNetwork(encoder, decoder)
     flat = torch.full((1, 3, 16, 16), value)
-    assert torch.isfinite(stylizer(flat, *stylizer.style_statistics(flat))).all()
+    assert torch.isfinite(network(flat, *network.style_statistics(flat))).all()
 
 
 def test_padding_reflects_at_the_right_and_lower_edge() -> None:

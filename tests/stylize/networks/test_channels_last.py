@@ -60,8 +60,8 @@ def test_channel_statistics_are_biased_with_epsilon_under_the_root(layout: torch
 
 def test_channel_statistics_keep_small_deviations_from_a_large_mean() -> None:
     given = features(1, 4, 32, 32, dtype=torch.float32) * 1e-2 + 100
-    _, deviation = channel_statistics(given)
-    torch.testing.assert_close(deviation.double(), numpy_statistics(given)[1], rtol=1e-4, atol=0)
+    _, std = channel_statistics(given)
+    torch.testing.assert_close(std.double(), numpy_statistics(given)[1], rtol=1e-4, atol=0)
 
 
 def test_channel_statistics_of_bfloat16_are_summed_in_float32() -> None:

@@ -17,7 +17,6 @@ from stylize.networks.weights import (
     caffe_convolutions,
     default_decoder_file,
     embedded_encoder,
-    fold_caffe_preprocessing,
     load_decoder,
     measure_mean_activations,
     read_recipe,
@@ -50,8 +49,7 @@ def test_folding_the_preprocessing_changes_nothing_even_at_the_border() -> None:
     padded = np.pad(caffe, ((0, 0), (1, 1), (1, 1)), mode="reflect")
     maps = [correlate(padded, filters, mode="valid")[0] for filters in weight.double().numpy()]
     expected = np.stack(maps) + bias.double().numpy()[:, None, None]
-    layer = torch.nn.Conv2d(3, 64, 3, padding=1, padding_mode="reflect")
-    layer.weight.data, layer.bias.data = fold_caffe_preprocessing(weight, bias)  # type: ignore[union-attr]
+    layer = unnormalised_encoder().convolutions[0]
     found = layer(torch.from_numpy(rgb).float()[None])[0].detach().numpy()
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 

@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import correlate, zoom
 from torch import nn
 
-from stylize.networks.adain import Stylizer
+from stylize.networks.adain import AdaINNetwork
 from stylize.networks.kernels import Pooling, Rectification, UpsampledConvolution, WinogradConvolution, rearranged
 from stylize.networks.weights import load_pair
 
@@ -90,12 +90,12 @@ def test_what_overflows_stays_not_a_number() -> None:
 @pytest.mark.parametrize("size", [(16, 16), (40, 56), (33, 50)])
 def test_rearranged_stylizer_computes_the_same(winograd: bool, size: tuple[int, int]) -> None:
     pair = load_pair()
-    stylizer = Stylizer(pair.encoder.network, pair.decoder)
+    network = AdaINNetwork(pair.encoder.network, pair.decoder)
     generator = torch.Generator().manual_seed(5)
     with torch.inference_mode():
-        statistics = stylizer.style_statistics(torch.rand((1, 3, 48, 64), generator=generator))
+        statistics = network.style_statistics(torch.rand((1, 3, 48, 64), generator=generator))
         pixels = torch.rand((2, 3, *size), generator=generator)
-        expected = stylizer(pixels, *statistics)
+        expected = network(pixels, *statistics)
         found = rearranged(pair.encoder.network, pair.decoder, winograd)(pixels, *statistics)
     assert expected.std() > 0.05
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)

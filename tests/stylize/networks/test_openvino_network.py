@@ -18,7 +18,7 @@ from stylize.networks.adain import Decoder, Encoder
 from stylize.networks.devices import sums_int8_exactly
 from stylize.networks.openvino import calibration_pictures, calibration_sha256, import_openvino, plain_graph
 from stylize.networks.styles import Style, load_styles
-from stylize.networks.stylizer import Engine, Pixels, psnr
+from stylize.networks.stylizer import Pixels, Stylizer, psnr
 from stylize.networks.weights import default_decoder_file, embedded_encoder, load_decoder, load_pair
 from stylize.sources.patterns import draw_pattern
 from stylize.sources.shapes import draw_shape
@@ -43,8 +43,8 @@ def difference(first: Pixels, second: Pixels) -> int:
 
 
 @pytest.fixture(scope="module")
-def int8(encoder: Encoder, decoder: Decoder, styles: list[Style]) -> Engine:
-    return Engine(encoder, decoder, styles, backend="openvino")
+def int8(encoder: Encoder, decoder: Decoder, styles: list[Style]) -> Stylizer:
+    return Stylizer(encoder, decoder, styles, backend="openvino")
 
 
 def test_without_the_extra_its_name_is_told(
@@ -52,8 +52,8 @@ def test_without_the_extra_its_name_is_told(
 ) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(InputError, match=r'not installed: pip install "stylized-pairing\[openvino\]"'):
-        Engine(encoder, decoder, styles, backend="openvino")
-    assert Engine(encoder, decoder, styles).backend == "torch"
+        Stylizer(encoder, decoder, styles, backend="openvino")
+    assert Stylizer(encoder, decoder, styles).backend == "torch"
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_what_a_backend_does_not_run_is_refused(
     encoder: Encoder, decoder: Decoder, styles: list[Style], backend: str, dtype: str, message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
-        Engine(encoder, decoder, styles, dtype, backend)
+        Stylizer(encoder, decoder, styles, dtype, backend)
 
 
 @has_openvino
@@ -98,7 +98,7 @@ def test_int8_differs_from_float32_by_no_more_than_34_decibels_on_what_it_was_no
     pictures = np.stack([np.asarray(picture) for picture in contents])
     assert not {picture.tobytes() for picture in pictures} & {one.tobytes() for one in calibration_pictures()}
     exact, rounded = (
-        Engine(encoder.network, decoder, styles, dtype, backend).stylize(pictures, [0, 1, 2] * 2, 1.0)
+        Stylizer(encoder.network, decoder, styles, dtype, backend)(pictures, [0, 1, 2] * 2, 1.0)
         for dtype, backend in (("float32", "torch"), ("int8", "openvino"))
     )
     ratios = [psnr(first, second) for first, second in zip(exact, rounded, strict=True)]
@@ -108,26 +108,26 @@ def test_int8_differs_from_float32_by_no_more_than_34_decibels_on_what_it_was_no
 @needs_int8
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (24, 40), (17, 35)])
 def test_it_agrees_with_torch_at_any_size_and_alpha(
-    int8: Engine, engine: Engine, noise: Noise, height: int, width: int
+    int8: Stylizer, stylizer: Stylizer, noise: Noise, height: int, width: int
 ) -> None:
     pictures = np.stack([noise(seed, height, width) for seed in range(3)])
     for alpha in (0.0, 0.5, 1.0):
-        found = int8.stylize(pictures, [2, 0, 1], alpha)
+        found = int8(pictures, [2, 0, 1], alpha)
         assert found.shape == pictures.shape
-        assert psnr(found, engine.stylize(pictures, [2, 0, 1], alpha)) > 25
+        assert psnr(found, stylizer(pictures, [2, 0, 1], alpha)) > 25
     assert (int8.backend, int8.dtype_name, int8.device.type) == ("openvino", "int8", "cpu")
 
 
 @needs_int8
 def test_a_picture_does_not_depend_on_its_batch_or_the_threads(
-    int8: Engine, encoder: Encoder, decoder: Decoder, styles: list[Style], noise: Noise
+    int8: Stylizer, encoder: Encoder, decoder: Decoder, styles: list[Style], noise: Noise
 ) -> None:
     pictures = np.stack([noise(seed, 24, 24) for seed in range(5)])
     choice = [0, 1, 2, 0, 1]
-    whole = int8.stylize(pictures, choice, 1.0)
-    single = [int8.stylize(pictures[i : i + 1], choice[i : i + 1], 1.0)[0] for i in range(5)]
+    whole = int8(pictures, choice, 1.0)
+    single = [int8(pictures[i : i + 1], choice[i : i + 1], 1.0)[0] for i in range(5)]
     assert difference(whole, np.stack(single)) <= 1
-    assert np.array_equal(whole, Engine(encoder, decoder, styles, backend="openvino").stylize(pictures, choice, 1.0))
+    assert np.array_equal(whole, Stylizer(encoder, decoder, styles, backend="openvino")(pictures, choice, 1.0))
 
 
 @has_openvino
@@ -136,7 +136,7 @@ def test_a_cpu_that_saturates_sums_is_refused(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "x86_64", "avx2": True})
     with pytest.raises(InputError, match=REFUSAL):
-        Engine(encoder, decoder, styles, backend="openvino")
+        Stylizer(encoder, decoder, styles, backend="openvino")
 
 
 @has_openvino
@@ -146,7 +146,7 @@ def test_a_cpu_without_int8_is_refused(
     monkeypatch.setattr("stylize.networks.openvino.sums_int8_exactly", lambda: True)
     monkeypatch.setattr("stylize.networks.openvino._capabilities", lambda _core: ["FP32"])
     with pytest.raises(InputError, match=REFUSAL):
-        Engine(encoder, decoder, styles, backend="openvino")
+        Stylizer(encoder, decoder, styles, backend="openvino")
 
 
 @needs_int8
@@ -185,7 +185,7 @@ def test_bfloat16_differs_from_float32_by_no_more_than_40_decibels() -> None:
     pair, styles = load_pair(), load_styles(["waves", "brush-strokes"])
     pictures = np.stack([np.asarray(draw_shape(index, size=48, split="test").picture) for index in range(4)])
     exact, rounded = (
-        Engine(pair.encoder.network, pair.decoder, styles, dtype, backend).stylize(pictures, [0, 1, 0, 1], 1.0)
+        Stylizer(pair.encoder.network, pair.decoder, styles, dtype, backend)(pictures, [0, 1, 0, 1], 1.0)
         for dtype, backend in (("float32", "torch"), ("bfloat16", "openvino"))
     )
     assert psnr(exact, rounded) >= 40
@@ -209,7 +209,7 @@ def test_a_cpu_without_bfloat16_is_refused(
 ) -> None:
     monkeypatch.setattr("stylize.networks.openvino._capabilities", lambda _core: ["FP32", "INT8"])
     with pytest.raises(InputError, match="This CPU does not multiply bfloat16 in hardware: give --backend torch"):
-        Engine(encoder, decoder, styles, "bfloat16", "openvino")
+        Stylizer(encoder, decoder, styles, "bfloat16", "openvino")
 
 
 def test_torch_shards_name_no_calibration(finished: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from stylize.console import InputError
-from stylize.networks.adain import Decoder, Encoder, Stylizer
+from stylize.networks.adain import AdaINNetwork, Decoder, Encoder
 from stylize.networks.exchange import (
     decoder_from_published,
     decoder_to_published,
@@ -64,8 +64,8 @@ def test_the_export_gives_the_same_picture_in_the_published_networks(encoder: En
     content = torch.rand(1, 3, 24, 32, generator=generator)
     style = torch.rand(1, 3, 40, 16, generator=generator)
     expected = mirror(align(cut(content), cut(style))).clamp(0, 1)
-    stylizer = Stylizer(encoder, decoder)
-    found = stylizer(content, *stylizer.style_statistics(style))
+    network = AdaINNetwork(encoder, decoder)
+    found = network(content, *network.style_statistics(style))
     assert float(found.std()) > 0.1
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     assert float(vgg(content).abs().max()) == 0  # relu5_4: what lies beyond relu4_1 is zero

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from stylize.networks.adain import POOLED, UPSAMPLED, Decoder, Encoder, Layer, Stylizer
+from stylize.networks.adain import POOLED, UPSAMPLED, AdaINNetwork, Decoder, Encoder, Layer
 from stylize.networks.openvino import best_range, best_upper_end, calibration_pictures, quantise_chain, quantise_pair
 from stylize.networks.stylizer import psnr
 from stylize.networks.weights import load_pair
@@ -105,11 +105,11 @@ class Rounded(nn.Module):
 @torch.inference_mode()
 def test_the_shipped_pair_stays_within_34_decibels_on_what_it_was_not_calibrated_on() -> None:
     pair = load_pair()
-    exact = Stylizer(pair.encoder.network, pair.decoder)
+    exact = AdaINNetwork(pair.encoder.network, pair.decoder)
     styles = torch.cat([pixels(draw_pattern(name, 128)) for name in ("waves", "brush-strokes", "weave")])
-    means, deviations = exact.style_statistics(styles)
-    encoder, decoder = quantise_pair(pair.encoder.network, pair.decoder, means, deviations)
-    rounded = Stylizer(
+    means, stds = exact.style_statistics(styles)
+    encoder, decoder = quantise_pair(pair.encoder.network, pair.decoder, means, stds)
+    rounded = AdaINNetwork(
         nn.Sequential(Rounded(encoder, POOLED, set()), nn.ReLU()),
         Rounded([pair.decoder.convolutions[0], *decoder], set(), UPSAMPLED),
     )
@@ -117,7 +117,7 @@ def test_the_shipped_pair_stays_within_34_decibels_on_what_it_was_not_calibrated
     contents += [draw_pattern(name, 64, seed=77) for name in ("swirls", "weave", "zigzag")]
     ratios = []
     for index, content in enumerate(contents):
-        style = means[[index % 3]], deviations[[index % 3]]
+        style = means[[index % 3]], stds[[index % 3]]
         one, other = (network(pixels(content), *style).mul(255).byte().numpy() for network in (exact, rounded))
         ratios.append(psnr(one, other))
     assert np.mean(ratios) >= 34

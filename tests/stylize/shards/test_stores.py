@@ -14,9 +14,10 @@ import pytest
 from s3fs import S3FileSystem
 
 from stylize.console import InputError
-from stylize.shards.index import index_name, index_split, render_index, write_side_files
+from stylize.shards.index import index_name, index_split, render_index
 from stylize.shards.manifest import ShardEntry, read_manifest
 from stylize.shards.remote import RemoteFolder, local_shards, upload_shards
+from stylize.shards.side_files import write_side_files
 from stylize.shards.verify import verify_shards, verify_url
 
 ShardFolderMaker = Callable[..., Path]

@@ -16,7 +16,7 @@ DIVIDED: dict[str, tuple[str | None, str]] = {
 READ: list[dict[str, tuple[str | None, str]]] = [
     DIVIDED,
     {f"data/raw/{folder}": place for folder, place in DIVIDED.items()},
-    {"Training Set/a": ("train", "a"), "Training Set/b": ("train", "b"), "Validation Set/a": ("test", "a")},
+    {"Training Set/a": ("train", "a"), "Training Set/b": ("train", "b"), "Validation Set/a": ("val", "a")},
     {"train_images/a": ("train", "a"), "train_images/b": ("train", "b"), "test-images/a": ("test", "a")},
     {"a": (None, "a"), "b/x": (None, "b"), "b/y/z": (None, "b")},
     {"bus": (None, "bus"), "train": (None, "train")},

@@ -160,7 +160,7 @@ def test_a_folders_pictures_by_name(tmp_path: Path, encode: Encode, noise: Noise
     files = list_pictures(tmp_path)
     assert [file.name for file in files] == sorted(visible)
     assert [file.stem for file in files][:3] == ["a b", "c.d.e", "x"]
-    assert dict(list_files(tmp_path).left_out) == {"hidden": 5, ".txt": 1}
+    assert dict(list_files(tmp_path).ignored) == {"hidden": 5, ".txt": 1}
 
 
 def test_a_zip_lists_and_reads_as_its_folder(tmp_path: Path) -> None:

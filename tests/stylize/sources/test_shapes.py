@@ -8,7 +8,7 @@ from PIL import Image
 from scipy.stats import binom, chisquare
 
 from stylize.console import InputError
-from stylize.sources.shapes import CLASS_NAMES, SPLITS, TEXTURE_NAMES, TEXTURES, ShapeImage, draw_shape
+from stylize.sources.shapes import CLASS_NAMES, DRAWN_SPLITS, TEXTURE_NAMES, TEXTURES, ShapeImage, draw_shape
 
 TINY = 8  # labels and textures do not depend on the size
 
@@ -49,7 +49,7 @@ def test_there_are_ten_classes_and_ten_textures() -> None:
     assert len(set(TEXTURE_NAMES)) == len(TEXTURE_NAMES) == 10
 
 
-@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("split", DRAWN_SPLITS)
 def test_labels_are_balanced_and_the_picture_is_rgb(split: str) -> None:
     drawn = [draw_shape(index, size=TINY, split=split) for index in range(50)]
     assert Counter(image.shape for image in drawn) == dict.fromkeys(range(10), 5)
@@ -57,7 +57,7 @@ def test_labels_are_balanced_and_the_picture_is_rgb(split: str) -> None:
 
 
 def test_an_image_depends_on_seed_split_and_index_only() -> None:
-    wanted = [(seed, split, index) for seed in (0, 1) for split in SPLITS for index in (0, 3, 13, 10**9)]
+    wanted = [(seed, split, index) for seed in (0, 1) for split in DRAWN_SPLITS for index in (0, 3, 13, 10**9)]
 
     def draw(key: tuple[int, str, int]) -> bytes:
         return draw_shape(key[2], size=16, seed=key[0], split=key[1]).picture.tobytes()
@@ -67,7 +67,7 @@ def test_an_image_depends_on_seed_split_and_index_only() -> None:
     assert len(set(forward.values())) == len(wanted)
 
 
-@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("split", DRAWN_SPLITS)
 @pytest.mark.parametrize("index", range(10))
 def test_sizes_show_the_same_scene(split: str, index: int) -> None:
     small, large = (draw_shape(index, size=size, split=split) for size in (32, 256))
@@ -119,7 +119,7 @@ def test_textureless_silhouettes_have_one_colour(k: int) -> None:
         ("triangle", 3 * sqrt(3) / 4),
     ],
 )
-@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("split", DRAWN_SPLITS)
 def test_silhouette_stands_out_and_covers_its_area(name: str, area: float, split: str) -> None:
     for k in range(5):
         drawn = draw_shape(10 * k + CLASS_NAMES.index(name), size=64, split=split)

@@ -172,6 +172,53 @@ def packed(root: Path, *names: str) -> Path:
     return root
 
 
+def test_the_name_is_the_one_given_and_not_that_behind_a_link(tmp_path: Path) -> None:
+    packed(tmp_path / "89384232b7", *DIVIDED)
+    (tmp_path / "pets.zip").symlink_to("89384232b7")
+    assert open_source(str(tmp_path / "pets.zip")).name == "pets.zip"
+    fill(tmp_path / "0a1b", "1.png", "2.png")
+    (tmp_path / "flat").symlink_to("0a1b")
+    flat = open_source(str(tmp_path / "flat" / "." / ".." / "flat"))
+    assert (flat.name, flat.class_names) == ("flat", ("flat",))
+
+
+def test_the_first_hundred_synsets_or_those_of_a_list(tmp_path: Path) -> None:
+    synsets = [f"n{number:08d}" for number in range(0, 1010, 10)]
+    for name in reversed(synsets):
+        for split in ("train", "val"):
+            (tmp_path / "tree" / split / name).mkdir(parents=True)
+            (tmp_path / "tree" / split / name / "a.png").write_bytes(b"picture")
+    source = open_source(f"imagenet100:{tmp_path}/tree")
+    assert source.class_names == tuple(synsets[:100])
+    assert (source.count("train"), source.count("test")) == (100, 100)
+    (tmp_path / "list.txt").write_text(f"{synsets[100]} tench\n\n{synsets[3]}\n")
+    source = open_source(f"imagenet100:{tmp_path}/tree:{tmp_path}/list.txt")
+    assert source.class_names == (synsets[3], synsets[100])
+    assert {source.path("test", i) for i in range(2)} == {f"val/{synsets[n]}/a.png" for n in (3, 100)}
+    (tmp_path / "list.txt").write_text("n99999999\n")
+    with pytest.raises(InputError, match=r"list.txt names 'n99999999', a class that .* does not have"):
+        open_source(f"imagenet100:{tmp_path}/tree:{tmp_path}/list.txt")
+    with pytest.raises(InputError, match="has 2 classes, not 100 or more"):
+        open_source(f"imagenet100:{small_tree(tmp_path / 'small')}")
+
+
+def small_tree(folder: Path) -> Path:
+    for name in ("n1", "n2"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "a.png").write_bytes(b"picture")
+    return folder
+
+
+def test_a_flat_folder_is_one_class(tmp_path: Path) -> None:
+    (tmp_path / "flat").mkdir()
+    for number in range(10):
+        (tmp_path / "flat" / f"{number}.png").write_bytes(b"picture")
+    (tmp_path / "flat" / "notes.txt").write_text("none")
+    source = open_source(str(tmp_path / "flat"))
+    assert source.class_names == ("flat",)
+    assert (source.count("train"), source.count("test"), source.label("train", 0)) == (9, 1, 0)
+
+
 def test_shapes_are_drawn_without_loss() -> None:
     source = open_source("shapes")
     assert (source.class_names, source.count("train"), source.count("test")) == (CLASS_NAMES, 4000, 1000)

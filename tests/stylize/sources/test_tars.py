@@ -106,38 +106,81 @@ def test_what_is_no_labelled_data_set_is_refused(tmp_path: Path, picture: bytes)
         open_source(str(tmp_path / "absent-{0..3}.tar"))
 
 
-def test_the_first_hundred_synsets_or_those_of_a_list(tmp_path: Path, picture: bytes) -> None:
-    synsets = [f"n{number:08d}" for number in range(0, 1010, 10)]
-    for name in reversed(synsets):
-        for split in ("train", "val"):
-            (tmp_path / "tree" / split / name).mkdir(parents=True)
-            (tmp_path / "tree" / split / name / "a.png").write_bytes(picture)
-    source = open_source(f"imagenet100:{tmp_path}/tree")
-    assert source.class_names == tuple(synsets[:100])
-    assert (source.count("train"), source.count("test")) == (100, 100)
-    (tmp_path / "list.txt").write_text(f"{synsets[100]} tench\n\n{synsets[3]}\n")
-    source = open_source(f"imagenet100:{tmp_path}/tree:{tmp_path}/list.txt")
-    assert source.class_names == (synsets[3], synsets[100])
-    assert {source.path("test", i) for i in range(2)} == {f"val/{synsets[n]}/a.png" for n in (3, 100)}
-    (tmp_path / "list.txt").write_text("n99999999\n")
-    with pytest.raises(InputError, match=r"list.txt names 'n99999999', a class that .* does not have"):
-        open_source(f"imagenet100:{tmp_path}/tree:{tmp_path}/list.txt")
-    with pytest.raises(InputError, match="has 2 classes, not 100 or more"):
-        open_source(f"imagenet100:{small_tree(tmp_path / 'small', picture)}")
+def samples(picture: bytes, start: int, count: int, label: object = None) -> dict[str, bytes]:
+    """Return members of so many samples with labels 0 and 1 by turns, or all with this one."""
+    return {
+        f"{n:05d}.{kind}": data
+        for n in range(start, start + count)
+        for kind, data in (("png", picture), ("cls", str(n % 2 if label is None else label).encode()))
+    }
 
 
-def small_tree(folder: Path, picture: bytes) -> Path:
-    for name in ("n1", "n2"):
-        (folder / name).mkdir(parents=True)
-        (folder / name / "a.png").write_bytes(picture)
-    return folder
+@pytest.mark.parametrize(
+    ("train", "other", "data"),
+    [
+        ("one/train/a-000.tar", "one/val/b-000.tar", "one/{train,val}/*.tar"),
+        ("two/train/0.tar", "two/test/0.tar", "two/{train,test}/*.tar"),
+        ("two/train/0.tar", "two/test/0.tar", "two/*/*.tar"),
+        ("two/Training/0.tar", "two/valid/0.tar", "two"),
+        ("three/wds/train/0.tar", "three/wds/test/0.tar", "three"),
+        ("four/pets-train-0.tar", "four/pets-val-0.tar", "four"),
+    ],
+)
+def test_folders_or_names_of_tars_tell_the_split(
+    tmp_path: Path, picture: bytes, train: str, other: str, data: str
+) -> None:
+    write_tar(tmp_path / train, samples(picture, 0, 10))
+    write_tar(tmp_path / other, samples(picture, 10, 6))
+    source = open_source(f"{tmp_path}/{data}")
+    assert {split: source.count(split) for split in source.splits} == {"train": 10, "test": 6}
+    assert len({source.path(split, i) for split in source.splits for i in range(source.count(split))}) == 16
+    assert source.read("test", 5) == picture
 
 
-def test_a_flat_folder_is_one_class(tmp_path: Path, picture: bytes) -> None:
-    (tmp_path / "flat").mkdir()
-    for number in range(10):
-        (tmp_path / "flat" / f"{number}.png").write_bytes(picture)
-    (tmp_path / "flat" / "notes.txt").write_text("none")
-    source = open_source(str(tmp_path / "flat"))
-    assert source.class_names == ("flat",)
-    assert (source.count("train"), source.count("test"), source.label("train", 0)) == (9, 1, 0)
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        (("train/0.tar", "more/0.tar"), "more"),
+        (("train/0.tar", "Training/0.tar"), "both name the train split"),
+        (("test/0.tar", "val/0.tar"), "no training split"),
+        (("train/0.tar", "test/train-0.tar"), "two splits"),
+        (("train/0.tar", "test/0.tar", "test/1.tar"), "classes cow"),
+    ],
+)
+def test_folders_that_could_mean_two_things_are_refused(
+    tmp_path: Path, picture: bytes, names: tuple[str, ...], reason: str
+) -> None:
+    for name in names:
+        write_tar(tmp_path / name, samples(picture, 0, 2, "cow" if name == "test/1.tar" else "cat"))
+    with pytest.raises(InputError, match=reason):
+        open_source(f"{tmp_path}/*/*.tar")
+
+
+def test_tars_beside_class_folders_are_no_data_set_of_tars(tmp_path: Path, picture: bytes) -> None:
+    for name in ("train/a/1.png", "train/b/1.png", "test/a/1.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(picture)
+    (tmp_path / "train" / "backup.tar").write_bytes(b"old")
+    (tmp_path / "._backup.tar").write_bytes(b"litter")
+    source = open_source(str(tmp_path))
+    assert (source.class_names, dict(source.ignored)) == (("a", "b"), {".tar": 1, "hidden": 1})
+
+
+@pytest.mark.parametrize("prefix", ["./", "", "pets/"])
+def test_what_macos_leaves_in_tars_and_beside_them_is_ignored_and_counted(
+    tmp_path: Path, picture: bytes, prefix: str
+) -> None:
+    members = {f"{prefix}.DS_Store": b"x", f"{prefix}README.md": b"x", f"__MACOSX/{prefix}00000.png": b"x"}
+    for name, payload in samples(picture, 0, 10).items():
+        members |= {f"{prefix}._{name}": b"\0\5\x16\7", f"{prefix}{name}": payload}
+    write_tar(tmp_path / "pets-000.tar", members)
+    (tmp_path / "._pets-000.tar").write_bytes(b"\0\5\x16\7")
+    source = open_source(str(tmp_path))
+    assert (source.count("train"), source.count("test")) == (9, 1)
+    assert dict(source.ignored) == {"hidden": 23, ".md": 1}
+
+
+def test_the_name_is_the_one_given(tmp_path: Path, picture: bytes) -> None:
+    write_tar(tmp_path / "cache" / "89384232b7" / "a.tar", samples(picture, 0, 4))
+    (tmp_path / "pets").symlink_to(tmp_path / "cache" / "89384232b7")
+    assert open_source(str(tmp_path / "pets")).name == open_source(f"{tmp_path}/pets/*.tar").name == "pets"

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from stylize.console import InputError
 from train import TrainConfig
 from train.distributed import World
-from train.evaluate import Tally
-from train.loop import Trainer, averaged, learning_rate, make_optimizer, mix, soften
+from train.evaluation import Metrics
+from train.loop import Trainer, averaged, learning_rate, make_optimizer, mix, smooth
 from train.models import SmallNetwork, make_network, whitening
 
 CONFIG = TrainConfig(Path("shards"), "small", "pairing", Path("out"), epochs=10, learning_rate=0.1, dtype="fp32")
@@ -47,8 +47,8 @@ def test_weight_decay_is_for_matrices_and_filters() -> None:
 def test_smoothing_is_that_of_pytorch() -> None:
     logits, labels = torch.randn(5, 4), torch.tensor([0, 1, 2, 3, 1])
     expected = F.cross_entropy(logits, labels, label_smoothing=0.2)
-    torch.testing.assert_close(F.cross_entropy(logits, soften(labels, 0.2, 4)), expected)
-    assert soften(labels, 0, 4) is labels
+    torch.testing.assert_close(F.cross_entropy(logits, smooth(labels, 0.2, 4)), expected)
+    assert smooth(labels, 0, 4) is labels
 
 
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
@@ -132,7 +132,7 @@ def test_clipping_bounds_the_step() -> None:
 def test_the_averaged_model_is_judged_kept_and_resumed() -> None:
     config = replace(CONFIG, ema=0.9)
     trainer = _trained(config, _linear(), [_images(seed) for seed in range(3)])
-    trainer.finish_epoch(Tally(4, 2, 4, 1, 2.0, [2, 1, 1], [1, 1, 0]))
+    trainer.finish_epoch(Metrics(4, 2, 4, 1, 2.0, [2, 1, 1], [1, 1, 0]))
     weight = trainer.judged.get_parameter("2.weight")
     assert not torch.equal(weight, trainer.model.get_parameter("2.weight"))
     assert torch.equal(trainer.progress.best_model["2.weight"], weight)

@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from train.records import followed
+from train.records import live_log
 
 ROWS = [{"epoch": epoch, "training_loss": 1 / epoch, "validation_accuracy": 0.1 * epoch} for epoch in (1, 2, 3)]
 
 
 def _follow(log: str, out: Path) -> None:
     """Show two epochs, and the third in a run that goes on."""
-    with followed(log, out, []) as report:
+    with live_log(log, out, []) as report:
         for row in ROWS[:2]:
             report(row)
-    with followed(log, out, ROWS[:2]) as report:
+    with live_log(log, out, ROWS[:2]) as report:
         report(ROWS[2])
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from stylize.console import InputError, plain_errors
 from train.augment import ImagePreset, image_preset
 from train.loading import EvaluationImages, evaluation_loader, to_pixels
-from train.pairs import PairDataset
+from train.pairs import PairedShards
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def load_test_images(shards: Path, image_size: int, image_preset: str) -> Iterat
     image, for a folder without test images or a preset that does not make images of that size.
     """
     preset = _preset(image_preset, image_size)
-    samples = PairDataset(shards, "test")
+    samples = PairedShards(shards, "test")
     if len(samples) == 0:
         raise InputError(
             f"{shards} has no test images, so there is nothing to attack: make shards from a data set that has some."
@@ -47,14 +47,14 @@ def _preset(name: str, size: int) -> ImagePreset:
     return preset
 
 
-def _test_images(samples: PairDataset, images: EvaluationImages) -> Iterator[TestImage]:
+def _test_images(samples: PairedShards, images: EvaluationImages) -> Iterator[TestImage]:
     for index in range(len(images)):
         (pixels,), label = images[index]
         yield TestImage(str(samples.keys[index]), pixels.to(torch.float32).div_(255), label)
 
 
 @dataclass(frozen=True)
-class Tally:
+class Metrics:
     """What a model did on images, as sums, so that those of several processes can be added.
 
     `pairs` counts the images that have a copy; `distance` sums their mean squared differences between logits.
@@ -85,7 +85,7 @@ class Tally:
         return [*sums, *self.class_images, *self.class_correct]
 
     @classmethod
-    def from_numbers(cls, numbers: Sequence[float]) -> "Tally":
+    def from_numbers(cls, numbers: Sequence[float]) -> "Metrics":
         """Return the tally of a list that `numbers` made, or of a sum of such lists."""
         images, correct, pairs, copies_correct = map(int, numbers[:4])
         by_class = [int(number) for number in numbers[5:]]
@@ -95,7 +95,7 @@ class Tally:
 
 def evaluate(
     model: nn.Module,
-    samples: PairDataset,
+    samples: PairedShards,
     preset: ImagePreset,
     indices: Sequence[int] | None = None,
     batch_size: int = 256,
@@ -118,7 +118,7 @@ def count(
     batch_size: int = 256,
     workers: int = 0,
     stop: Callable[[], bool] = lambda: False,
-) -> Tally:
+) -> Metrics:
     """Count what a model gets right, in eval mode and float32 without autocast, until `stop` says so.
 
     The model's mode is restored.
@@ -133,11 +133,11 @@ def count(
                 break
             _add(sums, model(to_pixels(batch.flatten(0, 1), device)), labels.to(device))
     model.train(was_training)
-    return Tally.from_numbers(sums.tolist())
+    return Metrics.from_numbers(sums.tolist())
 
 
 def _add(sums: Tensor, logits: Tensor, labels: Tensor) -> None:
-    """Add a batch to the sums of a `Tally`, for logits (B · views, classes) and labels (B,)."""
+    """Add a batch to the sums of a `Metrics`, for logits (B · views, classes) and labels (B,)."""
     original, *copies = logits.view(len(labels), -1, logits.shape[1]).unbind(1)
     classes = (len(sums) - 5) // 2
     right = original.argmax(1) == labels

@@ -1,0 +1,136 @@
+"""One declaration a setting: a field of a settings dataclass is the command's option, its default, help and range.
+
+@dataclass(frozen=True)
+class Settings:
+size: Annotated[int, typer.Option(min=8, help="Side in pixels.")] = 64
+codec: Annotated[str, OneOf("jpg", "png"), typer.Option(help="Of copies.")] = "jpg"
+
+def __post_init__(self) -> None:
+check_settings(self)
+
+@app.command()
+@options_of(Settings)
+def make(given: dict[str, Any], out: Path) -> None:
+settings = Settings(**given)
+"""
+
+from collections.abc import Callable, Iterator
+from copy import copy
+from dataclasses import MISSING, Field, dataclass, fields
+from functools import wraps
+from inspect import Parameter, signature
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+from typer.models import OptionInfo
+
+from stylize.console import InputError, option_name
+
+
+@dataclass(frozen=True, init=False)
+class OneOf:
+    """The texts that a setting may be, beside None where its type admits that."""
+
+    choices: tuple[str, ...]
+
+    def __init__(self, *choices: str) -> None:
+        object.__setattr__(self, "choices", choices)
+
+
+def options_of(settings: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorate a command: each annotated field of a settings dataclass becomes an option of it.
+
+    In their place the command has a parameter `given`, the options that were given, {field: value}; what was not given
+    is left to the dataclass, or to a preset.  A field of type tuple[T, ...] is an option that may be repeated.
+    """
+    annotated = {field.name: _parameter(field, option) for field, option in _options(settings)}
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = list(signature(command, eval_str=True).parameters.values())
+        place = [parameter.name for parameter in own].index("given")
+
+        @wraps(command)
+        def run(**values: Any) -> None:
+            given = {name: values.pop(name) for name in annotated}
+            command(given={name: _value(value) for name, value in given.items() if _is_given(value)}, **values)
+
+        own[place : place + 1] = annotated.values()
+        parameters = [parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in own]
+        run.__signature__ = signature(command).replace(parameters=parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return run
+
+    return decorate
+
+
+def check_settings(settings: Any) -> None:
+    """Raise `InputError` where a field is outside its option's `min` and `max`, or none of its choices."""
+    for field, option in _options(type(settings)):
+        value = getattr(settings, field.name)
+        for one in value if isinstance(value, tuple) else (value,):
+            if one is not None:
+                _check(field, option, one)
+
+
+def _check(field: Field[Any], option: OptionInfo, value: Any) -> None:
+    given_names = (option.default, *(option.param_decls or ()))  # in `Annotated`, Typer takes the first for a default
+    name = next((name for name in given_names if str(name).startswith("--")), option_name(field.name))
+    choices = next((mark.choices for mark in _marks(field) if isinstance(mark, OneOf)), None)
+    if choices is not None and value not in choices:
+        raise InputError(f"{name} is {value!r}: choose one of {', '.join(choices)}.")
+    low, high = option.min, option.max
+    if (low is not None and not value >= low) or (high is not None and not value <= high):  # not NaN either
+        raise InputError(f"{name} is {value!r}: give {_range(option)}.")
+
+
+def _range(option: OptionInfo) -> str:
+    """Return what values an option takes; nothing where there is no limit."""
+    match option.min, option.max:
+        case None, None:
+            return ""
+        case low, None:
+            return f"{low} or more"
+        case None, high:
+            return f"{high} or less"
+        case low, high:
+            return f"{low} to {high}"
+
+
+def _options(settings: type) -> Iterator[tuple[Field[Any], OptionInfo]]:
+    hints = get_type_hints(settings, include_extras=True)
+    for field in fields(settings):
+        field.type = hints[field.name]
+        for mark in _marks(field):
+            if isinstance(mark, OptionInfo):
+                yield field, mark
+
+
+def _marks(field: Field[Any]) -> tuple[Any, ...]:
+    return get_args(field.type)[1:] if get_origin(field.type) is Annotated else ()
+
+
+def _parameter(field: Field[Any], option: OptionInfo) -> Parameter:
+    """Return the option of a field: optional where the dataclass has a default, which the help shows like its range.
+
+    The dataclass checks the range, since Typer's message does not say what was given.
+    """
+    kind = get_args(field.type)[0]
+    if get_origin(kind) is tuple:
+        kind = list[get_args(kind)[0]]  # type: ignore[misc]
+    notes = [_range(option)]
+    if field.default not in (MISSING, None, False, ()) and option.show_default:
+        default = ", ".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
+        notes.append(f"default: {default}")
+    option = copy(option)
+    option.help = " ".join([option.help or "", *(f"[{note}]" for note in notes if note)]).strip()
+    option.min = option.max = None
+    if field.default is MISSING:
+        return Parameter(field.name, Parameter.KEYWORD_ONLY, annotation=Annotated[kind, option])
+    return Parameter(field.name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option])
+
+
+def _is_given(value: Any) -> bool:
+    return value is not None and value != []
+
+
+def _value(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,158 @@
+"""Decoded pixels of any mode and depth as 8-bit sRGB, where their range is known."""
+
+import io
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageCms
+
+_KNOWN_RANGE = ("JPEG2000", "PNG", "PPM", "TIFF")  # formats whose 16-bit pixels go from 0 to a maximum that they name
+_TIFF_SUBFILE, _TIFF_BITS, _TIFF_COMPRESSION, _TIFF_PHOTOMETRIC, _TIFF_PLANES, _TIFF_SAMPLE_FORMAT = (
+    *(254, 258, 259, 262, 284, 339),
+)
+_SIGNED = 2
+_JPEG2000_START, _JPEG2000_SIGN = b"\xff\x4f\xff\x51", 42  # of a codestream, and from there the byte of the sign
+_PNG_DEPTH = 24  # the byte of a PNG that says how many bits a sample has
+
+
+def unknown_range(picture: Image.Image, data: bytes) -> str | None:
+    """Return why the pixels of an opened picture have no known meaning, None where they have one."""
+    tags = getattr(picture, "tag_v2", {})
+    if picture.mode == "F":
+        return "has floating-point pixels, whose range is not known"
+    if picture.mode == "I" and picture.format != "PPM":
+        return "has 32-bit or signed integer pixels, whose range is not known"
+    if _SIGNED in np.atleast_1d(tags.get(_TIFF_SAMPLE_FORMAT, 1)) or _is_signed_jpeg2000(picture, data):
+        return "has signed integer pixels, whose range is not known"
+    if picture.mode.startswith("I") and picture.format not in _KNOWN_RANGE:
+        return f"has 16-bit pixels, whose range {picture.format} does not tell"
+    if tags.get(_TIFF_SUBFILE, 0) == 1:
+        return "is the small preview of a camera's raw picture, which cannot be read"
+    return _unreadable_planes(picture.mode, tags)
+
+
+def _is_signed_jpeg2000(picture: Image.Image, data: bytes) -> bool:
+    start = data.find(_JPEG2000_START)
+    return picture.format == "JPEG2000" and start >= 0 and bool(data[start + _JPEG2000_SIGN] & 0x80)
+
+
+def _unreadable_planes(mode: str, tags: Mapping[int, Any]) -> str | None:
+    """Return why a TIFF that stores its channels one after another is refused: Pillow reads two kinds wrongly."""
+    plain_16_bit = 16 in np.atleast_1d(tags.get(_TIFF_BITS, 1)) and tags.get(_TIFF_COMPRESSION, 1) == 1
+    if tags.get(_TIFF_PLANES, 1) == 2 and (plain_16_bit or mode == "LA"):
+        return "stores its channels apart, which cannot be read for this kind of TIFF: store them together"
+    return None
+
+
+def to_rgb(picture: Image.Image, data: bytes, profile: bytes | None) -> Image.Image:
+    """Return a loaded picture of known range as RGB in sRGB; transparency is composited on white afterwards."""
+    if picture.mode == "RGB" and not picture.has_transparency_data and not profile:
+        return picture.convert("RGB")
+    colours, opacity = _split_opacity(picture, data)
+    rgb = to_srgb(colours, profile)
+    if opacity is None:
+        return rgb
+    rgb.putalpha(opacity)
+    return Image.alpha_composite(Image.new("RGBA", rgb.size, (255, 255, 255, 255)), rgb).convert("RGB")
+
+
+def _split_opacity(picture: Image.Image, data: bytes) -> tuple[Image.Image, Image.Image | None]:
+    """Return the colours as L, RGB, CMYK or LAB, and the opacity as L, None where all is opaque."""
+    key = picture.info.get("transparency")
+    if picture.mode in ("1", "L", "RGB") or picture.mode.startswith("I"):
+        opacity = None if key is None else Image.fromarray(_differs_from(key, picture, data))
+        return _opaque(picture), opacity
+    if picture.mode == "La":
+        picture = picture.convert("LA")
+    elif picture.has_transparency_data and picture.mode != "LA":
+        picture = picture.convert("RGBA")
+    opacity = picture.getchannel("A") if picture.mode in ("LA", "RGBA") else None
+    return _opaque(picture), opacity
+
+
+def _opaque(picture: Image.Image) -> Image.Image:
+    """Return a picture's colours, without opacity, in a mode that profiles describe."""
+    if picture.mode.startswith("I"):
+        return Image.fromarray(_grey_levels(picture))
+    plain = picture.copy()
+    plain.info.clear()  # Pillow would carry a transparent colour over
+    if plain.mode in ("1", "LA"):
+        return plain.convert("L")
+    return plain if plain.mode in ("L", "RGB", "CMYK", "LAB") else plain.convert("RGB")
+
+
+def _grey_levels(picture: Image.Image) -> NDArray[np.uint8]:
+    """Scale 16-bit grey (H, W) to 8 bits; a plain conversion would clip it to white."""
+    tags = getattr(picture, "tag_v2", {})
+    bits = int(np.atleast_1d(tags.get(_TIFF_BITS, 16))[0])  # 12 bits come as they are
+    grey = np.clip(np.asarray(picture, dtype=np.float64) / ((2**bits - 1) / 255.0), 0, 255).round().astype(np.uint8)
+    white_is_zero = tags.get(_TIFF_PHOTOMETRIC, 1) == 0  # which Pillow heeds up to 8 bits only
+    return np.asarray(255 - grey if white_is_zero else grey)
+
+
+def _differs_from(key: int | tuple[int, ...], picture: Image.Image, data: bytes) -> NDArray[np.uint8]:
+    """Return the opacity (H, W): 0 where a pixel, at its full depth, has the transparent colour, else 255."""
+    pixels = np.asarray(picture, dtype=np.int64) * (255 if picture.mode == "1" else 1)
+    if picture.format == "PNG" and picture.mode != "1":  # for that Pillow has scaled the key already
+        depth = data[_PNG_DEPTH]
+        if depth < 8:
+            pixels = pixels // (255 // (2**depth - 1))
+        elif depth == 16 and picture.mode == "RGB":
+            pixels = 256 * pixels + _low_bytes(data)
+        key = np.asarray(key) & (2**depth - 1)
+    same = pixels == key
+    return np.where(same.all(-1) if same.ndim == 3 else same, 0, 255).astype(np.uint8)
+
+
+def _low_bytes(data: bytes) -> NDArray[np.int64]:
+    """Return the lower bytes of a 16-bit RGB PNG (H, W, 3), of which Pillow takes the upper ones."""
+    with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
+        picture.tile = [tile._replace(args="RGB;16L") for tile in picture.tile]  # as if the lower byte came last
+        return np.asarray(picture, dtype=np.int64)
+
+
+_SPACES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # of profiles, and the mode of the pixels that they describe
+_NO_EFFECT = 2  # grey levels of 255: an sRGB profile of another maker is off by that much
+
+
+def changes_colours(profile: bytes, mode: str) -> bool:
+    """Return whether a profile turns pixels of a mode (RGB, L or CMYK) into others.
+
+    Not so where it cannot be read, describes other pixels, or is sRGB itself, within 2 of 255 levels.
+    """
+    return _transform(profile, mode) is not None
+
+
+def to_srgb(colours: Image.Image, profile: bytes | None) -> Image.Image:
+    """Return a picture as RGB in sRGB, by its profile where that changes its colours (perceptual intent)."""
+    transform = _transform(profile, colours.mode) if profile else None
+    if transform is not None:
+        return transform.apply(colours)
+    return colours.convert("RGB")
+
+
+@lru_cache(maxsize=32)
+def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    try:
+        opened = ImageCms.getOpenProfile(io.BytesIO(profile))
+        if _SPACES.get(opened.profile.xcolor_space.strip()) != mode:
+            return None
+        srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+        transform = ImageCms.ImageCmsTransform(opened, srgb, mode, "RGB")
+    except (ImageCms.PyCMSError, OSError, TypeError, ValueError):
+        return None
+    return None if _has_no_effect(transform, mode) else transform
+
+
+def _has_no_effect(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
+    """Compare a lattice of colours before and after."""
+    if mode == "CMYK":
+        return False
+    levels = np.arange(0, 256, 15, dtype=np.uint8)
+    lattice = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(-1, 18, 3) if mode == "RGB" else levels[None]
+    before = Image.fromarray(lattice)
+    after = np.asarray(transform.apply(before), dtype=np.int16)
+    return int(np.abs(after - np.asarray(before.convert("RGB"))).max()) <= _NO_EFFECT
