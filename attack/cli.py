@@ -10,9 +10,11 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from attack.evaluation.result import read_result, robust_shares, whole_split
+from attack.attacks.attack import radius_name
+from attack.evaluation.result import read_result, whole_split
 from attack.evaluation.run import attack_model
-from attack.evaluation.suite import AttackConfig, epsilon_name, parse_epsilon
+from attack.evaluation.statistics import share
+from attack.evaluation.suite import AttackConfig, parse_epsilon
 from attack.evaluation.transfer import attack_transfer
 from stylize.console import InputError, command_app, console, counted, run_command_line
 from stylize.params import PARAMS, check_list, mapping, parse_options, read_section, shard_folders
@@ -152,8 +154,9 @@ def run(
     ] = "quick",
     images: Images = 200,
     strong_images: Annotated[
-        int, typer.Option(help="So many of the images meet AutoAttack, Square and the minimal-norm attacks.")
-    ] = 100,
+        int | None,
+        typer.Option(help="So many images meet AutoAttack, Square and minimal norms. [default: all]"),
+    ] = None,
     epsilon: Epsilons = None,
     steps: Annotated[int, typer.Option(help="Steps of the paper's path.")] = 100,
     step_size: Annotated[float, typer.Option(help="Size of a step of the path; 1 is the full pixel range.")] = 1e-4,
@@ -254,10 +257,12 @@ def _table(out: Path) -> Table:
     result = read_result(out)
     table = Table(title=f"{result.method} {result.arch} on {result.shards_name}", show_header=False)
     clean = result.document["clean"]
-    table.add_row("verdict", result.verdict.word)
     table.add_row("clean accuracy", f"{whole_split(result)}, n = {clean['images']}")
-    for epsilon, robust in robust_shares(result).items():
-        table.add_row(f"robust at L-infinity {epsilon_name(epsilon)}, n = {robust.n}", str(robust))
+    for cell, verdict in zip(result.cells, result.verdicts, strict=False):
+        radius = f"robust at {radius_name(cell.norm, cell.epsilon)}, n = {len(cell.robust)}"
+        table.add_row(radius, f"{share(cell.robust)}: {verdict.word}")
+    if not result.cells:
+        table.add_row("verdict", result.verdicts[0].word)
     table.add_row("attacks", f"{len(result.attacks)}, {result.document['forwards']:,} forward passes")
     passed = sum(check.passed for check in result.checks)
     table.add_row("checks", f"{passed} of {len(result.checks)} passed")
@@ -268,11 +273,13 @@ def _table(out: Path) -> Table:
 
 def _print_failed_checks(out: Path) -> None:
     result = read_result(out)
-    for reason in result.verdict.reasons:
-        console.print(f"{result.verdict.word}: {reason}", highlight=False)
+    for verdict in result.verdicts:
+        place = "" if verdict.epsilon is None else f"{radius_name(verdict.norm, verdict.epsilon)}: "
+        for reason in verdict.reasons:
+            console.print(f"{place}{verdict.word}: {reason}", highlight=False)
     for check in result.checks:
         if not check.passed:
-            console.print(f"Check failed: {check.name}: {check.detail}", style="bold red")
+            console.print(f"Check failed: {check.title}: {check.detail}", style="bold red")
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
-from attack.attacks.attack import Norm
+from attack.attacks.attack import NORM_NAMES, Norm
 from attack.evaluation.explain import Explanation
 from attack.evaluation.paper_path import Curve
 from attack.report.groups import Entry, Group
@@ -75,7 +75,7 @@ def security_panel(group: Group, norm: Norm) -> Panel:
     """Return robust accuracy against epsilon of all models of a group."""
     lines = [(entry, group.security_curve(entry, norm)) for entry in group.entries]
     largest = float(group.security_points[norm][-1])
-    return Panel(norm, lines, 1.02 * largest or 1.0, group.epsilons if norm == "linf" else ())
+    return Panel(norm, lines, 1.02 * largest or 1.0, [epsilon for each, epsilon in group.radii if each == norm])
 
 
 def panel_figure(panels: Sequence[Panel], title: str = "") -> Figure:
@@ -123,9 +123,9 @@ def _measured(curve: Curve) -> int:
     return max(1, sum(2 * images > max(curve.images) for images in curve.images))
 
 
-def _prepare_axes(axes: Axes, norm: str, largest: float) -> None:
+def _prepare_axes(axes: Axes, norm: Norm, largest: float) -> None:
     axes.set(xlabel=XLABELS[norm], ylabel="Accuracy", xlim=(0, largest), ylim=(-0.02, 1.03))
-    axes.set_title({"l2": "L2", "linf": "L∞"}[norm], loc="left", fontsize=10, fontweight="bold", pad=8)
+    axes.set_title(NORM_NAMES[norm], loc="left", fontsize=10, fontweight="bold", pad=8)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(colors=INK)

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from attack.attacks.attack import AttackResult, Norm
+from attack.attacks.attack import NORM_NAMES, AttackResult, Norm, radius_name
 from attack.checks.robustness import looked_at, worst_case
-from attack.evaluation.judge import checks_and_verdict
+from attack.checks.verdict import evaluate
 from attack.evaluation.paper_path import (
     AUTHORS_POINTS,
     LINEAR_POINTS,
@@ -23,14 +23,12 @@ from attack.evaluation.paper_path import (
     linear_curve,
     path_values,
 )
-from attack.evaluation.result import Result, robust_shares, whole_split
+from attack.evaluation.result import Result, whole_split
 from attack.evaluation.statistics import Difference, compare, holm, share
-from attack.evaluation.suite import epsilon_name
 from attack.evaluation.target import EXTERNAL
 from attack.evaluation.transfer import Transfer, transfer_attacks
 from stylize.console import InputError, option_name
 
-NEAR_CHANCE = "near chance"  # the verdict on a model that knows too little for its robustness to mean anything
 SECURITY_POINTS = 61
 FARTHEST = 4  # times the largest radius, where a security curve ends at the latest
 PATH_NAME = "paper-path"
@@ -47,7 +45,7 @@ class Entry:
     @property
     def near_chance(self) -> bool:
         """Whether the model is hardly better than guessing."""
-        return self.result.verdict.word == NEAR_CHANCE
+        return self.result.near_chance
 
     @property
     def family(self) -> str:
@@ -92,9 +90,14 @@ class Group:
         return tuple(entry for entry in self.entries if not entry.near_chance)
 
     @property
+    def radii(self) -> tuple[tuple[Norm, float], ...]:
+        """The norms and radii that all models were attacked at; none after the suite `paper`."""
+        return tuple((cell.norm, cell.epsilon) for cell in self.entries[0].result.cells)
+
+    @property
     def epsilons(self) -> tuple[float, ...]:
-        """The L∞ radii that all models were attacked at; none after the suite `paper`."""
-        return tuple(robust_shares(self.entries[0].result))
+        """The radii in L∞."""
+        return tuple(epsilon for norm, epsilon in self.radii if norm == "linf")
 
     @cached_property
     def common(self) -> tuple[str, ...]:
@@ -146,7 +149,7 @@ class Group:
 
     def norms(self) -> tuple[Norm, ...]:
         """Return the norms in which a security curve can be drawn: every model met an attack beside the path."""
-        return tuple(norm for norm in NORMS if all(_bounded(entry.result, norm) for entry in self.entries))
+        return tuple(norm for norm in NORM_NAMES if all(_bounded(entry.result, norm) for entry in self.entries))
 
     def security_images(self, norm: Norm) -> int:
         """Return how many of the images, from the first, met every attack of a norm."""
@@ -181,9 +184,6 @@ class Group:
         return Curve("worst case", norm, points.tolist(), mean, low, high, [n] * len(points))
 
 
-NORMS: tuple[Norm, ...] = ("linf", "l2")
-
-
 def _bounded(result: Result, norm: Norm) -> list[AttackResult]:
     """Return the attacks that a security curve of a norm rests on: neither the path nor one without a radius."""
     return [
@@ -209,11 +209,11 @@ class Comparison:
 
 def compare_models(group: Group) -> list[Comparison]:
     """Compare all recipes of a group at every radius and along the path, with one Holm correction for all."""
-    measured = [
-        (f"L∞ {epsilon_name(epsilon)}, n = {len(group.entries[0].result.keys)}",
-         [entry.robust(epsilon) for entry in group.ranked])
-        for epsilon in group.epsilons
-    ]  # fmt: skip
+    measured = []
+    for number, radius in enumerate(group.radii):
+        robust = [entry.result.cells[number].robust for entry in group.ranked]
+        n = min(map(len, robust), default=0)
+        measured.append((f"{radius_name(*radius)}, n = {n}", [np.array(each[:n], float) for each in robust]))
     if group.common:
         points = np.linspace(0, group.largest_linf, LINEAR_POINTS)
         values = [path_values(entry.records(group.common), points) for entry in group.ranked]
@@ -266,8 +266,8 @@ def _sorting(result: Result) -> tuple[str, ...]:
 def take_in(transfer: Transfer, result: Result) -> Result:
     """Return the result with the transfers to its model, and with checks and verdict made again over all attacks."""
     attacks = (*result.attacks, *transfer_attacks(transfer, result))
-    checks, verdict = checks_and_verdict(result.clean, attacks, result.checks, result.classes)
-    return replace(result, attacks=attacks, checks=checks, verdict=verdict)
+    checks, verdicts = evaluate(result.clean, attacks, result.checks, result.classes)
+    return replace(result, attacks=attacks, checks=checks, verdicts=verdicts)
 
 
 def _check_comparable(results: Sequence[Result]) -> None:
@@ -305,7 +305,7 @@ def _label(results: list[Result], style_sets: Mapping[str, str]) -> tuple[Entry,
 
 def _rank(entry: Entry) -> tuple[bool, float, float, str]:
     """Sort by robust accuracy at all radii together, then by clean accuracy; models near chance come last."""
-    robust = sum(one.mean for one in robust_shares(entry.result).values())
+    robust = sum(share(cell.robust).mean for cell in entry.result.cells)
     return entry.near_chance, -robust, -whole_split(entry.result).mean, entry.label
 
 

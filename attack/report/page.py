@@ -10,25 +10,24 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from attack.attacks.attack import AttackResult
+from attack.attacks.attack import NORM_NAMES, AttackResult, epsilon_name, radius_name
 from attack.checks.robustness import looked_at
+from attack.checks.verdict import Verdict
 from attack.evaluation.paper_path import INTERPOLATORS, accuracy_at, mean_accuracy
 from attack.evaluation.result import Result, whole_split
 from attack.evaluation.statistics import Share, share
-from attack.evaluation.suite import epsilon_name
 from attack.report.figures import METHOD_STYLES, Example, Panel, inline_svg, panel_figure, path_panel, security_panel
-from attack.report.groups import NEAR_CHANCE, Comparison, Entry, Group, Measurement, compare_models, measurement_of
+from attack.report.groups import Comparison, Entry, Group, Measurement, compare_models, measurement_of
 
 GENERATOR = "stylized-pairing, attack report"
 TITLE = "Robustness, and how far to believe it"
-NORM_NAMES = {"l2": "L2", "linf": "L∞"}
 WORD_CLASSES = {"holds": "pass", "not robust": "fail", "masking suspected": "fail"}
 MEANINGS = {
     "holds": "no attack of the suite went much further than the others, and all checks that matter passed",
     "not robust": "an attack leaves next to nothing; a weak attack that leaves more is no defence",
     "masking suspected": "signs that the model hides its weakness from these attacks: the numbers are too high",
     "inconclusive": "the numbers are not enough, or not reliable enough, for a verdict",
-    NEAR_CHANCE: "the model hardly beats guessing, so its robustness means nothing and is not compared",
+    "near chance": "the model hardly beats guessing, so its robustness means nothing and is not compared",
 }
 # Guan et al. (2022), Tables 1 and 2, in percent: stylized pairing, normal.
 PAPER_CLEAN = {
@@ -48,13 +47,13 @@ SHARES = (0.2, 0.4, 0.6, 0.8, 1.0)  # of the path's length
 
 @dataclass(frozen=True)
 class Mark:
-    """A word in the colours of a style class: `pass`, `fail` or `unsure`."""
+    """A word in the look of a style class: `pass`, `fail`, `unsure`, or `doubtful` for a number not to be believed."""
 
     text: str
     css: str
 
 
-Cell = str | Entry | Mark
+Cell = str | Entry | Mark | tuple[Mark, Mark]
 Rows = list[list[Cell]]
 
 
@@ -101,7 +100,7 @@ def render_page(groups: Sequence[Group], extras: Extras) -> str:
     environment.filters["radius"] = epsilon_name
     functions = (
         attack_table, check_summary, check_table, colour, command, comparisons, distance_table, paper_words,
-        verdict_table,
+        verdict_table, verdict_title,
     )  # fmt: skip
     environment.globals |= {function.__name__: function for function in functions}
     template = environment.get_template("page.html.j2")
@@ -111,15 +110,16 @@ def render_page(groups: Sequence[Group], extras: Extras) -> str:
 def _summary(groups: Sequence[Group]) -> dict[str, Any]:
     """Return what the page says first: how many models came to which verdict, and how many checks failed."""
     results = [entry.result for group in groups for entry in group.entries]
-    words = [result.verdict.word for result in results]
+    words = [verdict_title(verdict) for result in results for verdict in result.verdicts]
+    known = {verdict.word for result in results for verdict in result.verdicts}
     return {
         "generator": GENERATOR,
         "title": TITLE,
         "groups": groups,
-        "models": len(words),
+        "models": len(results),
         "counted": ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words)),
         "failed": sum(not check.passed for result in results for check in result.checks),
-        "meanings": [(word, MEANINGS[word]) for word in MEANINGS if word in words],
+        "meanings": [(word, MEANINGS[word]) for word in MEANINGS if word in known],
         "interpolators": INTERPOLATORS,
     }
 
@@ -163,22 +163,32 @@ def colour(entry: Entry) -> str:
 
 
 def verdict_table(group: Group) -> Table:
-    """Return verdict, clean and robust accuracies of each model."""
-    n = len(group.entries[0].result.keys)
-    radii = (f"robust at L∞ {epsilon_name(epsilon)}, n = {n}" for epsilon in group.epsilons)
+    """Return clean accuracies, and at every radius what attacks left of each model, with the verdict's word."""
+    header = ["model", "clean, whole test split", *(radius_name(*radius) for radius in group.radii)]
     rows: Rows = []
     for entry in group.entries:
         clean = whole_split(entry.result)
-        shares = (str(share(entry.robust(epsilon))) for epsilon in group.epsilons)
-        rows.append([entry, _verdict(entry.result), f"{clean}, n = {clean.n}", *shares])
-    return Table(["model", "verdict", "clean, whole test split", *radii], rows)
+        cells = zip(entry.result.verdicts, entry.result.cells, strict=False)
+        robust: list[Cell] = [
+            _verdict_cell(verdict, f"{share(cell.robust)}, n = {len(cell.robust)}") for verdict, cell in cells
+        ]
+        rows.append([entry, f"{clean}, n = {clean.n}", *(robust or [_word(entry.result.verdict)])])
+    return Table(header if group.radii else [*header, "verdict"], rows)
 
 
-def _verdict(result: Result) -> Mark:
-    """Return the verdict's word and the radius that it is about."""
-    word, epsilon = result.verdict.word, result.verdict.numbers.get("epsilon")
-    at = "" if epsilon is None else f" at {epsilon_name(epsilon)}"
-    return Mark(f"{word}{at}", WORD_CLASSES.get(word, "unsure"))
+def _verdict_cell(verdict: Verdict, robust: str) -> tuple[Mark, Mark]:
+    """Return a robust accuracy and the verdict on it; an accuracy that may be too high is marked as such."""
+    return Mark(robust, "doubtful" if verdict.word == "masking suspected" else "number"), _word(verdict)
+
+
+def _word(verdict: Verdict) -> Mark:
+    return Mark(verdict.word, WORD_CLASSES.get(verdict.word, "unsure"))
+
+
+def verdict_title(verdict: Verdict) -> str:
+    """Return a verdict's radius and word."""
+    at = "" if verdict.epsilon is None else f" at {radius_name(verdict.norm, verdict.epsilon)}"
+    return f"{verdict.word}{at}"
 
 
 def comparisons(part: Group) -> tuple[Table, int]:
@@ -307,11 +317,11 @@ def shape_table(group: Group, measurements: Sequence[Measurement]) -> Table:
     for entry in group.entries:
         found = measurement_of(measurements, "shape-bias", entry)
         if found is not None:
-            robust = [str(share(entry.robust(epsilon))) for epsilon in group.epsilons]
+            robust = [str(share(cell.robust)) for cell in entry.result.cells]
             cells = [_share(found[name]) for name in ("shape_bias", "shape_accuracy", "texture_accuracy")]
             plain = found["texture_free"]
             rows.append([entry, *cells, _share(plain["accuracy"]) if plain else "–", *robust])
-    radii = (f"robust at L∞ {epsilon_name(epsilon)}" for epsilon in group.epsilons)
+    radii = (f"robust at {radius_name(*radius)}" for radius in group.radii)
     return Table(["model", "shape bias", "right by shape", "right by texture", "without texture", *radii], rows)
 
 
@@ -377,7 +387,7 @@ def _attack_row(attack: AttackResult) -> list[str]:
     if attack.epsilon is None:
         radius, found = f"smallest {NORM_NAMES[attack.norm]}", _median(attack, n)
     else:
-        radius, found = f"{NORM_NAMES[attack.norm]} {epsilon_name(attack.epsilon)}", str(share(attack.robust[:n]))
+        radius, found = radius_name(attack.norm, attack.epsilon), str(share(attack.robust[:n]))
     passes = f"{attack.forwards:,} / {attack.backwards:,}"
     return [attack.name, attack.kind, radius, found, str(n), passes, f"{attack.seconds:.1f}"]
 
