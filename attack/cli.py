@@ -19,10 +19,23 @@ from attack.evaluation.transfer import attack_transfer
 from stylize.console import InputError, command_app, console, counted, run_command_line
 from stylize.params import PARAMS, check_list, mapping, parse_options, read_section, shard_folders
 from stylize.shards.remote import DEFAULT_CACHE, DEFAULT_GB, Cache, CacheGigabytes, opened_shards
+from train import trust
 
-MODEL_HELP = "Model that `train run` wrote, or package.module:function."
+MODEL_HELP = "Model that `train run` wrote (file or folder), or package.module:function."
 ClassifiedAtATime = Annotated[int, typer.Option(help="Images classified at a time.")]
 Out = Annotated[Path, typer.Option(help="Result to write (JSON).")]
+
+
+def _trust(references: list[str] | None) -> list[str] | None:
+    for reference in references or ():
+        trust(reference)
+    return references
+
+
+Trust = Annotated[  # its callback does all, so commands take it and do not look at it
+    list[str] | None,
+    typer.Option(callback=_trust, help="package.module:function that model files may run; repeatable. [default: none]"),
+]
 
 
 def shape_bias_command(
@@ -33,6 +46,7 @@ def shape_bias_command(
         Path | None, typer.Option(help="Folder of `stylize cue-conflict --texture-free`: accuracy on plain shapes too.")
     ] = None,
     batch_size: ClassifiedAtATime = 100,
+    trust: Trust = None,
 ) -> None:
     """Measure whether a model goes by shape or by texture where the two disagree (Geirhos et al. 2019)."""
     from attack.evaluation.shape_bias import measure_shape_bias
@@ -59,6 +73,7 @@ def corruptions_command(
     images: Annotated[int, typer.Option(help="Images of each corruption and severity, chosen by hash.")] = 1000,
     batch_size: ClassifiedAtATime = 100,
     seed: Annotated[int, typer.Option(help="Chooses images and noise.")] = 0,
+    trust: Trust = None,
 ) -> None:
     """Measure a model's errors on corrupted images: published arrays, or a small home-made sweep."""
     from attack.evaluation.corruptions import measure_corruptions
@@ -86,6 +101,7 @@ def explain_command(
     parts: Annotated[int, typer.Option(help="Superpixels that an image is cut into.")] = 64,
     samples: Annotated[int, typer.Option(help="Changed images that a model sees for each explanation.")] = 1000,
     seed: Annotated[int, typer.Option(help="Chooses images and changes.")] = 0,
+    trust: Trust = None,
 ) -> None:
     """Draw what models go by on images that all of them get right (LIME; paper, Figure 6)."""
     from attack.evaluation.explain import explain_models
@@ -133,7 +149,14 @@ app.command("shape-bias")(shape_bias_command)
 app.command("corruptions")(corruptions_command)
 app.command("explain")(explain_command)
 
-SHARED = ("shards", "images", "epsilon", "batch-size", "seed")  # options of both `run` and `transfer` in the pipeline
+SHARED = (
+    "shards",
+    "images",
+    "epsilon",
+    "batch-size",
+    "seed",
+    "trust",
+)  # options of both `run` and `transfer` in the pipeline
 Shards = Annotated[str, typer.Option(help="Shard folder, or its URL; its test split is attacked.")]
 Images = Annotated[int, typer.Option(help="Test images to evaluate on, the same for every model.")]
 Epsilons = Annotated[
@@ -145,7 +168,7 @@ Seed = Annotated[int, typer.Option(help="Chooses another list of images, and the
 
 @app.command()
 def run(
-    model: Annotated[str, typer.Option(help="Model that `train run` wrote, or package.module:function.")],
+    model: Annotated[str, typer.Option(help=MODEL_HELP)],
     shards: Shards,
     out: Annotated[Path, typer.Option(help="Result to write (JSON).")],
     suite: Annotated[
@@ -165,6 +188,7 @@ def run(
     ] = "stay",
     batch_size: BatchSize = 50,
     seed: Seed = 0,
+    trust: Trust = None,
     cache: Cache = DEFAULT_CACHE,
     cache_gb: CacheGigabytes = DEFAULT_GB,
 ) -> None:
@@ -188,6 +212,7 @@ def transfer(
     epsilon: Epsilons = None,
     batch_size: BatchSize = 50,
     seed: Seed = 0,
+    trust: Trust = None,
     cache: Cache = DEFAULT_CACHE,
     cache_gb: CacheGigabytes = DEFAULT_GB,
 ) -> None:

@@ -20,9 +20,8 @@ from stylize.shards.manifest import MANIFEST_NAME, Manifest, read_manifest
 from stylize.shards.shard import file_sha256
 from train import ModelCard, TestImage, load_model, load_test_images
 from train.augment import PAPER_SIZE
-from train.checkpoint import tensors_sha256
-from train.models import call_reference, is_reference
-from train.records import MODEL_NAME
+from train.checkpoint import model_file, tensors_sha256
+from train.models import call_reference, copy_inference_tensors, is_reference
 
 NO_CLASS = -1
 EXTERNAL = "external"  # the method of a model that this program did not train
@@ -106,10 +105,10 @@ def open_model(model: str | Path | nn.Module, shards: Path) -> Target:
         for parameter in network.parameters():  # a TorchScript module has no requires_grad_
             parameter.requires_grad_(False)
     else:
-        path = Path(model) / MODEL_NAME if Path(model).is_dir() else Path(model)
+        path = model_file(Path(model))
         network, card = load_model(path)
         return _opened(Target(network, card, path.as_posix(), file_sha256(path), shards, manifest))
-    _leave_inference_mode(network)
+    copy_inference_tensors(network)
     card = _external_card(network, reference, manifest)
     return _opened(Target(network, card, reference, _digest(network, reference), shards, manifest))
 
@@ -124,17 +123,6 @@ def _opened(target: Target) -> Target:
         target = replace(target, untouched=None)
     _check_outputs(target)
     return target
-
-
-def _leave_inference_mode(network: nn.Module) -> None:
-    """Replace tensors that were made under `torch.inference_mode`, which no gradient can go through."""
-    for module in network.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            if parameter.is_inference():
-                module.register_parameter(name, nn.Parameter(parameter.clone(), requires_grad=False))
-        for name, buffer in module.named_buffers(recurse=False):
-            if buffer.is_inference():
-                setattr(module, name, buffer.clone())
 
 
 def _external_card(network: nn.Module, reference: str, manifest: Manifest) -> ModelCard:

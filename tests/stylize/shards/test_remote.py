@@ -113,12 +113,38 @@ def test_other_shards_are_never_overwritten(store: Any, make_shard_folder: Shard
     assert store.get_object(Bucket="bucket", Key="other/train-000001.tar")["Body"].read() == b"a stranger's"
 
 
+def damage(store: Any, name: str, change: Callable[[bytes], bytes], keep_metadata: bool = True) -> None:
+    key = f"sets/shapes/{name}"
+    held = store.get_object(Bucket="bucket", Key=key)
+    metadata = held["Metadata"] if keep_metadata else {}
+    store.put_object(Bucket="bucket", Key=key, Body=change(held["Body"].read()), Metadata=metadata)
+
+
+def test_what_the_store_has_damaged_is_uploaded_again(store: Any, make_shard_folder: ShardFolderMaker) -> None:
+    folder = make_shard_folder()
+    upload_shards(folder, URL)
+    damage(store, "train-000000.tar", lambda payload: payload[:-1000])
+    damage(store, "train-000001.tar", lambda payload: payload[:-1] + b"x")
+    damage(store, "test-000000.tar", lambda payload: payload, keep_metadata=False)  # as another tool copies it
+    damage(store, "manifest.json", lambda payload: payload[:-1])
+    upload_shards(folder, URL)
+    assert verify_url(URL)[0] == verify_shards(folder)
+    names = versions(store)
+    assert {name: names.count(name) for name in ("train-000000.tar", "train-000001.tar", "test-000000.tar")} == {
+        "train-000000.tar": 3, "train-000001.tar": 3, "test-000000.tar": 2,
+    }  # fmt: skip
+    damage(store, "train-000001.tar", lambda payload: payload[:-1] + b"x", keep_metadata=False)  # may be anybody's
+    with pytest.raises(InputError, match=r"train-000001.tar is there and differs"):
+        upload_shards(folder, URL)
+
+
 def test_a_store_that_cannot_be_used_is_named(
     store: Any, server: str, make_shard_folder: ShardFolderMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = make_shard_folder()
-    with pytest.raises(InputError, match=r"is not there: check the bucket"):
+    with pytest.raises(InputError, match=r"s3://nowhere/sets is not there: check the bucket") as caught:
         upload_shards(folder, "s3://nowhere/sets")
+    assert ".tar" not in str(caught.value)
     with pytest.raises(InputError, match=r"is not s3://bucket/folder: copy the folder with another tool"):
         upload_shards(folder, "gs://bucket/sets")
     check_keys_after(server, 0)
