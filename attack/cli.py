@@ -205,13 +205,16 @@ def report(
         list[Path] | None, typer.Option(help="File of `attack shape-bias` or `attack corruptions`; repeatable.")
     ] = None,
     explanations: Annotated[Path | None, typer.Option(help="Picture that `attack explain` wrote.")] = None,
+    across_architectures: Annotated[bool, typer.Option(help="Compare models of different architectures too.")] = False,
+    paper: Annotated[bool, typer.Option(help="Show the paper's figures, tables and numbers beside these.")] = False,
 ) -> None:
     """Write one page, its figures and tables from results."""
     from attack.report.build import write_report  # here, so that attacks do not depend on the code of figures
 
     page = write_report(
-        results, out, shards=shards or (), transfer=transfer, beside=beside or (), explanations=explanations
-    )
+        results, out, shards=shards or (), transfer=transfer, beside=beside or (), explanations=explanations,
+        across=across_architectures, paper=paper,
+    )  # fmt: skip
     console.print(f"Report of {counted(len(results), 'result')}: {page}", highlight=False)
 
 
