@@ -144,7 +144,7 @@ def stage_progress() -> Iterator[Callable[[str, int, int], None]]:
         yield show
 
 
-app = command_app("Find out how robust classifiers are, and report it.")
+app = command_app("Find out how robust classifiers are, and report it.", "attack")
 app.command("shape-bias")(shape_bias_command)
 app.command("corruptions")(corruptions_command)
 app.command("explain")(explain_command)

@@ -118,7 +118,7 @@ def parse_options(
             raise
         reason = error.format_message().rstrip(".")
         value = next((f" (it is {value!r})" for name, value in given.items() if f"'--{name}'" in reason), "")
-        raise InputError(f"{where}: {reason}{value}: see `{command} --help`.") from None
+        raise InputError(f"{where}: {reason}{value}: see `{app.info.name} {command} --help`.") from None
 
 
 def _words(options: Mapping[str, Any]) -> Iterable[str]:
