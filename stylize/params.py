@@ -113,6 +113,8 @@ def parse_options(
         with parser.commands[command].make_context(command, list(words)) as context:
             values: dict[str, Any] = context.params
             return values
+    except InputError as error:  # of an option's own parser
+        raise InputError(f"{where}: {error}") from None
     except Exception as error:
         if not hasattr(error, "format_message"):  # Typer's class for wrong options has no stable place
             raise

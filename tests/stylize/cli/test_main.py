@@ -140,7 +140,7 @@ def test_preview_of_pictures(run: Run, class_folders: Path, tmp_path: Path) -> N
     ("arguments", "message"),
     [
         ("shards --style plaid --data images", "There is no style 'plaid'"),
-        ("shards --style broken.png --data images", "The style picture broken.png is not a picture"),
+        ("shards --style broken.png --data images", "The style broken.png is not a picture"),
         ("shards --style empty --data images", "empty holds no pictures"),
         ("shards", "give --style swirls"),
         ("shards --size 64 --out here", "in here: give --style swirls"),
