@@ -45,8 +45,8 @@ WorkSize = Annotated[int | None, typer.Option(min=MIN_SIDE, help="Short side whi
 Alpha = Annotated[float, typer.Option(min=0, max=1, help="0 keeps the content's style, 1 takes the style's.")]
 Seed = Annotated[int, typer.Option(min=0, help="Chooses styles, order and held-out images.")]
 TestFraction = Annotated[float, typer.Option(help=FRACTION_HELP)]
-Codec = Annotated[str, OneOf(*CODECS), typer.Option(help=f"{', '.join(CODECS)}.")]
-Quality = Annotated[int, typer.Option(min=1, max=100, help="1 to 100.")]
+Codec = Annotated[str, OneOf(*CODECS), typer.Option(help="Of originals and copies.")]
+Quality = Annotated[int, typer.Option(min=1, max=100, help="Of JPEG and WebP.")]
 Encoder = Annotated[str | None, typer.Option(help=ENCODER_HELP)]
 Decoder = Annotated[Path | None, typer.Option(help="Decoder file that belongs to the encoder; else the shipped one.")]
 
