@@ -17,10 +17,9 @@ import fsspec
 import typer
 
 from stylize.console import InputError, console
-from stylize.files import remove_leftovers, temporary_path, write_atomically
+from stylize.files import file_sha256, remove_leftovers, temporary_path, write_atomically
 from stylize.shards.index import ORIGIN_NAME, checksum_path, index_name, write_indices
 from stylize.shards.manifest import FAILURES_NAME, MANIFEST_NAME, Manifest, ShardEntry, read_manifest
-from stylize.shards.shard import file_sha256
 from stylize.shards.side_files import side_names
 
 TRIES = 3
