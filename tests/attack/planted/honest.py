@@ -1,6 +1,7 @@
 """Adversarially trained networks in honest wrappings: nothing is hidden, and no check may say so."""
 
 import copy
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -111,7 +112,9 @@ def inference_parameters(network: nn.Module) -> nn.Module:
 
 def scripted(network: nn.Module) -> nn.Module:
     """Compile to TorchScript."""
-    traced: nn.Module = torch.jit.trace(network, torch.rand(2, 3, 16, 16))  # type: ignore[no-untyped-call]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # it is old, and models of it are about
+        traced: nn.Module = torch.jit.trace(network, torch.rand(2, 3, 16, 16))  # type: ignore[no-untyped-call]
     return traced
 
 

@@ -2,7 +2,6 @@
 
 import sys
 import tempfile
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -45,7 +44,6 @@ def confusion(judged: Mapping[tuple[str, str], Judged]) -> str:
 def main() -> None:
     """Write the table into the page, and print each model that was not judged rightly."""
     torch.set_num_threads(1)
-    warnings.simplefilter("ignore", FutureWarning)
     judged = {}
     with tempfile.TemporaryDirectory() as folder:
         for truth, name, each in judge_all(Path(folder)):
