@@ -139,9 +139,10 @@ def print_notice(sentence: str) -> None:
     console.print(sentence, style="yellow", highlight=False)
 
 
-def command_app(description: str) -> typer.Typer:
-    """Return an application for commands; it has subcommands even where there is one."""
+def command_app(description: str, program: str | None = None) -> typer.Typer:
+    """Return an application for commands; it has subcommands even where there is one, and a program's has --version."""
     app = typer.Typer(
+        name=program,
         help=description,
         no_args_is_help=True,
         add_completion=False,

@@ -17,6 +17,7 @@ from PIL import Image
 import attack.cli
 import stylize.cli.main
 import train.cli
+from stylize.cli.params import check_params
 from stylize.console import InputError
 from stylize.params import FORBIDDEN, check_set_name, read_section
 
@@ -35,7 +36,7 @@ NOT_CARRIED = (
 
 def check_all(path: Path) -> None:
     """Check a file as the pipeline's first stage does."""
-    stylize.cli.main.check_params(stylize.cli.main.app, path)
+    check_params(stylize.cli.main.app, path)
     train.cli.check_params(path)
     attack.cli.check_params(path)
 
@@ -97,10 +98,10 @@ def test_the_project_s_own_parameters_are_right(monkeypatch: pytest.MonkeyPatch)
         ("stylize.style_sets.marble", {"style": "marbel"}, "style_sets.marble: There is no style 'marbel'.*swirls"),
         ("stylize.style_sets.marble", None, "style_sets.marble is None: give keys and values"),
         ("stylize.style_sets.marble", {"styles": "marble"}, "style_sets.marble: No such option.*--styles"),
-        ("stylize.style_sets.marble", {"style": ["dots", "marble"], "alpha": 2}, "--alpha is 2.0"),
+        ("stylize.style_sets.marble", {"style": ["dots", "marble"], "alpha": 2}, r"'--alpha'.*\(it is 2\)"),
         ("stylize.style_sets.marble", {"style": ["dots", "marble"], "retry-failed": True}, None),
         ("stylize.style_sets", ["swirls"], r"stylize.style_sets is \['swirls'\]: give keys and values"),
-        ("stylize.options.size", 4, "--size is 4"),
+        ("stylize.options.size", 4, r"'--size'.*\(it is 4\)"),
         ("stylize.options.size", "64px", r"'--.*valid.*\(it is '64px'\)"),
         ("stylize.option", {}, "stylize has no key 'option'"),
         ("stylize.style_sets.theirs", {"shards": "x"}, "style_sets.theirs has shards already: move it to stylize.imp"),

@@ -17,17 +17,16 @@ from stylize.console import InputError, LiteralConsole, counted
 from stylize.shards.sanity import has_single_class, sanity_warnings
 from train.augment import VIEWS, image_preset
 from train.batch_norm import joined
-from train.checkpoint import load_model, save_model
+from train.checkpoint import MODEL_NAME, load_model, save_model, trust
 from train.config import TrainConfig
 from train.distributed import World, join_world, loading_workers
 from train.evaluation import Metrics, count
 from train.loading import EpochBatches, EvaluationImages, TrainingViews, hold_out, training_loader
 from train.loop import Trainer
 from train.methods import METHODS
-from train.models import build_model, check_size
+from train.models import build_model, check_size, is_reference
 from train.pairs import PairedShards
 from train.records import (
-    MODEL_NAME,
     Report,
     finished_metrics,
     live_log,
@@ -62,7 +61,10 @@ def train_model(config: TrainConfig) -> dict[str, Any]:
             make_folder(config.out)
             with locked_folder(config.out, world):
                 return _Run(config, world, identity).train()
-        return finished if world.is_main else {}
+        if not world.is_main:
+            return {}
+        training_console(visible=True).print(f"{config.out} holds this run, finished: nothing was trained.")
+        return finished
 
 
 class _Run:
@@ -90,6 +92,8 @@ class _Run:
         self.loader = training_loader(views, self.batches, self.workers, world.device.type == "cuda")
         classes = len(self.samples.class_names)
         torch.manual_seed(config.seed)
+        if is_reference(config.arch):
+            trust(config.arch)  # whoever trains it has named it
         model = build_model(config.arch, classes, config.weights, config.stem)
         check_size(model, config.arch, self.preset.size, classes)
         self.trainer = Trainer(config, model, world, self.batches.steps, classes)

@@ -23,7 +23,6 @@ from stylize.shards.decode import PictureError, decode_picture
 from stylize.sources.folder import PictureFile, list_pictures
 from stylize.sources.patterns import PATTERN_NAMES, TAU, Canvas, cover, draw_pattern
 
-HOLD_OUT_FRACTION = 0.1  # of the photos, by hash
 PATTERN_VARIATIONS = 60  # arrangements and palettes per built-in pattern
 DECODED_PICTURES = 2000  # kept in memory by each process: decoding a photo takes longer than cropping it
 DECODED_SIDE = 512  # of these, the short one at most: scans of paintings would fill the memory

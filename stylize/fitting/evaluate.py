@@ -14,7 +14,7 @@ from rich.table import Table
 from torch import Tensor
 
 from stylize.console import InputError, counted
-from stylize.fitting.data import HOLD_OUT_FRACTION, decode_file, is_held_out
+from stylize.fitting.data import decode_file, is_held_out
 from stylize.fitting.optimise import (
     Statistics,
     Targets,
@@ -24,9 +24,10 @@ from stylize.fitting.optimise import (
     style_targets,
     style_transfer_losses,
 )
-from stylize.fitting.settings import FitSettings
-from stylize.networks.adain import MIN_SIDE, Decoder, Encoder, adain, pad_to_stride, unit_range
+from stylize.fitting.settings import HOLD_OUT_FRACTION, FitSettings
+from stylize.networks.adain import Decoder, Encoder, adain, pad_to_stride, unit_range
 from stylize.networks.devices import best_dtype, find_device
+from stylize.networks.limits import MIN_SIDE
 from stylize.networks.styles import Style, load_styles
 from stylize.networks.stylizer import Pixels
 from stylize.networks.weights import load_pair

@@ -1,7 +1,6 @@
 """A job opened: source, styles, networks and codec, ready to make shards."""
 
 import io
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,13 +10,12 @@ from PIL import Image, ImageOps
 
 from stylize.console import InputError
 from stylize.jobs.spec import ShardOptions, Spec, make_spec
-from stylize.networks.adain import MIN_SIDE
+from stylize.networks.limits import COLOURS, MIN_SIDE
 from stylize.networks.styles import load_styles
-from stylize.networks.stylizer import COLOURS, Pixels, Stylizer, golden_style, self_test
+from stylize.networks.stylizer import Pixels, Stylizer, golden_style, self_test
 from stylize.networks.weights import load_pair
 from stylize.shards.decode import MAX_PIXELS, PictureError, decode, decode_picture
 from stylize.shards.jpeg import decode_plain_jpeg
-from stylize.shards.manifest import Flag, ShardEntry
 from stylize.sources.source import Source, open_source
 
 _PILLOW_FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
@@ -79,9 +77,6 @@ class Codec:
         return Content(encoded, np.asarray(decode_picture(encoded)), decoded.warnings)
 
 
-Report = Callable[[int], None]
-
-
 @dataclass(frozen=True)
 class Failure:
     """An image that could not be used, and why."""
@@ -89,17 +84,6 @@ class Failure:
     split: str
     path: str
     reason: str
-
-
-@dataclass(frozen=True)
-class Receipt:
-    """What is known of a finished shard; written after it, so that its presence means the shard is whole."""
-
-    shard: ShardEntry
-    failures: tuple[Failure, ...]
-    flags: tuple[Flag, ...]
-    sources: Mapping[str, str]  # every sample's key and the SHA-256 of its source
-    source_fingerprint: str  # of the source that the shard was made from, or was found to agree with
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from stylize.console import InputError
 from stylize.files import UNREADABLE, why_unreadable, write_atomically
-from stylize.networks.adain import ENCODER_CHANNELS, MIN_SIDE
+from stylize.networks.adain import ENCODER_CHANNELS
+from stylize.networks.limits import MIN_SIDE
 from stylize.shards.decode import MAX_ASPECT_RATIO, PICTURE_SUFFIXES, PictureError, decode_picture
 from stylize.shards.shard import file_sha256
 from stylize.sources.folder import PictureFile, exists, list_pictures

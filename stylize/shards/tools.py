@@ -1,9 +1,10 @@
 """`stylize diff` and `stylize unpack`: folders of shards compared, and turned back into class folders."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from stylize.console import InputError
@@ -12,6 +13,7 @@ from stylize.shards.index import differs
 from stylize.shards.manifest import MANIFEST_NAME, SPLITS, Manifest, ShardEntry, read_manifest
 from stylize.shards.shard import Sample, SampleLocation, file_sha256, index_shard, open_shard, read_sample, read_shard
 
+SHOWN_NAMES = 12
 PARTS = ("content", "styled", "label", "metadata")
 
 
@@ -35,12 +37,22 @@ class SplitDiff:
         return Counter(part for parts in self.differing.values() for part in parts)
 
 
-def diff_specs(first: Manifest, second: Manifest) -> Iterator[tuple[str, object, object]]:
-    """Yield (field, value in the first, value in the second) of the specification's fields that differ."""
-    for name in sorted({*first.spec, *second.spec}):
-        values = first.spec.get(name), second.spec.get(name)
+def diff_specs(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[tuple[str, object, object]]:
+    """Yield (field, value in the first, value in the second) of the fields in which two specifications differ."""
+    for name in sorted({*first, *second}):
+        values = first.get(name), second.get(name)
         if values[0] != values[1]:
             yield name, *values
+
+
+def spec_text(value: object) -> str:
+    """Return a value of a specification for people; of a list the number and the first names."""
+    if isinstance(value, list):
+        names = [entry["name"] if isinstance(entry, dict) else str(entry) for entry in value]
+        return f"{len(names)}: {', '.join(names[:SHOWN_NAMES])}{' …' if len(names) > SHOWN_NAMES else ''}"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {entry}" for name, entry in value.items())
+    return "not set" if value is None else str(value)
 
 
 def diff_samples(first: Path, second: Path) -> Iterator[SplitDiff]:

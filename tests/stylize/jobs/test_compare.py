@@ -28,7 +28,7 @@ def made(run: Run, data: Path, out: str, *options: object) -> None:
 
 def test_a_folder_is_compared_sample_by_sample(finished: Path, copied: Path) -> None:
     assert all(split.is_empty for split in diff_samples(finished, copied))
-    assert list(diff_specs(read_manifest(finished), read_manifest(copied))) == []
+    assert list(diff_specs(read_manifest(finished).spec, read_manifest(copied).spec)) == []
     first, second, third, *rest = read_shard(copied / "train-000001.tar")
     changed = [replace(first, label=1 - first.label), replace(second, styled=(second.content,)), *rest]
     write_shard(copied / "train-000001.tar", [*changed, replace(third, key="99999999")])
