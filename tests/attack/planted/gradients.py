@@ -43,7 +43,7 @@ def wrong_pixels(grad: Tensor, _pixels: Tensor) -> Tensor:
 
 def noise(scale: float) -> Callable[[Tensor, Tensor], Tensor]:
     """Return a function that adds noise, `scale` times as large as the gradient, to it."""
-    return lambda grad, _: grad + scale * grad.std() * torch.randn_like(grad)
+    return lambda grad, _: grad + scale * grad.std(correction=0) * torch.randn_like(grad)
 
 
 def where(
@@ -65,7 +65,7 @@ def flip(grad: Tensor, _pixels: Tensor) -> Tensor:
 
 def random(grad: Tensor, _pixels: Tensor) -> Tensor:
     """Return a gradient of noise alone."""
-    return torch.randn_like(grad) * grad.std()
+    return torch.randn_like(grad) * grad.std(correction=0)
 
 
 def ripple(images: Tensor) -> Tensor:

@@ -52,7 +52,7 @@ def dithered(images: Tensor) -> Tensor:
 
 def logit_noise(logits: Tensor) -> Tensor:
     """Add noise to the logits, of a third of their spread."""
-    return logits + 0.3 * logits.detach().std() * torch.randn_like(logits)
+    return logits + 0.3 * logits.detach().std(correction=0) * torch.randn_like(logits)
 
 
 def fixed_noise(images: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ class AtEveryLayer(nn.Module):
             features = layer(features)
             if isinstance(layer, nn.ReLU):
                 features = F.dropout(features, self.dropped, training=True)
-                features = features + self.noise * features.detach().std() * torch.randn_like(features)
+                features = features + self.noise * features.detach().std(correction=0) * torch.randn_like(features)
         return features
 
 
@@ -126,7 +126,7 @@ class RandomEnsemble(nn.Module):
         self.members = nn.ModuleList(copy.deepcopy(network) for _ in range(3))
         with torch.no_grad():
             for parameter in self.members.parameters():
-                parameter.add_(noise * parameter.std().nan_to_num(0) * torch.randn_like(parameter))
+                parameter.add_(noise * parameter.std(correction=0) * torch.randn_like(parameter))
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (N, classes)."""

@@ -16,7 +16,7 @@ from tests.attack.planted.zoo import BROKEN, build, judge
 
 EPSILON = 8 / 255
 KNOWN_ALARMS: set[str] = set()  # honest models that a check still suspects: one at most
-FULL = AttackConfig(suite="full", images=TEST, strong_images=TEST, steps=20, step_size=5e-4, batch_size=TEST)
+FULL = AttackConfig(suite="full", images=TEST, epsilons=(EPSILON,), steps=20, step_size=5e-4, batch_size=TEST)
 
 
 @cache
@@ -48,16 +48,16 @@ def test_the_truth_broken_models_fall_to_an_attack_on_what_they_hide(name: str) 
 @pytest.mark.parametrize("name", BROKEN)
 def test_no_broken_model_is_missed(name: str, shards: Path, tmp_path: Path) -> None:
     try:
-        judged = judge(build(name, broken=True), shards, tmp_path / "result.json")
-    except InputError:  # it refuses the model, and says why
+        cells = judge(build(name, broken=True), shards, tmp_path / "result.json")
+    except InputError:  # a model that attacks cannot be made on is refused, with the reason
         return
-    assert not judged.missed(), judged
+    assert not any(cell.missed() for cell in cells.values()), cells
 
 
 @pytest.mark.parametrize("name", HONEST)
 def test_honest_models_raise_no_alarm(name: str, shards: Path, tmp_path: Path) -> None:
-    judged = judge(build(name, broken=False), shards, tmp_path / "result.json")
-    assert judged.alarmed() == (name in KNOWN_ALARMS), judged
+    cells = judge(build(name, broken=False), shards, tmp_path / "result.json")
+    assert any(cell.alarmed() for cell in cells.values()) == (name in KNOWN_ALARMS), cells
 
 
 def test_one_alarm_at_most() -> None:
@@ -66,12 +66,15 @@ def test_one_alarm_at_most() -> None:
     assert len(HONEST) >= 19
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STATEFUL)
 def test_no_model_with_state_holds(name: str, shards: Path, tmp_path: Path) -> None:
-    judged = judge(build(name, broken=True), shards, tmp_path / "result.json", FULL)
-    assert "holds" not in judged.words.values(), judged
+    cells = judge(build(name, broken=True), shards, tmp_path / "result.json", FULL)
+    assert "holds" not in {cell.word for cell in cells.values()}, cells
 
 
-def test_an_honest_model_holds(shards: Path, tmp_path: Path) -> None:
-    judged = judge(build("plain", broken=False), shards, tmp_path / "result.json", FULL)
-    assert set(judged.words.values()) == {"holds"}, judged
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["plain", "logits times 30", "8-bit rounding, straight-through gradient"])
+def test_an_honest_model_holds(name: str, shards: Path, tmp_path: Path) -> None:
+    cells = judge(build(name, broken=False), shards, tmp_path / "result.json", FULL)
+    assert {cell.word for cell in cells.values()} == {"holds"}, cells
