@@ -113,12 +113,14 @@ def parse_options(
         with parser.commands[command].make_context(command, list(words)) as context:
             values: dict[str, Any] = context.params
             return values
+    except InputError as error:  # of an option's own parser
+        raise InputError(f"{where}: {error}") from None
     except Exception as error:
         if not hasattr(error, "format_message"):  # Typer's class for wrong options has no stable place
             raise
         reason = error.format_message().rstrip(".")
         value = next((f" (it is {value!r})" for name, value in given.items() if f"'--{name}'" in reason), "")
-        raise InputError(f"{where}: {reason}{value}: see `{command} --help`.") from None
+        raise InputError(f"{where}: {reason}{value}: see `{app.info.name} {command} --help`.") from None
 
 
 def _words(options: Mapping[str, Any]) -> Iterable[str]:

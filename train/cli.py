@@ -15,7 +15,7 @@ from train.config import PRESETS, TrainConfig, with_preset
 from train.models import ARCHITECTURE_HELP
 from train.run import train_model
 
-app = command_app("Train classifiers from shards of image pairs.")
+app = command_app("Train classifiers from shards of image pairs.", "train")
 
 
 @app.command()

@@ -35,18 +35,20 @@ def pack(
 
 
 def unpack(
-    directory: Annotated[Path, typer.Argument(help="Folder of shards.")],
+    directory: Annotated[str, typer.Argument(help="Folder of shards, or its URL.")],
     out: Annotated[Path, typer.Option(help="Folder to make, with original/ and stylized/ in it.")],
 ) -> None:
     """Write originals and copies as files in class folders; run the same command again to go on."""
-    from stylize.shards.tools import unpack_shards
+    from stylize.shards.remote import shard_files
+    from stylize.shards.unpack import unpack_shards
 
-    manifest = read_manifest(directory)
+    with shard_files(directory) as files:
+        manifest = read_manifest(files.folder)
     with counted_progress(console, "Unpacking", manifest.samples()) as report:
         unpack_shards(directory, out, report)
     pairs, total = manifest.samples("train"), manifest.samples()
-    files = total + pairs * manifest.styles_per_image
-    console.print(f"{out}: {counted(files, 'picture')} of {counted(total, 'sample')}")
+    pictures = total + pairs * manifest.styles_per_image
+    console.print(f"{out}: {counted(pictures, 'picture')} of {counted(total, 'sample')}")
 
 
 def images(

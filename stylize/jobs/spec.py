@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from stylize.networks.stylizer import Stylizer
 
 SAMPLES_PER_SHARD = 1000
-LATER_OPTIONS = {"style_size": None, "transfer": FEATURES}  # of manifests that older ones equal without them
+LATER_OPTIONS = {"style_size": None, "transfer": FEATURES, "bits": None}  # recorded only where they are given
 VERSIONED = ("stylized-pairing", "torch", "pillow", "numpy", "simplejpeg")
 BACKEND_PACKAGES = {"torch": (), "openvino": ("openvino",)}  # beside torch, which every backend needs
 LARGEST_STYLE = 2048  # pixels; one picture of that size takes gigabytes in the encoder
@@ -34,6 +34,7 @@ DATA_HELP = (
 TRANSFER_HELP = "features (AdaIN); colours, their means and deviations alone, without networks; or both."
 BACKEND_HELP = "auto (torch), torch, or openvino on CPUs, whose int8 is faster and not the same pixels."
 DTYPE_HELP = "auto, float32, bfloat16 or float16 for torch; int8 (auto) or bfloat16 for openvino."
+BITS_HELP = "Bits that 16-bit pictures use, say 12 for values up to 4095; else 16."
 FRACTION_HELP = "Held-out fraction where the data have no test split; 0 for no test split."
 ENCODER_HELP = f"Encoder file of `stylize weights import`, or {TORCHVISION}; else the embedded one."
 Data = Annotated[str, typer.Option(help=DATA_HELP)]
@@ -44,8 +45,8 @@ WorkSize = Annotated[int | None, typer.Option(min=MIN_SIDE, help="Short side whi
 Alpha = Annotated[float, typer.Option(min=0, max=1, help="0 keeps the content's style, 1 takes the style's.")]
 Seed = Annotated[int, typer.Option(min=0, help="Chooses styles, order and held-out images.")]
 TestFraction = Annotated[float, typer.Option(help=FRACTION_HELP)]
-Codec = Annotated[str, OneOf(*CODECS), typer.Option(help=f"{', '.join(CODECS)}.")]
-Quality = Annotated[int, typer.Option(min=1, max=100, help="1 to 100.")]
+Codec = Annotated[str, OneOf(*CODECS), typer.Option(help="Of originals and copies.")]
+Quality = Annotated[int, typer.Option(min=1, max=100, help="Of JPEG and WebP.")]
 Encoder = Annotated[str | None, typer.Option(help=ENCODER_HELP)]
 Decoder = Annotated[Path | None, typer.Option(help="Decoder file that belongs to the encoder; else the shipped one.")]
 
@@ -71,6 +72,7 @@ class ShardOptions:
     seed: Seed = 0
     limit: Annotated[int | None, typer.Option(min=1, help="At most N images of every split.")] = None
     test_fraction: TestFraction = 0.1
+    bits: Annotated[int | None, typer.Option(min=8, max=16, help=BITS_HELP)] = None
     codec: Codec = "jpg"
     quality: Quality = 95
     backend: Annotated[str, typer.Option(help=BACKEND_HELP)] = "auto"
@@ -120,6 +122,7 @@ class Spec:
     versions: dict[str, str]
     style_size: int | None = None
     transfer: str = FEATURES
+    bits: int | None = None
 
     def document(self) -> dict[str, Any]:
         """Return the specification as the manifest holds it, as JSON: some options only where they are no default."""
@@ -170,6 +173,7 @@ def make_spec(
         versions={name: version(name) for name in (*VERSIONED, *BACKEND_PACKAGES[stylizer.backend])},
         style_size=options.style_size,
         transfer=options.transfer,
+        bits=options.bits,
     )
 
 

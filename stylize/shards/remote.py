@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
@@ -136,6 +137,42 @@ def _tried(call: Callable[[], Result]) -> Result:
             if not left:
                 raise
     raise AssertionError
+
+
+@dataclass(frozen=True)
+class ShardFiles:
+    """The files of shards: those of a folder or, behind a URL, fetched one after the other into a temporary folder."""
+
+    folder: Path
+    remote: RemoteFolder | None = None
+
+    @contextmanager
+    def lend(self, shard: ShardEntry) -> Iterator[Path]:
+        """Lend a shard's file, as it is; raise `InputError` where a URL does not give it."""
+        path = self.folder / shard.name
+        if self.remote is None:
+            yield path
+            return
+        try:
+            self.remote.fetch(shard.name, path)
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def shard_files(shards: str | Path) -> Iterator[ShardFiles]:
+    """Open a folder of shards or its URL for reading shard by shard; of a URL the manifest comes first.
+
+    Raises `InputError` where a URL has no manifest to be trusted.
+    """
+    if not is_url(str(shards)):
+        yield ShardFiles(Path(shards))
+        return
+    remote = RemoteFolder(str(shards))
+    with tempfile.TemporaryDirectory() as folder:
+        remote.fetch_manifest(Path(folder))
+        yield ShardFiles(Path(folder), remote)
 
 
 DEFAULT_CACHE = Path("~/.cache/stylized-pairing")
