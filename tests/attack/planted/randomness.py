@@ -157,10 +157,24 @@ def noise_and_no_gradient(network: nn.Module) -> nn.Module:
     return Wrapped(gradient(lambda grad, _: torch.zeros_like(grad))(network), input_noise)
 
 
+class VotesUnderNoise(nn.Module):
+    """Counts the answers to seven noisy versions of an image."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the counts (N, classes)."""
+        answers = [self.network(images + 0.03 * torch.randn_like(images)).argmax(1) for _ in range(7)]
+        return F.one_hot(torch.stack(answers), 5).sum(0).to(images)
+
+
 RANDOM: dict[str, Builder] = {
     "noise on the input": before(input_noise),
     "noise on the input, no gradient": noise_and_no_gradient,
     "noise on the logits": after(logit_noise),
+    "votes under noise": VotesUnderNoise,
     "noise at every layer": lambda network: AtEveryLayer(network, noise=0.3),
     "noise fixed for an image": before(fixed_noise),
     "noise from Python's generator": before(seeded_elsewhere),

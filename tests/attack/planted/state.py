@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from tests.attack.planted.wrapping import Builder, chosen, per_image
+from tests.attack.planted.wrapping import Builder, OtherGradient, chosen, per_image
 
 NEAR = 10 / 255  # farther than any attack within 8/255
 CALLS = 20  # calls whose new images a memory keeps
@@ -132,6 +132,22 @@ class FirstBatch(nn.Module):
         return logits
 
 
+class FlipsEverySecondGradient(nn.Module):
+    """Gives every second call the gradient with the other sign."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network, self.seen = network, 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (N, classes)."""
+        self.seen += 1
+        sign = -1.0 if self.seen % 2 else 1.0
+        pixels = OtherGradient.apply(images, images.detach(), lambda grad, _: sign * grad)
+        logits: Tensor = self.network(pixels)
+        return logits
+
+
 class NotANumberOnSecondCall(nn.Module):
     """Answers every second call of more than one image with numbers that are none."""
 
@@ -177,6 +193,7 @@ STATEFUL: dict[str, Builder] = {
     "no gradient after 30 calls": lambda network: ChangesAfter(network, 30),
     "another answer every second call": lambda network: AnotherEvery(network, 2),
     "another answer every seventh call": lambda network: AnotherEvery(network, 7),
+    "another sign of every second gradient": FlipsEverySecondGradient,
     "not a number every second call": NotANumberOnSecondCall,
     "statistics of each batch": StatisticsOfBatches,
 }
