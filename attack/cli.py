@@ -18,7 +18,7 @@ from stylize.console import InputError, command_app, console, counted, run_comma
 from stylize.params import PARAMS, check_list, mapping, parse_options, read_section, shard_folders
 from stylize.progress import shown_progress
 from stylize.settings import options_of
-from stylize.shards.remote import DEFAULT_CACHE, DEFAULT_GB, Cache, CacheGigabytes, opened_shards
+from stylize.shards.cache import DEFAULT_CACHE, DEFAULT_GB, Cache, CacheGigabytes, opened_shards
 from train import trust
 
 MODEL_HELP = "Model that `train run` wrote (file or folder), or package.module:function."
