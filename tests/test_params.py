@@ -76,18 +76,35 @@ def test_the_project_s_own_parameters_are_right(monkeypatch: pytest.MonkeyPatch)
             "data/shards/swirl",
             "'data/shards/swirl', which there is not: choose",
         ),
-        ("train.models.pairing.shards", ..., "shards names None, which there is not: choose from data/shards/swirls"),
+        ("train.models.pairing.shards", ..., "pairing.shards is missing: choose from data/shards/swirls"),
         ("train.models.pairing.metod", "normal", "train.models.pairing: No such option.*--metod"),
         ("train.models.pairing", "pairing", "train.models.pairing is 'pairing': give keys and values"),
         ("train.models", ["pairing"], r"train.models is \['pairing'\]: give keys and values"),
         ("train.styles", ["swirls"], "train has no key 'styles': there are models, options"),
-        ("train.options.epoch", 3, "train.models.adversarial: No such option.*--epoch"),
+        ("train.options.epoch", 3, "train.options: No such option.*--epoch.*--epochs"),
         ("train.options.epochs", "many", r"'--.*valid.*\(it is 'many'\)"),
         ("train.options.epochs", 2.5, r"'--.*valid.*\(it is 2.5\)"),
-        ("train.options.epochs", [1, 2], None),  # the option given twice: the last counts, as on the command line
-        ("train.options.epochs", 0, "train.models.adversarial: --epochs is 0: give at least 1"),
-        ("train.options.epochs", None, "train.models.adversarial: epochs is None: give a value, or remove the line"),
-        ("train.options.batch-size", 1, "train.models.adversarial: --batch-size is 1: give at least 2"),
+        ("train.options.epochs", [1, 2], r"train.options: epochs is \[1, 2\]: give one value"),
+        ("train.options.epochs", True, "train.options: epochs is True: give a value"),
+        ("train.options.split-batchnorm", 1, "train.options: split-batchnorm is 1: give true or false"),
+        ("train.options.sync-batchnorm", False, "sync-batchnorm is False: give `no-sync-batchnorm: true`"),
+        ("train.options.no-sync-batchnorm", True, None),
+        ("train.models.pairing.seed", [0, 1], r"train.models.pairing: seed is \[0, 1\]: give one value"),
+        ("train.models.pairing.arch", "timm/resnet9999", "train.models.pairing: timm has no model 'resnet9999'"),
+        ("train.models.pairing.arch", "timm/resnet18", None),
+        ("stylize.options.size", [32, 64], r"stylize.options: size is \[32, 64\]: give one value"),
+        ("stylize.style_sets.swirls.style", [], r"style_sets.swirls: style is \[\]: give a list of values"),
+        (
+            "stylize.style_sets.swirls.style",
+            ["dots", None],
+            "style_sets.swirls: style is .*None.*give a list of values",
+        ),
+        ("data.source", "photos", "data: There is no data set 'photos'"),
+        ("data.source", "imagenet100:photos", "data: There is no data set 'imagenet100:photos'"),
+        ("data.source", "photos/{0..3}.tar", "data: There is no tar photos/0.tar"),
+        ("train.options.epochs", 0, "train.options: --epochs is 0: give at least 1"),
+        ("train.options.epochs", None, "train.options: epochs is None: give a value, or remove the line"),
+        ("train.options.batch-size", 1, "train.options: --batch-size is 1: give at least 2"),
         ("train.options.learning-rate", "0,1", r"'--.*valid.*\(it is '0,1'\)"),
         ("train.options.preset", "best", "--preset is 'best'"),
         ("train.options.schedule", "step", "--schedule is 'step': choose one of cosine, linear, constant"),
@@ -119,12 +136,12 @@ def test_the_project_s_own_parameters_are_right(monkeypatch: pytest.MonkeyPatch)
         ("data.test-fraction", 2, "data: --test-fraction is 2.0"),
         ("data.out", "images.zip", "data: out cannot be given here"),
         ("data.data", "shapes", "data: data cannot be given here"),
-        ("stylize.options.out", "shards", "style_sets.swirls: out cannot be given here"),
-        ("stylize.options.dry-run", True, "style_sets.swirls: dry-run cannot be given here"),
-        ("train.options.out", "models", "train.models.adversarial: out cannot be given here"),
+        ("stylize.options.out", "shards", "stylize.options: out cannot be given here"),
+        ("stylize.options.dry-run", True, "stylize.options: dry-run cannot be given here"),
+        ("train.options.out", "models", "train.options: out cannot be given here"),
         ("attack.options.model", "m.safetensors", "attack.options: model cannot be given here"),
         ("attack.options.help", True, "attack.options: help cannot be given here"),
-        ("attack.shared.seed", -1, "attack.options: --seed is -1"),
+        ("attack.shared.seed", -1, "attack.shared: --seed is -1"),
         ("train.models", {}, "train.models is empty"),
         ("data.seed", "x", r"'--.*valid.*\(it is 'x'\)"),
         ("attack.options.image", 5, "attack.options: No such option.*--image"),
@@ -200,6 +217,29 @@ def test_pictures_that_dvc_shares_are_brought_where_they_are_missing(
     shutil.rmtree(".dvc/cache")  # as in a clone
     with pytest.raises(InputError, match=f"style_sets.starry.*`dvc pull {picture}`"):
         check_all(Path("params.yaml"))
+
+
+def test_what_dvc_lock_records_as_made_may_be_made_of_what_is_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = given("data.source", "photos")
+    params["stylize"]["style_sets"]["swirls"]["style"] = "starry.jpg"
+    path, sections = write(Path(), params), params["stylize"]
+    made = {
+        "data": {"data": params["data"]},
+        "stylize@swirls": {f"stylize.{name}": sections[name] for name in ("options",)}
+        | {"stylize.style_sets.swirls": sections["style_sets"]["swirls"]},
+    }
+    lock = {"stages": {name: {"cmd": "", "params": {"params.yaml": values}} for name, values in made.items()}}
+    Path("dvc.lock").write_text(yaml.safe_dump(lock))
+    check_all(path)
+    for change, section in (("source", params["data"]), ("style", sections["style_sets"]["swirls"])):
+        before = section[change]
+        section[change] = "other"
+        with pytest.raises(InputError, match=r"There is no .*'other'"):
+            check_all(write(Path(), params))
+        section[change] = before
 
 
 COMMANDS = """

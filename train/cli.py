@@ -10,12 +10,22 @@ import typer
 from rich.table import Table
 
 from stylize.console import InputError, command_app, console, run_command_line
-from stylize.params import PARAMS, check_list, check_set_name, mapping, parse_options, read_section, shard_folders
+from stylize.params import (
+    PARAMS,
+    check_list,
+    check_options,
+    check_set_name,
+    mapping,
+    parse_options,
+    placed,
+    read_section,
+    shard_folders,
+)
 from stylize.shards.remote import DEFAULT_CACHE, DEFAULT_GB, Cache, CacheGigabytes, opened_shards
 from train.augment import IMAGE_PRESETS
 from train.config import DTYPES, LOGS, OPTIMIZERS, PRESETS, SCHEDULES, TrainConfig
 from train.methods import DISTANCES, METHODS
-from train.models import ARCHITECTURE_HELP
+from train.models import ARCHITECTURE_HELP, check_timm
 from train.run import train_model
 
 app = command_app("Train classifiers from shards of image pairs.")
@@ -130,7 +140,9 @@ def check_params(path: Path) -> None:
     """Check the pipeline's section `train`; raise `InputError` for the first value that is wrong."""
     section = read_section(path, "train", ("models", "options"))
     folders = shard_folders(path)
-    options = mapping(section.get("options"), f"{path}: train.options")
+    shared = f"{path}: train.options"
+    options = mapping(section.get("options"), shared)
+    check_options(app, "run", options, shared, ("out",))
     models = mapping(section.get("models"), f"{path}: train.models")
     if not models:
         raise InputError(f"{path}: train.models is empty: give one model or more.")
@@ -141,9 +153,9 @@ def check_params(path: Path) -> None:
         check_list([given.get("shards")], f"{where}.shards", folders)
         values = parse_options(app, "run", given, where, ("out",))
         try:
-            settings(values)
+            check_timm(settings(values).arch)
         except InputError as error:
-            raise InputError(f"{where}: {error}") from None
+            raise placed(error, own, where, shared) from None
 
 
 def main() -> None:
