@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from stylize.params import FORBIDDEN, check_set_name, read_section
 
 PROJECT = Path(__file__).parents[1]
 Params = dict[str, Any]
+GRID = {"method": ["pairing", "normal"], "arch": ["small", "resnet18"], "set": ["swirls"], "seed": [0, 1]}
 CARRIED = (
     *("my set", "it's", "a,b;c:d!e", "a(b)c", "[red]x", "{a}", "<b>", "a|b&c", "100%", "#1", "*?", "-x", "~", "^"),
     *("ünï", "日本", "🎨", "a+b=c_d", "x" * 100, "true", "1", "null"),
@@ -80,7 +82,7 @@ def test_the_project_s_own_parameters_are_right(monkeypatch: pytest.MonkeyPatch)
         ("train.models.pairing.metod", "normal", "train.models.pairing: No such option.*--metod"),
         ("train.models.pairing", "pairing", "train.models.pairing is 'pairing': give keys and values"),
         ("train.models", ["pairing"], r"train.models is \['pairing'\]: give keys and values"),
-        ("train.styles", ["swirls"], "train has no key 'styles': there are models, options"),
+        ("train.styles", ["swirls"], "train has no key 'styles': there are grid, models, options"),
         ("train.options.epoch", 3, "train.options: No such option.*--epoch.*--epochs"),
         ("train.options.epochs", "many", r"'--.*valid.*\(it is 'many'\)"),
         ("train.options.epochs", 2.5, r"'--.*valid.*\(it is 2.5\)"),
@@ -138,6 +140,24 @@ def test_the_project_s_own_parameters_are_right(monkeypatch: pytest.MonkeyPatch)
         ("data.data", "shapes", "data: data cannot be given here"),
         ("stylize.options.out", "shards", "stylize.options: out cannot be given here"),
         ("stylize.options.dry-run", True, "stylize.options: dry-run cannot be given here"),
+        ("train.grid", ..., "train.grid is None"),
+        ("train.grid.seed", ..., "train.grid has arch, method, set: give method, arch, set, seed"),
+        ("train.grid.size", [32], "train.grid has .*size: give method, arch, set, seed"),
+        ("train.grid.seed", 0, "train.grid.seed is 0: give a list"),
+        ("train.grid.seed", [[0]], r"train.grid.seed is \[\[0\]\]: give a list"),
+        ("train.grid.seed", [0, 0], r"train.grid.seed is \[0, 0\]: give each value once"),
+        (
+            "train.grid.method",
+            ["normal", "pairng"],
+            r"train.grid.pairng-\w+-swirls-0: --method is 'pairng'",
+        ),
+        ("train.grid", GRID | {"arch": ["timm/resnet18"]}, "train.grid has the name 'pairing-timm/resnet18-swirls-0'"),
+        (
+            "train.grid",
+            GRID | {"set": ["dots"]},
+            "'data/shards/dots', which there is not: choose from",
+        ),
+        ("train.grid", GRID, None),
         ("train.options.out", "models", "train.options: out cannot be given here"),
         ("attack.options.model", "m.safetensors", "attack.options: model cannot be given here"),
         ("attack.options.help", True, "attack.options: help cannot be given here"),
@@ -257,6 +277,7 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     shutil.copy(PROJECT / "dvc.yaml", folder)
     params = given("data.source", SOURCE)
     params["stylize"]["style_sets"] = {name: {"style": STYLE} for name in CARRIED}
+    params["train"]["grid"] = GRID
     common = {"method": "pairing", "arch": "resnet18"}
     params["train"]["models"] = {name: {**common, "shards": f"data/shards/{name}"} for name in CARRIED}
     params["attack"]["shared"]["shards"] = f"data/shards/{CARRIED[0]}"
@@ -299,6 +320,18 @@ def test_style_sets_reach_the_commands_as_they_are(words: Callable[[str], list[s
     assert words(f"stylize@{name}")[5] == f"data/shards/{name}"
     assert {f"data/shards/{name}", f"data/models/{name}"} <= set(words(f"train@{name}"))
     assert {f"data/models/{name}/model.safetensors", f"data/results/{name}.json"} <= set(words(f"attack@{name}"))
+
+
+def test_a_grid_is_a_stage_for_every_combination(words: Callable[[str], list[str]], commands: dict[str, Any]) -> None:
+    names = {f"{method}-{arch}-swirls-{seed}" for method, arch, _, seed in product(*GRID.values())}
+    for stage in ("train-grid", "attack-grid"):
+        assert {name.partition("@")[2] for name in commands if name.startswith(f"{stage}@")} == names
+    given = words("train-grid@normal-resnet18-swirls-1")
+    assert given[given.index("--out") + 1] == "data/models/normal-resnet18-swirls-1"
+    values = {
+        name: given[len(given) - given[::-1].index(name)] for name in ("--method", "--arch", "--shards", "--seed")
+    }
+    assert list(values.values()) == ["normal", "resnet18", "data/shards/swirls", "1"]
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from fractions import Fraction
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,6 +28,8 @@ from train.config import DTYPES, LOGS, OPTIMIZERS, PRESETS, SCHEDULES, TrainConf
 from train.methods import DISTANCES, METHODS
 from train.models import ARCHITECTURE_HELP, check_timm
 from train.run import train_model
+
+GRID = ("method", "arch", "set", "seed")  # in the order of dvc.yaml
 
 app = command_app("Train classifiers from shards of image pairs.")
 
@@ -138,17 +141,20 @@ def check_params_command(params: Annotated[Path, typer.Argument(help="The pipeli
 
 def check_params(path: Path) -> None:
     """Check the pipeline's section `train`; raise `InputError` for the first value that is wrong."""
-    section = read_section(path, "train", ("models", "options"))
+    section = read_section(path, "train", ("grid", "models", "options"))
     folders = shard_folders(path)
     shared = f"{path}: train.options"
     options = mapping(section.get("options"), shared)
     check_options(app, "run", options, shared, ("out",))
-    models = mapping(section.get("models"), f"{path}: train.models")
-    if not models:
+    models, grid = mapping(section.get("models"), f"{path}: train.models"), _grid(path, section)
+    if not models and not grid:
         raise InputError(f"{path}: train.models is empty: give one model or more.")
-    for name, own in models.items():
-        where = f"{path}: train.models.{name}"
-        check_set_name(name, f"{path}: train.models")
+    if twice := sorted(models.keys() & grid.keys()):
+        raise InputError(f"{path}: train.models.{twice[0]} is in train.grid too: give it another name.")
+    for name, own in {**models, **grid}.items():
+        section_name = f"{path}: train.{'models' if name in models else 'grid'}"
+        where = f"{section_name}.{name}"
+        check_set_name(name, section_name)
         given = {**options, **mapping(own, where)}
         check_list([given.get("shards")], f"{where}.shards", folders)
         values = parse_options(app, "run", given, where, ("out",))
@@ -156,6 +162,25 @@ def check_params(path: Path) -> None:
             check_timm(settings(values).arch)
         except InputError as error:
             raise placed(error, own, where, shared) from None
+
+
+def _grid(path: Path, section: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the options of each model of `train.grid`, by the name that DVC's matrix gives it."""
+    where = f"{path}: train.grid"
+    grid = mapping(section.get("grid"), where)
+    if set(grid) != set(GRID):
+        raise InputError(f"{where} has {', '.join(map(str, grid)) or 'nothing'}: give {', '.join(GRID)}, each a list.")
+    for axis, values in grid.items():
+        if not isinstance(values, list) or not all(type(value) in (str, int) for value in values):
+            raise InputError(f"{where}.{axis} is {values!r}: give a list of names or numbers, or [] for no grid.")
+        if len(set(values)) < len(values):
+            raise InputError(f"{where}.{axis} is {values!r}: give each value once.")
+    return {
+        "-".join(map(str, (method, arch, style_set, seed))): {
+            "method": method, "arch": arch, "shards": f"data/shards/{style_set}", "seed": seed
+        }
+        for method, arch, style_set, seed in product(*(grid[axis] for axis in GRID))
+    }  # fmt: skip
 
 
 def main() -> None:
