@@ -23,7 +23,12 @@ from stylize.params import FORBIDDEN, check_set_name, read_section
 
 PROJECT = Path(__file__).parents[1]
 Params = dict[str, Any]
-GRID = {"method": ["pairing", "normal"], "arch": ["small", "resnet18"], "set": ["swirls"], "seed": [0, 1]}
+GRID: dict[str, list[Any]] = {
+    "method": ["pairing", "normal"],
+    "arch": ["small", "resnet18"],
+    "set": ["swirls"],
+    "seed": [0, 1],
+}
 CARRIED = (
     *("my set", "it's", "a,b;c:d!e", "a(b)c", "[red]x", "{a}", "<b>", "a|b&c", "100%", "#1", "*?", "-x", "~", "^"),
     *("ünï", "日本", "🎨", "a+b=c_d", "x" * 100, "true", "1", "null"),
@@ -189,6 +194,22 @@ def test_a_wrong_value_is_named_with_what_there_is(
         check_all(path)
     assert str(caught.value).startswith("params.yaml: ")
     assert "\n" not in str(caught.value)
+
+
+def test_the_parameters_in_the_page_are_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_shard_folder: Callable[..., Path]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_shard_folder("data/imported/theirs")
+    Path("data/paintings").mkdir()
+    Image.new("RGB", (64, 64), "navy").save("data/paintings/starry.jpg")
+    params: Params = yaml.safe_load((PROJECT / "params.yaml").read_text())
+    blocks = re.findall(r"```yaml\n(.*?)```", (PROJECT / "docs/pipeline.md").read_text(), re.DOTALL)
+    for block in blocks:
+        for section, values in yaml.safe_load(block).items():
+            params[section] |= values
+        check_all(write(Path(), params))
+    assert {"style_sets", "imported", "models", "grid"} <= params["stylize"].keys() | params["train"].keys()
 
 
 @pytest.mark.parametrize(

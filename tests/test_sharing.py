@@ -1,4 +1,4 @@
-"""The commands of docs/sharing.md, run as they stand there: one makes, a colleague trains, another project imports."""
+"""The commands of docs/sharing.md and docs/pipeline.md, run as they stand there, and what people get by them."""
 
 import getpass
 import os
@@ -19,7 +19,10 @@ from stylize.shards.manifest import read_manifest
 from stylize.shards.verify import verify_shards
 from tests.test_pipeline import GIT, PROJECT, clone_project, draw_images, run, small_parameters
 
-STORIES = re.findall(r"```sh\n(.*?)```", (PROJECT / "docs" / "sharing.md").read_text(), re.DOTALL)
+STORIES, PIPELINE = (
+    re.findall(r"```sh\n(.*?)```", (PROJECT / "docs" / page).read_text(), re.DOTALL)
+    for page in ("sharing.md", "pipeline.md")
+)
 SSHD = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/usr/bin")
 TRAINS = "Running stage 'train@pairing'"
 COMMANDS = Path(sys.executable).parent
@@ -144,6 +147,21 @@ def test_the_page_s_stories(team: Path, names: dict[str, str], tmp_path: Path) -
     assert len(read_manifest(theirs / "data/shards/swirls").spec["styles"]) == 2
     tell(updates, team / "other")
     assert len(read_manifest(team / "other/data/imported/swirls").spec["styles"]) == 2
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_pipeline_s_page(team: Path, names: dict[str, str]) -> None:
+    tell('git clone --quiet "$PROJECT" mine', team, **names)
+    mine = team / "mine"
+    everyday, again, experiments, shares = PIPELINE
+    assert "data/report/metrics/pairing.json" in tell(everyday, mine)
+    tell("git add --all && git commit --quiet --message 'The first results'", mine)
+    assert "Running stage 'train" not in tell(again, mine)  # the images and the picture are as they were
+    assert tell(experiments, mine).count(TRAINS) == 3
+    tell("git restore .", mine)
+    tell(shares, mine, **names)
+    tell('git clone --quiet "$PROJECT" theirs && cd theirs && dvc pull', team, **names)
+    assert contents(team / "theirs/data/results") == contents(mine / "data/results")
 
 
 def contents(folder: Path) -> dict[str, bytes]:
