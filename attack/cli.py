@@ -10,9 +10,11 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from attack.evaluation.result import read_result, robust_shares, whole_split
+from attack.attacks.attack import radius_name
+from attack.evaluation.result import read_result, whole_split
 from attack.evaluation.run import attack_model
-from attack.evaluation.suite import AttackConfig, epsilon_name, parse_epsilon
+from attack.evaluation.statistics import share
+from attack.evaluation.suite import AttackConfig, parse_epsilon
 from attack.evaluation.transfer import attack_transfer
 from stylize.console import InputError, command_app, console, counted, run_command_line
 from stylize.params import (
@@ -26,10 +28,23 @@ from stylize.params import (
     shard_folders,
 )
 from stylize.shards.remote import DEFAULT_CACHE, DEFAULT_GB, Cache, CacheGigabytes, opened_shards
+from train import trust
 
-MODEL_HELP = "Model that `train run` wrote, or package.module:function."
+MODEL_HELP = "Model that `train run` wrote (file or folder), or package.module:function."
 ClassifiedAtATime = Annotated[int, typer.Option(help="Images classified at a time.")]
 Out = Annotated[Path, typer.Option(help="Result to write (JSON).")]
+
+
+def _trust(references: list[str] | None) -> list[str] | None:
+    for reference in references or ():
+        trust(reference)
+    return references
+
+
+Trust = Annotated[  # its callback does all, so commands take it and do not look at it
+    list[str] | None,
+    typer.Option(callback=_trust, help="package.module:function that model files may run; repeatable. [default: none]"),
+]
 
 
 def shape_bias_command(
@@ -40,6 +55,7 @@ def shape_bias_command(
         Path | None, typer.Option(help="Folder of `stylize cue-conflict --texture-free`: accuracy on plain shapes too.")
     ] = None,
     batch_size: ClassifiedAtATime = 100,
+    trust: Trust = None,
 ) -> None:
     """Measure whether a model goes by shape or by texture where the two disagree (Geirhos et al. 2019)."""
     from attack.evaluation.shape_bias import measure_shape_bias
@@ -66,6 +82,7 @@ def corruptions_command(
     images: Annotated[int, typer.Option(help="Images of each corruption and severity, chosen by hash.")] = 1000,
     batch_size: ClassifiedAtATime = 100,
     seed: Annotated[int, typer.Option(help="Chooses images and noise.")] = 0,
+    trust: Trust = None,
 ) -> None:
     """Measure a model's errors on corrupted images: published arrays, or a small home-made sweep."""
     from attack.evaluation.corruptions import measure_corruptions
@@ -93,6 +110,7 @@ def explain_command(
     parts: Annotated[int, typer.Option(help="Superpixels that an image is cut into.")] = 64,
     samples: Annotated[int, typer.Option(help="Changed images that a model sees for each explanation.")] = 1000,
     seed: Annotated[int, typer.Option(help="Chooses images and changes.")] = 0,
+    trust: Trust = None,
 ) -> None:
     """Draw what models go by on images that all of them get right (LIME; paper, Figure 6)."""
     from attack.evaluation.explain import explain_models
@@ -140,7 +158,14 @@ app.command("shape-bias")(shape_bias_command)
 app.command("corruptions")(corruptions_command)
 app.command("explain")(explain_command)
 
-SHARED = ("shards", "images", "epsilon", "batch-size", "seed")  # options of both `run` and `transfer` in the pipeline
+SHARED = (
+    "shards",
+    "images",
+    "epsilon",
+    "batch-size",
+    "seed",
+    "trust",
+)  # options of both `run` and `transfer` in the pipeline
 Shards = Annotated[str, typer.Option(help="Shard folder, or its URL; its test split is attacked.")]
 Images = Annotated[int, typer.Option(help="Test images to evaluate on, the same for every model.")]
 Epsilons = Annotated[
@@ -152,7 +177,7 @@ Seed = Annotated[int, typer.Option(help="Chooses another list of images, and the
 
 @app.command()
 def run(
-    model: Annotated[str, typer.Option(help="Model that `train run` wrote, or package.module:function.")],
+    model: Annotated[str, typer.Option(help=MODEL_HELP)],
     shards: Shards,
     out: Annotated[Path, typer.Option(help="Result to write (JSON).")],
     suite: Annotated[
@@ -161,8 +186,9 @@ def run(
     ] = "quick",
     images: Images = 200,
     strong_images: Annotated[
-        int, typer.Option(help="So many of the images meet AutoAttack, Square and the minimal-norm attacks.")
-    ] = 100,
+        int | None,
+        typer.Option(help="So many images meet AutoAttack, Square and minimal norms. [default: all]"),
+    ] = None,
     epsilon: Epsilons = None,
     steps: Annotated[int, typer.Option(help="Steps of the paper's path.")] = 100,
     step_size: Annotated[float, typer.Option(help="Size of a step of the path; 1 is the full pixel range.")] = 1e-4,
@@ -171,6 +197,7 @@ def run(
     ] = "stay",
     batch_size: BatchSize = 50,
     seed: Seed = 0,
+    trust: Trust = None,
     cache: Cache = DEFAULT_CACHE,
     cache_gb: CacheGigabytes = DEFAULT_GB,
 ) -> None:
@@ -194,6 +221,7 @@ def transfer(
     epsilon: Epsilons = None,
     batch_size: BatchSize = 50,
     seed: Seed = 0,
+    trust: Trust = None,
     cache: Cache = DEFAULT_CACHE,
     cache_gb: CacheGigabytes = DEFAULT_GB,
 ) -> None:
@@ -261,10 +289,12 @@ def _table(out: Path) -> Table:
     result = read_result(out)
     table = Table(title=f"{result.method} {result.arch} on {result.shards_name}", show_header=False)
     clean = result.document["clean"]
-    table.add_row("verdict", result.verdict.word)
     table.add_row("clean accuracy", f"{whole_split(result)}, n = {clean['images']}")
-    for epsilon, robust in robust_shares(result).items():
-        table.add_row(f"robust at L-infinity {epsilon_name(epsilon)}, n = {robust.n}", str(robust))
+    for cell, verdict in zip(result.cells, result.verdicts, strict=False):
+        radius = f"robust at {radius_name(cell.norm, cell.epsilon)}, n = {len(cell.robust)}"
+        table.add_row(radius, f"{share(cell.robust)}: {verdict.word}")
+    if not result.cells:
+        table.add_row("verdict", result.verdicts[0].word)
     table.add_row("attacks", f"{len(result.attacks)}, {result.document['forwards']:,} forward passes")
     passed = sum(check.passed for check in result.checks)
     table.add_row("checks", f"{passed} of {len(result.checks)} passed")
@@ -275,11 +305,13 @@ def _table(out: Path) -> Table:
 
 def _print_failed_checks(out: Path) -> None:
     result = read_result(out)
-    for reason in result.verdict.reasons:
-        console.print(f"{result.verdict.word}: {reason}", highlight=False)
+    for verdict in result.verdicts:
+        place = "" if verdict.epsilon is None else f"{radius_name(verdict.norm, verdict.epsilon)}: "
+        for reason in verdict.reasons:
+            console.print(f"{place}{verdict.word}: {reason}", highlight=False)
     for check in result.checks:
         if not check.passed:
-            console.print(f"Check failed: {check.name}: {check.detail}", style="bold red")
+            console.print(f"Check failed: {check.title}: {check.detail}", style="bold red")
 
 
 def main() -> None:

@@ -60,6 +60,45 @@ def counted(number: int, thing: str, things: str | None = None) -> str:
     return f"{number} {thing if number == 1 else things or f'{thing}s'}"
 
 
+class LastingStream(io.TextIOWrapper):
+    """An output that falls silent where its reader has left or its disk is full, so that the work goes on."""
+
+    def write(self, text: str) -> int:
+        """Write a text, or nothing."""
+        try:
+            return super().write(text)
+        except OSError as error:
+            self._fall_silent(error)
+            return len(text)
+
+    def flush(self) -> None:
+        """Hand on what was written, or nothing."""
+        try:
+            super().flush()
+        except OSError as error:
+            self._fall_silent(error)
+
+    def _fall_silent(self, error: OSError) -> None:
+        """Send what is still to be printed, and what waits in buffers, nowhere; say why, but for `| head -1`."""
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), self.fileno())
+        if not isinstance(error, BrokenPipeError) and self is not sys.stderr:
+            print_error(f"Warning: the output cannot be written ({error.strerror}); the work goes on without it.")
+
+
+def _lasting(stream: Any) -> Any:
+    """Return a process's own output as one that lasts; a stream that somebody put in its place stays."""
+    if stream is None:  # closed: a file opened next would take its number, and get what is printed
+        return open(os.devnull, "w")
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="replace")
+    if stream not in (sys.__stdout__, sys.__stderr__):
+        return stream
+    stream.flush()
+    raw = open(stream.fileno(), "wb", closefd=False)  # noqa: SIM115 - it lasts as long as the process
+    return LastingStream(raw, stream.encoding, "replace", None, stream.line_buffering, stream.write_through)
+
+
 class LiteralConsole(Console):
     """A console that shows names as they are: no markup, no emoji codes, no control character of theirs.
 
@@ -88,6 +127,11 @@ class LiteralConsole(Console):
 
 console = LiteralConsole()
 _errors = LiteralConsole(stderr=True, highlight=False)
+
+
+def print_error(line: str) -> None:
+    """Print a line on standard error."""
+    _errors.print(line)
 
 
 def print_notice(sentence: str) -> None:
@@ -122,13 +166,11 @@ def _is_interruption(error: BaseException | None) -> bool:
 def run_command_line(app: typer.Typer) -> None:
     """Run an application and raise `SystemExit`; an `InputError` becomes one line on standard error and exit code 2.
 
-    SIGTERM ends the work as Ctrl-C does: temporary files are removed and finished work is kept.  Characters that
-    standard output cannot encode are replaced.
+    SIGTERM ends the work as Ctrl-C does: temporary files are removed and finished work is kept.  Output that cannot be
+    written, say on a full disk, does not end it, and characters that it cannot encode are replaced.
     """
     signal.signal(signal.SIGTERM, _terminate)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+    sys.stdout, sys.stderr = _lasting(sys.stdout), _lasting(sys.stderr)
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         raise SystemExit(_run(app))
@@ -148,7 +190,7 @@ def _run(app: typer.Typer) -> int:
         else:
             raise
     if code == INTERRUPTED:
-        _errors.print(INTERRUPTION)
+        print_error(INTERRUPTION)
     return code or 0
 
 
@@ -171,7 +213,7 @@ def _usage(error: Any) -> list[str]:
 
 def _fail(*lines: str) -> int:
     for line in lines:
-        _errors.print(line)
+        print_error(line)
     return 2
 
 
@@ -184,4 +226,4 @@ def _show_warning(
     line: str | None = None,
 ) -> None:
     """Show a library's warning in one line; its text may quote a name."""
-    _errors.print(f"Warning: {message} ({category.__name__}, {filename}:{lineno})")
+    print_error(f"Warning: {message} ({category.__name__}, {filename}:{lineno})")

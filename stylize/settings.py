@@ -79,8 +79,20 @@ def _check(field: Field[Any], option: OptionInfo, value: Any) -> None:
         raise InputError(f"{name} is {value!r}: choose one of {', '.join(choices)}.")
     low, high = option.min, option.max
     if (low is not None and not value >= low) or (high is not None and not value <= high):  # not NaN either
-        right = f"{low} or more" if high is None else f"{high} or less" if low is None else f"{low} to {high}"
-        raise InputError(f"{name} is {value!r}: give {right}.")
+        raise InputError(f"{name} is {value!r}: give {_range(option)}.")
+
+
+def _range(option: OptionInfo) -> str:
+    """Return what values an option takes; nothing where there is no limit."""
+    match option.min, option.max:
+        case None, None:
+            return ""
+        case low, None:
+            return f"{low} or more"
+        case None, high:
+            return f"{high} or less"
+        case low, high:
+            return f"{low} to {high}"
 
 
 def _options(settings: type) -> Iterator[tuple[Field[Any], OptionInfo]]:
@@ -97,16 +109,22 @@ def _marks(field: Field[Any]) -> tuple[Any, ...]:
 
 
 def _parameter(field: Field[Any], option: OptionInfo) -> Parameter:
-    """Return the option of a field: optional where the dataclass has a default, which the help then shows."""
+    """Return the option of a field: optional where the dataclass has a default, which the help shows like its range.
+
+    The dataclass checks the range, since Typer's message does not say what was given.
+    """
     kind = get_args(field.type)[0]
     if get_origin(kind) is tuple:
         kind = list[get_args(kind)[0]]  # type: ignore[misc]
+    notes = [_range(option)]
+    if field.default not in (MISSING, None, False, ()) and option.show_default:
+        default = ", ".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
+        notes.append(f"default: {default}")
+    option = copy(option)
+    option.help = " ".join([option.help or "", *(f"[{note}]" for note in notes if note)]).strip()
+    option.min = option.max = None
     if field.default is MISSING:
         return Parameter(field.name, Parameter.KEYWORD_ONLY, annotation=Annotated[kind, option])
-    if field.default not in (None, False, ()) and option.show_default:
-        default = ", ".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
-        option = copy(option)
-        option.help = f"{option.help or ''} [default: {default}]".strip()
     return Parameter(field.name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option])
 
 

@@ -138,7 +138,9 @@ def test_an_edit_reruns_its_package_and_what_follows(repository: Path, edited: s
 def test_metrics_and_plots_show_each_model(repository: Path) -> None:
     shown = json.loads(run(repository, "dvc", "metrics", "show", "--json"))[""]["data"]
     for name in MODELS:
-        assert set(shown[f"data/report/metrics/{name}.json"]["data"]) == {"verdict", "clean", "robust_8_of_255"}
+        assert set(shown[f"data/report/metrics/{name}.json"]["data"]) == {
+            "clean", "verdict_8_of_255", "robust_8_of_255", "images_8_of_255",
+        }  # fmt: skip
     plots = json.loads(run(repository, "dvc", "plots", "show", "--json"))["data"]
     for norm in ("L2", "L-infinity"):
         (figure,) = plots[f"Paper's attack, {norm} distance"]

@@ -6,6 +6,7 @@ from .checkpoint import ModelCard as ModelCard
 from .checkpoint import load_model as load_model
 from .checkpoint import read_card as read_card
 from .checkpoint import save_model as save_model
+from .checkpoint import trust as trust
 from .config import TrainConfig as TrainConfig
 from .evaluation import TestImage as TestImage
 from .evaluation import evaluate as evaluate

@@ -102,9 +102,12 @@ def showing(model: nn.Module, views: int) -> Iterator[None]:
 
 def _replaced(model: nn.Module, kind: type[nn.BatchNorm2d], make: Callable[[Any], nn.Module]) -> nn.Module:
     """Put another module in the place of each that is exactly of one kind."""
-    for name, module in list(model.named_modules()):
+    made: dict[nn.Module, nn.Module] = {}
+    for name, module in list(model.named_modules(remove_duplicate=False)):  # one under two names stays one
         if type(module) is kind:
-            model.set_submodule(name, make(module), strict=True)
+            if module not in made:
+                made[module] = make(module)
+            model.set_submodule(name, made[module], strict=True)
     return model
 
 

@@ -14,10 +14,12 @@ from torch import Tensor, nn
 
 from stylize.console import InputError, counted
 from stylize.files import why_unreadable, write_atomically
-from train.models import build_model, is_reference, refuse_foreign
+from train.models import build_model, is_reference
 
 FORMAT_NAME = "stylized-pairing model"
 FORMAT_VERSION = 1
+MODEL_NAME = "model.safetensors"
+_trusted: set[str] = set()  # code that model files may run
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,11 @@ class ModelCard:
 
 def save_model(path: Path, model: nn.Module, card: ModelCard) -> None:
     """Write a model and its card atomically; equal tensors and cards give equal bytes."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    # Copies, because safetensors refuses tensors that share memory, as tied layers have them.
+    tensors = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in model.state_dict().items()
+    }
     document = {
         "format": FORMAT_NAME,
         "format_version": FORMAT_VERSION,
@@ -54,23 +60,41 @@ def save_model(path: Path, model: nn.Module, card: ModelCard) -> None:
 
 def read_card(path: Path) -> ModelCard:
     """Read a model's card without its tensors; raises `InputError` as `load_model`."""
+    path = model_file(path)
     return _card(_read(path, with_tensors=False)[0], path)
 
 
+def model_file(path: Path) -> Path:
+    """Return the file of a model that is named by its file, or by the folder that `train run` wrote."""
+    return path / MODEL_NAME if path.is_dir() else path
+
+
+def trust(reference: str) -> None:
+    """Let model files that were made by the code `package.module:function` import and call it in this process."""
+    if not is_reference(reference):
+        raise InputError(f"--trust is {reference!r}: give package.module:function.")
+    _trusted.add(reference)
+
+
 def load_model(path: Path) -> tuple[nn.Module, ModelCard]:
-    """Return the model, in eval mode and without parameter gradients, and its card.
+    """Return the model of a file or of a run's folder, in eval mode and without parameter gradients, and its card.
 
     The model maps [0, 1] pixels (B, 3, H, W), float32, to logits (B, classes).  Raises `InputError` for a file that is
-    missing, damaged, not of this format, or whose tensors fit neither its architecture nor its class names.
+    missing, damaged, not of this format, or whose tensors fit neither its architecture nor its class names, and for
+    one that was made by code which nobody has named to `trust`: a file does not choose what runs.
     """
+    path = model_file(path)
     document, tensors = _read(path, with_tensors=True)
     card = _card(document, path)
-    if is_reference(card.arch):
-        refuse_foreign(card.arch, path)
+    if is_reference(card.arch) and card.arch not in _trusted:
+        raise InputError(
+            f"{path} says that the code {card.arch} makes its network, and a file does not choose what runs here: "
+            f"give --trust {card.arch} (in Python `train.trust({card.arch!r})`) if that code is yours."
+        )
     with torch.random.fork_rng(devices=[]):  # the random weights give way to the file's
         model = build_model(card.arch, len(card.class_names), stem=card.config.get("stem", "standard"))
     try:
-        model.load_state_dict(tensors, assign=True)
+        model.load_state_dict(tensors)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         kind = f"{card.arch} of {counted(len(card.class_names), 'class', 'classes')}"

@@ -1,15 +1,19 @@
-"""Options of `train run`, their defaults and checks."""
+"""The settings of a training run: options of `train run`, their defaults, ranges and presets."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from typer import Option
 
 from stylize.console import InputError, option_name
+from stylize.settings import OneOf, check_settings
 from train.augment import IMAGE_PRESETS
 from train.methods import DISTANCES, METHODS, Settings
-from train.models import IMAGENET, SCRATCH, SMALL, STEMS, is_architecture, unknown_architecture
+from train.models import ARCHITECTURE_HELP, IMAGENET, SCRATCH, SMALL, STEMS, is_architecture, unknown_architecture
 
 LOGS = ("none", "dvclive", "tensorboard")
 
@@ -49,93 +53,93 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+def _number(text: str) -> float:
+    """Return a number such as 0.1 or 4/255."""
+    try:
+        return float(Fraction(text.replace(" ", "")))
+    except (ValueError, ZeroDivisionError):
+        raise InputError(f"--epsilon is {text!r}: give a number such as 4/255 or 0.1.") from None
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """What to train, on what and how; a value out of range raises `InputError`.
 
-    `batch_size` counts pairs per process, and `accumulate` batches make one update.  `pairing_weight` is λ of Eq. 6,
-    which rises from 0 over the first `pairing_warmup` epochs, and `distance` that of a pair's logits; `epsilon` and
-    `attack_steps` are of attacks in training.  Where one is None, the method says it.  `mixup` and `cutmix` are α of
-    the Beta distribution of shares, `ema` the decay of averaged weights, `clip_norm` the greatest norm of a gradient;
-    0 switches each off.  `validation_fraction` of the training samples choose the best epoch, unless the shards have
-    a split `val`.  `split_batchnorm` gives copies and adversaries statistics of their own in training, and
-    `sync_batchnorm` lets BatchNorm span all processes (None: on GPUs).  `workers` load images (None: 2, but
-    none on few cores without GPU), every `save_minutes` the state is saved, and `log` says who follows; they do not
-    change any result, nor does `out`.
+    Each field with an option is one of `train run`.  `batch_size` counts pairs per process; `pairing_weight` is λ of
+    Eq. 6.  Where `pairing_weight`, `distance` or `epsilon` (the greatest change of a pixel in [0, 1]) is None, the
+    method has one; where `sync_batchnorm` or `workers` is None, the hardware decides.  `validation_fraction` is used
+    unless the shards have a split `val`.  `out`, `workers`, `save_minutes` and `log` do not change any result.
     """
 
     shards: Path
     arch: str
-    method: str
-    out: Path
-    stem: str = "standard"
-    weights: str = SCRATCH
-    image_preset: str = "auto"
-    epochs: int = 20
-    batch_size: int = 64
-    accumulate: int = 1
-    optimizer: str = "adam"
-    learning_rate: float = 1e-3
-    schedule: str = "cosine"
-    warmup_epochs: float = 0.0
-    weight_decay: float = 0.0
-    label_smoothing: float = 0.0
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    clip_norm: float = 0.0
-    ema: float = 0.0
-    pairing_weight: float | None = None
-    pairing_warmup: float = 0.0
-    distance: str | None = None
-    epsilon: float | None = None
-    attack_steps: int = 7
-    validation_fraction: float = 0.1
-    seed: int = 0
-    dtype: str = "auto"
-    device: str = "auto"
-    compile: bool = False
-    split_batchnorm: bool = False
-    sync_batchnorm: bool | None = None
-    workers: int | None = None
-    save_minutes: float = 5.0
-    log: str = "none"
+    method: Annotated[str, OneOf(*METHODS), Option(help=", ".join(METHODS))]
+    out: Annotated[Path, Option(help="Folder for the model, its metrics and its record.")]
+    stem: Annotated[str, OneOf(*STEMS), Option(help="standard, or small: for 32 px.")] = "standard"
+    weights: Annotated[str, Option(help="scratch, imagenet, or a .safetensors or .pth file.")] = SCRATCH
+    image_preset: Annotated[str, OneOf(*IMAGE_PRESETS), Option(help=", ".join(IMAGE_PRESETS))] = "auto"
+    epochs: Annotated[int, Option(min=1)] = 20
+    batch_size: Annotated[int, Option(min=2, help="Pairs per process; BatchNorm needs two.")] = 64
+    accumulate: Annotated[int, Option(min=1, help="Batches that make one update.")] = 1
+    optimizer: Annotated[str, OneOf(*OPTIMIZERS), Option(help=", ".join(OPTIMIZERS))] = "adam"
+    learning_rate: Annotated[float, Option(min=0)] = 1e-3
+    schedule: Annotated[str, OneOf(*SCHEDULES), Option(help=", ".join(SCHEDULES))] = "cosine"
+    warmup_epochs: Annotated[float, Option(min=0, help="While the learning rate rises.")] = 0.0
+    weight_decay: Annotated[float, Option(min=0, help="Of matrices and filters.")] = 0.0
+    label_smoothing: Annotated[float, Option(min=0, max=1)] = 0.0
+    mixup: Annotated[float, Option(min=0, help="α of mixup, of pairs alike; 0: none.")] = 0.0
+    cutmix: Annotated[float, Option(min=0, help="α of CutMix, of pairs alike; 0: none.")] = 0.0
+    clip_norm: Annotated[float, Option(min=0, help="Largest norm of the gradient; 0: any.")] = 0.0
+    ema: Annotated[float, Option(min=0, max=1, help="Decay of averaged weights; 0: no average.")] = 0.0
+    pairing_weight: Annotated[
+        float | None, Option("--lambda", min=0, help="Weight λ of the pairing loss. [default: the method's]")
+    ] = None
+    pairing_warmup: Annotated[float, Option(min=0, help="Epochs over which λ rises from 0.")] = 0.0
+    distance: Annotated[
+        str | None,
+        OneOf(*DISTANCES),
+        Option(help=f"Of a pair's logits: {', '.join(DISTANCES)}. [default: the method's]"),
+    ] = None
+    epsilon: Annotated[
+        float | None,
+        Option(parser=_number, max=1, help="L∞ radius of attacks in training, as 4/255. [default: the method's]"),
+    ] = None
+    attack_steps: Annotated[int, Option(min=1, help="Of attacks in training that iterate.")] = 7
+    validation_fraction: Annotated[
+        float, Option(min=0, max=1, help="Share of training images that choose the epoch.")
+    ] = 0.1
+    seed: Annotated[int, Option(min=0, max=2**32 - 1, help="Of split, order, augmentation, head and dropout.")] = 0
+    dtype: Annotated[
+        str, OneOf(*DTYPES), Option(help=f"{', '.join(DTYPES)}; auto: bf16 where the hardware gains by it.")
+    ] = "auto"
+    device: Annotated[str, Option(help="auto, cpu or cuda.")] = "auto"
+    compile: Annotated[bool, Option("--compile", help="Compile the model first, which takes minutes.")] = False
+    split_batchnorm: Annotated[
+        bool, Option("--split-batchnorm", help="BatchNorm of their own for copies and adversaries.")
+    ] = False
+    sync_batchnorm: Annotated[
+        bool | None,
+        Option("--sync-batchnorm/--no-sync-batchnorm", help="BatchNorm over all processes. [default: on GPUs]"),
+    ] = None
+    workers: Annotated[
+        int | None, Option(min=0, help="Processes that load images; no result changes. [default: 2; on few CPUs 0]")
+    ] = None
+    save_minutes: Annotated[float, Option(min=0, help="Time between two states to go on from after a crash.")] = 5.0
+    log: Annotated[str, OneOf(*LOGS), Option(help=f"Who follows the metrics in OUT/live: {', '.join(LOGS)}.")] = "none"
 
     def __post_init__(self) -> None:
-        self._check_choices()
-        self._check_ranges()
-
-    def _check_choices(self) -> None:
         if not is_architecture(self.arch):
             raise InputError(unknown_architecture(self.arch))
-        _choose("stem", self.stem, STEMS)
-        _choose("method", self.method, METHODS)
-        _choose("image_preset", self.image_preset, IMAGE_PRESETS)
-        _choose("optimizer", self.optimizer, OPTIMIZERS)
-        _choose("schedule", self.schedule, SCHEDULES)
-        _choose("dtype", self.dtype, DTYPES)
-        _choose("log", self.log, LOGS)
-        if self.distance is not None:
-            _choose("distance", self.distance, DISTANCES)
-
-    def _check_ranges(self) -> None:
-        _require(self.batch_size >= 2, "batch_size", self.batch_size, "at least 2, because BatchNorm needs two images")
-        for name in ("epochs", "accumulate", "attack_steps"):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in ("learning_rate", "save_minutes"):
-            _require(0 < getattr(self, name) < math.inf, name, getattr(self, name), "a number above 0")
-        for name in ("weight", "pairing_warmup", "warmup_epochs", "weight_decay", "mixup", "cutmix", "clip_norm"):
-            shown = "pairing_weight" if name == "weight" else name
-            _require(0 <= getattr(self, name) < math.inf, shown, getattr(self, name), "0 or more")
-        for name in ("label_smoothing", "ema"):
-            _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "0 or more, below 1")
-        epsilon, fraction = self.loss_settings.epsilon, self.validation_fraction
-        _require(0 < epsilon <= 1, "epsilon", epsilon, "a number above 0, up to 1")
-        _require(0 < fraction < 1, "validation_fraction", fraction, "a number between 0 and 1")
-        _require(self.warmup_epochs < self.epochs, "warmup_epochs", self.warmup_epochs, f"less than {self.epochs}")
-        _require(0 <= self.seed < 2**32, "seed", self.seed, "0 to 4294967295")
+        check_settings(self)
+        for name in ("learning_rate", "save_minutes", "validation_fraction", "epsilon"):
+            _require(getattr(self, name) != 0, name, self, "a number above 0")
+        for name in ("label_smoothing", "ema", "validation_fraction"):
+            _require(getattr(self, name) != 1, name, self, "a number below 1")
+        for name in ("learning_rate", "save_minutes", "pairing_weight"):
+            _require(getattr(self, name) != math.inf, name, self, "a finite number")
+        _require(self.warmup_epochs < self.epochs, "warmup_epochs", self, f"less than the {self.epochs} of --epochs")
         if self.split_batchnorm and self.sync_batchnorm:
             raise InputError("--split-batchnorm and --sync-batchnorm do not go together: choose one.")
-        _require((self.workers or 0) >= 0, "workers", self.workers or 0, "0 or more")
 
     @property
     def weight(self) -> float:
@@ -150,11 +154,21 @@ class TrainConfig:
         return Settings(DISTANCES[self.distance or method.distance], epsilon, self.attack_steps)
 
 
-def _choose(name: str, value: str, choices: Mapping[str, Any] | tuple[str, ...]) -> None:
-    if value not in choices:
-        raise InputError(f"{option_name(name)} is {value!r}: choose one of {', '.join(choices)}.")
+def with_preset(preset: str, **given: Any) -> TrainConfig:
+    """Return the settings of a preset with others in place of its own; raises `InputError` as `TrainConfig` does.
+
+    A warm-up of the preset is cut to half of the epochs where these are fewer.
+    """
+    if preset not in PRESETS:
+        raise InputError(f"--preset is {preset!r}: choose one of {', '.join(PRESETS)}.")
+    values = {**PRESETS[preset], **given}
+    if "arch" not in values:
+        raise InputError(f"--arch is missing: give {ARCHITECTURE_HELP}")
+    if "warmup_epochs" in values and "warmup_epochs" not in given and values["epochs"] >= 1:
+        values["warmup_epochs"] = min(values["warmup_epochs"], values["epochs"] / 2)
+    return TrainConfig(**values)
 
 
-def _require(condition: bool, name: str, value: float, right: str) -> None:
+def _require(condition: bool, name: str, config: TrainConfig, right: str) -> None:
     if not condition:
-        raise InputError(f"{option_name(name)} is {value!r}: give {right}.")
+        raise InputError(f"{option_name(name)} is {getattr(config, name)!r}: give {right}.")

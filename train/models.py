@@ -12,123 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchvision import models
 
 from stylize.console import InputError, counted
 from stylize.files import read_weights
-
-
-def is_reference(name: str) -> bool:
-    """Tell whether a name is `package.module:function` and not a file's."""
-    module, _, function = name.partition(":")
-    return all(part.isidentifier() for part in (*module.split("."), function)) and not Path(name).exists()
-
-
-def refuse_foreign(reference: str, path: Path) -> None:
-    """Raise `InputError` unless the module lies in the working folder: a model file must not choose what else runs."""
-    package = reference.partition(":")[0].partition(".")[0]
-    here = Path.cwd()
-    if not any((here / name).exists() for name in (package, f"{package}.py")):
-        raise InputError(f"{path} was made by the code {reference}, which is not in {here}: run this where it is.")
-
-
-def call_reference(reference: str, *arguments: int) -> nn.Module:
-    """Import `package.module` (installed, or in the working folder), call its function and return the model it makes.
-
-    Raises `InputError` where there is no such module or function, or the call fails or returns no `nn.Module`.
-    """
-    module_name, _, name = reference.partition(":")
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.append(here)  # last, so that a file there never stands in for an installed package
-    try:
-        function = getattr(importlib.import_module(module_name), name, None)
-        if not callable(function):
-            raise InputError(f"Model {reference}: {module_name} has no function {name!r}: give the name of one.")
-        model = function(*arguments)
-    except InputError:
-        raise
-    except Exception as error:  # whatever their code does, they learn it in a sentence
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        reason = f"{type(error).__name__}: {error}, {where.filename}:{where.lineno}"
-        raise InputError(f"Model {reference} cannot be made ({reason}): mend it, or install what it needs.") from error
-    if not isinstance(model, nn.Module):
-        raise InputError(f"Model {reference} returned {type(model).__name__}: return a torch.nn.Module.")
-    return model
-
-
-WIDTHS = (32, 128, 128)
-LOGIT_SCALE = 1 / 9  # keeps the first logits near 0, as the head has no weight decay of its own
-_BATCH_NORM_MOMENTUM = 0.4  # statistics of the last few batches: training takes a few hundred
-
-# Standard deviations of 2 × 2 patches of photographs along the 12 directions of `whitening`: rows are grey, red − blue
-# and green − magenta, columns the mean of a patch, its horizontal, vertical and diagonal edge (measured on CIFAR-10).
-_DEVIATIONS = torch.tensor(
-    [[0.7986, 0.1472, 0.1594, 0.0588], [0.2224, 0.0155, 0.0190, 0.0035], [0.1008, 0.0096, 0.0112, 0.0027]]
-)
-_NOISE = 5e-4  # added to variances, as in airbench: what hardly varies is not blown up
-
-
-class SmallNetwork(nn.Module):
-    """A classifier of small images: pixels (B, 3, H, W) in [0, 1] to logits (B, classes); H and W at least 26.
-
-    A fixed whitening convolution, three groups of two 3 × 3 convolutions, a maximum over positions and a linear head.
-    """
-
-    def __init__(self, num_classes: int) -> None:
-        super().__init__()
-        self.register_buffer("filters", whitening())
-        channels = 2 * len(_DEVIATIONS) * 4
-        self.bias = nn.Parameter(torch.zeros(channels))
-        self.groups = nn.Sequential()
-        for width in WIDTHS:
-            self.groups.append(_group(channels, width))
-            channels = width
-        self.head = nn.Linear(channels, num_classes, bias=False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the logits."""
-        filters = self.get_buffer("filters")
-        edges = F.conv2d(images - 0.5, torch.cat([filters, -filters]), self.bias)
-        features = self.groups(F.gelu(edges)).amax((2, 3))
-        logits: Tensor = self.head(features) * LOGIT_SCALE
-        return logits
-
-
-def whitening() -> Tensor:
-    """Return filters (12, 3, 2, 2) whose answers to photographs are nearly uncorrelated, and of variance 1 or less.
-
-    For natural images the eigenvectors of small patches are colour axes times edges, whatever the data set; airbench
-    computes them from the training images.
-    """
-    edges = torch.tensor([[[1.0, 1], [1, 1]], [[1, -1], [1, -1]], [[1, 1], [-1, -1]], [[1, -1], [-1, 1]]]) / 2
-    colours = torch.tensor([[1.0, 1, 1], [1, 0, -1], [-1, 2, -1]])
-    colours = colours / colours.norm(dim=1, keepdim=True)
-    scales = (_DEVIATIONS.square() + _NOISE).rsqrt()
-    return torch.einsum("ab,ac,bhw->abchw", scales, colours, edges).flatten(0, 1)
-
-
-def _group(inputs: int, width: int) -> nn.Sequential:
-    """Two 3 × 3 convolutions, the first with 2 × 2 pooling."""
-    return nn.Sequential(
-        _convolution(inputs, width), nn.MaxPool2d(2), _norm(width), nn.GELU(),
-        _convolution(width, width), _norm(width), nn.GELU(),
-    )  # fmt: skip
-
-
-def _convolution(inputs: int, width: int) -> nn.Conv2d:
-    """Return a convolution that begins by passing its input on, as far as it has room for it."""
-    layer = nn.Conv2d(inputs, width, 3, padding=1, bias=False)
-    with torch.no_grad():
-        nn.init.dirac_(layer.weight[: min(inputs, width)])
-    return layer
-
-
-def _norm(width: int) -> nn.BatchNorm2d:
-    norm = nn.BatchNorm2d(width, eps=1e-12, momentum=_BATCH_NORM_MOMENTUM)
-    norm.weight.requires_grad_(False)  # the scale is the next layer's to learn
-    return norm
-
+from train.small_network import SmallNetwork
 
 Channels = tuple[float, float, float]
 TIMM, LITE0, SMALL = "timm/", "efficientnet_lite0", "small"
@@ -142,21 +30,128 @@ _LARGEST_STEM = 7  # kernels of stems; the larger ones cut patches and cannot be
 # Side outputs for training would need losses of their own, and `transform_input` would normalise a second time.
 _WITHOUT_SIDE_OUTPUTS = {"aux_logits": False, "transform_input": False, "init_weights": True}
 _OPTIONS: Mapping[str, Mapping[str, Any]] = {"googlenet": _WITHOUT_SIDE_OUTPUTS, "inception_v3": _WITHOUT_SIDE_OUTPUTS}
+SCRATCH, IMAGENET = "scratch", "imagenet"
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "net")  # what training programs put around a state dict
+_WRAPPING = {"module", "_orig_mod", "network"}  # parts of names: of models in parallel, compiled, and this project's
 
 
 @dataclass(frozen=True)
 class Network:
     """A network for some number of classes, and what its ImageNet weights expect.
 
-    `heads` are the names of its last layers, which do not fit other classes; `mean` and `std` normalise pixels in
-    [0, 1] for `module`; `imagenet` fetches the published weights by name, None where there are none.
+    `heads` are the names of its last layers, which do not fit other classes, where its library tells.  `mean` and `std`
+    normalise pixels in [0, 1] for `module`; `imagenet` fetches the published weights, None where there are none.
     """
 
     module: nn.Module
-    heads: tuple[str, ...]
+    heads: tuple[str, ...] = ()
     mean: Channels = (0.0, 0.0, 0.0)
     std: Channels = (1.0, 1.0, 1.0)
     imagenet: Callable[[], Mapping[str, Tensor]] | None = None
+
+
+def build_model(arch: str, num_classes: int, weights: str = SCRATCH, stem: str = "standard") -> nn.Module:
+    """Return a classifier from [0, 1] pixels (B, 3, H, W), float32, to logits (B, num_classes).
+
+    `arch` and `stem` are as in `make_network`.  `weights` is "scratch", "imagenet" (the library's, downloaded once) or
+    the path of a `.safetensors` or `.pth` state dict of the same architecture.  The head is always new.  Raises
+    `InputError` for an unknown architecture, unreachable weights, and weights that do not fit.
+    """
+    if num_classes < 2:
+        raise InputError(f"A classifier tells two classes or more apart, the shards have {num_classes}: use others.")
+    network = make_network(arch, num_classes, stem)
+    if weights != SCRATCH:
+        _load_body(network, _heads(network, arch, num_classes, stem), arch, weights)
+    return nn.Sequential(OrderedDict(normalise=Normalise(network.mean, network.std), network=network.module))
+
+
+def check_size(model: nn.Module, arch: str, size: int, num_classes: int) -> None:
+    """Raise `InputError` where a model does not make (B, num_classes) logits of images of 3 × size × size."""
+    training = model.training
+    try:
+        with torch.no_grad():
+            logits = model.eval()(torch.zeros(2, 3, size, size))
+    except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{arch} fails on images of {size} px ({reason}): choose another network or size.") from error
+    finally:
+        model.train(training)
+    if not isinstance(logits, Tensor) or logits.shape != (2, num_classes):
+        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise InputError(f"{arch} makes {found} of 2 images, not logits of {counted(num_classes, 'class', 'classes')}.")
+
+
+def _load_body(network: Network, heads: tuple[str, ...], arch: str, weights: str) -> None:
+    """Load all but the head, and refuse a state dict that lacks, adds or reshapes a tensor."""
+    if weights == IMAGENET:
+        source = _pretrained_state(network, arch)
+    else:
+        source = _file_state(Path(weights), network.module.state_dict())
+
+    def unused(name: str) -> bool:
+        return name in heads or name.startswith((*(f"{head}." for head in heads), "normalise."))
+
+    state = {name: tensor for name, tensor in source.items() if not unused(name)}
+    try:
+        missing, unexpected = network.module.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise InputError(f"Weights {weights} do not fit {arch} ({reason}): choose weights of that network.") from None
+    wrong = [name for name in missing if not unused(name)] + unexpected
+    if wrong:
+        misfits = f"{counted(len(wrong), 'tensor')} missing or foreign, such as {wrong[0]}"
+        raise InputError(f"Weights {weights} do not fit {arch} ({misfits}): choose weights of that network.")
+
+
+def _heads(network: Network, arch: str, num_classes: int, stem: str) -> tuple[str, ...]:
+    """Return what does not fit other classes: the known heads, or each tensor whose shape depends on their number.
+
+    The order in which layers were defined says nothing about which of them makes the logits.
+    """
+    if network.heads:
+        return network.heads
+    with torch.random.fork_rng(devices=[]):
+        other = make_network(arch, num_classes + 1, stem).module.state_dict()
+    own = network.module.state_dict()
+    heads = tuple(name for name, tensor in own.items() if name not in other or other[name].shape != tensor.shape)
+    if not heads:
+        raise InputError(
+            f"The number of classes changes no tensor of {arch}, so its head is unknown: let its function use its "
+            f"argument, or give --weights {SCRATCH}."
+        )
+    return heads
+
+
+def _pretrained_state(network: Network, arch: str) -> Mapping[str, Tensor]:
+    if network.imagenet is None:
+        raise InputError(f"There are no ImageNet weights of {arch}: give a file, or --weights {SCRATCH}.")
+    try:
+        return network.imagenet()
+    except (OSError, RuntimeError) as error:
+        raise InputError(
+            f"The ImageNet weights of {arch} cannot be downloaded ({' '.join(str(error).split())}): go online, give a "
+            f"local file with --weights, or train from scratch with --weights {SCRATCH}."
+        ) from None
+
+
+def _file_state(path: Path, own: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Return a file's state dict, taken out of what training programs wrap it in, with names as a network's `own`."""
+    if not path.is_file():
+        raise InputError(f"Weights {path} do not exist: give {SCRATCH!r}, {IMAGENET!r} or a .safetensors or .pth file.")
+    state: Mapping[str, Any] = read_weights(path)
+    for wrapper in _WRAPPERS:
+        if isinstance(inner := state.get(wrapper), Mapping):
+            state = inner
+            break
+    if not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise InputError(f"Weights {path} are not a state dict (name to tensor): save `model.state_dict()`.")
+    names = {_bare(name): name for name in own}
+    return {name if name in own else names.get(_bare(name), _bare(name)): tensor for name, tensor in state.items()}
+
+
+def _bare(name: str) -> str:
+    """Return a tensor's name without what wrappers around a model, or around parts of it, put into it."""
+    return ".".join(part for part in name.split(".") if part not in _WRAPPING)
 
 
 def is_architecture(name: str) -> bool:
@@ -185,8 +180,7 @@ def _make(arch: str, num_classes: int) -> Network:
     if arch.startswith(TIMM):
         return _timm(arch.removeprefix(TIMM), num_classes)
     if is_reference(arch):
-        module = call_reference(arch, num_classes)
-        return Network(module, _last_layer(module))
+        return Network(call_reference(arch, num_classes))
     if arch not in _torchvision_names():
         raise InputError(unknown_architecture(arch))
     return _torchvision(arch, num_classes)
@@ -209,7 +203,7 @@ def _similar(name: str, names: list[str]) -> str:
 
 def _torchvision(arch: str, num_classes: int) -> Network:
     module = models.get_model(arch, weights=None, **_OPTIONS.get(arch, {}))
-    (head,) = _last_layer(module)
+    head = [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)][-1]
     _replace_head(module, head, num_classes)
     published = models.get_model_weights(arch)
     weights = getattr(published, "IMAGENET1K_V1", published.DEFAULT)
@@ -220,11 +214,6 @@ def _torchvision(arch: str, num_classes: int) -> Network:
         return state
 
     return Network(module, (head, "aux1", "aux2", "AuxLogits"), tuple(expected.mean), tuple(expected.std), imagenet)
-
-
-def _last_layer(module: nn.Module) -> tuple[str, ...]:
-    layers = [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
-    return tuple(layers[-1:])
 
 
 def _replace_head(module: nn.Module, name: str, num_classes: int) -> None:
@@ -255,7 +244,7 @@ def _timm(name: str, num_classes: int) -> Network:
 
     module = timm.create_model(name, num_classes=num_classes)
     expected = module.pretrained_cfg
-    heads = expected.get("classifier") or _last_layer(module)
+    heads = expected.get("classifier") or ()
     heads = (heads,) if isinstance(heads, str) else tuple(heads)
 
     def imagenet() -> Mapping[str, Tensor]:
@@ -291,11 +280,6 @@ def _shrink_stem(module: nn.Module, arch: str) -> None:
         module.set_submodule("maxpool", nn.Identity())
 
 
-SCRATCH, IMAGENET = "scratch", "imagenet"
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "net")  # what training programs put around a state dict
-_PREFIXES = ("module.", "network.")  # of models in parallel, and of this project's own
-
-
 class Normalise(nn.Module):
     """Subtract a mean and divide by a standard deviation per channel: (B, 3, H, W) to (B, 3, H, W)."""
 
@@ -312,76 +296,46 @@ class Normalise(nn.Module):
         return (images - self.mean) / self.std
 
 
-def build_model(arch: str, num_classes: int, weights: str = SCRATCH, stem: str = "standard") -> nn.Module:
-    """Return a classifier from [0, 1] pixels (B, 3, H, W), float32, to logits (B, num_classes).
+def is_reference(name: str) -> bool:
+    """Tell whether a name is `package.module:function` and not a file's."""
+    module, _, function = name.partition(":")
+    return all(part.isidentifier() for part in (*module.split("."), function)) and not Path(name).exists()
 
-    `arch` and `stem` are as in `train.models.make_network`.  `weights` is "scratch", "imagenet" (the library's,
-    downloaded once) or the path of a `.safetensors` or `.pth` state dict of the same architecture.  The head is always
-    new.  Raises `InputError` for an unknown architecture, unreachable weights, and weights that do not fit.
+
+def call_reference(reference: str, *arguments: int) -> nn.Module:
+    """Import `package.module` (installed, or in the working folder), call its function and return the model it makes.
+
+    Raises `InputError` where there is no such module or function, or the call fails or returns no `nn.Module`.
     """
-    if num_classes < 2:
-        raise InputError(f"A classifier tells two classes or more apart, the shards have {num_classes}: use others.")
-    network = make_network(arch, num_classes, stem)
-    if weights != SCRATCH:
-        _load_body(network, arch, weights)
-    return nn.Sequential(OrderedDict(normalise=Normalise(network.mean, network.std), network=network.module))
-
-
-def check_size(model: nn.Module, arch: str, size: int, num_classes: int) -> None:
-    """Raise `InputError` where a model does not make (B, num_classes) logits of images of 3 × size × size."""
-    training = model.training
+    module_name, _, name = reference.partition(":")
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)  # last, so that a file there never stands in for an installed package
     try:
-        with torch.no_grad():
-            logits = model.eval()(torch.zeros(2, 3, size, size))
-    except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{arch} fails on images of {size} px ({reason}): choose another network or size.") from error
-    finally:
-        model.train(training)
-    if not isinstance(logits, Tensor) or logits.shape != (2, num_classes):
-        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise InputError(f"{arch} makes {found} of 2 images, not logits of {counted(num_classes, 'class', 'classes')}.")
+        function = getattr(importlib.import_module(module_name), name, None)
+        if not callable(function):
+            raise InputError(f"Model {reference}: {module_name} has no function {name!r}: give the name of one.")
+        model = function(*arguments)
+    except InputError:
+        raise
+    except Exception as error:  # whatever their code does, they learn it in a sentence
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        reason = f"{type(error).__name__}: {error}, {where.filename}:{where.lineno}"
+        raise InputError(f"Model {reference} cannot be made ({reason}): mend it, or install what it needs.") from error
+    if not isinstance(model, nn.Module):
+        raise InputError(f"Model {reference} returned {type(model).__name__}: return a torch.nn.Module.")
+    copy_inference_tensors(model)
+    return model
 
 
-def _load_body(network: Network, arch: str, weights: str) -> None:
-    """Load all but the head, and refuse a state dict that lacks, adds or reshapes a tensor."""
-    source = _pretrained_state(network, arch) if weights == IMAGENET else _file_state(Path(weights))
-    unused = (*(f"{head}." for head in network.heads), "normalise.")
-    state = {name: tensor for name, tensor in source.items() if not name.startswith(unused)}
-    try:
-        missing, unexpected = network.module.load_state_dict(state, strict=False)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise InputError(f"Weights {weights} do not fit {arch} ({reason}): choose weights of that network.") from None
-    wrong = [name for name in missing if not name.startswith(unused)] + unexpected
-    if wrong:
-        misfits = f"{counted(len(wrong), 'tensor')} missing or foreign, such as {wrong[0]}"
-        raise InputError(f"Weights {weights} do not fit {arch} ({misfits}): choose weights of that network.")
-
-
-def _pretrained_state(network: Network, arch: str) -> Mapping[str, Tensor]:
-    if network.imagenet is None:
-        raise InputError(f"There are no ImageNet weights of {arch}: give a file, or --weights {SCRATCH}.")
-    try:
-        return network.imagenet()
-    except (OSError, RuntimeError) as error:
-        raise InputError(
-            f"The ImageNet weights of {arch} cannot be downloaded ({' '.join(str(error).split())}): go online, give a "
-            f"local file with --weights, or train from scratch with --weights {SCRATCH}."
-        ) from None
-
-
-def _file_state(path: Path) -> Mapping[str, Tensor]:
-    """Return a file's state dict, taken out of what training programs wrap it in."""
-    if not path.is_file():
-        raise InputError(f"Weights {path} do not exist: give {SCRATCH!r}, {IMAGENET!r} or a .safetensors or .pth file.")
-    state: Mapping[str, Any] = read_weights(path)
-    for wrapper in _WRAPPERS:
-        if isinstance(inner := state.get(wrapper), Mapping):
-            state = inner
-            break
-    if not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise InputError(f"Weights {path} are not a state dict (name to tensor): save `model.state_dict()`.")
-    for prefix in _PREFIXES:
-        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-    return state
+def copy_inference_tensors(model: nn.Module) -> None:
+    """Put ordinary tensors in the place of those made under `torch.inference_mode`, which gradients cannot pass."""
+    copies: dict[Tensor, Tensor] = {}
+    for module in model.modules():
+        for tensors in (module.named_parameters(recurse=False), module.named_buffers(recurse=False)):
+            for name, tensor in list(tensors):
+                if tensor.is_inference():
+                    if tensor not in copies:  # which tied layers share
+                        copy = tensor.detach().clone()
+                        learns = tensor.requires_grad
+                        copies[tensor] = nn.Parameter(copy, learns) if isinstance(tensor, nn.Parameter) else copy
+                    setattr(module, name, copies[tensor])

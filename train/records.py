@@ -22,7 +22,7 @@ from stylize.files import write_atomically
 from stylize.shards.manifest import MANIFEST_NAME, read_manifest
 from stylize.shards.shard import file_sha256
 from train.augment import ImagePreset
-from train.checkpoint import ModelCard, read_card
+from train.checkpoint import MODEL_NAME, ModelCard, read_card
 from train.config import TrainConfig
 from train.distributed import World, uses_bf16, uses_sync_batchnorm
 from train.evaluation import Metrics
@@ -32,7 +32,6 @@ from train.models import IMAGENET, SCRATCH
 from train.pairs import PairedShards
 from train.state import STATE_NAME, refuse_other_settings
 
-MODEL_NAME = "model.safetensors"
 METRICS_NAME, EPOCHS_NAME, RECORD_NAME = "metrics.json", "metrics.csv", "record.json"
 LIVE_NAME = "live"
 _CHANGE_NO_RESULT = ("shards", "out", "workers", "save_minutes", "log")

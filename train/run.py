@@ -14,20 +14,19 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.text import Text
 
 from stylize.console import InputError, LiteralConsole, counted
-from stylize.shards.verify import has_single_class, suspicions
+from stylize.shards.sanity import has_single_class, sanity_warnings
 from train.augment import VIEWS, image_preset
 from train.batch_norm import joined
-from train.checkpoint import load_model, save_model
+from train.checkpoint import MODEL_NAME, load_model, save_model, trust
 from train.config import TrainConfig
 from train.distributed import World, join_world, loading_workers
 from train.evaluation import Metrics, count
 from train.loading import EpochBatches, EvaluationImages, TrainingViews, hold_out, training_loader
 from train.loop import Trainer
 from train.methods import METHODS
-from train.models import build_model, check_size
+from train.models import build_model, check_size, is_reference
 from train.pairs import PairedShards
 from train.records import (
-    MODEL_NAME,
     Report,
     finished_metrics,
     live_log,
@@ -62,7 +61,10 @@ def train_model(config: TrainConfig) -> dict[str, Any]:
             make_folder(config.out)
             with locked_folder(config.out, world):
                 return _Run(config, world, identity).train()
-        return finished if world.is_main else {}
+        if not world.is_main:
+            return {}
+        training_console(visible=True).print(f"{config.out} holds this run, finished: nothing was trained.")
+        return finished
 
 
 class _Run:
@@ -90,6 +92,8 @@ class _Run:
         self.loader = training_loader(views, self.batches, self.workers, world.device.type == "cuda")
         classes = len(self.samples.class_names)
         torch.manual_seed(config.seed)
+        if is_reference(config.arch):
+            trust(config.arch)  # whoever trains it has named it
         model = build_model(config.arch, classes, config.weights, config.stem)
         check_size(model, config.arch, self.preset.size, classes)
         self.trainer = Trainer(config, model, world, self.batches.steps, classes)
@@ -100,7 +104,7 @@ class _Run:
         """Run all epochs that are left, then publish the best model."""
         refuse_single_class(self.samples)
         if self.world.is_main:
-            warn_of_suspicions(self.samples, {"test": self.test_samples}, training_console(visible=True).print)
+            warn_of_wrong_pairs(self.samples, {"test": self.test_samples}, training_console(visible=True).print)
         state = load_state(self.config.out, self.identity)
         self.world.barrier()  # all processes have looked before the first one writes
         if state is not None:
@@ -204,13 +208,13 @@ def refuse_single_class(train: PairedShards) -> None:
         raise InputError("All training images are of one class, so there is nothing to learn: make shards of several.")
 
 
-def warn_of_suspicions(train: PairedShards, others: Mapping[str, PairedShards], warn: Callable[[str], None]) -> None:
+def warn_of_wrong_pairs(train: PairedShards, others: Mapping[str, PairedShards], warn: Callable[[str], None]) -> None:
     """Warn of what looks wrong with a folder though it can be trained on."""
     if train.streamed:  # a request for each of some thousand images
         warn("Warning: shards stay behind their URL, so whether copies are of their originals was not looked at.")
         return
-    for suspicion in suspicions(train.index, {split: samples.index for split, samples in others.items()}):
-        warn(f"Warning: {suspicion}")
+    for sentence in sanity_warnings(train.index, {split: samples.index for split, samples in others.items()}):
+        warn(f"Warning: {sentence}")
 
 
 class _Rate(ProgressColumn):

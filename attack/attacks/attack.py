@@ -16,6 +16,9 @@ Norm = Literal["l2", "linf"]
 Kind = Literal["white-box", "black-box", "transfer", "noise", "single-step", "minimal-norm", "unbounded"]
 
 
+BATCH_SIZE = 50  # images attacked at a time, by default
+
+
 @dataclass(frozen=True)
 class Attacked:
     """Attacked images (N, C, H, W) in [0, 1], the passes counted in images, and what the attack itself found out.
@@ -57,6 +60,11 @@ Loss = Literal["ce", "dlr", "margin"]
 LOSSES: tuple[Loss, ...] = ("ce", "dlr", "margin")
 
 
+def misclassified(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return which rows of logits (B, classes) are errors, (B,): another class, or a logit that is NaN or infinite."""
+    return (logits.argmax(1) != labels) | ~logits.isfinite().all(1)
+
+
 def attack_loss(loss: Loss, logits: Tensor, labels: Tensor) -> Tensor:
     """Return each image's loss (B,).
 
@@ -85,6 +93,20 @@ def _margin(logits: Tensor, labels: Tensor) -> Tensor:
     true = logits.gather(1, labels[:, None])
     others = logits.scatter(1, labels[:, None], float("-inf"))
     return others.amax(1) - true[:, 0]
+
+
+NORM_NAMES: dict[Norm, str] = {"linf": "L∞", "l2": "L2"}
+
+
+def epsilon_name(epsilon: float) -> str:
+    """Write a radius as it is spoken of: `8/255` where it is a whole number of levels, else its digits."""
+    levels = 255 * epsilon
+    return f"{levels:.0f}/255" if abs(levels - round(levels)) < 1e-6 else f"{epsilon:.4g}"
+
+
+def radius_name(norm: Norm, epsilon: float) -> str:
+    """Write norm and radius, such as `L∞ 8/255` or `L2 0.5`."""
+    return f"{NORM_NAMES[norm]} {epsilon_name(epsilon) if norm == 'linf' else f'{epsilon:.4g}'}"
 
 
 TINY = 1e-12  # keeps a zero vector from being divided by zero
@@ -174,7 +196,7 @@ class CountedModel(nn.Module):
         """Return, for each image, its loss and whether it is misclassified, both (B,)."""
         with torch.no_grad():
             logits = self(images)
-        return attack_loss(loss, logits, labels), logits.argmax(1) != labels
+        return attack_loss(loss, logits, labels), misclassified(logits, labels)
 
     def gradients(self, images: Tensor, labels: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
         """Return `scores` and the gradient (B, C, H, W) of each image's own loss."""
@@ -183,7 +205,7 @@ class CountedModel(nn.Module):
             logits = self(pixels)
             losses = attack_loss(loss, logits, labels)
             gradient = input_gradient(losses, pixels)
-        return losses.detach(), logits.detach().argmax(1) != labels, gradient
+        return losses.detach(), misclassified(logits.detach(), labels), gradient
 
 
 def input_gradient(values: Tensor, images: Tensor) -> Tensor:

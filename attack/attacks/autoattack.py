@@ -13,6 +13,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from attack.attacks.attack import (
+    BATCH_SIZE,
     Attacked,
     CountedModel,
     Norm,
@@ -22,6 +23,7 @@ from attack.attacks.attack import (
     check_norm,
     check_sizes,
     counting,
+    misclassified,
 )
 from stylize.console import InputError
 
@@ -69,7 +71,7 @@ class _Sieve(nn.Module):
         new = self.counted(images[left])
         logits = self.logits.index_copy(0, left, new) if len(self.logits) else new
         self.logits = logits.detach()
-        self.wrong = self.logits.argmax(1) != self.labels
+        self.wrong = misclassified(self.logits, self.labels)
         fooled = left[self.wrong[left]]
         self.images[fooled] = images.detach()[fooled]
         return logits
@@ -109,10 +111,10 @@ def autoattack(
     images: Tensor,
     labels: Tensor,
     *,
-    norm: Norm,
     epsilon: float,
-    seed: int,
-    batch_size: int,
+    norm: Norm = "linf",
+    seed: int = 0,
+    batch_size: int = BATCH_SIZE,
     progress: Progress | None = None,
 ) -> Attacked:
     """Attack with the standard ensemble: APGD-CE, targeted APGD-DLR, targeted FAB, and Square with 5,000 queries.
@@ -125,8 +127,8 @@ def autoattack(
         model: maps float32 [0, 1] pixels (B, C, H, W) to logits (B, classes); every module in eval mode.
         images: float32 in [0, 1], (N, C, H, W).
         labels: true labels, int64 (N,).
-        norm: `l2` or `linf`.
         epsilon: radius of the ball, in units of the [0, 1] range.
+        norm: `l2` or `linf`.
         seed: of all random numbers; the global ones are left as they were.
         batch_size: images at a time.
         progress: called with an attack's name, the images that it is done with, and how many it has in all.
@@ -155,11 +157,11 @@ def apgd(
     images: Tensor,
     labels: Tensor,
     *,
-    norm: Norm,
     epsilon: float,
-    loss: Literal["ce", "dlr"],
-    seed: int,
-    batch_size: int,
+    norm: Norm = "linf",
+    loss: Literal["ce", "dlr"] = "ce",
+    seed: int = 0,
+    batch_size: int = BATCH_SIZE,
     progress: Progress | None = None,
 ) -> Attacked:
     """Attack with AutoAttack's untargeted APGD alone: 100 steps from one random start.
@@ -222,7 +224,14 @@ HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # queries, in ten t
 
 
 def square(
-    model: nn.Module, images: Tensor, labels: Tensor, *, epsilon: float, queries: int, seed: int, batch_size: int
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    epsilon: float,
+    queries: int = 1000,
+    seed: int = 0,
+    batch_size: int = BATCH_SIZE,
 ) -> Attacked:
     """Set one square after another, in each channel, to the image ± epsilon, and keep what makes the margin larger.
 

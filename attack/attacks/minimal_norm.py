@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from attack.attacks.attack import (
+    BATCH_SIZE,
     TINY,
     Attacked,
     CountedModel,
@@ -28,7 +29,14 @@ DUAL: dict[Norm, float] = {"l2": 2.0, "linf": 1.0}
 
 
 def minimal_norm(
-    model: nn.Module, images: Tensor, labels: Tensor, *, norm: Norm, steps: int, seed: int, batch_size: int
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    norm: Norm = "linf",
+    steps: int = 100,
+    seed: int = 0,
+    batch_size: int = BATCH_SIZE,
 ) -> Attacked:
     """Look for the nearest misclassified image: climb the margin inside a ball whose radius follows the boundary.
 

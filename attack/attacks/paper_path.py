@@ -5,10 +5,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attack.attacks.attack import check_images, input_gradient
+from attack.attacks.attack import check_images, counting
 from stylize.console import InputError
 
 # What an element with a zero gradient does: `stay` where it is (sign(0) = 0), or step by -1 as in the authors' code.
@@ -47,7 +46,7 @@ class AttackPath:
 
     `correct` (B, S+1) bool; `loss` (B, S+1) float32 cross-entropy of the true label; `l2` and `linf` (B, S+1) float64
     distances to the start, of all pixels in units of the [0, 1] range; `zero_gradients` (B, S) int64 elements whose
-    gradient was exactly zero; `images` (B, C, H, W) float32 after the last step; `finite` (B,) bool: every logit was.
+    gradient was exactly zero; `images` (B, C, H, W) float32 after the last step.
     """
 
     correct: Tensor
@@ -56,7 +55,6 @@ class AttackPath:
     linf: Tensor
     zero_gradients: Tensor
     images: Tensor
-    finite: Tensor
 
 
 def join_paths(paths: Iterable[AttackPath]) -> AttackPath:
@@ -91,28 +89,21 @@ def fgsm_path(
     check_images(model, images, labels)
     current = images.detach().clone()
     scores, moves, zeros = [], [], []
-    for step in range(steps + 1):
-        scored, gradient = _score(model, current, labels)
-        scores.append(scored)
-        # Distances come from the pixels reached: float32 additions of 1e-4 do not add up to exactly step · 1e-4.
-        moves.append((current.double() - images.double()).flatten(1))
-        if step < steps:
+    with counting(model) as counted:
+        for step in range(steps + 1):
+            # Distances come from the pixels reached: float32 additions of 1e-4 do not add up to exactly step · 1e-4.
+            moves.append((current.double() - images.double()).flatten(1))
+            if step == steps:
+                scores.append(counted.scores(current, labels, "ce"))
+                break
+            loss, wrong, gradient = counted.gradients(current, labels, "ce")
+            scores.append((loss, wrong))
             zeros.append((gradient == 0).flatten(1).sum(1))
             current = (current + step_size * _direction(gradient, zero_gradient)).clamp(0, 1)
-    correct, loss, finite = (torch.stack(column, 1) for column in zip(*scores, strict=True))
+    losses, errors = (torch.stack(column, 1) for column in zip(*scores, strict=True))
     l2 = torch.stack([move.norm(dim=1) for move in moves], 1)
     linf = torch.stack([move.abs().amax(1) for move in moves], 1)
-    return AttackPath(correct, loss, l2, linf, torch.stack(zeros, 1), current, finite.all(1))
-
-
-def _score(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
-    """Return (correct, loss, all logits finite), each (B,), and the gradient (B, C, H, W) of each image's own loss."""
-    pixels = images.detach().requires_grad_()
-    with torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
-        logits = model(pixels)
-        loss = F.cross_entropy(logits, labels, reduction="none")
-        gradient = input_gradient(loss, pixels)
-    return (logits.argmax(1) == labels, loss.detach(), logits.detach().isfinite().all(1)), gradient
+    return AttackPath(~errors, losses, l2, linf, torch.stack(zeros, 1), current)
 
 
 def _direction(gradient: Tensor, zero_gradient: str) -> Tensor:

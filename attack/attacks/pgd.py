@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from attack.attacks.attack import (
+    BATCH_SIZE,
     Attacked,
     CountedModel,
     Loss,
@@ -22,6 +23,7 @@ from attack.attacks.attack import (
 )
 
 LAST = 10  # steps whose losses are kept
+OVERSHOOT = 2.5  # steps of 2.5 ε / steps can cross the ball from end to end (Madry et al. 2018)
 
 
 def pgd(
@@ -29,14 +31,14 @@ def pgd(
     images: Tensor,
     labels: Tensor,
     *,
-    norm: Norm,
     epsilon: float,
-    steps: int,
-    step_size: float,
-    loss: Loss,
-    restarts: int,
-    seed: int,
-    batch_size: int,
+    norm: Norm = "linf",
+    steps: int = 40,
+    step_size: float | None = None,
+    loss: Loss = "ce",
+    restarts: int = 1,
+    seed: int = 0,
+    batch_size: int = BATCH_SIZE,
     keep_going: bool = False,
 ) -> Attacked:
     """Ascend x ← P(x + step_size · s(∂loss/∂x)), s the sign (linf) or the unit vector (l2), P into ball and [0, 1].
@@ -53,10 +55,10 @@ def pgd(
         model: maps float32 [0, 1] pixels (B, C, H, W) to logits (B, classes); every module in eval mode.
         images: float32 in [0, 1], (N, C, H, W).
         labels: true labels, int64 (N,).
-        norm: `l2` or `linf`.
         epsilon: radius of the ball, in units of the [0, 1] range.
+        norm: `l2` or `linf`.
         steps: gradient steps of each run.
-        step_size: length of a step in `norm`, in units of the [0, 1] range.
+        step_size: length of a step in `norm`, in units of the [0, 1] range; 2.5 · epsilon / steps where not given.
         loss: `ce`, `dlr` or `margin` (see `attack_loss`).
         restarts: runs in all, the one from the image included.
         seed: of the random starts, which depend on nothing else but the place of the image among the N.
@@ -69,6 +71,7 @@ def pgd(
     check_images(model, images, labels)
     check_norm(norm)
     check_counts(steps=steps, restarts=restarts, batch_size=batch_size)
+    step_size = OVERSHOOT * epsilon / steps if step_size is None else step_size
     check_sizes(epsilon=epsilon, step_size=step_size)
     ascent = _Ascent(norm, epsilon, steps, step_size, loss, keep_going)
     best = _Best(images, min(LAST, steps + 1))
@@ -83,24 +86,34 @@ def pgd(
 
 
 def single_step(
-    model: nn.Module, images: Tensor, labels: Tensor, *, norm: Norm, epsilon: float, batch_size: int
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    epsilon: float,
+    norm: Norm = "linf",
+    batch_size: int = BATCH_SIZE,
 ) -> Attacked:
     """Take one step of length epsilon along the cross-entropy's gradient: FGSM (Goodfellow et al. 2015) for linf."""
-    return pgd(
-        model, images, labels, norm=norm, epsilon=epsilon, steps=1, step_size=epsilon, loss="ce", restarts=1, seed=0,
-        batch_size=batch_size,
-    )  # fmt: skip
+    return pgd(model, images, labels, epsilon=epsilon, norm=norm, steps=1, step_size=epsilon, batch_size=batch_size)
 
 
-def unbounded(model: nn.Module, images: Tensor, labels: Tensor, *, batch_size: int) -> Attacked:
+def unbounded(model: nn.Module, images: Tensor, labels: Tensor, *, batch_size: int = BATCH_SIZE) -> Attacked:
     """Climb the cross-entropy with every picture in reach: a working attack leaves no image classified correctly.
 
     50 steps of 0.05 cross the pixel range two and a half times; an image is left alone once it is misclassified.
     """
-    return pgd(
-        model, images, labels, norm="linf", epsilon=1.0, steps=50, step_size=0.05, loss="ce", restarts=1, seed=0,
-        batch_size=batch_size,
-    )  # fmt: skip
+    return pgd(model, images, labels, epsilon=1.0, steps=50, batch_size=batch_size)
+
+
+def uniform_noise(images: Tensor, *, epsilon: float, norm: Norm = "linf", seed: int = 0) -> Tensor:
+    """Return images (N, C, H, W) with noise drawn uniformly from the ball of radius epsilon, clipped to [0, 1].
+
+    Raises `InputError` for an argument out of range.
+    """
+    check_norm(norm)
+    check_sizes(epsilon=epsilon)
+    return random_point(images, epsilon, norm, torch.Generator().manual_seed(seed))
 
 
 @dataclass(frozen=True)
@@ -151,13 +164,3 @@ def _climb(
         moved = current[going] + ascent.step_size * steepest(gradient[going], ascent.norm)
         current = project(moved, origins[active], ascent.epsilon, ascent.norm)
     best.last_losses[rows[improved]] = trace[-best.last_losses.shape[1] :, improved].T
-
-
-def uniform_noise(images: Tensor, *, epsilon: float, norm: Norm, seed: int) -> Tensor:
-    """Return images (N, C, H, W) with noise drawn uniformly from the ball of radius epsilon, clipped to [0, 1].
-
-    Raises `InputError` for an argument out of range.
-    """
-    check_norm(norm)
-    check_sizes(epsilon=epsilon)
-    return random_point(images, epsilon, norm, torch.Generator().manual_seed(seed))

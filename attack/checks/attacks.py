@@ -1,16 +1,26 @@
 """Checks of attack results: what working attacks must show."""
 
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
-from attack.attacks.attack import AttackResult, Kind
+from attack.attacks.attack import AttackResult, Kind, Norm
 from attack.attacks.paper_path import AttackPath
 from attack.checks.check import Check, Failure
-from attack.checks.robustness import ROUNDING, accuracy, breaks_more, gain, looked_at, within
+from attack.checks.robustness import (
+    Robust,
+    accuracy,
+    breaks_more,
+    gain,
+    is_within,
+    looked_at,
+    radii,
+    worst_case,
+)
 
+COPY_DIFFERS = 0.02  # of attacked images: rounding in another batch may change an answer
 UNBOUNDED = 0.01  # of the images may withstand an attack without bounds
 SQUARE = 0.002  # accuracy that Square may take below the white-box attacks (fra31/auto-attack, `check_square_sr`)
 CONVERGED = 0.02  # accuracy that more steps or restarts may take
@@ -24,23 +34,58 @@ WEAKER: tuple[tuple[Kind, str, str, float, Failure], ...] = (
     ("transfer", "transfer is not stronger", MASKED, 0.0, "masking"),
     ("minimal-norm", "minimal norm is not stronger", "Attacks miss what lies nearby.", CONVERGED, "inconclusive"),
 )
+EFFORT = (("pgd-ce-doubled", "twice the steps"), ("pgd-restarts", "restarts"))
+
+
+class _AtRadius(NamedTuple):
+    """Attacks of one norm on N images of a model of `classes` classes, which gets those in `clean` right as they are.
+
+    `attacks` are those with this radius and those that look for the nearest error; `smaller` those with smaller radii.
+    """
+
+    norm: Norm
+    epsilon: float
+    attacks: tuple[AttackResult, ...]
+    smaller: tuple[AttackResult, ...]
+    clean: Robust
+    classes: int
+
+    def of_kind(self, *kinds: Kind) -> list[AttackResult]:
+        """Return the attacks of these kinds."""
+        return [attack for attack in self.attacks if attack.kind in kinds]
+
+    def left(self, attacks: Sequence[AttackResult]) -> Robust:
+        """Return which images these attacks leave."""
+        return worst_case(self.clean, attacks, self.norm, self.epsilon)
+
+    def along_the_gradient(self, attacks: Sequence[AttackResult]) -> list[AttackResult]:
+        """Return the white-box attacks but AutoAttack, which has Square in it and starts from others' survivors."""
+        return [one for one in attacks if one.kind == "white-box" and not one.name.startswith("autoattack")]
 
 
 def check_attacks(attacks: Sequence[AttackResult], clean: Sequence[bool], classes: int) -> Iterator[Check]:
     """Check attacks on the same N images, of which `clean` (N) tells what a model of `classes` gets right as they are.
 
-    A check is yielded where the attacks that it compares are there. They are compared image by image (`breaks_more`),
-    so that chance in few images is no sign.
+    A check is yielded where the attacks that it compares are there; most are about one radius. Attacks are compared
+    image by image (`breaks_more`), so that chance in few images is no sign.
     """
     yield _only_clean_are_robust(attacks, clean)
     yield _within_radius(attacks)
     yield from _unbounded(attacks)
-    yield from _loss_rises(attacks)
-    yield from _at_rest(attacks)
-    yield from _larger_radius(attacks)
-    yield from _weaker_kinds(attacks, clean)
-    yield from _more_effort(attacks, clean)
-    yield from _only_one_step_fails(attacks, clean, classes)
+    if asked := [attack for attack in attacks if "copy_differs" in attack.settings]:
+        yield check_copies(asked)
+    for norm, epsilon in radii(attacks):
+        same = [attack for attack in attacks if attack.norm == norm]
+        here = _AtRadius(
+            norm,
+            epsilon,
+            tuple(attack for attack in same if attack.epsilon in (None, epsilon)),
+            tuple(attack for attack in same if attack.epsilon is not None and attack.epsilon < epsilon),
+            tuple(clean),
+            classes,
+        )
+        for check in (found for function in AT_RADIUS for found in function(here)):
+            yield replace(check, norm=norm, epsilon=epsilon)
 
 
 def _only_clean_are_robust(attacks: Sequence[AttackResult], clean: Sequence[bool]) -> Check:
@@ -56,13 +101,30 @@ def _only_clean_are_robust(attacks: Sequence[AttackResult], clean: Sequence[bool
 
 def _within_radius(attacks: Sequence[AttackResult]) -> Check:
     bounded = [(max(attack.distance, default=0.0), attack.epsilon) for attack in attacks if attack.epsilon]
-    largest = max((distance / epsilon for distance, epsilon in bounded), default=0.0)
     return Check(
         "attacked images within their radius",
-        largest <= 1 + ROUNDING,
-        f"the farthest of {len(bounded)} attacks went to {largest:.4f} of its ε",
+        all(is_within(distance, epsilon) for distance, epsilon in bounded),
+        f"the farthest of {len(bounded)} attacks went to {max((d / e for d, e in bounded), default=0.0):.4f} of its ε",
         "Images changed by more than ε say nothing about ε.",
-        {"largest": largest},
+        {"largest": max((distance / epsilon for distance, epsilon in bounded), default=0.0)},
+    )
+
+
+def check_copies(attacks: Sequence[AttackResult] | None) -> Check:
+    """See that a copy of the model that no image went through answers as the model does; None: it cannot be copied."""
+    shares = {}
+    for attack in attacks or ():
+        differing, asked = attack.settings["copy_differs"], attack.settings["attacked"]
+        shares[attack.name, attack.epsilon] = (
+            differing / asked if differing > 1 else 0.0
+        )  # a single image may be rounding
+    most = max(shares.values(), default=0.0)
+    return Check(
+        "a fresh copy answers alike",
+        attacks is not None and most <= COPY_DIFFERS,
+        f"it answers otherwise on up to {most:.1%} of an attack's images" if attacks else "the model cannot be copied",
+        "The model remembers earlier images: what accuracy it has depends on what it saw before.",
+        {"share": most},
     )
 
 
@@ -80,8 +142,8 @@ def _unbounded(attacks: Sequence[AttackResult]) -> Iterator[Check]:
         )
 
 
-def _loss_rises(attacks: Sequence[AttackResult]) -> Iterator[Check]:
-    known = [a for a in attacks if a.kind == "white-box" and {"first", "last"} <= a.losses.keys() and any(a.robust)]
+def _loss_rises(here: _AtRadius) -> Iterator[Check]:
+    known = [a for a in here.of_kind("white-box") if {"first", "last"} <= a.losses.keys() and any(a.robust)]
     fallen = [attack for attack in known if not attack.losses["last"] >= attack.losses["first"]]
     if known:
         yield Check(
@@ -94,74 +156,60 @@ def _loss_rises(attacks: Sequence[AttackResult]) -> Iterator[Check]:
         )
 
 
-def _at_rest(attacks: Sequence[AttackResult]) -> Iterator[Check]:
-    """See that at each radius the attack that moved least in its last steps hardly moved (Pintor et al. 2022)."""
-    known = [a for a in attacks if a.kind == "white-box" and "change_last_10" in a.losses and any(a.robust)]
-    changes: dict[float | None, float] = {}
-    for attack in known:
-        change = abs(attack.losses["change_last_10"])
-        changes[attack.epsilon] = min(change, changes.get(attack.epsilon, change))
-    if changes:
+def _at_rest(here: _AtRadius) -> Iterator[Check]:
+    """See that the attack that moved least in its last steps hardly moved (Pintor et al. 2022)."""
+    known = [a for a in here.of_kind("white-box") if "change_last_10" in a.losses and any(a.robust)]
+    if known:
+        change = min(abs(attack.losses["change_last_10"]) for attack in known)
         yield Check(
             "attacks come to rest",
-            max(changes.values()) <= MOVING,
-            f"the loss of the attack that moved least changed by {max(changes.values()):.1%} in its last steps",
+            change <= MOVING,
+            f"the loss of the attack that moved least changed by {change:.1%} in its last steps",
             "An attack that is still getting better when it stops measures its own patience.",
-            {"change": max(changes.values())},
+            {"change": change},
         )
 
 
-def _larger_radius(attacks: Sequence[AttackResult]) -> Iterator[Check]:
-    runs: dict[tuple[str, str], list[AttackResult]] = {}
-    for attack in sorted(attacks, key=lambda attack: attack.epsilon or 0):
-        if attack.epsilon is not None:
-            runs.setdefault((attack.name, attack.norm), []).append(attack)
-    pairs = [pair for run in runs.values() for pair in pairwise(run)]
+def _larger_radius(here: _AtRadius) -> Iterator[Check]:
+    """See that no attack breaks significantly fewer images than it did at the next smaller radius."""
+    pairs = []
+    for attack in (attack for attack in here.attacks if attack.epsilon is not None):
+        same = [other for other in here.smaller if other.name == attack.name]
+        if same:
+            pairs.append((max(same, key=lambda other: other.epsilon or 0), attack))
     worse = [large for small, large in pairs if breaks_more(small.robust, large.robust)]
     if pairs:
         yield Check(
             "larger ε never helps",
             not worse,
-            f"in {len(worse)} of {len(pairs)} pairs of radii the larger one broke fewer images{_named(worse)}",
+            f"{len(worse)} of {len(pairs)} attacks broke fewer images than at a smaller radius{_named(worse)}",
             "Whatever is found within a radius lies within a larger one: the attack loses its way (silent success).",
-            {"pairs": len(pairs), "worse": len(worse)},
+            {"attacks": len(pairs), "worse": len(worse)},
             "masking",
         )
 
 
-def _weaker_kinds(attacks: Sequence[AttackResult], clean: Sequence[bool]) -> Iterator[Check]:
+def _weaker_kinds(here: _AtRadius) -> Iterator[Check]:
     """See that attacks that know less, or seek something else, find no more than those along the gradient."""
+    rivals = here.along_the_gradient(here.attacks)
     for kind, name, meaning, allowed, failure in WEAKER:
-        others = [attack for attack in attacks if attack.kind == kind]
-        gains = [found for other in others for found in _gains(other, _along_the_gradient(attacks), clean)]
-        if gains:
-            detail = f"they take at most {max(gains):.1%} of accuracy below the white-box attacks, beyond chance"
-            yield Check(name, max(gains) <= allowed, detail, meaning, {"gain": max(gains)}, failure)
+        others = here.of_kind(kind)
+        if others and rivals:
+            most = max(
+                gain(here.left([other])[: looked_at(other)], here.left(rivals)[: looked_at(other)]) for other in others
+            )
+            detail = f"they take at most {most:.1%} of accuracy below the white-box attacks, beyond chance"
+            yield Check(name, most <= allowed, detail, meaning, {"gain": most}, failure)
 
 
-def _along_the_gradient(attacks: Sequence[AttackResult]) -> list[AttackResult]:
-    """Return the white-box attacks without AutoAttack, which has Square in it and starts from others' survivors."""
-    return [attack for attack in attacks if attack.kind == "white-box" and not attack.name.startswith("autoattack")]
-
-
-def _gains(other: AttackResult, white: Sequence[AttackResult], clean: Sequence[bool]) -> list[float]:
-    """Return what an attack takes below all white-box attacks of its norm, at its radius or, without one, at each."""
-    rivals = [(rival, rival.epsilon) for rival in white if rival.norm == other.norm]
-    radii = {radius for _, radius in rivals if radius is not None and other.epsilon in (None, radius)}
-    seen = slice(looked_at(other))
-    return [
-        gain(
-            within([other], clean, radius)[seen],
-            within([rival for rival, own in rivals if own == radius], clean, radius)[seen],
-        )
-        for radius in radii
-    ]
-
-
-def _more_effort(attacks: Sequence[AttackResult], clean: Sequence[bool]) -> Iterator[Check]:
-    for name, title in (("pgd-ce-doubled", "twice the steps"), ("pgd-restarts", "restarts")):
-        places = [place for place, attack in enumerate(attacks) if attack.name == name]
-        gains = [_gain_on_earlier(attacks[place], attacks[:place], clean) for place in places]
+def _more_effort(here: _AtRadius) -> Iterator[Check]:
+    for name, title in EFFORT:
+        places = [place for place, attack in enumerate(here.attacks) if attack.name == name]
+        # What it takes below the white-box attacks before it, whose survivors alone it may have met.
+        gains = [
+            gain(here.attacks[place].robust, here.left(here.along_the_gradient(here.attacks[:place])))
+            for place in places
+        ]
         if gains:
             yield Check(
                 f"{title} change little",
@@ -172,30 +220,29 @@ def _more_effort(attacks: Sequence[AttackResult], clean: Sequence[bool]) -> Iter
             )
 
 
-def _gain_on_earlier(attack: AttackResult, earlier: Sequence[AttackResult], clean: Sequence[bool]) -> float:
-    """Return what an attack takes below the white-box attacks before it, whose survivors alone it may have met."""
-    before = [other for other in _along_the_gradient(earlier) if other.norm == attack.norm]
-    return gain(attack.robust, within(before, clean, attack.epsilon or 0))
-
-
-def _only_one_step_fails(attacks: Sequence[AttackResult], clean: Sequence[bool], classes: int) -> Iterator[Check]:
-    """See that no radius has single steps that leave half of clean accuracy where iterated attacks leave none."""
-    white = [attack for attack in attacks if attack.kind == "white-box"]
-    pairs = []
-    for single in (attack for attack in attacks if attack.kind == "single-step" and attack.epsilon):
-        rivals = [rival for rival in white if (rival.norm, rival.epsilon) == (single.norm, single.epsilon)]
-        if rivals:
-            pairs.append((accuracy(single.robust), accuracy(within(rivals, clean, single.epsilon or 0))))
-    if pairs:
-        one, many = max(pairs, key=lambda pair: pair[0] - pair[1])
+def _only_one_step_fails(here: _AtRadius) -> Iterator[Check]:
+    """See that single steps do not leave half of clean accuracy where iterated attacks leave none."""
+    singles, iterated = here.of_kind("single-step"), here.of_kind("white-box")
+    if singles and iterated:
+        one, many = max(accuracy(single.robust) for single in singles), accuracy(here.left(iterated))
         yield Check(
             "single steps do not fail alone",
-            not any(a > SINGLE_STEP_LEAVES * accuracy(clean) and b < 1 / classes for a, b in pairs),
-            f"where they differ most, a single step leaves {one:.1%} and iterated attacks {many:.1%}",
+            not (one > SINGLE_STEP_LEAVES * accuracy(here.clean) and many < 1 / here.classes),
+            f"a single step leaves {one:.1%} and iterated attacks {many:.1%}",
             "Robust to one step and to nothing more: the sign of training that masks gradients.",
             {"single": one, "iterated": many},
             "masking",
         )
+
+
+AT_RADIUS: tuple[Callable[[_AtRadius], Iterator[Check]], ...] = (
+    _loss_rises,
+    _at_rest,
+    _larger_radius,
+    _weaker_kinds,
+    _more_effort,
+    _only_one_step_fails,
+)
 
 
 def _named(attacks: Sequence[AttackResult]) -> str:
@@ -206,14 +253,13 @@ RECOVERED = 0.02  # single images do cross the boundary back: so many, and one i
 STEP_ROUNDING = 1e-3  # of the budget: float32 rounding of each addition
 
 
-def check_path(path: AttackPath, clean: Sequence[bool], *, steps: int, step_size: float) -> Iterator[Check]:
-    """Check what the attack did to its N images.
+def check_path(path: AttackPath, *, steps: int, step_size: float) -> Iterator[Check]:
+    """Check what the paper's attack, asked for `steps` of `step_size`, did to N images.
 
-    `clean` (N) tells which of them an independent pass, in other batches or by another load of the model, classified
-    correctly; `steps` and `step_size` are what the attack was asked for.
+    A pass of its own, in other batches, classified all of them correctly.
     """
     yield _finite(path)
-    yield _starts_clean(path, clean)
+    yield _starts_clean(path)
     yield _gradients(path)
     yield _path_loss_rises(path)
     yield _never_helps(path)
@@ -222,22 +268,22 @@ def check_path(path: AttackPath, clean: Sequence[bool], *, steps: int, step_size
 
 
 def _finite(path: AttackPath) -> Check:
-    broken = ~(path.finite & path.loss.isfinite().all(1))
+    broken = ~path.loss.isfinite().all(1)
     return Check(
         "finite on the path",
         not broken.any(),
-        f"{_of(broken)} had a logit or loss that was not",
+        f"{_of(broken)} had a loss that was not",
         "Logits that overflow have no usable gradient, and their images count as they fall.",
         {"images": _count(broken)},
     )
 
 
-def _starts_clean(path: AttackPath, clean: Sequence[bool]) -> Check:
-    differs = path.correct[:, 0] != torch.tensor(clean)
+def _starts_clean(path: AttackPath) -> Check:
+    differs = ~path.correct[:, 0]
     return Check(
         "ε = 0 equals clean",
         not differs.any(),
-        f"{_of(differs)} evaluated otherwise before the first step than by the clean pass",
+        f"{_of(differs)} wrong before the first step, and right in the clean pass",
         "The model under attack is not the model whose accuracy is reported.",
         {"images": _count(differs)},
     )

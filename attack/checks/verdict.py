@@ -1,16 +1,16 @@
-"""The verdict in words: holds, not robust, masking suspected, inconclusive, or near chance."""
+"""The verdict in words, for each norm and radius: holds, not robust, masking suspected, inconclusive, near chance."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal
 
-from attack.attacks.attack import AttackResult, Norm
+from attack.attacks.attack import AttackResult, Norm, radius_name
+from attack.checks.attacks import check_attacks
 from attack.checks.check import Check
-from attack.checks.robustness import ROUNDING, Robust, accuracy, looked_at, wilson, within
+from attack.checks.robustness import Cell, accuracy, is_within, robust_cells, wilson
 
 Word = Literal["holds", "masking suspected", "not robust", "inconclusive", "near chance"]
 
-STANDARD: Mapping[Norm, float] = {"linf": 8 / 255, "l2": 0.5}  # RobustBench's radii for small images
 SMALLEST: Mapping[Norm, float] = {"linf": 2 / 255, "l2": 0.125}  # below, no model is called robust
 NEAR_CHANCE = 0.1  # of the way from guessing to always right
 KEPT = 0.25  # of what the model knows beyond guessing
@@ -23,113 +23,137 @@ NEEDED = (
     "gradient reaches the pixels",
     "gradient is the derivative",
     "unbounded attack reaches 0",
+    "a fresh copy answers alike",
     "planted examples are found",
 )
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A word, the reasons for it as sentences, and the numbers that they rest on."""
+    """A word for one norm and radius, the reasons for it as sentences, and the numbers that they rest on.
+
+    `epsilon` is None where no attack had a radius.
+    """
 
     word: Word
     reasons: tuple[str, ...]
     numbers: Mapping[str, float] = field(default_factory=dict)
+    norm: Norm = "linf"
+    epsilon: float | None = None
 
 
-class _Worst(NamedTuple):
-    """Radius of the verdict, and which of the first images that its strong attacks looked at are left."""
+def evaluate(
+    clean: Sequence[bool], attacks: Sequence[AttackResult], checks: Sequence[Check], classes: int
+) -> tuple[tuple[Check, ...], tuple[Verdict, ...]]:
+    """Return all checks, those of the attacks made anew, and the verdicts that follow (see `verdicts`)."""
+    fresh = tuple(check_attacks(attacks, clean, classes))
+    names = {check.name for check in fresh}
+    found = (*(check for check in checks if check.name not in names), *fresh)
+    return found, verdicts(clean, attacks, found, classes)
 
-    norm: Norm
-    epsilon: float
-    robust: Robust
 
+def verdicts(
+    clean: Sequence[bool], attacks: Sequence[AttackResult], checks: Sequence[Check], classes: int
+) -> tuple[Verdict, ...]:
+    """Return a verdict for every norm and radius that the images were attacked at; a single one where there is none.
 
-def verdict(clean: Sequence[bool], attacks: Sequence[AttackResult], checks: Sequence[Check], classes: int) -> Verdict:
-    """Judge a model of `classes` classes by its answers to N images, attacks on the same images, and checks.
+    Args:
+        clean: which of N images a model gets right as they are.
+        attacks: attacks on the same images.
+        checks: checks of the model, and of attacks at each radius.
+        classes: the model's number of classes.
 
-    The rule looks at the standard radius (8/255 for L∞) where it was attacked, else at the largest that was, and counts
-    an image as broken if any attack broke it within that radius. Of the model's accuracy there, Wilson's 95 % interval
-    is compared with a floor: guessing (1 / classes), and above it a quarter of what the model knows beyond guessing on
-    clean images, but at least a tenth of the way from guessing to always right. The first that fits:
+    The images of a verdict are the first n that met every attack which counts at its radius; an image is broken where
+    any attack broke it within that radius. Of the accuracy that is left, Wilson's 95 % interval is compared with a
+    floor: guessing (1 / classes), and above it a quarter of what the model knows beyond guessing on the clean images,
+    but at least a tenth of the way from guessing to always right. The first word that fits:
 
     1. *near chance*: the clean accuracy may lie less than that tenth above guessing. Such a model has no robustness to
        measure.
     2. *not robust*: the interval lies below the floor. A model shown broken is broken, whatever its checks say.
-    3. *masking suspected*: a check failed whose failure means that attacks may be blind to a weakness.
-    4. *inconclusive*: what a claim of robustness needs is missing: an attack within at least 2/255; 100 images; strong
-       attacks at the radius (AutoAttack, or PGD with two losses, one with its steps doubled, and Square with 1,000
-       queries); the checks that find masking; no failed check that makes the numbers unreliable; an interval clear of
-       the floor.
-    5. *holds*: none of these; the model keeps the stated accuracy at the stated radius against the attacks made.
+    3. *masking suspected*: a check of the model, or of attacks at this radius, failed whose failure means that attacks
+       may be blind to a weakness.
+    4. *inconclusive*: what a claim of robustness needs is missing: a radius of at least 2/255 (L∞) or 0.125 (L2); 100
+       images; strong attacks at the radius (AutoAttack, or PGD with two losses, one with its steps doubled, and Square
+       with 1,000 queries); the checks that find masking; no failed check that makes the numbers unreliable; an
+       interval clear of the floor.
+    5. *holds*: none of these; the model keeps the stated accuracy at this radius against the attacks made.
     """
-    known = _clean_numbers(clean, classes)
-    if _skill(known["clean_low"], classes) < NEAR_CHANCE:
-        reason = f"It gets {_share(known, 'clean')} of clean images right, where guessing gets {1 / classes:.1%}."
-        return Verdict("near chance", (reason,), known)
-    worst = _worst_case(clean, attacks)
-    if worst is None:
-        return Verdict("inconclusive", ("No attack within a radius was made.",), known)
-    numbers = {**known, **_worst_numbers(worst, known["clean"], classes)}
-    left = f"Attacks within {_radius(worst)} leave {_share(numbers, 'worst')} of {known['clean']:.1%}"
+    cells = robust_cells(clean, attacks)
+    if cells:
+        return tuple(_verdict(cell, clean[: len(cell.robust)], attacks, checks, classes) for cell in cells)
+    numbers = _clean_numbers(clean, classes)
+    if near_chance := _near_chance(numbers, classes):
+        return (Verdict("near chance", (near_chance,), numbers),)
+    return (Verdict("inconclusive", ("No attack within a radius was made.",), numbers),)
+
+
+def _verdict(
+    cell: Cell, clean: Sequence[bool], attacks: Sequence[AttackResult], checks: Sequence[Check], classes: int
+) -> Verdict:
+    numbers = _clean_numbers(clean, classes) | _robust_numbers(cell, accuracy(clean), classes)
+    word, reasons = _word(
+        cell, numbers, attacks, [check for check in checks if check.concerns(cell.norm, cell.epsilon)]
+    )
+    return Verdict(word, reasons, numbers, cell.norm, cell.epsilon)
+
+
+def _word(
+    cell: Cell, numbers: Mapping[str, float], attacks: Sequence[AttackResult], checks: Sequence[Check]
+) -> tuple[Word, tuple[str, ...]]:
+    """Return the first word that fits, and why; `checks` are those of the model and of this radius."""
+    if near_chance := _near_chance(numbers, numbers["classes"]):
+        return "near chance", (near_chance,)
+    left = f"Attacks within {_radius(cell)} leave {_share(numbers, 'worst')} of {numbers['clean']:.1%}"
+    left += f" on {len(cell.robust)} images"
     if numbers["worst_high"] < numbers["floor"]:
-        return Verdict("not robust", (f"{left}, below {numbers['floor']:.1%}.",), numbers)
-    masked = tuple(_sentence(check) for check in checks if not check.passed and check.failure == "masking")
-    if masked:
-        return Verdict("masking suspected", masked, numbers)
-    doubts = tuple(_doubts(worst, numbers, attacks, checks))
-    if doubts:
-        return Verdict("inconclusive", doubts, numbers)
-    return Verdict("holds", (f"{left}, above {numbers['floor']:.1%}, and all checks for masking passed.",), numbers)
+        return "not robust", (f"{left}, below {numbers['floor']:.1%}.",)
+    if masked := tuple(_sentence(check) for check in checks if not check.passed and check.failure == "masking"):
+        return "masking suspected", masked
+    if doubts := tuple(_doubts(cell, numbers, attacks, checks)):
+        return "inconclusive", doubts
+    return "holds", (f"{left}, above {numbers['floor']:.1%}, and all checks for masking passed.",)
 
 
-def _skill(share: float, classes: int) -> float:
-    """Return how far an accuracy lies on the way from guessing (0) to always right (1)."""
+def _near_chance(numbers: Mapping[str, float], classes: float) -> str:
+    """Return the rule in a sentence where the clean accuracy is too near guessing, else nothing."""
     chance = 1 / max(classes, 2)
-    return (share - chance) / (1 - chance)
+    least = chance + NEAR_CHANCE * (1 - chance)
+    if numbers["clean_low"] >= least:
+        return ""
+    return (
+        f"It gets {_share(numbers, 'clean')} of {numbers['images']:.0f} clean images right, where guessing gets "
+        f"{chance:.1%}: the interval must lie above {least:.1%}, a tenth of the way from guessing to always right."
+    )
 
 
 def _clean_numbers(clean: Sequence[bool], classes: int) -> dict[str, float]:
     low, high = wilson(sum(clean), len(clean))
-    chance = 1 / classes
-    return {"images": len(clean), "chance": chance, "clean": accuracy(clean), "clean_low": low, "clean_high": high}
+    numbers = {"images": len(clean), "classes": classes, "chance": 1 / classes}
+    return {**numbers, "clean": accuracy(clean), "clean_low": low, "clean_high": high}
 
 
-def _worst_case(clean: Sequence[bool], attacks: Sequence[AttackResult]) -> _Worst | None:
-    """Return the worst case at the radius that counts, over the images that all strong attacks there looked at."""
-    bounded = [attack for attack in attacks if attack.epsilon and attack.kind not in ("unbounded", "noise")]
-    for norm in ("linf", "l2"):
-        radii = {attack.epsilon or 0.0 for attack in bounded if attack.norm == norm}
-        if radii:
-            epsilon = min(radii, key=lambda radius: (abs(radius - STANDARD[norm]) > ROUNDING * radius, -radius))
-            same = [attack for attack in attacks if attack.norm == norm]
-            strong = [attack for attack in same if _at(attack, epsilon) and attack.kind in ("white-box", "black-box")]
-            seen = min((looked_at(attack) for attack in strong), default=len(clean))
-            return _Worst(norm, epsilon, within(same, clean, epsilon)[:seen])
-    return None
-
-
-def _worst_numbers(worst: _Worst, clean: float, classes: int) -> dict[str, float]:
-    low, high = wilson(sum(worst.robust), len(worst.robust))
-    floor = 1 / classes + (1 - 1 / classes) * max(NEAR_CHANCE, KEPT * _skill(clean, classes))
-    left = {"worst": accuracy(worst.robust), "worst_low": low, "worst_high": high}
-    return {"epsilon": worst.epsilon, **left, "worst_images": len(worst.robust), "floor": floor}
+def _robust_numbers(cell: Cell, clean: float, classes: int) -> dict[str, float]:
+    low, high = wilson(sum(cell.robust), len(cell.robust))
+    chance = 1 / max(classes, 2)
+    skill = (clean - chance) / (1 - chance)  # 0: guesses, 1: always right
+    floor = chance + (1 - chance) * max(NEAR_CHANCE, KEPT * skill)
+    return {"worst": accuracy(cell.robust), "worst_low": low, "worst_high": high, "floor": floor}
 
 
 def _doubts(
-    worst: _Worst, numbers: Mapping[str, float], attacks: Sequence[AttackResult], checks: Sequence[Check]
+    cell: Cell, numbers: Mapping[str, float], attacks: Sequence[AttackResult], checks: Sequence[Check]
 ) -> Iterator[str]:
     """Yield what keeps a model that was not broken from being called robust."""
-    if worst.epsilon < SMALLEST[worst.norm] * (1 - ROUNDING):
-        yield f"No attack went beyond {_radius(worst)}."
-    if len(worst.robust) < ENOUGH_IMAGES:
-        yield f"Only {len(worst.robust)} images met all strong attacks; {ENOUGH_IMAGES} are needed."
-    missing = _missing_attacks([a for a in attacks if a.norm == worst.norm and _at(a, worst.epsilon)])
-    if missing:
-        yield f"Strong attacks are missing at {_radius(worst)}: {missing}."
-    unchecked = [name for name in NEEDED if name not in {check.name for check in checks}]
-    if unchecked:
+    if not is_within(SMALLEST[cell.norm], cell.epsilon):
+        yield f"The radius is below {radius_name(cell.norm, SMALLEST[cell.norm])}."
+    if len(cell.robust) < ENOUGH_IMAGES:
+        yield f"Only {len(cell.robust)} images met all attacks; {ENOUGH_IMAGES} are needed."
+    if missing := _missing_attacks([a for a in attacks if (a.norm, a.epsilon) == (cell.norm, cell.epsilon)]):
+        yield f"Strong attacks are missing at {_radius(cell)}: {missing}."
+    if unchecked := [name for name in NEEDED if name not in {check.name for check in checks}]:
         yield f"Checks are missing: {', '.join(unchecked)}."
-    yield from (_sentence(check) for check in checks if not check.passed and _counts(check))
+    yield from (_sentence(check) for check in checks if not check.passed and _is_doubt(check))
     if numbers["worst_low"] <= numbers["floor"]:
         yield f"What attacks leave, {_share(numbers, 'worst')}, is not clearly above {numbers['floor']:.1%}."
 
@@ -146,21 +170,17 @@ def _missing_attacks(here: Sequence[AttackResult]) -> str:
     return ", ".join(missing)
 
 
-def _counts(check: Check) -> bool:
+def _is_doubt(check: Check) -> bool:
     """Tell whether a failure counts against a claim of robustness; a needed check that could tell nothing does."""
     return check.failure == "inconclusive" or check.name in NEEDED
-
-
-def _at(attack: AttackResult, epsilon: float) -> bool:
-    return attack.epsilon is not None and abs(attack.epsilon - epsilon) <= ROUNDING * epsilon
 
 
 def _sentence(check: Check) -> str:
     return f"{check.name[0].upper()}{check.name[1:]}: {check.detail}."
 
 
-def _radius(worst: _Worst) -> str:
-    return f"L∞ {worst.epsilon * 255:.3g}/255" if worst.norm == "linf" else f"L2 {worst.epsilon:.3g}"
+def _radius(cell: Cell) -> str:
+    return radius_name(cell.norm, cell.epsilon)
 
 
 def _share(numbers: Mapping[str, float], name: str) -> str:

@@ -18,7 +18,7 @@ from torchvision.transforms.v2 import functional as F
 from attack.evaluation.images import ProgressReport, choose_images, image_order
 from attack.evaluation.result import check_output, encode_result
 from attack.evaluation.shape_bias import share
-from attack.evaluation.target import Target, image_batches, load_target, predict
+from attack.evaluation.target import Target, image_batches, open_model, predict
 from stylize.console import InputError
 from stylize.files import write_atomically
 from stylize.shards.shard import file_sha256
@@ -203,7 +203,7 @@ def measure_corruptions(
     if bool(corruptions) != bool(labels):
         raise InputError("--corruptions and --labels belong together: give both, or neither for the home-made sweep.")
     check_output(out)
-    target = load_target(model, shards)
+    target = open_model(model, shards)
     if labels:
         arrays, targets = open_arrays(corruptions, labels, target.classes)
         errors = _published_errors(target, arrays, targets, images, batch_size, seed, progress)
@@ -250,7 +250,7 @@ def _home_made_errors(
     keys = set(choose_images(shards, images, seed))
     places = [CLEAN, *((name, severity) for name in HOME_MADE for severity in SEVERITIES)]
     found: dict[tuple[str, int], list[bool]] = {place: [] for place in places}
-    for batch in image_batches(target, shards, batch_size, keys):
+    for batch in image_batches(target, batch_size, keys):
         for name, severity in places:
             clean = (name, severity) == CLEAN
             pixels = [
@@ -287,6 +287,6 @@ def _batches(rows: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
 
 
 def _classify(target: Target, array: CorruptionArray, rows: NDArray[np.int64]) -> list[int]:
-    preset = image_preset(target.image_preset, target.image_size)
+    preset = image_preset(target.card.image_preset, target.card.image_size)
     pixels = torch.from_numpy(array.images[rows]).permute(0, 3, 1, 2)
     return predict(target, preset.resize(pixels).float().div(255))

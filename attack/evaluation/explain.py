@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from attack.evaluation.images import ImageSet, ProgressReport, choose_images, load_image_set
-from attack.evaluation.target import Target, load_target, predict
+from attack.evaluation.target import Target, open_model, predict
 from stylize.console import InputError
 from stylize.shards.manifest import read_manifest
 
@@ -172,8 +172,8 @@ def explain_models(
     for name, value in (("--images", images), ("--parts", parts), ("--samples", samples)):
         if value < 1:
             raise InputError(f"{name} is {value}: give 1 or more.")
-    targets = [load_target(model, shards) for model in models]
-    sizes = {(target.image_size, target.image_preset) for target in targets}
+    targets = [open_model(model, shards) for model in models]
+    sizes = {target.sees for target in targets}
     if len(sizes) != 1:
         raise InputError("The models take images of different sizes: explain models of one size.")
     ((size, preset),) = sizes
@@ -210,7 +210,7 @@ def _explain(
     pixels, label = tests.pixels[index], int(tests.labels[index])
     segments = superpixels(pixels, parts)
     weights = tuple(
-        lime_weights(target.model, pixels.to(target.device), label, segments, samples=samples, seed=seed)
+        lime_weights(target.network, pixels.to(target.device), label, segments, samples=samples, seed=seed)
         for target in targets
     )
     shown = pixels.mul(255).round().to(torch.uint8).permute(1, 2, 0).numpy()

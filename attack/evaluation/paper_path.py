@@ -15,12 +15,7 @@ from attack.attacks.paper_path import AttackPath, fgsm_path, join_paths
 from attack.checks.robustness import wilson
 from attack.evaluation.images import ImageSet, ProgressReport
 from attack.evaluation.statistics import Share, share
-from attack.evaluation.suite import PATH_IMAGES, AttackConfig
-
-
-def path_rows(clean: Sequence[bool]) -> list[int]:
-    """Return which of the N images walk: those classified correctly among the first `PATH_IMAGES`."""
-    return [index for index, correct in enumerate(clean[:PATH_IMAGES]) if correct]
+from attack.evaluation.suite import AttackConfig
 
 
 def attack_along_path(
@@ -45,36 +40,29 @@ def attack_along_path(
     return join_paths(paths())
 
 
-def path_section(keys: Sequence[str], path: AttackPath, empty: Mapping[str, Any], seconds: float) -> dict[str, Any]:
-    """Fill the `empty` section `path`: the mean loss at each step, and one record an image, with every digit.
+def path_section(
+    keys: Sequence[str], path: AttackPath | None, config: AttackConfig, images: int, seconds: float
+) -> dict[str, Any]:
+    """Return the section `path` of a result: the mean loss at each step, and one record an image, with every digit.
 
-    The authors' interpolator floors values, so that a curve can hang on the sixth digit of a distance.
+    The authors' interpolator floors values, so that a curve can hang on the sixth digit of a distance. `keys` are of
+    the images attacked, those that are right as they are among the first `images`; None is the path of none.
     """
-    columns = (path.correct.int(), path.l2, path.linf)
+    passes = path.correct.numel() if path else 0
+    columns = (path.correct.int(), path.l2, path.linf) if path else ((), (), ())
     return {
-        **empty,
-        "forwards": path.correct.numel(),
-        "backwards": path.correct.numel(),
+        "images": images,
+        "steps": config.steps,
+        "step_size": config.step_size,
+        "zero_gradient": config.zero_gradient,
+        "forwards": passes,
+        "backwards": passes - len(keys),
         "seconds": round(seconds, 2),
-        "loss": [loss if isfinite(loss) else None for loss in path.loss.double().mean(0).tolist()],
+        "loss": [loss if isfinite(loss) else None for loss in path.loss.double().mean(0).tolist()] if path else [],
         "records": [
             {"key": key, "correct": correct.tolist(), "l2": l2.tolist(), "linf": linf.tolist()}
             for key, correct, l2, linf in zip(keys, *columns, strict=True)
         ],
-    }
-
-
-def empty_section(config: AttackConfig, images: int) -> dict[str, Any]:
-    """Return the section `path` where none of N images could walk; `images` is how many were looked at."""
-    numbers = {"steps": config.steps, "step_size": config.step_size, "zero_gradient": config.zero_gradient}
-    return {
-        "images": min(images, PATH_IMAGES),
-        **numbers,
-        "forwards": 0,
-        "backwards": 0,
-        "seconds": 0.0,
-        "loss": [],
-        "records": [],
     }
 
 

@@ -2,20 +2,21 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
-from attack.attacks.attack import AttackResult
+from attack.attacks.attack import AttackResult, epsilon_name
 from attack.checks.check import Check
-from attack.checks.robustness import wilson, worst_case
-from attack.checks.verdict import Verdict
-from attack.evaluation.judge import checks_and_verdict
-from attack.evaluation.paper_path import Records, path_attack, read_records
+from attack.checks.robustness import Cell, robust_cells, wilson
+from attack.checks.verdict import Verdict, evaluate
+from attack.evaluation.paper_path import Records, read_records
 from attack.evaluation.statistics import Share, share
 from stylize.console import InputError, literal
+from stylize.files import write_atomically
 
 
 def attack_document(attack: AttackResult) -> dict[str, Any]:
@@ -37,63 +38,7 @@ def read_attack(document: Mapping[str, Any]) -> AttackResult:
     return AttackResult(**{**document, "robust": robust, "distance": distance, "losses": losses})
 
 
-UNKNOWN = Check(
-    "wrong images are counted",
-    passed=False,
-    detail="a result of version 1 names only images that the model classifies correctly",
-    meaning="Accuracies under attack are of images that the model gets right as they are, and models met different "
-    "ones. Attack it again for numbers that can be compared.",
-)
-
-
-def upgrade_result(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a document of version 2 that says what one of version 1 knew; raise `KeyError` where it is damaged.
-
-    Its images are those of the path, all of them classified correctly; the failed check `UNKNOWN` keeps the verdict
-    from resting on them.
-    """
-    records = document["records"]
-    keys, clean = [record["key"] for record in records], [True] * len(records)
-    path = _path(document)
-    checks = [Check(**check) for check in document["checks"]]
-    attacks: list[AttackResult] = [path_attack(keys, clean, path)]
-    classes = len(document["model"]["card"]["class_names"])
-    found, verdict = checks_and_verdict(clean, attacks, [*checks, UNKNOWN], classes)
-    accuracy, images = document["clean"]["accuracy"], document["clean"]["images"]
-    return {
-        **{name: document[name] for name in ("model", "shards", "versions", "hardware", "seconds")},
-        "format_version": 2,
-        "protocol": _protocol(document["protocol"], len(records)),
-        "clean": {"accuracy": accuracy, "correct": round(accuracy * images), "images": images},
-        "images": {"keys": keys, "labels": [record["label"] for record in records], "correct": [1] * len(records)},
-        "verdict": asdict(verdict),
-        "path": path,
-        "attempts": [attack_document(attack) for attack in attacks],
-        "checks": [asdict(check) for check in found],
-        "forwards": path["forwards"],
-        "backwards": path["backwards"],
-    }
-
-
-def _protocol(asked: Mapping[str, Any], images: int) -> dict[str, Any]:
-    numbers = {"batch_size": asked["batch_size"], "seed": asked["seed"]}
-    return {"suite": "paper", "images": images, "strong_images": 0, "epsilons": [], **numbers}
-
-
-def _path(document: Mapping[str, Any]) -> dict[str, Any]:
-    passes = sum(len(record["correct"]) for record in document["records"])
-    return {
-        **{name: document["protocol"][name] for name in ("steps", "step_size", "zero_gradient")},
-        "images": len(document["records"]),
-        "forwards": passes,
-        "backwards": passes,
-        "seconds": document["seconds"],
-        "loss": document["loss"],
-        "records": document["records"],
-    }
-
-
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 SECTIONS = {
     "model": ("path", "sha256", "card"),
     "shards": ("path", "name", "manifest_sha256", "used_in_training"),
@@ -101,12 +46,12 @@ SECTIONS = {
     "clean": ("accuracy", "correct", "images"),
     "images": ("keys", "labels", "correct"),
     "path": ("images", "steps", "step_size", "zero_gradient", "loss", "records"),
-    "verdict": ("word", "reasons", "numbers"),
     "versions": (),
     "hardware": ("cpu", "threads", "device"),
 }
+STANDARD = 8 / 255
 NUMBERS = ("forwards", "backwards", "seconds")
-LISTS = ("records", "attempts", "checks")  # written with one line per item
+LISTS = ("records", "attacks", "checks", "verdicts")  # written with one line per item
 
 
 @dataclass(frozen=True)
@@ -118,7 +63,7 @@ class Result:
     records: Records
     attacks: tuple[AttackResult, ...]
     checks: tuple[Check, ...]
-    verdict: Verdict
+    verdicts: tuple[Verdict, ...]
 
     @property
     def arch(self) -> str:
@@ -166,6 +111,21 @@ class Result:
         """Whether the model classifies each of the N images correctly as it is."""
         return tuple(map(bool, self.document["images"]["correct"]))
 
+    @cached_property
+    def cells(self) -> tuple[Cell, ...]:
+        """What attacks left at every norm and radius."""
+        return robust_cells(self.clean, self.attacks)
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict at L∞ 8/255, RobustBench's radius for small images, or else at the largest radius."""
+        return next((one for one in self.verdicts if one.epsilon == STANDARD), self.verdicts[-1])
+
+    @property
+    def near_chance(self) -> bool:
+        """Whether the model is hardly better than guessing."""
+        return self.verdicts[0].word == "near chance"
+
     @property
     def epsilons(self) -> tuple[float, ...]:
         """The L∞ radii of the evaluation, growing."""
@@ -180,6 +140,34 @@ class Result:
     def largest_linf(self) -> float:
         """The L∞ distance of the whole path, steps × step size."""
         return float(self.document["path"]["steps"] * self.document["path"]["step_size"])
+
+
+class Partial:
+    """Parts by name, each a JSON value, in a hidden file `.OUT.partial`; those of another evaluation are dropped."""
+
+    def __init__(self, out: Path, identity: Mapping[str, Any]) -> None:
+        self.path = out.with_name(f".{out.name}.partial")
+        self._identity = json.loads(json.dumps(identity))
+        self._parts: dict[str, Any] = self._read()
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            document = json.loads(self.path.read_text(encoding="utf-8"))
+            return dict(document["parts"]) if document["identity"] == self._identity else {}
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}  # none yet, or a file of something else: begin anew
+
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        """Return the part of this name, made and stored now where there is none."""
+        if name not in self._parts:
+            self._parts[name] = make()
+            payload = json.dumps({"identity": self._identity, "parts": self._parts}, ensure_ascii=False)
+            write_atomically(self.path, payload.encode())
+        return self._parts[name]
+
+    def remove(self) -> None:
+        """Remove the file, when the result is written."""
+        self.path.unlink(missing_ok=True)
 
 
 def check_output(path: Path, begins: bytes = b"{") -> None:
@@ -221,7 +209,7 @@ def _finite(value: Any) -> Any:
 
 
 def read_result(path: Path) -> Result:
-    """Read a result, of version 1 too (see `earlier_results`).
+    """Read a result, of version 2 too, which had one verdict for all radii: verdicts are then made anew.
 
     Raises:
         InputError: it is missing, damaged or of another version.
@@ -233,13 +221,13 @@ def read_result(path: Path) -> Result:
         raise InputError(f"Result {path} cannot be read ({error.strerror}): run `attack run` first.") from None
     except (ValueError, KeyError, TypeError, RecursionError):
         raise InputError(f"{path} is not a result of `attack run`: give the JSON files that it wrote.") from None
-    if version not in (1, FORMAT_VERSION):
+    if version not in (2, FORMAT_VERSION):
         raise InputError(
-            f"{path} has format version {version}; this program reads versions up to {FORMAT_VERSION}: "
+            f"{path} has format version {version}; this program reads versions 2 and {FORMAT_VERSION}: "
             "run `attack run` again."
         )
     try:
-        return _result(path, upgrade_result(document) if version == 1 else document)
+        return _result(path, document)
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is a damaged result ({error!r}): run `attack run` again.") from None
 
@@ -256,6 +244,7 @@ def _literal(value: Any) -> Any:
 
 
 def _result(path: Path, document: dict[str, Any]) -> Result:
+    version = document["format_version"]
     for section, names in SECTIONS.items():
         for name in names:
             document[section][name]  # a missing one raises
@@ -263,14 +252,20 @@ def _result(path: Path, document: dict[str, Any]) -> Result:
         raise TypeError(f"one of {', '.join(NUMBERS)} is no number")
     if not isinstance(document["versions"], dict):
         raise TypeError("versions are no names and values")
-    attacks = tuple(read_attack(attack) for attack in document["attempts"])
+    attacks = tuple(read_attack(attack) for attack in document["attacks" if version > 2 else "attempts"])
     checks = tuple(Check(**check) for check in document["checks"])
     images = document["images"]
     lengths = {len(images[name]) for name in ("keys", "labels", "correct")}
     if len(lengths | {len(attack.robust) for attack in attacks}) != 1:
         raise ValueError("the numbers of images do not fit together")
-    verdict = Verdict(**{**document["verdict"], "reasons": tuple(document["verdict"]["reasons"])})
-    return Result(path, document, read_records(document["path"]["records"]), attacks, checks, verdict)
+    if version > 2:
+        verdicts = tuple(Verdict(**{**one, "reasons": tuple(one["reasons"])}) for one in document["verdicts"])
+    else:
+        classes = len(document["model"]["card"]["class_names"])
+        checks, verdicts = evaluate(tuple(map(bool, images["correct"])), attacks, checks, classes)
+    if not verdicts:
+        raise ValueError("there is no verdict")
+    return Result(path, document, read_records(document["path"]["records"]), attacks, checks, verdicts)
 
 
 def whole_split(result: Result) -> Share:
@@ -279,19 +274,23 @@ def whole_split(result: Result) -> Share:
     return Share(correct / n, *wilson(correct, n), n)
 
 
-def robust_shares(result: Result) -> dict[float, Share]:
-    """Return by L∞ radius the worst case over all attacks, clean errors counted; none where no attack had a radius."""
-    if all(attack.epsilon is None for attack in result.attacks):
-        return {}
-    return {epsilon: share(worst_case(result.clean, result.attacks, "linf", epsilon)) for epsilon in result.epsilons}
-
-
 def metrics(result: Result) -> dict[str, Any]:
-    """Return the columns of `dvc metrics show`: clean and robust accuracies in [0, 1], and the verdict."""
-    robust = {f"robust_{_column(epsilon)}": round(one.mean, 4) for epsilon, one in robust_shares(result).items()}
-    return {"verdict": result.verdict.word, "clean": round(whole_split(result).mean, 4), **robust}
+    """Return the columns of `dvc metrics show`: clean accuracy in [0, 1], and for every radius what attacks left.
+
+    That is an accuracy, of how many images it is, and the verdict; without a radius there is the verdict alone.
+    """
+    clean = {"clean": round(whole_split(result).mean, 4)}
+    if not result.cells:
+        return {"verdict": result.verdicts[0].word, **clean}
+    columns: dict[str, Any] = {}
+    for cell, verdict in zip(result.cells, result.verdicts, strict=True):
+        radius = _column(cell)
+        columns[f"verdict_{radius}"] = verdict.word
+        columns[f"robust_{radius}"] = round(share(cell.robust).mean, 4)
+        columns[f"images_{radius}"] = len(cell.robust)
+    return {**clean, **columns}
 
 
-def _column(epsilon: float) -> str:
-    levels = 255 * epsilon
-    return f"{levels:.0f}_of_255" if abs(levels - round(levels)) < 1e-6 else f"{epsilon:.4g}"
+def _column(cell: Cell) -> str:
+    name = epsilon_name(cell.epsilon).replace("/", "_of_")
+    return name if cell.norm == "linf" else f"l2_{cell.epsilon:.4g}"

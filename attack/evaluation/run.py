@@ -1,8 +1,9 @@
-"""One model attacked by a suite; every finished attack is kept."""
+"""One model attacked by a suite and checked; every finished attack is kept."""
 
+import copy
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial as call_later
 from math import inf
@@ -12,32 +13,149 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from attack.attacks.attack import Attacked, AttackResult, Loss, Norm, attack_loss
+from attack.attacks.attack import Attacked, AttackResult, Loss, Norm, attack_loss, misclassified
+from attack.checks.attacks import check_copies, check_path
 from attack.checks.check import Check
+from attack.checks.model import check_model
+from attack.checks.planted import check_planted
 from attack.checks.robustness import worst_case
-from attack.evaluation.images import ImageSet, ProgressReport, choose_images, classify_split, load_image_set
-from attack.evaluation.judge import checks_and_verdict, checks_of_model, checks_of_path
-from attack.evaluation.paper_path import attack_along_path, empty_section, path_attack, path_rows, path_section
-from attack.evaluation.result import FORMAT_VERSION, attack_document, check_output, encode_result, read_attack
-from attack.evaluation.suite import AttackConfig, Planned, plan_attacks
-from attack.evaluation.target import Target, load_target, without_tf32
+from attack.checks.verdict import evaluate
+from attack.evaluation.images import ImageSet, ProgressReport, choose_images, load_image_set
+from attack.evaluation.paper_path import attack_along_path, path_attack, path_section
+from attack.evaluation.result import (
+    FORMAT_VERSION,
+    Partial,
+    attack_document,
+    check_output,
+    encode_result,
+    read_attack,
+)
+from attack.evaluation.suite import AttackConfig, Planned, main_attack, plan_attacks
+from attack.evaluation.target import Target, open_model, predict_split, without_tf32
 from stylize.files import write_atomically
-from train import load_test_images
 from train.records import describe_environment
 
+CHECKED_IMAGES = 32  # of the image set: the checks of the model are on few images
 
-class Evaluated(NamedTuple):
-    """What became of B attacked images: still right, their mean loss before and after, and how far they moved."""
 
-    robust: list[bool]
-    first: float
-    last: float
-    distance: list[float]
+def silent(stage: str, done: int, total: int) -> None:
+    """Report no progress."""
+
+
+def attack_model(
+    model: str | Path | nn.Module,
+    shards: Path,
+    out: Path,
+    config: AttackConfig = AttackConfig(),  # noqa: B008 (frozen)
+    *,
+    progress: ProgressReport = silent,
+) -> dict[str, Any]:
+    """Evaluate a trained model on the test split of a shard folder, write the result to `out` and return it.
+
+    Every finished part is kept beside `out` until the result is written, so that the same call goes on after an
+    interruption. docs/evaluation.md says what each number of the result means.
+
+    Args:
+        model: a file that `train run` wrote, its folder, `package.module:function`, or a network (see `open_model`).
+        shards: the shard folder; its class names must be the model's.
+        out: the JSON file to write.
+        config: which attacks, on how many images.
+        progress: called with (what is being done, how much of it is done, how much there is).
+
+    Raises:
+        InputError: a file is missing or damaged, or the class names differ.
+    """
+    check_output(out)
+    target = open_model(model, shards)
+    partial = Partial(out, {"format_version": FORMAT_VERSION, **target.identity, "config": asdict(config)})
+    with without_tf32():
+        document = _evaluate(target, config, partial, progress)
+    payload = encode_result(document)
+    write_atomically(out, payload)
+    partial.remove()
+    return dict(json.loads(payload))
+
+
+def _evaluate(target: Target, config: AttackConfig, partial: Partial, progress: ProgressReport) -> dict[str, Any]:
+    """Run what is not yet in `partial`, and return the whole result."""
+    plans = plan_attacks(config, target.classes)
+    split = partial.once("split", lambda: _classify(target, config, progress))
+    keys = choose_images(target.shards, config.images, config.seed)
+    images = load_image_set(target.shards, *target.sees, keys, target.device)
+    clean = [bool(split["correct"][key]) for key in keys]
+    path = partial.once("path", lambda: _follow_path(target, images, clean, config, progress))
+    attacks = [path_attack(keys, clean, path["section"])]
+    for planned in _announced(plans, progress):
+        run = call_later(run_attack, planned, target, images, clean, attacks, config)
+        attacks.append(read_attack(partial.once(planned.title, lambda run=run: attack_document(run()))))  # type: ignore[misc]
+    checked = partial.once("checks", lambda: _check_target(target, images, config))
+    known = [Check(**check) for check in (*checked["checks"], *path["checks"])]
+    checks, verdicts = evaluate(clean, attacks, known, target.classes)
+    seconds = split["seconds"] + checked["seconds"] + sum(attack.seconds for attack in attacks)
+    right = sum(split["correct"].values())
+    asked = {name: getattr(config, name) for name in ("suite", "images", "epsilons", "batch_size", "seed")}
+    return {
+        "format_version": FORMAT_VERSION,
+        **target.document,
+        "protocol": {**asked, "strong_images": config.strong_images or config.images},
+        "clean": {"accuracy": right / target.test_images, "correct": right, "images": target.test_images},
+        "images": {"keys": list(keys), "labels": images.labels.tolist(), "correct": [int(one) for one in clean]},
+        "verdicts": [asdict(verdict) for verdict in verdicts],
+        "path": path["section"],
+        "attacks": [attack_document(attack) for attack in attacks],
+        "checks": [asdict(check) for check in checks],
+        **describe_environment(target.device),
+        "forwards": sum(attack.forwards for attack in attacks),
+        "backwards": sum(attack.backwards for attack in attacks),
+        "seconds": round(seconds, 1),
+    }
+
+
+def _classify(target: Target, config: AttackConfig, progress: ProgressReport) -> dict[str, Any]:
+    """Return by key which images of the test split are classified correctly, and how long that took."""
+    started = time.perf_counter()
+    correct = {each.key: each.predicted == each.label for each in predict_split(target, config.batch_size, progress)}
+    return {"correct": correct, "seconds": round(time.perf_counter() - started, 2)}
+
+
+def _follow_path(
+    target: Target, images: ImageSet, clean: Sequence[bool], config: AttackConfig, progress: ProgressReport
+) -> dict[str, Any]:
+    """Return the paper's path as a section of the result, and its checks."""
+    started = time.perf_counter()
+    rows = [index for index, right in enumerate(clean) if right]
+    path = attack_along_path(target.network, images, rows, config, progress) if rows else None
+    section = path_section([images.keys[row] for row in rows], path, config, len(clean), time.perf_counter() - started)
+    found = check_path(path, steps=config.steps, step_size=config.step_size) if path else ()
+    return {"section": section, "checks": [asdict(check) for check in found]}
+
+
+def _announced(plans: Sequence[Planned], progress: ProgressReport) -> Iterator[Planned]:
+    """Yield the attacks, and tell which one runs."""
+    for number, planned in enumerate(plans):
+        progress(f"Attacks: {planned.title}", number, len(plans))
+        yield planned
+    if plans:
+        progress("Attacks", len(plans), len(plans))
+
+
+def _check_target(target: Target, images: ImageSet, config: AttackConfig) -> dict[str, Any]:
+    """Return the checks that need the model alone, and how long they took."""
+    started = time.perf_counter()
+    pixels, labels = (part[:CHECKED_IMAGES] for part in (images.pixels, images.labels))
+    checks = [*check_model(target.network, pixels, labels, seed=config.seed)]
+    if target.untouched is None:
+        checks.append(check_copies(None))
+    if config.suite != "paper":
+        for epsilon in config.epsilons:
+            attack = main_attack(config, epsilon)
+            checks.append(check_planted(target.network, pixels, attack, epsilon=epsilon, seed=config.seed))
+    return {"checks": [asdict(check) for check in checks], "seconds": round(time.perf_counter() - started, 2)}
 
 
 def run_attack(
     planned: Planned,
-    model: nn.Module,
+    target: Target,
     images: ImageSet,
     clean: Sequence[bool],
     earlier: Sequence[AttackResult],
@@ -48,17 +166,24 @@ def run_attack(
     Images that the model gets wrong as they are meet no attack. Others that an attack leaves out (see `Planned`) keep
     the state that the earlier attacks within its radius left them in, so that `robust` is the attack's own where it
     looked, and the worst case so far elsewhere; `settings` says how many images it looked at, and how many it met.
+
+    An image withstands where the model and a copy of it that no image went through yet both are right, because a model
+    that remembers what it saw can answer right from memory. `settings` says on how many the copy answers otherwise.
     """
     started = time.perf_counter()
     before = clean if planned.epsilon is None else worst_case(clean, earlier, planned.norm, planned.epsilon)
-    looked_at = min(len(clean), config.strong_images) if planned.strong else len(clean)
+    looked_at = min(len(clean), config.strong_images or len(clean)) if planned.strong else len(clean)
     candidates = before if planned.survivors else clean
     rows = [index for index in range(looked_at) if candidates[index]]
     pixels, labels = images.pixels[rows], images.labels[rows]
-    attacked = planned.attack(model, pixels, labels) if rows else Attacked(pixels, 0, 0)
+    attacked = planned.attack(target.network, pixels, labels) if rows else Attacked(pixels, 0, 0)
     loss = planned.settings.get("loss", "ce")
-    evaluated = evaluate_images(model, pixels, attacked.images, labels, planned.norm, config.batch_size, loss)
-    robust, distance = _states(planned, before, clean, rows, evaluated)
+    found = evaluate_images(target.network, pixels, attacked.images, labels, planned.norm, config.batch_size, loss)
+    again = _ask_untouched(target, attacked.images, labels, config.batch_size)
+    settings = {**planned.settings, "images": looked_at, "attacked": len(rows)}
+    if again is not None:
+        settings["copy_differs"] = sum(one != other for one, other in zip(found.robust, again, strict=True))
+    robust, distance = _states(planned, before, clean, rows, found, again or found.robust)
     return AttackResult(
         planned.name,
         planned.kind,
@@ -66,24 +191,21 @@ def run_attack(
         planned.epsilon,
         robust,
         distance,
-        attacked.forwards + 2 * len(rows),
+        attacked.forwards + 3 * len(rows),
         attacked.backwards,
         round(time.perf_counter() - started, 2),
-        {**planned.settings, "images": looked_at, "attacked": len(rows)},
-        _losses(evaluated, attacked.last_losses) if rows and "loss" in planned.settings else {},
+        settings,
+        _losses(found, attacked.last_losses) if rows and "loss" in planned.settings else {},
     )
 
 
-def _states(
-    planned: Planned, before: Sequence[bool], clean: Sequence[bool], rows: Sequence[int], evaluated: Evaluated
-) -> tuple[tuple[bool, ...], tuple[float, ...]]:
-    """Return who withstood the attack and how far each of N images was moved."""
-    robust = list(before)
-    distance = [inf if planned.epsilon is None and right else 0.0 for right in clean]
-    for index, withstood, moved in zip(rows, evaluated.robust, evaluated.distance, strict=True):
-        robust[index] = withstood
-        distance[index] = inf if planned.epsilon is None and withstood else moved
-    return tuple(robust), tuple(distance)
+class Evaluated(NamedTuple):
+    """What became of B attacked images: still right, their mean loss before and after, and how far they moved."""
+
+    robust: list[bool]
+    first: float
+    last: float
+    distance: list[float]
 
 
 def evaluate_images(
@@ -103,175 +225,46 @@ def evaluate_images(
             start, end = model(before), model(after)
         first += attack_loss(loss, start, truth).tolist()
         last += attack_loss(loss, end, truth).tolist()
-        robust += (end.argmax(1) == truth).tolist()
+        robust += (~misclassified(end, truth)).tolist()
     moves = (attacked.double() - images.double()).flatten(1)
     distance = moves.abs().amax(1) if norm == "linf" else moves.norm(dim=1)
     count = max(len(labels), 1)
     return Evaluated(robust, sum(first) / count, sum(last) / count, distance.tolist())
 
 
-def _losses(evaluated: Evaluated, last_losses: Tensor | None) -> dict[str, float]:
+def _ask_untouched(target: Target, attacked: Tensor, labels: Tensor, batch_size: int) -> list[bool] | None:
+    """Return which attacked images a copy that saw no image before is right on, the last image first."""
+    if target.untouched is None:
+        return None
+    model, right = copy.deepcopy(target.untouched), []
+    for images, truth in zip(*(torch.split(part.flip(0), batch_size) for part in (attacked, labels)), strict=True):
+        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+            right += (~misclassified(model(images), truth)).tolist()
+    return right[::-1]
+
+
+def _states(
+    planned: Planned,
+    before: Sequence[bool],
+    clean: Sequence[bool],
+    rows: Sequence[int],
+    found: Evaluated,
+    again: Sequence[bool],
+) -> tuple[tuple[bool, ...], tuple[float, ...]]:
+    """Return who withstood the attack and how far each of N images was moved."""
+    robust = list(before)
+    distance = [inf if planned.epsilon is None and right else 0.0 for right in clean]
+    for index, *withstood, moved in zip(rows, found.robust, again, found.distance, strict=True):
+        robust[index] = all(withstood)
+        distance[index] = inf if planned.epsilon is None and robust[index] else moved
+    return tuple(robust), tuple(distance)
+
+
+def _losses(found: Evaluated, last_losses: Tensor | None) -> Mapping[str, float]:
     """Summarise for checks: the attack's mean loss before and after, and how much of it the last steps still gave."""
-    losses = {"first": evaluated.first, "last": evaluated.last}
+    losses = {"first": found.first, "last": found.last}
     if last_losses is not None and last_losses.shape[1] > 1:
         means = last_losses.double().mean(0)
         change = (means[-1] - means[0]) / means[0].abs().clamp_min(1e-12)
         losses["change_last_10"] = float(change)
     return losses
-
-
-class Partial:
-    """Parts by name, each a JSON value, in a hidden file `.OUT.partial`; those of another evaluation are dropped."""
-
-    def __init__(self, out: Path, identity: Mapping[str, Any]) -> None:
-        self.path = out.with_name(f".{out.name}.partial")
-        self._identity = json.loads(json.dumps(identity))
-        self._parts: dict[str, Any] = self._read()
-
-    def _read(self) -> dict[str, Any]:
-        try:
-            document = json.loads(self.path.read_text(encoding="utf-8"))
-            return dict(document["parts"]) if document["identity"] == self._identity else {}
-        except (OSError, ValueError, KeyError, TypeError):
-            return {}  # none yet, or a file of something else: begin anew
-
-    def once(self, name: str, make: Callable[[], Any]) -> Any:
-        """Return the part of this name, made and stored now where there is none."""
-        if name not in self._parts:
-            self._parts[name] = make()
-            payload = json.dumps({"identity": self._identity, "parts": self._parts}, ensure_ascii=False)
-            write_atomically(self.path, payload.encode())
-        return self._parts[name]
-
-    def remove(self) -> None:
-        """Remove the file, when the result is written."""
-        self.path.unlink(missing_ok=True)
-
-
-def silent(stage: str, done: int, total: int) -> None:
-    """Show no progress."""
-
-
-def attack_model(
-    model: str | Path | nn.Module,
-    shards: Path,
-    out: Path,
-    config: AttackConfig = AttackConfig(),  # noqa: B008 (frozen)
-    *,
-    progress: ProgressReport = silent,
-) -> dict[str, Any]:
-    """Evaluate a trained model on the test split of a shard folder, write the result to `out` and return it.
-
-    Every finished part is kept beside `out` until the result is written, so that the same call goes on after an
-    interruption. docs/evaluation.md says what each number of the result means.
-
-    Args:
-        model: a file that `train run` wrote, `package.module:function`, or a network (see `open_model`).
-        shards: the shard folder; its class names must be the model's.
-        out: the JSON file to write.
-        config: which attacks, on how many images.
-        progress: called with (what is being done, how much of it is done, how much there is).
-
-    Raises:
-        InputError: a file is missing or damaged, or the class names differ.
-    """
-    check_output(out)
-    target = load_target(model, shards)
-    partial = Partial(out, {"format_version": FORMAT_VERSION, **target.identity, "config": asdict(config)})
-    with without_tf32():
-        document = _evaluate(target, shards, config, partial, progress)
-    payload = encode_result(document)
-    write_atomically(out, payload)
-    partial.remove()
-    return dict(json.loads(payload))
-
-
-def _evaluate(
-    target: Target, shards: Path, config: AttackConfig, partial: Partial, progress: ProgressReport
-) -> dict[str, Any]:
-    """Run what is not yet in `partial`, and return the whole result."""
-    plans = plan_attacks(config, target.classes)
-    split = partial.once("split", lambda: _classify(target, shards, config, progress))
-    keys = choose_images(shards, config.images, config.seed)
-    images = load_image_set(shards, target.image_size, target.image_preset, keys, target.device)
-    clean = [bool(split["correct"][key]) for key in keys]
-    followed = partial.once("path", lambda: _follow_path(target, images, clean, config, progress))
-    attacks = [path_attack(keys, clean, followed["section"])]
-    for planned in _announced(plans, progress):
-        attack = call_later(_attack, planned, target, images, clean, attacks, config)
-        attacks.append(read_attack(partial.once(planned.title, attack)))
-    checked = partial.once("checks", lambda: checks_of_model(target, images, config))
-    kept = [Check(**check) for check in (*checked["checks"], *followed["checks"])]
-    checks, verdict = checks_and_verdict(clean, attacks, kept, target.classes)
-    seconds = split["seconds"] + checked["seconds"] + sum(attack.seconds for attack in attacks)
-    return {
-        "format_version": FORMAT_VERSION,
-        **target.document,
-        "protocol": _protocol(config),
-        "clean": _clean(split["correct"]),
-        "images": {"keys": list(keys), "labels": images.labels.tolist(), "correct": [int(right) for right in clean]},
-        "verdict": asdict(verdict),
-        "path": followed["section"],
-        "attempts": [attack_document(attack) for attack in attacks],
-        "checks": [asdict(check) for check in checks],
-        **describe_environment(target.device),
-        "forwards": sum(attack.forwards for attack in attacks),
-        "backwards": sum(attack.backwards for attack in attacks),
-        "seconds": round(seconds, 1),
-    }
-
-
-def _classify(target: Target, shards: Path, config: AttackConfig, progress: ProgressReport) -> dict[str, Any]:
-    """Return by key which images of the test split are classified correctly, and how long that took."""
-    started = time.perf_counter()
-    tests = load_test_images(shards, target.image_size, target.image_preset)
-    correct = classify_split(
-        target.model, tests, device=target.device, batch_size=config.batch_size, total=target.test_images,
-        progress=progress,
-    )  # fmt: skip
-    return {"correct": correct, "seconds": round(time.perf_counter() - started, 2)}
-
-
-def _follow_path(
-    target: Target, images: ImageSet, clean: Sequence[bool], config: AttackConfig, progress: ProgressReport
-) -> dict[str, Any]:
-    """Return the paper's path as a section of the result, and its checks."""
-    started = time.perf_counter()
-    rows, section = path_rows(clean), empty_section(config, len(clean))
-    if not rows:
-        return {"section": section, "checks": []}
-    path = attack_along_path(target.model, images, rows, config, progress)
-    section = path_section([images.keys[row] for row in rows], path, section, time.perf_counter() - started)
-    return {"section": section, "checks": checks_of_path(path, config)}
-
-
-def _attack(
-    planned: Planned,
-    target: Target,
-    images: ImageSet,
-    clean: Sequence[bool],
-    earlier: Sequence[AttackResult],
-    config: AttackConfig,
-) -> dict[str, Any]:
-    return attack_document(run_attack(planned, target.model, images, clean, earlier, config))
-
-
-def _announced(plans: Sequence[Planned], progress: ProgressReport) -> Iterator[Planned]:
-    """Yield the attacks, and tell which one runs."""
-    for number, planned in enumerate(plans):
-        progress(f"Attacks: {planned.title}", number, len(plans))
-        yield planned
-    if plans:
-        progress("Attacks", len(plans), len(plans))
-
-
-def _protocol(config: AttackConfig) -> dict[str, Any]:
-    """Return what was asked for; the section `path` has its own numbers, and each attack its settings."""
-    names = ("suite", "images", "strong_images", "epsilons", "batch_size", "seed")
-    return {name: getattr(config, name) for name in names}
-
-
-def _clean(correct: Mapping[str, bool]) -> dict[str, float | int]:
-    """Accuracy over the whole test split."""
-    right = sum(correct.values())
-    return {"accuracy": right / len(correct), "correct": right, "images": len(correct)}

@@ -10,7 +10,7 @@ from torch import nn
 from attack.checks.robustness import wilson
 from attack.evaluation.images import ProgressReport
 from attack.evaluation.result import check_output, encode_result
-from attack.evaluation.target import load_target, predict_split
+from attack.evaluation.target import open_model, predict_split
 from stylize.console import InputError
 from stylize.files import write_atomically
 from stylize.shards.manifest import read_manifest
@@ -80,8 +80,8 @@ def measure_shape_bias(
         raise InputError(f"--batch-size is {batch_size}: give 1 or more.")
     check_output(out)
     textures = _read_textures(shards)
-    target = load_target(model, shards)
-    predictions = predict_split(target, shards, batch_size, progress)
+    target = open_model(model, shards)
+    predictions = predict_split(target, batch_size, progress)
     decisions = [Decision(each.key, each.label, textures[each.key], each.predicted) for each in predictions]
     document = {
         "kind": "shape-bias",
@@ -97,8 +97,8 @@ def measure_shape_bias(
 
 
 def _accuracy(model: str | Path | nn.Module, shards: Path, batch_size: int, progress: ProgressReport) -> dict[str, Any]:
-    target = load_target(model, shards)
-    predictions = predict_split(target, shards, batch_size, progress)
+    target = open_model(model, shards)
+    predictions = predict_split(target, batch_size, progress)
     correct = sum(each.predicted == each.label for each in predictions)
     return {"shards": target.document["shards"], "accuracy": share(correct, len(predictions))}
 

@@ -2,22 +2,21 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
 from torch import Tensor, nn
 
-from attack.attacks.attack import Attacked, Kind, Loss, Norm
+from attack.attacks.attack import NORM_NAMES, Attacked, Kind, Loss, Norm, epsilon_name, radius_name
 from attack.attacks.autoattack import autoattack, square
 from attack.attacks.minimal_norm import minimal_norm
 from attack.attacks.paper_path import Protocol
-from attack.attacks.pgd import pgd, single_step, unbounded, uniform_noise
+from attack.attacks.pgd import OVERSHOOT, pgd, single_step, unbounded, uniform_noise
 from stylize.console import InputError, option_name
 
 SUITES = ("paper", "quick", "full")
-PATH_IMAGES = 200  # the paper's path is followed by at most so many images: enough for its 100 correct ones
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,8 @@ class AttackConfig:
         suite: `paper` (the path alone), `quick` (about a minute for a small model) or `full` (with AutoAttack, minimal
             norms, more steps and restarts).
         images: test images to evaluate on, right or wrong: the first by hash of (seed, key).
-        strong_images: so many of these meet AutoAttack, Square and the minimal-norm attacks, which are slow.
+        strong_images: so many of these meet AutoAttack, Square and the minimal-norm attacks, which are slow; robust
+            accuracy is then of these alone. All where it is None.
         epsilons: L∞ radii of the attacks, growing, in units of the [0, 1] range.
         steps: steps of the paper's path.
         step_size: size of a step of the path (1 = the full pixel range).
@@ -42,7 +42,7 @@ class AttackConfig:
 
     suite: str = "quick"
     images: int = 200
-    strong_images: int = 100
+    strong_images: int | None = None
     epsilons: tuple[float, ...] = (2 / 255, 8 / 255)
     steps: int = 100
     step_size: float = 1e-4
@@ -55,8 +55,8 @@ class AttackConfig:
         if self.suite not in SUITES:
             raise InputError(f"--suite is {self.suite!r}: give {', '.join(SUITES[:-1])} or {SUITES[-1]}.")
         for name in ("images", "strong_images", "batch_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{option_name(name)} is {getattr(self, name)}: give 1 or more.")
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise InputError(f"{option_name(name)} is {value}: give 1 or more.")
         if not 0 <= self.seed < 2**32:
             raise InputError(f"--seed is {self.seed}: give 0 to {2**32 - 1}.")
         for epsilon in self.epsilons:
@@ -76,18 +76,11 @@ def parse_epsilon(text: str) -> float:
         raise InputError(f"--epsilon is {text!r}: give a number or a fraction such as 8/255.") from None
 
 
-def epsilon_name(epsilon: float) -> str:
-    """Write a radius as it is spoken of: `8/255` where it is a whole number of levels, else its digits."""
-    levels = 255 * epsilon
-    return f"{levels:.0f}/255" if abs(levels - round(levels)) < 1e-6 else f"{epsilon:.4g}"
-
-
 STEPS = {"quick": 20, "full": 40}
 QUERIES = {"quick": 100, "full": 1000}
 RESTARTS = 3
 MINIMAL_NORM_STEPS = 100
 AUTOATTACK_CLASSES = 4  # its DLR loss with targets looks at the four largest logits
-OVERSHOOT = 2.5  # steps of 2.5 ε / steps can cross the ball from end to end (Madry et al. 2018)
 
 
 @dataclass(frozen=True)
@@ -110,7 +103,7 @@ class Planned:
     @property
     def title(self) -> str:
         """Name and radius, which no other attack of the suite has."""
-        return f"{self.name} {self.norm if self.epsilon is None else epsilon_name(self.epsilon)}"
+        return f"{self.name} {NORM_NAMES[self.norm] if self.epsilon is None else radius_name(self.norm, self.epsilon)}"
 
 
 def plan_attacks(config: AttackConfig, classes: int) -> list[Planned]:
@@ -134,25 +127,25 @@ def _check_library() -> None:
         raise InputError("--suite full needs AutoAttack, an extra: pip install 'stylized-pairing[attacks]'.")
 
 
-def main_attack(config: AttackConfig) -> Callable[[nn.Module, Tensor, Tensor], Attacked]:
-    """Return the suite's PGD at the largest radius: the attack that has to find a planted weakness."""
-    return _pgd("pgd-ce", config.epsilons[-1], "ce", config, steps=STEPS[config.suite]).attack
+def main_attack(config: AttackConfig, epsilon: float) -> Callable[[nn.Module, Tensor, Tensor], Attacked]:
+    """Return the suite's PGD within a radius: the attack that has to find a planted weakness."""
+    return _pgd("pgd-ce", epsilon, "ce", config, steps=STEPS[config.suite]).attack
 
 
 def _quick(config: AttackConfig, second_loss: Loss) -> Iterator[Planned]:
     for epsilon in config.epsilons:
         yield from _simple(epsilon, config, second_loss)
-    yield _square(config.epsilons[-1], config)
+        yield _square(epsilon, config)
 
 
 def _full(config: AttackConfig, second_loss: Loss) -> Iterator[Planned]:
     steps = STEPS["full"]
     for epsilon in config.epsilons:
         yield from _simple(epsilon, config, second_loss)
-        yield replace(_pgd("pgd-ce-doubled", epsilon, "ce", config, steps=2 * steps), survivors=True)
-        yield replace(_pgd("pgd-restarts", epsilon, "ce", config, steps=steps, restarts=RESTARTS), survivors=True)
-    yield _square(config.epsilons[-1], config)
-    yield from (_minimal_norm(norm, config) for norm in ("linf", "l2"))
+        yield _pgd("pgd-ce-doubled", epsilon, "ce", config, steps=2 * steps, survivors=True)
+        yield _pgd("pgd-restarts", epsilon, "ce", config, steps=steps, restarts=RESTARTS, survivors=True)
+        yield _square(epsilon, config)
+    yield from (_minimal_norm(norm, config) for norm in NORM_NAMES)
 
 
 def _simple(epsilon: float, config: AttackConfig, second_loss: Loss) -> Iterator[Planned]:
@@ -160,17 +153,26 @@ def _simple(epsilon: float, config: AttackConfig, second_loss: Loss) -> Iterator
     yield _single_step(epsilon, config)
     yield _noise(epsilon, config)
     yield _pgd("pgd-ce", epsilon, "ce", config, steps=steps)
-    yield _pgd(f"pgd-{second_loss}", epsilon, second_loss, config, steps=steps)
+    yield _pgd(f"pgd-{second_loss}", epsilon, second_loss, config, steps=steps, survivors=True)
 
 
-def _pgd(name: str, epsilon: float, loss: Loss, config: AttackConfig, *, steps: int, restarts: int = 1) -> Planned:
+def _pgd(
+    name: str,
+    epsilon: float,
+    loss: Loss,
+    config: AttackConfig,
+    *,
+    steps: int,
+    restarts: int = 1,
+    survivors: bool = False,
+) -> Planned:
     step_size = OVERSHOOT * epsilon / steps
     attack = partial(
         pgd, norm="linf", epsilon=epsilon, steps=steps, step_size=step_size, loss=loss, restarts=restarts,
         seed=config.seed, batch_size=config.batch_size,
     )  # fmt: skip
     settings = {"loss": loss, "steps": steps, "step_size": step_size, "restarts": restarts}
-    return Planned(name, "white-box", epsilon, attack, settings=settings)
+    return Planned(name, "white-box", epsilon, attack, settings=settings, survivors=survivors)
 
 
 def _single_step(epsilon: float, config: AttackConfig) -> Planned:
@@ -188,7 +190,7 @@ def _noise(epsilon: float, config: AttackConfig) -> Planned:
 def _square(epsilon: float, config: AttackConfig) -> Planned:
     queries = QUERIES[config.suite]
     attack = partial(square, epsilon=epsilon, queries=queries, seed=config.seed, batch_size=config.batch_size)
-    return Planned("square", "black-box", epsilon, attack, settings={"queries": queries}, strong=True)
+    return Planned("square", "black-box", epsilon, attack, settings={"queries": queries}, survivors=True, strong=True)
 
 
 def _minimal_norm(norm: Norm, config: AttackConfig) -> Planned:

@@ -1,10 +1,12 @@
 """The model under attack: opened, checked, asked for its answers."""
 
+import copy
 import hashlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,38 +20,77 @@ from stylize.shards.manifest import MANIFEST_NAME, Manifest, read_manifest
 from stylize.shards.shard import file_sha256
 from train import ModelCard, TestImage, load_model, load_test_images
 from train.augment import PAPER_SIZE
-from train.checkpoint import tensors_sha256
-from train.models import call_reference, is_reference
+from train.checkpoint import model_file, tensors_sha256
+from train.models import call_reference, copy_inference_tensors, is_reference
 
+NO_CLASS = -1
 EXTERNAL = "external"  # the method of a model that this program did not train
 
 
 @dataclass(frozen=True)
-class OpenedModel:
-    """A network in eval mode on the device to use, and what a result says of it.
+class Target:
+    """A network in eval mode on the device to use, the shards whose test images it meets, and what a result says of it.
 
-    It maps float32 pixels (B, 3, H, W) in [0, 1] to logits (B, classes).  `reference` is how it was named, `sha256` is
-    of the model's file or, where there is none, of its tensors, name and code.
+    It maps float32 pixels (B, 3, H, W) in [0, 1] to logits (B, classes). `reference` is how it was named; `sha256` is
+    of the model's file or, where there is none, of its tensors, name and code. `untouched` is a copy that no image went
+    through, None where the network cannot be copied.
     """
 
     network: nn.Module
     card: ModelCard
     reference: str
     sha256: str
+    shards: Path
+    manifest: Manifest
+    untouched: nn.Module | None = None
 
     @property
     def device(self) -> torch.device:
         """Where the network is; the CPU if it has no tensors."""
         return next((tensor.device for tensor in self.network.state_dict().values()), torch.device("cpu"))
 
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return len(self.card.class_names)
 
-def open_model(model: str | Path | nn.Module, shards: Path) -> OpenedModel:
+    @property
+    def test_images(self) -> int:
+        """Number of images in the test split."""
+        return self.manifest.samples("test")
+
+    @property
+    def sees(self) -> tuple[int, str]:
+        """The size of its images in pixels, and the preset that cuts them."""
+        return self.card.image_size, self.card.image_preset
+
+    @cached_property
+    def document(self) -> dict[str, Any]:
+        """The sections `model` and `shards` of a result."""
+        digest = file_sha256(self.shards / MANIFEST_NAME)
+        return {
+            "model": {"path": self.reference, "sha256": self.sha256, "card": asdict(self.card)},
+            "shards": {
+                "path": self.shards.as_posix(),
+                "name": self.shards.resolve().name,
+                "manifest_sha256": digest,
+                "used_in_training": digest == self.card.shards_sha256,
+            },
+        }
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """Digests of the model and of the shards."""
+        return {"model": self.sha256, "shards": self.document["shards"]["manifest_sha256"]}
+
+
+def open_model(model: str | Path | nn.Module, shards: Path) -> Target:
     """Open a model for the test images of a shard folder.
 
     Args:
-        model: the path of a file that `train run` wrote; `package.module:function`, whose call without arguments
-            returns a network; or a network itself, which is put into eval mode and moved.  A network may name its
-            classes in an attribute `class_names`; otherwise it has those of the shards.
+        model: a file that `train run` wrote, or the folder it lies in; `package.module:function`, whose call without
+            arguments returns a network; or a network itself, which is put into eval mode and moved. A network may name
+            its classes in an attribute `class_names`; otherwise it has those of the shards.
         shards: the shard folder; it gives the images' size where there is no model file.
 
     Raises:
@@ -58,20 +99,33 @@ def open_model(model: str | Path | nn.Module, shards: Path) -> OpenedModel:
     """
     manifest = read_manifest(shards)
     if isinstance(model, nn.Module):
-        opened = _external(model, type(model).__name__, manifest)
+        network, reference = model, type(model).__name__
     elif is_reference(str(model)):
-        network = call_reference(str(model)).requires_grad_(False)
-        opened = _external(network, str(model), manifest)
+        network, reference = call_reference(str(model)), str(model)
+        for parameter in network.parameters():  # a TorchScript module has no requires_grad_
+            parameter.requires_grad_(False)
     else:
-        network, card = load_model(Path(model))
-        opened = OpenedModel(network, card, Path(model).as_posix(), file_sha256(Path(model)))
-    _check_classes(opened, shards, manifest)
-    opened.network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-    _check_outputs(opened)
-    return opened
+        path = model_file(Path(model))
+        network, card = load_model(path)
+        return _opened(Target(network, card, path.as_posix(), file_sha256(path), shards, manifest))
+    copy_inference_tensors(network)
+    card = _external_card(network, reference, manifest)
+    return _opened(Target(network, card, reference, _digest(network, reference), shards, manifest))
 
 
-def _external(network: nn.Module, reference: str, manifest: Manifest) -> OpenedModel:
+def _opened(target: Target) -> Target:
+    """Check a target, and put its network into eval mode on the device to use."""
+    _check_classes(target)
+    target.network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    try:
+        target = replace(target, untouched=copy.deepcopy(target.network))
+    except Exception:  # whatever keeps a foreign network from being copied: a check says so
+        target = replace(target, untouched=None)
+    _check_outputs(target)
+    return target
+
+
+def _external_card(network: nn.Module, reference: str, manifest: Manifest) -> ModelCard:
     """Describe a network that this program did not train; images come to it in the shards' own size, if they have one.
 
     Its seed is -1, and what it was trained on is unknown.
@@ -80,7 +134,7 @@ def _external(network: nn.Module, reference: str, manifest: Manifest) -> OpenedM
     names = getattr(network, "class_names", manifest.class_names)
     if isinstance(names, str | Tensor) or not isinstance(names, Sequence):
         raise InputError(f"Model {reference} has class_names that are no list of names: mend or remove them.")
-    card = ModelCard(
+    return ModelCard(
         arch=reference.rpartition(":")[2],
         method=EXTERNAL,
         class_names=[str(name) for name in names],
@@ -90,7 +144,6 @@ def _external(network: nn.Module, reference: str, manifest: Manifest) -> OpenedM
         shards_sha256="",
         versions={},
     )
-    return OpenedModel(network, card, reference, _digest(network, reference))
 
 
 def _digest(network: nn.Module, reference: str) -> str:
@@ -108,75 +161,34 @@ def _digest(network: nn.Module, reference: str) -> str:
     return digest.hexdigest()
 
 
-def _check_classes(opened: OpenedModel, shards: Path, manifest: Manifest) -> None:
-    known, given = opened.card.class_names, manifest.class_names
+def _check_classes(target: Target) -> None:
+    known, given, shards = target.card.class_names, target.manifest.class_names, target.shards
     mend = "attack it on shards of the data set that it was trained on."
     if len(known) != len(given):
-        raise InputError(f"{opened.reference} knows {len(known)} classes but {shards} has {len(given)}: {mend}")
+        raise InputError(f"{target.reference} knows {len(known)} classes but {shards} has {len(given)}: {mend}")
     for label, (ours, theirs) in enumerate(zip(known, given, strict=True)):
         if ours != theirs:
-            raise InputError(f"Class {label} is {ours!r} in {opened.reference} but {theirs!r} in {shards}: {mend}")
+            raise InputError(f"Class {label} is {ours!r} in {target.reference} but {theirs!r} in {shards}: {mend}")
 
 
 @torch.no_grad()
-def _check_outputs(opened: OpenedModel) -> None:
+def _check_outputs(target: Target) -> None:
     """Show the network one grey image, and raise `InputError` where it does not answer with a row of logits."""
-    size, classes = opened.card.image_size, len(opened.card.class_names)
-    image = torch.full((1, 3, size, size), 0.5, device=opened.device)
+    size, classes = target.card.image_size, target.classes
+    image = torch.full((1, 3, size, size), 0.5, device=target.device)
     try:
-        outputs = opened.network(image)
+        outputs = target.network(image)
     except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
-            f"Model {opened.reference} fails on an image of 3 × {size} × {size} ({reason}): "
+            f"Model {target.reference} fails on an image of 3 × {size} × {size} ({reason}): "
             "give one that takes the shards' images, float32 pixels in [0, 1]."
         ) from error
     if not isinstance(outputs, Tensor):
-        raise InputError(f"Model {opened.reference} returns {type(outputs).__name__}: return the logits alone.")
+        raise InputError(f"Model {target.reference} returns {type(outputs).__name__}: return the logits alone.")
     if outputs.shape != (1, classes):
         found = " × ".join(map(str, outputs.shape))
-        raise InputError(f"Model {opened.reference} returns {found} numbers an image, not {classes} logits.")
-
-
-@dataclass(frozen=True)
-class Target:
-    """A model in eval mode on its device, how it sees images, and what the result says of it and of the shards."""
-
-    model: nn.Module
-    device: torch.device
-    image_size: int
-    image_preset: str
-    classes: int
-    test_images: int
-    document: Mapping[str, Any]
-
-    @property
-    def identity(self) -> dict[str, str]:
-        """Digests of the model and of the shards."""
-        return {"model": self.document["model"]["sha256"], "shards": self.document["shards"]["manifest_sha256"]}
-
-
-def load_target(model: str | Path | nn.Module, shards: Path) -> Target:
-    """Open a model (see `open_model`) for the test split of a shard folder.
-
-    Raises `InputError` where either is missing or damaged, or where their class names differ.
-    """
-    opened = open_model(model, shards)
-    card, manifest = opened.card, read_manifest(shards)
-    digest = file_sha256(shards / MANIFEST_NAME)
-    document = {
-        "model": {"path": opened.reference, "sha256": opened.sha256, "card": asdict(card)},
-        "shards": {
-            "path": shards.as_posix(),
-            "name": shards.resolve().name,
-            "manifest_sha256": digest,
-            "used_in_training": digest == card.shards_sha256,
-        },
-    }
-    tests = manifest.samples("test")
-    return Target(
-        opened.network, opened.device, card.image_size, card.image_preset, len(card.class_names), tests, document
-    )
+        raise InputError(f"Model {target.reference} returns {found} numbers an image, not {classes} logits.")
 
 
 @contextmanager
@@ -203,28 +215,30 @@ class Prediction:
 
 
 def predict(target: Target, pixels: Tensor) -> list[int]:
-    """Return the classes that a model takes images (B, 3, H, W) for, without autocast or TensorFloat-32."""
+    """Return the classes that a model takes images (B, 3, H, W) for, without autocast or TensorFloat-32.
+
+    It is `NO_CLASS` where a logit is NaN or infinite: an error, whatever the label.
+    """
     device = target.device
     with torch.no_grad(), torch.autocast(device.type, enabled=False), without_tf32():
-        classes: list[int] = target.model(pixels.to(device)).argmax(1).tolist()
+        logits = target.network(pixels.to(device))
+    classes: list[int] = logits.argmax(1).where(logits.isfinite().all(1), NO_CLASS).tolist()
     return classes
 
 
-def image_batches(
-    target: Target, shards: Path, batch_size: int, keys: set[str] | None = None
-) -> Iterator[list[TestImage]]:
-    """Yield the test images of a shard folder in batches, or those of some keys."""
-    images = load_test_images(shards, target.image_size, target.image_preset)
+def image_batches(target: Target, batch_size: int, keys: set[str] | None = None) -> Iterator[list[TestImage]]:
+    """Yield the test images of a target's shards in batches, or those of some keys."""
+    images = load_test_images(target.shards, *target.sees)
     chosen = (image for image in images if keys is None or image.key in keys)
     while batch := list(islice(chosen, batch_size)):
         yield batch
 
 
-def predict_split(target: Target, shards: Path, batch_size: int, progress: ProgressReport) -> list[Prediction]:
-    """Return a prediction for every test image of a shard folder."""
+def predict_split(target: Target, batch_size: int, progress: ProgressReport) -> list[Prediction]:
+    """Return a prediction for every test image of a target's shards."""
     predictions: list[Prediction] = []
-    for batch in image_batches(target, shards, batch_size):
+    for batch in image_batches(target, batch_size):
         classes = predict(target, torch.stack([image.pixels for image in batch]))
         predictions += [Prediction(image.key, image.label, each) for image, each in zip(batch, classes, strict=True)]
-        progress("Classify", len(predictions), target.test_images)
+        progress("Test images", len(predictions), target.test_images)
     return predictions

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from attack.attacks.attack import AttackResult
-from attack.attacks.pgd import pgd
+from attack.attacks.pgd import OVERSHOOT, pgd
 from attack.evaluation.images import ImageSet, ProgressReport, choose_images, load_image_set
-from attack.evaluation.result import Result, check_output, encode_result
-from attack.evaluation.run import Partial, evaluate_images, silent
-from attack.evaluation.suite import OVERSHOOT, STEPS, AttackConfig
-from attack.evaluation.target import Target, load_target, without_tf32
+from attack.evaluation.result import Partial, Result, check_output, encode_result
+from attack.evaluation.run import evaluate_images, silent
+from attack.evaluation.suite import STEPS, AttackConfig
+from attack.evaluation.target import Target, open_model, without_tf32
 from stylize.console import InputError
 from stylize.files import write_atomically
 from train.records import describe_environment
@@ -106,10 +106,10 @@ def attack_transfer(
             that is missing or damaged.
     """
     check_output(out)
-    targets = [load_target(path, shards) for path in models]
+    targets = [open_model(path, shards) for path in models]
     _check_targets(models, targets)
     keys = choose_images(shards, config.images, config.seed)
-    images = load_image_set(shards, targets[0].image_size, targets[0].image_preset, keys, targets[0].device)
+    images = load_image_set(shards, *targets[0].sees, keys, targets[0].device)
     identity = {"models": [target.identity for target in targets], "config": asdict(config)}
     partial = Partial(out, {"format_version": TRANSFER_VERSION, **identity})
     sources = []
@@ -141,7 +141,7 @@ def _check_targets(models: Sequence[Path], targets: Sequence[Target]) -> None:
         first = digests.index(digests[index])
         if first != index:
             raise InputError(f"{models[first]} and {path} are the same model: give each once.")
-        sizes = [(target.image_size, target.image_preset) for target in (targets[0], targets[index])]
+        sizes = [target.sees for target in (targets[0], targets[index])]
         if sizes[0] != sizes[1]:
             raise InputError(
                 f"{models[0]} sees images of {sizes[0][0]} pixels and {path} of {sizes[1][0]} by other presets: "
@@ -160,12 +160,11 @@ def _try(source: Target, targets: Sequence[Target], images: ImageSet, config: At
     pixels, labels = images.pixels, images.labels
     for epsilon in config.epsilons:
         attacked = pgd(
-            source.model, pixels, labels, norm="linf", epsilon=epsilon, steps=TRANSFER_STEPS,
-            step_size=OVERSHOOT * epsilon / TRANSFER_STEPS, loss="ce", restarts=1, seed=config.seed,
+            source.network, pixels, labels, epsilon=epsilon, steps=TRANSFER_STEPS, seed=config.seed,
             batch_size=config.batch_size, keep_going=True,
         )  # fmt: skip
         evaluated = [
-            evaluate_images(target.model, pixels, attacked.images, labels, "linf", config.batch_size)
+            evaluate_images(target.network, pixels, attacked.images, labels, "linf", config.batch_size)
             for target in targets
         ]
         tried.append({"epsilon": epsilon, "right": [[int(right) for right in one.robust] for one in evaluated]})

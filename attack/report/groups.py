@@ -12,7 +12,7 @@ import numpy as np
 
 from attack.attacks.attack import Norm
 from attack.checks.robustness import worst_case
-from attack.evaluation.judge import checks_and_verdict
+from attack.checks.verdict import evaluate
 from attack.evaluation.paper_path import (
     AUTHORS_POINTS,
     LINEAR_POINTS,
@@ -40,7 +40,7 @@ class Entry:
     @property
     def near_chance(self) -> bool:
         """Whether the model is hardly better than guessing."""
-        return self.result.verdict.word == NEAR_CHANCE
+        return self.result.near_chance
 
     def robust(self, epsilon: float) -> Array:
         """Return 0/1 for each of the N images: the worst case over all attacks at an L∞ radius."""
@@ -149,8 +149,8 @@ def group_results(results: Sequence[Result], style_sets: Mapping[str, str] | Non
 def take_in(transfer: Transfer, result: Result) -> Result:
     """Return the result with the transfers to its model, and with checks and verdict made again over all attacks."""
     attacks = (*result.attacks, *transfer_attacks(transfer, result))
-    checks, verdict = checks_and_verdict(result.clean, attacks, result.checks, result.classes)
-    return replace(result, attacks=attacks, checks=checks, verdict=verdict)
+    checks, verdicts = evaluate(result.clean, attacks, result.checks, result.classes)
+    return replace(result, attacks=attacks, checks=checks, verdicts=verdicts)
 
 
 def _check_comparable(results: Sequence[Result]) -> None:

@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from attack.attacks.attack import AttackResult
+from attack.attacks.attack import AttackResult, epsilon_name
 from attack.evaluation.paper_path import INTERPOLATORS, LINEAR_POINTS, accuracy_at, mean_accuracy, path_values
 from attack.evaluation.result import Result, whole_split
 from attack.evaluation.statistics import Difference, Share, compare, share
-from attack.evaluation.suite import epsilon_name
 from attack.report.figures import METHOD_STYLES, Example, Panel, inline_svg, panel_figure
 from attack.report.groups import NEAR_CHANCE, Entry, Group, Measurement, measurement_of
 

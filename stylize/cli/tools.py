@@ -14,9 +14,10 @@ from stylize.jobs.run import images_progress
 from stylize.jobs.spec import ShardOptions
 from stylize.shards.manifest import inspect_manifest, read_manifest
 from stylize.shards.remote import is_url, upload_shards
+from stylize.shards.sanity import folder_warnings
 from stylize.shards.side_files import write_side_files
 from stylize.shards.tools import SplitDiff, diff_samples, diff_specs, unpack_shards
-from stylize.shards.verify import folder_suspicions, quick_defects, verify_shards, verify_url
+from stylize.shards.verify import quick_defects, verify_shards, verify_url
 
 
 def verify_command(
@@ -36,8 +37,8 @@ def verify_command(
         raise typer.Exit(1)
     print_summary(directory, manifest, "; no defects in manifest and sizes" if quick else "; no defects")
     if not quick and not is_url(directory):
-        for suspicion in folder_suspicions(Path(directory), manifest):
-            print_notice(f"Warning: {suspicion}")
+        for sentence in folder_warnings(Path(directory), manifest):
+            print_notice(f"Warning: {sentence}")
 
 
 def index_command(directory: Path) -> None:

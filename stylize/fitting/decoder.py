@@ -32,16 +32,49 @@ from stylize.networks.devices import best_dtype, find_device
 from stylize.networks.weights import LoadedEncoder, load_decoder, read_recipe, save_decoder
 from stylize.shards.shard import file_sha256
 
-
-def write_state(path: Path, state: dict[str, Any]) -> None:
-    """Write tensors, numbers and strings atomically."""
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    write_atomically(path, buffer.getvalue())
+CALLS_BEFORE = 3  # so that every library has chosen its kernels and the optimisers have their state
+CHECKPOINT_STEPS = 100
+Report = Callable[[Phase, int, dict[str, float]], None]
 
 
-def read_state(path: Path) -> dict[str, Any]:
-    """Read what `write_state` wrote; raise `InputError` where the file is damaged or holds anything else."""
+def fit_decoder(
+    pool: Pool,
+    output: Path,
+    encoder: LoadedEncoder,
+    settings: FitSettings,
+    report: Report,
+    start: Path | None = None,
+) -> None:
+    """Train a decoder and write it to `output`; an interrupted training continues from `<output>.state` beside it.
+
+    It starts from the weights of the decoder `start`, else the encoder's. `<output>.samples.png` shows its progress.
+    Raises `InputError` where that state is damaged or has other settings, and where the loss is not finite.
+    """
+    fit = DecoderFit(settings, pool, encoder, start)
+    state_file, samples = (output.with_name(output.name + ending) for ending in (".state", ".samples.png"))
+    if state_file.exists():
+        fit.restore(_read_state(state_file))
+
+    def save() -> None:
+        buffer = io.BytesIO()
+        torch.save(fit.state(), buffer)
+        write_atomically(state_file, buffer.getvalue())
+        write_atomically(samples, sample_sheet(fit.optimisation.averaged, fit.encoder, pool, settings))
+
+    fit.run(save, report)
+    recipe = asdict(settings) | {
+        "contents": len(pool.content),
+        "styles": [file.stem for file in pool.styles],
+        "patterns": list(pool.patterns),
+        **({"start": fit.start_sha256, "start_recipe": read_recipe(start)} if start else {}),
+        "torch": torch.__version__,
+    }
+    save_decoder(output, fit.optimisation.averaged, encoder.sha256, recipe)
+    state_file.unlink(missing_ok=True)
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    """Read a `DecoderFit.state()`; raise `InputError` where the file is damaged or holds anything else."""
     try:
         state: dict[str, Any] = torch.load(path, weights_only=True)
         if not isinstance(state, dict):
@@ -50,67 +83,6 @@ def read_state(path: Path) -> dict[str, Any]:
         reason = why_unreadable(path, error)
         raise InputError(f"The unfinished training {path} is damaged ({reason}): delete it to start again.") from None
     return state
-
-
-CALLS_BEFORE = 3  # so that every library has chosen its kernels and the optimisers have their state
-
-
-class Recorded:
-    """A function of a batch on a device, whose kernels are recorded on a GPU after some calls; elsewhere just called.
-
-    Batches must have the same shapes, and everything else that the function reads or changes must stay where it is.
-    Results are overwritten by the next call.
-    """
-
-    def __init__(self, function: Callable[..., dict[str, Tensor]], device: torch.device) -> None:
-        self.function = function
-        self.device = device
-        self.calls = 0
-        self.graph: torch.cuda.CUDAGraph | None = None
-        self.inputs: list[Tensor] = []
-        self.results: dict[str, Tensor] = {}
-
-    def __call__(self, *batch: Tensor) -> dict[str, Tensor]:
-        """Return the function's results for a batch, from any device."""
-        if self.device.type != "cuda":
-            return self.function(*batch)
-        self._copy(batch)
-        self.calls += 1
-        if self.calls <= CALLS_BEFORE:
-            return self._called()
-        self.graph = self.graph or self._record()
-        self.graph.replay()
-        return self.results
-
-    def _copy(self, batch: tuple[Tensor, ...]) -> None:
-        self.inputs = self.inputs or [torch.empty_like(given, device=self.device) for given in batch]
-        for mine, given in zip(self.inputs, batch, strict=True):
-            mine.copy_(given, non_blocking=True)
-
-    def _called(self) -> dict[str, Tensor]:
-        """Call the function in a stream of its own, as recording will."""
-        stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(stream):
-            results = self.function(*self.inputs)
-        torch.cuda.current_stream(self.device).wait_stream(stream)
-        return results
-
-    def _record(self) -> torch.cuda.CUDAGraph:
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self.results = self.function(*self.inputs)
-        return graph
-
-
-CHECKPOINT_STEPS = 100
-Report = Callable[[Phase, int, dict[str, float]], None]
-
-
-def _identity(settings: FitSettings, pool: Pool, encoder: LoadedEncoder, start_sha256: str | None) -> str:
-    """Return what a training must agree in with the one that it goes on with: settings, pictures and weights."""
-    pictures = [[file.name for file in files] for files in (pool.content, pool.styles)]
-    return json.dumps([asdict(settings), pictures, pool.patterns, encoder.sha256, start_sha256])
 
 
 class DecoderFit:
@@ -125,7 +97,9 @@ class DecoderFit:
         self.encoder.to(self.device, self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
         decoder = load_decoder(start, encoder.sha256).requires_grad_() if start else Decoder()
         self.start_sha256 = file_sha256(start) if start else None
-        self.identity = _identity(settings, pool, encoder, self.start_sha256)
+        # What a training must agree in with the one that it continues: settings, pictures and weights.
+        pictures = [[file.name for file in files] for files in (pool.content, pool.styles)]
+        self.identity = json.dumps([asdict(settings), pictures, pool.patterns, encoder.sha256, self.start_sha256])
         self.decoder = decoder.to(self.device)
         self.step = 0
         if not start:
@@ -224,34 +198,49 @@ def _turned(values: Tensor, turn: int) -> Tensor:
     return torch.cat([values[:1], values[1 + turn :], values[1 : 1 + turn]])
 
 
-def fit_decoder(
-    pool: Pool,
-    output: Path,
-    encoder: LoadedEncoder,
-    settings: FitSettings,
-    report: Report,
-    start: Path | None = None,
-) -> None:
-    """Train a decoder and write it to `output`; an interrupted training goes on from `<output>.state` beside it.
+class Recorded:
+    """A function of a batch on a device, whose kernels are recorded on a GPU after some calls; elsewhere just called.
 
-    It begins with the weights of the decoder `start`, else the encoder's. `<output>.samples.png` shows how far it is.
+    Batches must have the same shapes, and everything else that the function reads or changes must stay where it is.
+    Results are overwritten by the next call.
     """
-    fit = DecoderFit(settings, pool, encoder, start)
-    state_file, samples = (output.with_name(output.name + ending) for ending in (".state", ".samples.png"))
-    if state_file.exists():
-        fit.restore(read_state(state_file))
 
-    def save() -> None:
-        write_state(state_file, fit.state())
-        write_atomically(samples, sample_sheet(fit.optimisation.averaged, fit.encoder, pool, settings))
+    def __init__(self, function: Callable[..., dict[str, Tensor]], device: torch.device) -> None:
+        self.function = function
+        self.device = device
+        self.calls = 0
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.inputs: list[Tensor] = []
+        self.results: dict[str, Tensor] = {}
 
-    fit.run(save, report)
-    recipe = asdict(settings) | {
-        "contents": len(pool.content),
-        "styles": [file.stem for file in pool.styles],
-        "patterns": list(pool.patterns),
-        **({"start": fit.start_sha256, "start_recipe": read_recipe(start)} if start else {}),
-        "torch": torch.__version__,
-    }
-    save_decoder(output, fit.optimisation.averaged, encoder.sha256, recipe)
-    state_file.unlink(missing_ok=True)
+    def __call__(self, *batch: Tensor) -> dict[str, Tensor]:
+        """Return the function's results for a batch, from any device."""
+        if self.device.type != "cuda":
+            return self.function(*batch)
+        self._copy(batch)
+        self.calls += 1
+        if self.calls <= CALLS_BEFORE:
+            return self._called()
+        self.graph = self.graph or self._record()
+        self.graph.replay()
+        return self.results
+
+    def _copy(self, batch: tuple[Tensor, ...]) -> None:
+        self.inputs = self.inputs or [torch.empty_like(given, device=self.device) for given in batch]
+        for mine, given in zip(self.inputs, batch, strict=True):
+            mine.copy_(given, non_blocking=True)
+
+    def _called(self) -> dict[str, Tensor]:
+        """Call the function in a stream of its own, as recording will."""
+        stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(stream):
+            results = self.function(*self.inputs)
+        torch.cuda.current_stream(self.device).wait_stream(stream)
+        return results
+
+    def _record(self) -> torch.cuda.CUDAGraph:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self.results = self.function(*self.inputs)
+        return graph

@@ -1,9 +1,8 @@
-"""How good a decoder is: losses and distances over content and style pictures."""
+"""How good a decoder is: losses and distances over held-out photos and styles."""
 
 import copy
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from statistics import fmean, median, pstdev
 from typing import Any
@@ -17,6 +16,7 @@ from torch import Tensor
 from stylize.console import InputError, counted
 from stylize.fitting.data import HOLD_OUT_FRACTION, decode_file, is_held_out
 from stylize.fitting.optimise import (
+    Statistics,
     Targets,
     content_distance,
     statistics_of,
@@ -28,49 +28,95 @@ from stylize.fitting.settings import FitSettings
 from stylize.networks.adain import MIN_SIDE, Decoder, Encoder, adain, pad_to_stride, unit_range
 from stylize.networks.devices import best_dtype, find_device
 from stylize.networks.styles import Style, load_styles
+from stylize.networks.stylizer import Pixels
 from stylize.networks.weights import load_pair
 from stylize.sources.folder import PictureFile, list_pictures
 
+# Of a stylized photo. Residuals are losses over those of the unstylized photo, 0 is perfect: the style loss (relu1_1 …
+# relu4_1), and the content loss (relu4_1) against the AdaIN target. `colour_distance` is the mean distance, in [0, 1],
+# of the output's channel means and standard deviations to the style's.
+SCORES = ("style_residual", "content_residual", "colour_distance")
 BATCH = 4
 OPTIMISER_STEPS = 300
+Report = Callable[[str, int, int], None]
 
 
-@dataclass(frozen=True)
-class Scores:
-    """What one picture scored; residuals are losses over those of the unstylized photo, 0 is perfect.
+def evaluate_decoder(
+    content: Path,
+    style: Sequence[str],
+    decoder: Path | None = None,
+    held_out_fraction: float = HOLD_OUT_FRACTION,
+    photos: int = 50,
+    size: int = 224,
+    lower_bound: int = 0,
+    report: Report = lambda task, done, total: None,
+    encoder: str | None = None,
+) -> dict[str, Any]:
+    """Score a decoder (the shipped one if None) and its encoder on held-out photos × styles at size × size pixels.
 
-    `style_residual` is the style loss (relu1_1 … relu4_1), `content_residual` the content loss (relu4_1) against the
-    AdaIN target, `colour_distance` the mean distance, in [0, 1], of the output's channel means and standard deviations
-    to the style's.
+    With `lower_bound` the pixels of so many photos per style are optimised for the same objective, for comparison.
+    `report` receives the task, its finished styles and their number.
+    Returns a document for JSON: per style and overall a summary of every one of `SCORES`, the reconstruction's PSNR,
+    and what it was measured with. Raises `InputError` for pictures, styles or decoders that cannot be used.
     """
+    if size < MIN_SIDE:
+        raise InputError(f"--size is {size}: give at least {MIN_SIDE} pixels.")
+    pair = load_pair(encoder, decoder)
+    files = held_out_photos(content, held_out_fraction, photos)
+    styles = load_styles(style, pair.decoder_sha256)
+    if len({one.name for one in styles}) < len(styles):
+        raise InputError("Two styles have the same name, by which results are stored: rename a file.")
+    evaluator = Evaluator(pair.encoder.network, pair.decoder, [decode_file(file) for file in files], size)
+    scores, bounds = {}, {}
+    for number, one in enumerate(styles):
+        report("Scoring", number, len(styles))
+        scores[one.name] = evaluator.score(one)
+    for number, one in enumerate(styles if lower_bound else []):
+        report("Optimising pixels", number, len(styles))
+        bounds[one.name] = evaluator.lower_bound(one, lower_bound)
+    return {
+        "decoder_sha256": pair.decoder_sha256,
+        "encoder_sha256": pair.encoder.sha256,
+        "size": size,
+        "photos": [file.name for file in files],
+        "dtype": str(evaluator.dtype).removeprefix("torch."),
+        "device": f"{evaluator.device.type} {platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        "torch": torch.__version__,
+        "reconstruction_psnr": summarise(evaluator.reconstruction_psnr()),
+        **_summaries("styles", "overall", scores),
+        **(_summaries("lower_bound_styles", "lower_bound", bounds) if bounds else {}),
+    }
 
-    style_residual: float
-    content_residual: float
-    colour_distance: float
+
+def _summaries(per_style: str, overall: str, scores: dict[str, Tensor]) -> dict[str, Any]:
+    every = {name: summarise_scores(of_style) for name, of_style in scores.items()}
+    return {per_style: every, overall: summarise_scores(torch.cat(list(scores.values())))}
 
 
-@dataclass(frozen=True)
-class Summary:
-    """Median, mean, standard deviation and number of a quantity."""
+def held_out_photos(content: Path, fraction: float, limit: int) -> list[PictureFile]:
+    """Return at most `limit` photos that a training with this held-out fraction did not see, spread over their order.
 
-    median: float
-    mean: float
-    std: float
-    n: int
-
-
-def summarise(values: Sequence[float]) -> Summary:
-    """Summarise at least one value."""
-    return Summary(median(values), fmean(values), pstdev(values), len(values))
+    Raises `InputError` where there are none.
+    """
+    files = [file for file in list_pictures(content) if is_held_out(file.name, fraction)]
+    if not files or limit < 1:
+        raise InputError(f"{content} has no held-out photos: give more, or --held-out-fraction 1 for all of them.")
+    count = min(limit, len(files))
+    return [files[index * len(files) // count] for index in range(count)]
 
 
-def summarise_scores(scores: Sequence[Scores]) -> dict[str, Summary]:
-    """Summarise every quantity of some pictures."""
-    return {field.name: summarise([getattr(score, field.name) for score in scores]) for field in fields(Scores)}
+def summarise_scores(scores: Tensor) -> dict[str, Any]:
+    """Summarise the `SCORES` of some photos, (N, 3)."""
+    return {name: summarise(column) for name, column in zip(SCORES, scores.T.tolist(), strict=True)}
 
 
-class Judge:
-    """An encoder and a decoder on the best device, and photos (N, 3, size, size) in [0, 1] to judge them with."""
+def summarise(values: Sequence[float]) -> dict[str, float]:
+    """Return median, mean, standard deviation and number of at least one value."""
+    return {"median": median(values), "mean": fmean(values), "std": pstdev(values), "n": len(values)}
+
+
+class Evaluator:
+    """An encoder and a decoder on the best device, and photos (N, 3, size, size) in [0, 1] to stylize."""
 
     def __init__(self, encoder: Encoder, decoder: Decoder, photos: Sequence[Image.Image], size: int) -> None:
         self.device = find_device()
@@ -78,35 +124,36 @@ class Judge:
         place = {"device": self.device, "dtype": self.dtype, "memory_format": torch.channels_last}
         self.encoder: Encoder = copy.deepcopy(encoder).to(**place)  # type: ignore[call-overload]
         self.decoder: Decoder = copy.deepcopy(decoder).to(**place)  # type: ignore[call-overload]
-        self.photos = torch.cat([self._pixels(ImageOps.fit(photo, (size, size))) for photo in photos])
+        self.photos = torch.cat([self._pixels(np.array(ImageOps.fit(photo, (size, size)))[None]) for photo in photos])
 
-    def _pixels(self, picture: Image.Image) -> Tensor:
-        return unit_range(torch.from_numpy(np.array(picture)).to(self.device).permute(2, 0, 1)[None])
+    def _pixels(self, images: Pixels) -> Tensor:
+        return unit_range(torch.from_numpy(images.copy()).to(self.device).permute(0, 3, 1, 2))
 
     def _layers(self, pixels: Tensor) -> list[Tensor]:
         return self.encoder.style_features(pixels.to(self.dtype))
 
     @torch.no_grad()
-    def judge_style(self, style: Style) -> list[Scores]:
-        """Stylize every photo and score the results."""
-        style_pixels = self._pixels(style.picture)
-        statistics = statistics_of(self._layers(pad_to_stride(style_pixels)))
-        scores: list[Scores] = []
+    def score(self, style: Style) -> Tensor:
+        """Stylize every photo and return the results' `SCORES`, (N, 3)."""
+        style_pixels, rows = self._pixels(style.array), []
+        wanted = statistics_of(self._layers(pad_to_stride(style_pixels)))
         for photos in torch.split(self.photos, BATCH):
-            layers = self._layers(photos)
-            targets = style_targets(layers[-1], statistics_of(layers), statistics)
-            fitted = style.fitted and style.fitted.on(self.device)
-            features = adain(layers[-1], *fitted) if fitted else targets.features
-            output = self.decoder(features.to(self.dtype)).clamp(0, 1)
-            scores += self._score(output, targets, style_pixels)
-        return scores
+            features, targets = self._targets(photos, wanted)
+            aligned = adain(features, *style.fitted.on(self.device)) if style.fitted else targets.features
+            output = self.decoder(aligned.to(self.dtype)).clamp(0, 1)
+            rows.append(self._scores(output, targets, style_pixels))
+        return torch.cat(rows)
 
-    def _score(self, output: Tensor, targets: Targets, style_pixels: Tensor) -> list[Scores]:
+    def _targets(self, photos: Tensor, wanted: list[Statistics]) -> tuple[Tensor, Targets]:
+        """Return the photos' relu4_1, and what copies with these style statistics are compared with."""
+        layers = self._layers(photos)
+        return layers[-1], style_targets(layers[-1], statistics_of(layers), wanted)
+
+    def _scores(self, output: Tensor, targets: Targets, style_pixels: Tensor) -> Tensor:
         layers = self._layers(output)
         style = style_distance(statistics_of(layers), targets.statistics) / targets.style_scale
         content = content_distance(layers[-1], targets.features) / targets.content_scale
-        columns = (style, content, _colour_distance(output.float(), style_pixels))
-        return [Scores(*row) for row in torch.stack(columns, dim=1).tolist()]
+        return torch.stack([style, content, _colour_distance(output.float(), style_pixels)], dim=1).cpu()
 
     @torch.no_grad()
     def reconstruction_psnr(self) -> list[float]:
@@ -117,24 +164,20 @@ class Judge:
             values += (-10 * (output - photos).square().mean(dim=(1, 2, 3)).log10()).tolist()
         return values
 
-    def lower_bound(self, style: Style, photos: int) -> list[Scores]:
+    def lower_bound(self, style: Style, photos: int) -> Tensor:
         """Score pixels optimised directly for the decoder's objective, from the photo: the better of two optimisers.
 
         It does not always converge, and says what the objective allows, not what a decoder can reach.
         """
-        style_pixels = self._pixels(style.picture)
-        with torch.no_grad():
-            statistics = statistics_of(self._layers(pad_to_stride(style_pixels)))
-        scores: list[Scores] = []
+        style_pixels, rows = self._pixels(style.array), []
         for photo in torch.split(self.photos[:photos], 1):
             with torch.no_grad():
-                layers = self._layers(photo)
-                targets = style_targets(layers[-1], statistics_of(layers), statistics)
+                _, targets = self._targets(photo, statistics_of(self._layers(pad_to_stride(style_pixels))))
             candidates = [optimise(self._objective(targets), photo) for optimise in (_by_adam, _by_lbfgs)]
             best, _ = min(candidates, key=lambda candidate: candidate[1])
             with torch.no_grad():
-                scores += self._score(best, targets, style_pixels)
-        return scores
+                rows.append(self._scores(best, targets, style_pixels))
+        return torch.cat(rows)
 
     def _objective(self, targets: Targets) -> Callable[[Tensor], Tensor]:
         def objective(pixels: Tensor) -> Tensor:
@@ -183,90 +226,17 @@ def _result(objective: Callable[[Tensor], Tensor], pixels: Tensor) -> tuple[Tens
     return pixels.clamp(0, 1), loss if np.isfinite(loss) else np.inf
 
 
-Report = Callable[[str, int, int], None]
-
-
-def held_out_photos(content: Path, fraction: float, limit: int) -> list[PictureFile]:
-    """Return at most `limit` photos that a training with this held-out fraction did not see, spread over their order.
-
-    Raises `InputError` where there are none.
-    """
-    files = [file for file in list_pictures(content) if is_held_out(file.name, fraction)]
-    if not files or limit < 1:
-        raise InputError(f"{content} has no held-out photos: give more, or --held-out-fraction 1 for all of them.")
-    count = min(limit, len(files))
-    return [files[index * len(files) // count] for index in range(count)]
-
-
-def evaluate_decoder(
-    content: Path,
-    style: Sequence[str],
-    decoder: Path | None = None,
-    held_out_fraction: float = HOLD_OUT_FRACTION,
-    photos: int = 50,
-    size: int = 224,
-    lower_bound: int = 0,
-    report: Report = lambda task, done, total: None,
-    encoder: str | None = None,
-) -> dict[str, Any]:
-    """Judge a decoder (the shipped one if None) and its encoder on held-out photos × styles at size × size pixels.
-
-    With `lower_bound` the pixels of so many photos per style are optimised for the same objective, for comparison.
-    `report` receives the task, its finished styles and their number.
-    Returns a document for JSON: per style and overall a `Summary` of every one of `Scores`, the reconstruction's PSNR,
-    and what it was measured with. Raises `InputError` for pictures, styles or decoders that cannot be used.
-    """
-    if size < MIN_SIDE:
-        raise InputError(f"--size is {size}: give at least {MIN_SIDE} pixels.")
-    pair = load_pair(encoder, decoder)
-    files = held_out_photos(content, held_out_fraction, photos)
-    styles = load_styles(style, pair.decoder_sha256)
-    if len({one.name for one in styles}) < len(styles):
-        raise InputError("Two styles have the same name, by which results are stored: rename a file.")
-    judge = Judge(pair.encoder.network, pair.decoder, [decode_file(file) for file in files], size)
-    scores = {}
-    for number, one in enumerate(styles):
-        report("Judging", number, len(styles))
-        scores[one.name] = judge.judge_style(one)
-    bounds = {}
-    for number, one in enumerate(styles if lower_bound else []):
-        report("Optimising pixels", number, len(styles))
-        bounds[one.name] = judge.lower_bound(one, lower_bound)
-    return {
-        "decoder_sha256": pair.decoder_sha256,
-        "encoder_sha256": pair.encoder.sha256,
-        "size": size,
-        "photos": [file.name for file in files],
-        "dtype": str(judge.dtype).removeprefix("torch."),
-        "device": f"{judge.device.type} {platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
-        "torch": torch.__version__,
-        "reconstruction_psnr": asdict(summarise(judge.reconstruction_psnr())),
-        **_summaries("styles", "overall", scores),
-        **(_summaries("lower_bound_styles", "lower_bound", bounds) if bounds else {}),
-    }
-
-
-def _summaries(per_style: str, overall: str, scores: dict[str, list[Scores]]) -> dict[str, Any]:
-    everything = [score for of_style in scores.values() for score in of_style]
-    return {per_style: {name: _plain(of_style) for name, of_style in scores.items()}, overall: _plain(everything)}
-
-
-def _plain(scores: Sequence[Scores]) -> dict[str, Any]:
-    return {name: asdict(summary) for name, summary in summarise_scores(scores).items()}
-
-
 def evaluation_table(document: dict[str, Any]) -> Table:
     """Lay out a document of `evaluate_decoder`: median (mean ± standard deviation) per style and overall."""
-    names = list(Scores.__dataclass_fields__)
-    psnr = Summary(**document["reconstruction_psnr"])
-    title = f"{counted(len(document['photos']), 'photo')} at {document['size']} px, reconstruction {psnr.mean:.1f} dB"
-    table = Table("style", *(name.replace("_", " ") for name in names), title=title)
+    psnr = document["reconstruction_psnr"]["mean"]
+    title = f"{counted(len(document['photos']), 'photo')} at {document['size']} px, reconstruction {psnr:.1f} dB"
+    table = Table("style", *(name.replace("_", " ") for name in SCORES), title=title)
     for rows, label in (("styles", "overall"), ("lower_bound_styles", "lower_bound")):
         for style, summaries in document.get(rows, {}).items():
-            table.add_row(style, *(_cell(summaries[name]) for name in names))
+            table.add_row(style, *(_cell(summaries[name]) for name in SCORES))
         if label in document:
-            table.add_row(f"{label.replace('_', ' ')}, all", *(_cell(document[label][name]) for name in names))
-            worst = [max(s[name]["median"] for s in document[rows].values()) for name in names]
+            table.add_row(f"{label.replace('_', ' ')}, all", *(_cell(document[label][name]) for name in SCORES))
+            worst = [max(s[name]["median"] for s in document[rows].values()) for name in SCORES]
             table.add_row("worst style's median", *(f"{value:.3f}" for value in worst), end_section=True)
     return table
 

@@ -11,6 +11,10 @@ from torch import Tensor, nn
 from stylize.fitting.settings import FitSettings
 from stylize.networks.adain import Decoder, Encoder, adain, channel_statistics
 
+Statistics = tuple[Tensor, Tensor]  # mean and standard deviation, each (B, C, 1, 1)
+# Added to the photo's own losses: where photo and style hardly differ, the ratio would be noise.
+CONTENT_FLOOR, STYLE_FLOOR = 0.3, 2.0
+BETAS = (0.9, 0.99)  # of Adam
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of Jordan's quintic iteration
 ITERATIONS = 5
 MOMENTUM = 0.95
@@ -52,13 +56,10 @@ class Muon(torch.optim.Optimizer):
                 matrix.sub_(update.to(matrix.dtype).mul_(rate))
 
 
-BETAS = (0.9, 0.99)
-
-
 class Optimisation:
     """Muon moves a decoder's 4-D weights, as matrices; Adam its biases and last layer. `averaged` follows them.
 
-    Rates are tensors, because a recorded update (`recorded.py`) reads them anew each time.
+    Rates are tensors, because a recorded update (`decoder.Recorded`) reads them anew each time.
     """
 
     def __init__(self, decoder: Decoder, settings: FitSettings, dtype: torch.dtype) -> None:
@@ -112,11 +113,6 @@ class Optimisation:
                 group["lr"] = rate
 
 
-Statistics = tuple[Tensor, Tensor]  # mean and standard deviation, each (B, C, 1, 1)
-# Added to the photo's own losses: where photo and style hardly differ, the ratio would be noise.
-CONTENT_FLOOR, STYLE_FLOOR = 0.3, 2.0
-
-
 @torch.no_grad()
 def initialise_from_encoder(decoder: Decoder, encoder: Encoder, pixels: Tensor) -> None:
     """Start from the transposed, flipped encoder convolutions, rescaled on data to unit variance (LSUV).
@@ -127,20 +123,12 @@ def initialise_from_encoder(decoder: Decoder, encoder: Encoder, pixels: Tensor) 
         mine.weight.copy_(theirs.weight.float().transpose(0, 1).flip(2, 3))
         nn.init.zeros_(cast("Tensor", mine.bias))
     features = encoder(pixels).float()
-    for layer in decoder.convolutions:
-        std = _layer_output(decoder, features, layer).std()
-        layer.weight.div_(std)
-    last = decoder.convolutions[-1]
-    last.weight.mul_(pixels.float().std())
-    cast("Tensor", last.bias).copy_(pixels.float().mean(dim=(0, 2, 3)) - decoder(features).mean(dim=(0, 2, 3)))
-
-
-def _layer_output(decoder: Decoder, features: Tensor, layer: nn.Module) -> Tensor:
-    outputs: list[Tensor] = []
-    handle = layer.register_forward_hook(lambda _module, _inputs, output: outputs.append(output.clone()))
-    decoder(features)
-    handle.remove()
-    return outputs[0]
+    for layer in decoder.chain:
+        layer.convolution.weight.div_(layer.convolution(layer.resample(features)).std())
+        features = layer(features)
+    last, std = decoder.convolutions[-1], pixels.float().std()
+    last.weight.mul_(std)
+    cast("Tensor", last.bias).copy_(pixels.float().mean(dim=(0, 2, 3)) - std * features.mean(dim=(0, 2, 3)))
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,43 @@ class FitResult:
     after: tuple[float, float] | None = None
 
 
+def fit_styles(pair: Pair, styles: Sequence[Style], out: Path = Path("data/styles")) -> Iterator[FitResult]:
+    """Fit styles to a pair, one after the other, and write each to a file of its own in a folder.
+
+    The pictures that they are fitted on are drawn, so that a style's file depends on the style and the pair only, on
+    one kind of machine. A style whose file is there is passed over; one damaged or of another decoder is replaced.
+    Raises `InputError` for styles that are fitted already or cannot be fitted, and where a file cannot be written.
+    """
+    for style in styles:
+        if style.fitted:
+            raise InputError(f"The style {style.name} is fitted already: give its picture.")
+    encoder, decoder = copy.deepcopy((pair.encoder.network, pair.decoder))
+    encoder.to(find_device())
+    decoder.to(find_device())
+    for style in styles:
+        stem = PurePosixPath(style.name).stem.encode()[:STEM_BYTES].decode(errors="ignore")
+        path = out / f"{stem}-{style.sha256[:8]}{FITTED_SUFFIX}"
+        if _is_fitted_to(path, pair.decoder_sha256):
+            yield FitResult(path)
+            continue
+        fit = StyleFit(encoder, decoder, style)
+        before = fit.mean_losses()
+        fit.train()
+        after = fit.mean_losses()
+        if not all(map(math.isfinite, after)):
+            raise InputError(f"The style {style.name} cannot be fitted, a loss is not finite: give another --decoder.")
+        write_fitted(path, style, FittedStatistics(*fit.statistics(), pair.decoder_sha256), RECIPE)
+        yield FitResult(path, before, after)
+
+
+def _is_fitted_to(path: Path, decoder_sha256: str) -> bool:
+    try:
+        fitted = read_fitted(path).fitted
+    except InputError:  # not there, or damaged
+        return False
+    return fitted is not None and fitted.decoder_sha256 == decoder_sha256
+
+
 class StyleFit:
     """A style, a float32 encoder and decoder on one device, and drawn pictures to stylize, in batches.
 
@@ -47,7 +84,7 @@ class StyleFit:
 
     def __init__(self, encoder: Encoder, decoder: Decoder, style: Style) -> None:
         self.encoder, self.decoder = encoder, decoder
-        wanted = statistics_of(encoder.style_features(pad_to_stride(self._pixels(np.asarray(style.picture)[None]))))
+        wanted = statistics_of(encoder.style_features(pad_to_stride(self._pixels(style.array))))
         layers = [encoder.style_features(batch) for batch in torch.split(self._pixels(calibration_pictures()), BATCH)]
         self.batches: list[tuple[Tensor, Targets]] = [
             (batch[-1], style_targets(batch[-1], statistics_of(batch), wanted)) for batch in layers
@@ -56,9 +93,9 @@ class StyleFit:
         self.shift = torch.zeros_like(self.mean, requires_grad=True)
         self.log_scale = torch.zeros_like(self.std, requires_grad=True)
 
-    def _pixels(self, pictures: NDArray[np.uint8]) -> Tensor:
+    def _pixels(self, images: NDArray[np.uint8]) -> Tensor:
         device = next(self.decoder.parameters()).device
-        return unit_range(torch.from_numpy(np.array(pictures)).to(device).permute(0, 3, 1, 2))
+        return unit_range(torch.from_numpy(images.copy()).to(device).permute(0, 3, 1, 2))
 
     def statistics(self) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation as fitted so far, each (1, 512, 1, 1)."""
@@ -85,47 +122,8 @@ class StyleFit:
             schedule.step()
 
     @torch.no_grad()
-    def judge(self) -> tuple[float, float]:
-        """Return the mean content and style losses over all pictures."""
+    def mean_losses(self) -> tuple[float, float]:
+        """Return content and style loss, means over all pictures."""
         losses = [self._losses(*batch) for batch in self.batches]
         content, style = (torch.stack([loss[name] for loss in losses]).mean().item() for name in ("content", "style"))
         return content, style
-
-
-def fit_styles(pair: Pair, styles: Sequence[Style], out: Path = Path("data/styles")) -> Iterator[FitResult]:
-    """Fit styles to a pair, one after the other, and write each to a file of its own in a folder.
-
-    The pictures that they are fitted on are drawn, so that a style's file depends on the style and the pair only, on
-    one kind of machine. A style whose file is there is passed over; one damaged or of another decoder is replaced.
-    Raises `InputError` for styles that are fitted already or cannot be fitted, and where a file cannot be written.
-    """
-    for style in styles:
-        if style.fitted:
-            raise InputError(f"The style {style.name} is fitted already: give its picture.")
-    encoder, decoder = copy.deepcopy((pair.encoder.network, pair.decoder))
-    encoder.to(find_device())
-    decoder.to(find_device())
-    for style in styles:
-        stem = PurePosixPath(style.name).stem.encode()[:STEM_BYTES].decode(errors="ignore")
-        path = out / f"{stem}-{style.sha256[:8]}{FITTED_SUFFIX}"
-        if _is_fitted_to(path, pair.decoder_sha256):
-            yield FitResult(path)
-            continue
-        fit = StyleFit(encoder, decoder, style)
-        before = fit.judge()
-        fit.train()
-        after = fit.judge()
-        if not all(map(math.isfinite, after)):
-            raise InputError(
-                f"The style {style.name} cannot be fitted, its losses are not finite: give another --decoder."
-            )
-        write_fitted(path, style, FittedStatistics(*fit.statistics(), pair.decoder_sha256), RECIPE)
-        yield FitResult(path, before, after)
-
-
-def _is_fitted_to(path: Path, decoder_sha256: str) -> bool:
-    try:
-        fitted = read_fitted(path).fitted
-    except InputError:  # not there, or damaged
-        return False
-    return fitted is not None and fitted.decoder_sha256 == decoder_sha256

@@ -74,11 +74,6 @@ class ReflectedConvolution(nn.Conv2d):
         return F.conv2d(reflected(input), self.weight, self.bias)
 
 
-def _positions(features: Tensor) -> Tensor:
-    """View (B, C, H, W), channels last, as (B, H · W, C)."""
-    return features.permute(0, 2, 3, 1).flatten(1, 2)
-
-
 def _per_channel(values: Tensor) -> Tensor:
     """View (B, 1, C) as (B, C, 1, 1)."""
     return values.transpose(1, 2).unsqueeze(-1)
@@ -89,7 +84,8 @@ class _Statistics(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, features: Tensor) -> tuple[Tensor, Tensor]:
-        positions = _positions(features).to(torch.float32, copy=True)  # subtracting in mixed types is slow on CPUs
+        positions = features.permute(0, 2, 3, 1).flatten(1, 2)  # (B, H · W, C), a view of channels last
+        positions = positions.to(torch.float32, copy=True)  # subtracting in mixed types is slow on CPUs
         means = positions.mean(dim=1, keepdim=True)
         variances = positions.sub_(means).square_().mean(dim=1, keepdim=True)
         mean, std = _per_channel(means), _per_channel((variances + STATISTICS_EPSILON).sqrt())

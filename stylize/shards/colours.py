@@ -1,7 +1,7 @@
 """Decoded pixels of any mode and depth as 8-bit sRGB, where their range is known."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -47,11 +47,59 @@ def _unreadable_planes(mode: str, tags: Mapping[int, Any]) -> str | None:
     return None
 
 
-def to_rgb(picture: Image.Image, data: bytes, profile: bytes | None) -> Image.Image:
-    """Return a loaded picture of known range as RGB in sRGB; transparency is composited on white afterwards."""
+def narrow_range(picture: Image.Image, data: bytes) -> Iterator[str]:
+    """Yield a warning where no value of a loaded 16-bit picture is beyond a quarter of its range."""
+    if not _has_16_bits(picture, data):
+        return
+    highest = _highest(picture, data)
+    if 0 < highest < 2**14:
+        bits = max(8, highest.bit_length() + highest.bit_length() % 2)
+        yield f"has no 16-bit value beyond {highest}, so it is nearly black: if it uses {bits} bits, give --bits {bits}"
+
+
+def wrong_bits(picture: Image.Image, data: bytes, bits: int) -> str | None:
+    """Return why a loaded picture of 16 bits cannot be scaled from so many, None where it can or has other depths."""
+    if not _has_16_bits(picture, data):
+        return None
+    if not (picture.mode.startswith("I") or _has_low_bytes(picture)):
+        return "has 16-bit colours that --bits cannot scale: store them as PNG without transparency"
+    highest = _highest(picture, data)
+    return f"has the value {highest}, which --bits {bits} does not hold: give more" if highest >= 2**bits else None
+
+
+def _has_16_bits(picture: Image.Image, data: bytes) -> bool:
+    """Return whether a picture has 16 bits a value, in a format that does not tell how many it uses."""
+    if picture.format == "TIFF":
+        return bool(np.atleast_1d(getattr(picture, "tag_v2", {}).get(_TIFF_BITS, 1))[0] == 16)
+    return picture.format == "PNG" and data[_PNG_DEPTH] == 16
+
+
+def _has_low_bytes(picture: Image.Image) -> bool:
+    """Return whether the lower bytes of 16-bit colours can be had, of which Pillow takes the upper ones."""
+    return picture.mode == "RGB" and picture.format == "PNG" and not picture.has_transparency_data
+
+
+def _highest(picture: Image.Image, data: bytes) -> int:
+    """Return the highest value of a 16-bit picture, by the upper bytes where there are no others."""
+    if picture.mode.startswith("I"):
+        return int(np.asarray(picture).max())
+    if _has_low_bytes(picture):
+        return int(_full_depth(picture, data).max())
+    colours = picture.convert("RGB") if picture.mode != "LA" else picture.getchannel("L")
+    return 257 * int(np.asarray(colours).max())
+
+
+def to_rgb(picture: Image.Image, data: bytes, profile: bytes | None, bits: int | None = None) -> Image.Image:
+    """Return a loaded picture of known range as RGB in sRGB; transparency is composited on white afterwards.
+
+    `bits` are those that 16-bit pictures use, None for all.
+    """
+    bits = bits if _has_16_bits(picture, data) else None
+    if bits is not None and picture.mode == "RGB":
+        return to_srgb(Image.fromarray(_scaled(_full_depth(picture, data), bits)), profile)
     if picture.mode == "RGB" and not picture.has_transparency_data and not profile:
         return picture.convert("RGB")
-    colours, opacity = _split_opacity(picture, data)
+    colours, opacity = _split_opacity(picture, data, bits)
     rgb = to_srgb(colours, profile)
     if opacity is None:
         return rgb
@@ -59,24 +107,24 @@ def to_rgb(picture: Image.Image, data: bytes, profile: bytes | None) -> Image.Im
     return Image.alpha_composite(Image.new("RGBA", rgb.size, (255, 255, 255, 255)), rgb).convert("RGB")
 
 
-def _split_opacity(picture: Image.Image, data: bytes) -> tuple[Image.Image, Image.Image | None]:
+def _split_opacity(picture: Image.Image, data: bytes, bits: int | None) -> tuple[Image.Image, Image.Image | None]:
     """Return the colours as L, RGB, CMYK or LAB, and the opacity as L, None where all is opaque."""
     key = picture.info.get("transparency")
     if picture.mode in ("1", "L", "RGB") or picture.mode.startswith("I"):
         opacity = None if key is None else Image.fromarray(_differs_from(key, picture, data))
-        return _opaque(picture), opacity
+        return _opaque(picture, bits), opacity
     if picture.mode == "La":
         picture = picture.convert("LA")
     elif picture.has_transparency_data and picture.mode != "LA":
         picture = picture.convert("RGBA")
     opacity = picture.getchannel("A") if picture.mode in ("LA", "RGBA") else None
-    return _opaque(picture), opacity
+    return _opaque(picture, bits), opacity
 
 
-def _opaque(picture: Image.Image) -> Image.Image:
+def _opaque(picture: Image.Image, bits: int | None) -> Image.Image:
     """Return a picture's colours, without opacity, in a mode that profiles describe."""
     if picture.mode.startswith("I"):
-        return Image.fromarray(_grey_levels(picture))
+        return Image.fromarray(_grey_levels(picture, bits))
     plain = picture.copy()
     plain.info.clear()  # Pillow would carry a transparent colour over
     if plain.mode in ("1", "LA"):
@@ -84,13 +132,19 @@ def _opaque(picture: Image.Image) -> Image.Image:
     return plain if plain.mode in ("L", "RGB", "CMYK", "LAB") else plain.convert("RGB")
 
 
-def _grey_levels(picture: Image.Image) -> NDArray[np.uint8]:
+def _grey_levels(picture: Image.Image, bits: int | None) -> NDArray[np.uint8]:
     """Scale 16-bit grey (H, W) to 8 bits; a plain conversion would clip it to white."""
     tags = getattr(picture, "tag_v2", {})
-    bits = int(np.atleast_1d(tags.get(_TIFF_BITS, 16))[0])  # 12 bits come as they are
-    grey = np.clip(np.asarray(picture, dtype=np.float64) / ((2**bits - 1) / 255.0), 0, 255).round().astype(np.uint8)
+    depth = int(np.atleast_1d(tags.get(_TIFF_BITS, 16))[0])  # 12 bits come as they are
+    grey = _scaled(np.asarray(picture), bits or depth)
     white_is_zero = tags.get(_TIFF_PHOTOMETRIC, 1) == 0  # which Pillow heeds up to 8 bits only
     return np.asarray(255 - grey if white_is_zero else grey)
+
+
+def _scaled(values: NDArray[np.integer], bits: int) -> NDArray[np.uint8]:
+    """Return values of so many bits as values of 8."""
+    scaled = np.clip(values.astype(np.float64) / ((2**bits - 1) / 255.0), 0, 255).round()
+    return np.asarray(scaled, np.uint8)
 
 
 def _differs_from(key: int | tuple[int, ...], picture: Image.Image, data: bytes) -> NDArray[np.uint8]:
@@ -101,17 +155,17 @@ def _differs_from(key: int | tuple[int, ...], picture: Image.Image, data: bytes)
         if depth < 8:
             pixels = pixels // (255 // (2**depth - 1))
         elif depth == 16 and picture.mode == "RGB":
-            pixels = 256 * pixels + _low_bytes(data)
+            pixels = _full_depth(picture, data)
         key = np.asarray(key) & (2**depth - 1)
     same = pixels == key
     return np.where(same.all(-1) if same.ndim == 3 else same, 0, 255).astype(np.uint8)
 
 
-def _low_bytes(data: bytes) -> NDArray[np.int64]:
-    """Return the lower bytes of a 16-bit RGB PNG (H, W, 3), of which Pillow takes the upper ones."""
-    with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
-        picture.tile = [tile._replace(args="RGB;16L") for tile in picture.tile]  # as if the lower byte came last
-        return np.asarray(picture, dtype=np.int64)
+def _full_depth(picture: Image.Image, data: bytes) -> NDArray[np.int64]:
+    """Return the values of a 16-bit RGB PNG (H, W, 3), of which Pillow takes the upper bytes."""
+    with Image.open(io.BytesIO(data), formats=("PNG",)) as lower:
+        lower.tile = [tile._replace(args="RGB;16L") for tile in lower.tile]  # as if the lower byte came last
+        return 256 * np.asarray(picture, np.int64) + np.asarray(lower, np.int64)
 
 
 _SPACES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # of profiles, and the mode of the pixels that they describe

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image, TiffTags, UnidentifiedImageError
 
-from stylize.shards.colours import changes_colours, to_rgb, unknown_range
-from stylize.shards.jpeg import decode_plain_jpeg
+from stylize.shards.colours import changes_colours, narrow_range, to_rgb, unknown_range, wrong_bits
+from stylize.shards.jpeg import decode_plain_jpeg, with_end
+from stylize.shards.plugins import HEIF, JXL, jxl_size, plugin_for
 from stylize.shards.side_data import SideData, orientation, read_side_data
 
 # Those that Pillow decodes itself: no EPS or WMF, which other programs would draw, and no films or containers.
@@ -24,9 +25,9 @@ FORMATS = (
 # Files that are meant as pictures, decodable or not; others are looked into.
 PICTURE_SUFFIXES = frozenset(
     {
-        ".apng", ".avif", ".bmp", ".gif", ".heic", ".heif", ".ico", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg",
-        ".jpx", ".pbm", ".pcx", ".pgm", ".png", ".pnm", ".ppm", ".psd", ".qoi", ".svg", ".tga", ".tif", ".tiff",
-        ".webp",
+        ".apng", ".avif", ".bmp", ".gif", ".heic", ".heif", ".hif", ".ico", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg",
+        ".jpg", ".jpx", ".jxl", ".pbm", ".pcx", ".pgm", ".png", ".pnm", ".ppm", ".psd", ".qoi", ".svg", ".tga", ".tif",
+        ".tiff", ".webp",
     }
 )  # fmt: skip
 
@@ -43,6 +44,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_TURNED = (HEIF.format, JXL.format)  # whose pixels come upright, whatever EXIF says
 _EXIF_KEYS = frozenset({"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"})
 _SRGB_GAMMA, _SRGB_PRIMARIES = 0.45455, (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # its lines do not name the picture; what is recorded does
@@ -72,9 +74,10 @@ def decode_picture(data: bytes) -> Image.Image:
     return decode(data).picture
 
 
-def decode(data: bytes) -> Decoded:
+def decode(data: bytes, bits: int | None = None) -> Decoded:
     """Decode to an upright 8-bit RGB picture; raise `PictureError` with the reason where there is no right answer.
 
+    `bits` are those that pictures of 16 bits use, None for all.
     First frame of an animation; EXIF orientation applied; colour profiles converted to sRGB; transparency composited on
     white; 16-bit grey scaled to 8; pixels of unknown range refused. Side data that cannot be read are as if absent.
     A JPEG whose scan is corrupt but complete is decoded as far as Pillow can, as every other tool does.
@@ -83,17 +86,21 @@ def decode(data: bytes) -> Decoded:
         _check_size(pixels.shape[1], pixels.shape[0])
         return Decoded(Image.fromarray(pixels), "JPEG", data)
     try:
-        return _decode(data)
+        return _decode(data, bits)
     except PictureError:
         raise
     except Exception as error:  # Pillow's decoders raise whatever they like on damaged files
-        if decoded := _decode_without_side_data(data):
+        if ended := with_end(data):
+            return decode(ended, bits)
+        if decoded := _decode_without_side_data(data, bits):
             return replace(decoded, warnings=(f"side data are left out, since with them it {_reason(error)}",))
         raise PictureError(_reason(error)) from None
 
 
 def is_picture(data: bytes) -> bool:
     """Return whether a file's content is in the format of a picture, damaged or not."""
+    if plugin_for(data):
+        return True
     try:
         with _watched():
             Image.open(io.BytesIO(data), formats=FORMATS).close()
@@ -119,11 +126,12 @@ def _watched() -> Iterator[list[warnings.WarningMessage]]:
         yield caught
 
 
-def _decode(data: bytes, side: SideData | None = None) -> Decoded:
+def _decode(data: bytes, bits: int | None, side: SideData | None = None) -> Decoded:
     """Decode bytes; `side` are those of the side data that were cut out of them before."""
+    formats = _formats(data)
     try:
         with _watched() as caught:
-            picture = Image.open(io.BytesIO(data), formats=FORMATS)
+            picture = Image.open(io.BytesIO(data), formats=formats)
             if picture.format == "TIFF":
                 _read_directories(picture)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
@@ -132,14 +140,31 @@ def _decode(data: bytes, side: SideData | None = None) -> Decoded:
     if reason := unknown_range(picture, data):
         raise PictureError(reason)
     picture.load()
+    if bits is not None and (reason := wrong_bits(picture, data, bits)):
+        raise PictureError(reason)
     turn = orientation(side.exif) if side else _orientation(picture, caught)
+    if picture.format in _TURNED and not getattr(picture, "jpeg", False):  # but for a JPEG that a JPEG XL packs
+        turn = 1
     profile = side.profile if side else picture.info.get("icc_profile")
-    rgb = to_rgb(picture, data, profile)
+    rgb = to_rgb(picture, data, profile, bits)
     if turn in _UPRIGHT:
         rgb = rgb.transpose(_UPRIGHT[turn])
     rgb.info.clear()  # a colour profile or a comment of the source would be written into its copies
-    decoded = Decoded(rgb, None, data, tuple(sorted({str(warning.message) for warning in caught})))
+    narrow = () if bits else narrow_range(picture, data)
+    decoded = Decoded(rgb, None, data, tuple(sorted({*narrow, *(str(warning.message) for warning in caught)})))
     return _as_stored(decoded, picture) if turn == 1 and _is_plain(picture, profile) else decoded
+
+
+def _formats(data: bytes) -> tuple[str, ...]:
+    """Return the formats that a file may have; raise `PictureError` where it needs a plugin that is not installed."""
+    plugin = plugin_for(data)
+    if plugin is None:
+        return FORMATS
+    if not plugin.is_installed():
+        raise PictureError(f"is {plugin.name}, which needs a package: pip install 'stylized-pairing[{plugin.extra}]'")
+    if plugin is JXL and (size := jxl_size(data)):
+        _check_size(*size)
+    return (plugin.format,)
 
 
 def _read_directories(picture: Image.Image) -> None:
@@ -150,12 +175,12 @@ def _read_directories(picture: Image.Image) -> None:
             exif.get_ifd(tag)
 
 
-def _decode_without_side_data(data: bytes) -> Decoded | None:
+def _decode_without_side_data(data: bytes, bits: int | None) -> Decoded | None:
     side = read_side_data(data)
     if side is None or side.bare == data:
         return None
     try:
-        return _decode(side.bare, side)
+        return _decode(side.bare, bits, side)
     except PictureError:
         raise
     except Exception:  # then the pixels are damaged, and the first error says how

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from attack import AttackConfig, attack_model
-from attack.evaluation.result import encode_result
+from attack.evaluation.paper_path import path_attack
+from attack.evaluation.result import attack_document, encode_result
 from stylize.shards.manifest import MANIFEST_NAME, read_manifest
 from stylize.shards.shard import file_sha256
 from train import ModelCard, TestImage, build_model, load_test_images, save_model
@@ -116,7 +117,8 @@ def make_result(tmp_path: Path) -> ResultMaker:
         out = tmp_path / f"{method}-{seed}.json"
         attack_model(model, shards, out, AttackConfig(**{"images": 12, "steps": 8, "step_size": 0.0005, **config}))
         document = json.loads(out.read_text())
-        document["verdict"]["word"] = "inconclusive"  # so few images are hardly above guessing
+        for verdict in document["verdicts"]:
+            verdict["word"] = "inconclusive"  # so few images are hardly above guessing
         document["model"]["path"] = f"models/{method}-{seed}/model.safetensors"
         digest = trained_on or document["shards"]["manifest_sha256"]
         document["model"]["card"] |= {"method": method, "seed": seed, "arch": arch, "shards_sha256": digest}
@@ -131,35 +133,46 @@ CARD = {"arch": "resnet18", "class_names": ["a", "b"], "image_size": 32, "seed":
 
 def _earlier(correct: list[list[int]], accuracy: float = 0.75, method: str = "pairing") -> dict[str, Any]:
     linf = [step / 100 for step in range(len(correct[0]))]
+    keys, right = [f"{key:08}" for key in range(len(correct))], [True] * len(correct)
     records = [
-        {"key": f"{key:08}", "label": key % 2, "correct": row, "l2": [far * 5 for far in linf], "linf": linf}
-        for key, row in enumerate(correct)
+        {"key": key, "correct": row, "l2": [far * 5 for far in linf], "linf": linf}
+        for key, row in zip(keys, correct, strict=True)
     ]
-    protocol = {"attack": "fgsm-path", "images": len(correct), "steps": len(linf) - 1, "step_size": 0.01}
+    passes = {"forwards": 90, "backwards": 90, "seconds": 23.0}
+    path = {"images": len(keys), "steps": len(linf) - 1, "step_size": 0.01, "zero_gradient": "stay", **passes}
+    path |= {"loss": [0.1 * step for step in range(len(linf))], "records": records}
+    protocol = {
+        "suite": "paper",
+        "images": len(keys),
+        "strong_images": 100,
+        "epsilons": [],
+        "batch_size": 25,
+        "seed": 0,
+    }
     return {
-        "format_version": 1,
+        "format_version": 2,
         "model": {
             "path": "m/model.safetensors",
             "sha256": "1" * 64,
             "card": {**CARD, "method": method, "shards_sha256": "2" * 64, "config": {}},
         },
         "shards": {"path": "s_$x^{y$", "name": "s_$x^{y$", "manifest_sha256": "2" * 64, "used_in_training": True},
-        "protocol": {**protocol, "zero_gradient": "stay", "batch_size": 25, "seed": 0, "interpolators": {}},
-        "clean": {"accuracy": accuracy, "standard_error": 0.1, "images": 40},
-        "candidates": {"followed": 9, "used": len(correct)},
+        "protocol": protocol,
+        "clean": {"accuracy": accuracy, "correct": round(40 * accuracy), "images": 40},
+        "images": {"keys": keys, "labels": [index % 2 for index in range(len(keys))], "correct": [1] * len(keys)},
+        "verdict": {"word": "inconclusive", "reasons": ["as it was"], "numbers": {}},
+        "path": path,
+        "attempts": [attack_document(path_attack(keys, right, path))],
         "checks": [{"name": "eval mode", "passed": True, "detail": "0 of 9 modules in training mode"}],
-        "loss": [0.1 * step for step in range(len(linf))],
-        "curves": [],
-        "records": records,
         "versions": {"python": "3.11.7"},
         "hardware": {"cpu": "a processor", "threads": 2, "device": "cpu"},
-        "seconds": 23.0,
+        **passes,
     }
 
 
 @pytest.fixture
 def earlier() -> Callable[..., dict[str, Any]]:
-    """Return a function of 0/1 records (images, steps + 1) that gives a result as `attack run` wrote it in version 1.
+    """Return a function of 0/1 records (images, steps + 1) that gives a result as `attack run` wrote it in version 2.
 
     Images move 0.01 in L∞ a step.
     """

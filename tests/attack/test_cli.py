@@ -34,7 +34,7 @@ def test_run_then_transfer_then_report(
     words = ("--model", models[0], "--out", out, "--suite", "quick", "--strong-images", 2)
     assert call(monkeypatch, "run", *words, *shared, *path) == 0
     printed = capsys.readouterr().out
-    for words_shown in ("clean accuracy", "verdict", "4/255, n = 4", "passed"):
+    for words_shown in ("clean accuracy", "L∞ 4/255, n = 2", "near chance", "passed"):
         assert words_shown in printed
     document = json.loads(out.read_text())
     asked = {"suite": "quick", "images": 4, "strong_images": 2, "epsilons": [4 / 255], "batch_size": 3, "seed": 0}

@@ -53,17 +53,18 @@ def test_only_what_was_given_arrives() -> None:
 
 def test_help_shows_defaults_and_ranges() -> None:
     text = " ".join(run("--help").output.split())
-    for piece in ("[default: 0.5", "[default: jpg]", "[default: swirls]", "8<=x<=64", "[required]", "Make it."):
+    for piece in ("[default: 0.5", "[default: jpg]", "[default: swirls]", "[8 to 64]", "[required]", "Make it."):
         assert piece in text
     assert "hidden" not in text
     assert "default: False" not in text
 
 
-@pytest.mark.parametrize("words", [("--size", "7"), ("--alpha", "1.5"), ("--lambda", "-1"), ("--nothing", "1")])
+@pytest.mark.parametrize("words", [("--size", "7"), ("--alpha", "1.5"), ("--lambda", "-1.0")])
 def test_the_command_line_refuses_what_is_out_of_range(words: tuple[str, ...]) -> None:
     result = run("--out", "x", *words)
-    assert (result.exit_code, seen) == (2, [])
-    assert words[0] in result.output
+    assert seen == []
+    assert isinstance(result.exception, InputError)
+    assert all(word in str(result.exception) for word in words)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from stylize.console import InputError
-from train import ModelCard, build_model, load_model, read_card, save_model
+from train import ModelCard, build_model, load_model, read_card, save_model, trust
 
 CARD = ModelCard(
     arch="mobilenet_v3_small",
@@ -112,3 +113,55 @@ def test_unwritable_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
         save_model(tmp_path / "file" / "model.safetensors", build_model("resnet18", 3), CARD)
+
+
+OWN = """
+from torch import nn
+open("imported", "w").close()
+class Tied(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.one, self.two, self.head = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), nn.Linear(3, classes)
+        self.two.weight, self.body = self.one.weight, nn.Sequential(self.one)
+    def forward(self, x):
+        return self.head(self.two(self.body(x)).mean((2, 3)))
+"""
+
+
+@pytest.fixture
+def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Yield the name of a network of the user's own whose layers share tensors; it lies where Python finds modules."""
+    (tmp_path / "somewhere").mkdir()
+    monkeypatch.syspath_prepend(tmp_path / "somewhere")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "somewhere" / "my_networks.py").write_text(OWN)
+    monkeypatch.setattr("train.checkpoint._trusted", set())
+    yield "my_networks:Tied"
+    sys.modules.pop("my_networks", None)
+
+
+def test_a_file_does_not_choose_what_code_runs(own_module: str) -> None:
+    _rewritten(arch=own_module)(_saved(Path()))
+    with pytest.raises(InputError, match=f"--trust {own_module}"):
+        load_model(Path("model.safetensors"))
+    trust("my_networks:Other")
+    with pytest.raises(InputError, match=f"--trust {own_module}"):
+        load_model(Path("model.safetensors"))
+    assert not Path("imported").exists()
+    with pytest.raises(InputError, match="my_networks"):
+        trust("my_networks")
+    trust(own_module)
+    with pytest.raises(InputError, match="does not hold"):
+        load_model(Path("model.safetensors"))
+    assert Path("imported").exists()
+
+
+def test_tensors_that_layers_share_come_back(own_module: str) -> None:
+    trust(own_module)
+    model = build_model(own_module, 3)
+    save_model(Path("model.safetensors"), model, replace(CARD, arch=own_module))
+    loaded, _ = load_model(Path())  # the folder that holds it
+    assert loaded.get_parameter("network.two.weight") is loaded.get_parameter("network.body.0.weight")
+    images = torch.rand(2, 3, 8, 8)
+    assert torch.equal(loaded(images), model.eval()(images))

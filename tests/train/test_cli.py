@@ -4,12 +4,14 @@ from collections.abc import Callable
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from stylize.console import InputError
 from train import load_model
-from train.cli import main, settings
+from train.cli import main
+from train.config import with_preset
 
 ShardFolderMaker = Callable[..., Path]
 
@@ -88,15 +90,22 @@ def test_mistakes_exit_with_2_and_quote_the_value(
     assert not (tmp_path / "out").exists()
 
 
-OPTIONS = {"preset": "default", "shards": Path("s"), "method": "pairing", "out": Path("o"), "arch": None}
+OPTIONS: dict[str, Any] = {"shards": Path("s"), "method": "pairing", "out": Path("o")}
 
 
 def test_paper_preset_gives_way_to_what_was_given() -> None:
-    paper = settings({**OPTIONS, "preset": "paper-imagenet100", "arch": "resnet34", "epochs": 3})
+    paper = with_preset("paper-imagenet100", arch="resnet34", epochs=3, **OPTIONS)
     assert (paper.learning_rate, paper.schedule, paper.image_preset) == (1e-4, "constant", "paper")
     assert (paper.epochs, paper.batch_size, paper.weights) == (3, 32, "imagenet")
-    assert settings({**OPTIONS, "preset": "small-fast"}).arch == "small"
+    assert with_preset("small-fast", **OPTIONS).arch == "small"
     with pytest.raises(InputError, match="'best'"):
-        settings({**OPTIONS, "preset": "best"})
+        with_preset("best", **OPTIONS)
     with pytest.raises(InputError, match="--arch is missing"):
-        settings(OPTIONS)
+        with_preset("default", **OPTIONS)
+
+
+def test_the_warm_up_of_a_preset_fits_into_few_epochs() -> None:
+    warmups = {epochs: with_preset("small-fast", epochs=epochs, **OPTIONS).warmup_epochs for epochs in (1, 2, 12)}
+    assert warmups == {1: 0.5, 2: 1.0, 12: 1.0}
+    with pytest.raises(InputError, match="--warmup-epochs"):
+        with_preset("small-fast", epochs=1, warmup_epochs=1.0, **OPTIONS)

@@ -188,7 +188,20 @@ def test_unknown_architecture_and_no_class() -> None:
 
 
 CODE = """
+import torch
 from torch import nn
+class HeadFirst(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.head, self.stem, self.body = nn.Linear(4, classes), nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
+    def forward(self, x):
+        return self.head(self.body(self.stem(x)).mean((2, 3)))
+def headless(classes): return nn.Sequential(nn.Conv2d(3, 5, 3), nn.Flatten())
+def inference(classes):
+    with torch.inference_mode():
+        network = HeadFirst(classes)
+        network.body.bias = network.stem.bias
+        return network
 def network(): return nn.Flatten()
 def numbers(): return [1, 2]
 def breaks(): return [][0]
@@ -196,6 +209,7 @@ def needs(): import a_package_that_nobody_has
 def options(classes): return nn.Flatten()
 answer = 42
 """
+OWN = "own_module_of_a_user"
 
 
 @pytest.mark.parametrize(
@@ -241,7 +255,7 @@ def test_a_module_in_the_working_folder(own_module: str) -> None:
         ("own_module_of_a_user:netwrok", "has no function 'netwrok'"),
         ("own_module_of_a_user:answer", "has no function 'answer'"),
         ("own_module_of_a_user:numbers", "returned list: return a torch.nn.Module"),
-        ("own_module_of_a_user:breaks", r"IndexError: list index out of range, .*own_module_of_a_user\.py:5"),
+        ("own_module_of_a_user:breaks", r"IndexError: list index out of range, .*own_module_of_a_user\.py:\d+"),
         ("own_module_of_a_user:needs", "No module named 'a_package_that_nobody_has'"),
         ("own_module_of_a_user:options", "missing 1 required positional argument: 'classes'"),
     ],
@@ -250,3 +264,44 @@ def test_what_goes_wrong_is_one_sentence(own_module: str, reference: str, messag
     with pytest.raises(InputError, match=message) as caught:
         call_reference(reference)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("classes", [3, 5])
+def test_a_head_defined_before_the_body_is_found(own_module: str, tmp_path: Path, classes: int) -> None:
+    torch.manual_seed(5)
+    source = build_model(f"{OWN}:HeadFirst", 3).get_submodule("network").state_dict()
+    torch.save(source, tmp_path / "w.pth")
+    torch.manual_seed(9)
+    generator = torch.get_rng_state()
+    made = build_model(f"{OWN}:HeadFirst", classes, str(tmp_path / "w.pth")).get_submodule("network").state_dict()
+    torch.set_rng_state(generator)
+    fresh = build_model(f"{OWN}:HeadFirst", classes).get_submodule("network").state_dict()
+    for name, tensor in made.items():
+        assert torch.equal(tensor, fresh[name] if name.startswith("head.") else source[name])
+
+
+def test_an_unknown_head_is_refused(own_module: str, tmp_path: Path) -> None:
+    torch.save(build_model(f"{OWN}:headless", 3).get_submodule("network").state_dict(), tmp_path / "w.pth")
+    with pytest.raises(InputError, match=f"{OWN}:headless.*--weights scratch"):
+        build_model(f"{OWN}:headless", 3, str(tmp_path / "w.pth"))
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    ["_orig_mod.{}", "module.{}", "module._orig_mod.{}", "_orig_mod.module.network.{}", "{}"],
+)
+def test_names_of_compiled_and_parallel_models(own_module: str, tmp_path: Path, wrapped: str) -> None:
+    source = build_model(f"{OWN}:HeadFirst", 3).get_submodule("network").state_dict()
+    names = {name: wrapped.format(name) for name in source}
+    names["body.weight"] = wrapped.format("body._orig_mod.module.weight")  # a part compiled on its own
+    torch.save({names[name]: tensor for name, tensor in source.items()}, tmp_path / "w.pth")
+    made = build_model(f"{OWN}:HeadFirst", 3, str(tmp_path / "w.pth"))
+    for name in ("stem.weight", "body.weight"):
+        assert torch.equal(made.get_parameter(f"network.{name}"), source[name])
+
+
+def test_parameters_made_in_inference_mode_learn(own_module: str) -> None:
+    network = call_reference(f"{OWN}:inference", 3)
+    network(torch.rand(2, 3, 8, 8)).sum().backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+    assert network.get_parameter("body.bias") is network.get_parameter("stem.bias")

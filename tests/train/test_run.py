@@ -17,7 +17,7 @@ import train
 from stylize.console import InputError
 from train import PairedShards, TrainConfig, evaluate, image_preset, load_model, train_model
 from train.methods import METHODS, Losses, Settings
-from train.run import refuse_single_class, warn_of_suspicions
+from train.run import refuse_single_class, warn_of_wrong_pairs
 
 ShardFolderMaker = Callable[..., Path]
 RESULTS = ["metrics.csv", "metrics.json", "model.safetensors", "record.json"]
@@ -240,7 +240,7 @@ def test_two_processes(make_shard_folder: ShardFolderMaker, tmp_path: Path) -> N
 
 def _warnings(shards: Path) -> list[str]:
     warnings: list[str] = []
-    warn_of_suspicions(PairedShards(shards, "train"), {"test": PairedShards(shards, "test")}, warnings.append)
+    warn_of_wrong_pairs(PairedShards(shards, "train"), {"test": PairedShards(shards, "test")}, warnings.append)
     return warnings
 
 
@@ -254,7 +254,7 @@ def test_mixed_up_pairs_are_warned_of(make_shard_folder: ShardFolderMaker) -> No
     samples = PairedShards(shards, "train")
     samples.index.spans[:, 1] = samples.index.spans[::-1, 1][:, :]
     warnings: list[str] = []
-    warn_of_suspicions(samples, {}, warnings.append)
+    warn_of_wrong_pairs(samples, {}, warnings.append)
     assert [warning[:14] for warning in warnings] == ["Warning: only "]
 
 

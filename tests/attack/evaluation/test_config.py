@@ -1,7 +1,8 @@
 import pytest
 
 from attack import AttackConfig
-from attack.evaluation.suite import epsilon_name, parse_epsilon
+from attack.attacks.attack import epsilon_name
+from attack.evaluation.suite import parse_epsilon
 from stylize.console import InputError
 
 

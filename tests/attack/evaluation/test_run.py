@@ -75,7 +75,7 @@ def test_attacks_are_judged_over_all_images(shards: Path, linear: LinearClassifi
     assert {name for name, _ in named} == {
         "paper-path", "single-step", "noise", "pgd-ce", "pgd-dlr", "square", "unbounded",
     }  # fmt: skip
-    assert len(named) == len(result.attacks) == 11
+    assert len(named) == len(result.attacks) == 12
     tests = {image.key: image for image in load_test_images(shards, 16, "small")}
     for attack in result.attacks:
         assert len(attack.robust) == 12
@@ -150,7 +150,7 @@ def test_an_interrupted_run_goes_on(shards: Path, linear: nn.Module, tmp_path: P
 
     def stop(stage: str, done: int, total: int) -> None:
         seen.append(stage)
-        if stage == "Attacks: pgd-ce 8/255":
+        if stage == "Attacks: pgd-ce L∞ 8/255":
             raise StoppedError
 
     out = tmp_path / "folder" / "out.json"
@@ -158,7 +158,7 @@ def test_an_interrupted_run_goes_on(shards: Path, linear: nn.Module, tmp_path: P
         attack_model(linear, shards, out, QUICK, progress=stop)
     assert [path.name for path in out.parent.iterdir()] == [".out.json.partial"]
     parts = json.loads((out.parent / ".out.json.partial").read_text())["parts"]
-    assert "pgd-ce 2/255" in parts
+    assert "pgd-ce L∞ 2/255" in parts
     parts_before = dict(parts)
     passes: list[int] = []
     handle = linear.register_forward_hook(lambda _, inputs, __: passes.append(len(inputs[0])))
@@ -166,11 +166,11 @@ def test_an_interrupted_run_goes_on(shards: Path, linear: nn.Module, tmp_path: P
     handle.remove()
 
     assert [path.name for path in out.parent.iterdir()] == ["out.json"]
-    same = ("images", "path", "attempts", "checks", "verdict", "clean")
+    same = ("images", "path", "attacks", "checks", "verdicts", "clean")
     for name in same:
         assert without_seconds(again[name]) == without_seconds(whole[name])
-    stored = next(a for a in again["attempts"] if a["name"] == "pgd-ce" and a["epsilon"] == 2 / 255)
-    assert stored == parts_before["pgd-ce 2/255"]  # its seconds too: it did not run again
+    stored = next(a for a in again["attacks"] if a["name"] == "pgd-ce" and a["epsilon"] == 2 / 255)
+    assert stored == parts_before["pgd-ce L∞ 2/255"]  # its seconds too: it did not run again
 
 
 def without_seconds(value: object) -> object:
@@ -230,7 +230,7 @@ def test_a_model_that_is_always_wrong(make_shard_folder: Maker, tmp_path: Path) 
     assert document["path"]["records"] == []
     assert not any(worst_case(result.clean, result.attacks, "linf", 8 / 255))
     assert document["forwards"] == document["backwards"] == 0
-    assert document["verdict"]["word"] == "near chance"
+    assert {verdict["word"] for verdict in document["verdicts"]} == {"near chance"}
 
 
 def damage(document: dict[str, object], how: str) -> str:
@@ -244,11 +244,11 @@ def damage(document: dict[str, object], how: str) -> str:
     elif how == "fewer labels":
         document["images"]["labels"].pop()  # type: ignore[index]
     elif how == "short attack":
-        document["attempts"][0]["robust"].pop()  # type: ignore[index]
+        document["attacks"][0]["robust"].pop()  # type: ignore[index]
     elif how in ("versions", "seconds"):
         document[how] = "text"
-    elif how == "3":
-        document["format_version"] = 3
+    elif how == "4":
+        document["format_version"] = 4
     else:
         del document[how]
     return json.dumps(document)
@@ -266,7 +266,7 @@ def test_damaged_results_are_refused(shards: Path, make_result: Maker) -> None:
         ("checks", "damaged"),
         ("versions", "damaged"),
         ("seconds", "damaged"),
-        ("3", "format version 3; .* reads versions up to 2: run `attack run` again"),
+        ("4", "format version 4; .* 2 and 3"),
         ("format_version", "not a result"),
     ):
         path.write_text(damage(json.loads(sound), how))

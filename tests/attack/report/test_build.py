@@ -158,7 +158,9 @@ def test_files_for_other_tools(results: list[Path], tmp_path: Path) -> None:
         for level in (2, 8)
     }
     clean = round(result.document["clean"]["correct"] / 30, 4)
-    assert json.loads(content["metrics/pairing-0.json"]) == {"verdict": result.verdict.word, "clean": clean, **robust}
+    verdicts: dict[str, object] = {f"verdict_{level}_of_255": "inconclusive" for level in (2, 8)}
+    verdicts |= {f"images_{level}_of_255": 12 for level in (2, 8)}
+    assert json.loads(content["metrics/pairing-0.json"]) == {"clean": clean, **robust, **verdicts}
 
 
 def test_bytes_do_not_depend_on_the_run_or_the_order(results: list[Path], shards: Path, tmp_path: Path) -> None:
@@ -230,7 +232,8 @@ def test_failed_checks_are_shown(results: list[Path], tmp_path: Path) -> None:
 
 def test_a_model_near_chance_is_named_and_not_compared(results: list[Path], tmp_path: Path) -> None:
     document = json.loads(results[0].read_text())
-    document["verdict"]["word"] = "near chance"
+    for verdict in document["verdicts"]:
+        verdict["word"] = "near chance"
     results[0].write_text(json.dumps(document))
     text = write(results, tmp_path / "report").text
     assert "hardly beats guessing" in text

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from stylize.console import InputError
-from stylize.fitting.evaluate import Judge
+from stylize.fitting.evaluate import Evaluator
 from stylize.fitting.styles import RATE, StyleFit, fit_styles
 from stylize.jobs.job import open_job
 from stylize.jobs.spec import ShardOptions
@@ -115,8 +115,8 @@ def test_a_fitted_style_comes_closer_on_pictures_that_it_was_not_fitted_on(
     assert result.after[1] < 0.7 * result.before[1]
     (fitted,) = load_styles([str(tmp_path)], pair.decoder_sha256)
     photos = [draw_shape(index, size=48, split="test").picture for index in range(6)]
-    judge = Judge(pair.encoder.network, pair.decoder, photos, 48)
-    residuals = [np.median([score.style_residual for score in judge.judge_style(style)]) for style in (plain, fitted)]
+    evaluator = Evaluator(pair.encoder.network, pair.decoder, photos, 48)
+    residuals = [float(evaluator.score(style)[:, 0].median()) for style in (plain, fitted)]
     assert residuals[1] < 0.8 * residuals[0]
 
 
@@ -140,7 +140,7 @@ def test_a_file_holds_the_style_and_its_statistics(
     ("dtype", "alpha", "largest", "average"),
     [("float32", 1.0, 1.01, 1.01), ("float32", 0.4, 1.01, 1.01), ("bfloat16", 1.0, 255, 5)],
 )
-def test_the_engine_aligns_with_fitted_statistics(
+def test_the_stylizer_aligns_with_fitted_statistics(
     encoder: Encoder,
     decoder: Decoder,
     styles: list[Style],
@@ -160,18 +160,19 @@ def test_the_engine_aligns_with_fitted_statistics(
     assert error.mean() < average
 
 
-def test_the_judge_decodes_fitted_features_but_compares_with_the_pictures_own(
+def test_scores_of_fitted_styles_compare_with_the_pictures_own_statistics(
     encoder: Encoder, decoder: Decoder, styles: list[Style], fitted: FittedStatistics, noise: Noise
 ) -> None:
-    judge = Judge(encoder, decoder, [Image.fromarray(noise(0))], 32)
-    own = judge.encoder.style_features(judge._pixels(styles[0].picture).to(judge.dtype))[-1].float()
+    evaluator = Evaluator(encoder, decoder, [Image.fromarray(noise(0))], 32)
+    pixels = torch.from_numpy(styles[0].array.copy()).permute(0, 3, 1, 2).to(evaluator.device, evaluator.dtype) / 255
+    own = evaluator.encoder(pixels).float()
     std, mean = torch.std_mean(own, dim=(2, 3), correction=0, keepdim=True)
-    (plain,) = judge.judge_style(styles[0])
+    (plain,) = evaluator.score(styles[0])[:, 0]
     same = FittedStatistics(mean, (std.square() + 1e-5).sqrt(), "")
-    (unchanged,) = judge.judge_style(Style("s", "s", styles[0].picture, same))
-    (changed,) = judge.judge_style(Style("s", "s", styles[0].picture, fitted))
-    assert unchanged.style_residual == pytest.approx(plain.style_residual, rel=1e-2)
-    assert changed.style_residual != pytest.approx(plain.style_residual, rel=1e-2)
+    (unchanged,) = evaluator.score(Style("s", "s", styles[0].picture, same))[:, 0]
+    (changed,) = evaluator.score(Style("s", "s", styles[0].picture, fitted))[:, 0]
+    assert float(unchanged) == pytest.approx(float(plain), rel=1e-2)
+    assert float(changed) != pytest.approx(float(plain), rel=1e-2)
 
 
 def test_finished_styles_are_not_made_again(
@@ -225,7 +226,7 @@ def test_what_cannot_be_fitted_is_said(
         list(fit_styles(pair, [replace(styles[0], fitted=fitted)], tmp_path))
     broken = copy.deepcopy(pair.decoder)
     broken.convolutions[0].weight.data *= float("nan")
-    with pytest.raises(InputError, match="style0 cannot be fitted, its losses are not finite"):
+    with pytest.raises(InputError, match=r"style0 .*not finite"):
         list(fit_styles(replace(pair, decoder=broken), styles[:1], tmp_path))
     assert not list(tmp_path.iterdir())
 

@@ -79,3 +79,29 @@ def test_damaged_files_meet_the_same_fate_as_with_pillow_alone(noise: Noise, mon
     monkeypatch.setattr(pictures, "decode_plain_jpeg", lambda *_: None)
     assert ours == [outcome(data) for data in damaged]
     assert 20 < sum(bool(reason) for reason, _ in ours) < 150
+
+
+@pytest.mark.parametrize("coding", [*CODINGS, {"comment": b"x"}, {"exif": b"Exif\0\0damaged"}, {"grey": True}], ids=str)
+def test_a_jpeg_without_its_end_is_whole_and_any_other_cut_is_refused(noise: Noise, coding: dict[str, Any]) -> None:
+    pixels = noise(3, 40, 40)
+    options = {name: value for name, value in coding.items() if name != "grey"}
+    whole = jpeg(pixels[..., 0] if "grey" in coding else pixels, **options)
+    expected = decode(whole).picture.tobytes()
+    for length in range(len(whole) - 400, len(whole)):
+        reason, found = outcome(whole[:length])
+        if length >= len(whole) - 2:
+            assert (reason, found) == ("", expected), length
+        assert reason or found == expected, length
+    assert sum(not outcome(whole[:length])[0] for length in range(len(whole) - 400, len(whole))) <= 4
+    kept = decode(whole[:-2])
+    assert Image.open(io.BytesIO(kept.data)).convert("RGB").tobytes() == expected
+
+
+def test_a_progressive_jpeg_that_ends_between_scans_is_refused(noise: Noise) -> None:
+    whole = jpeg(noise(3, 40, 40), progressive=True, quality=90)
+    scans = [place for place in range(len(whole)) if whole[place : place + 2] == b"\xff\xda"]
+    assert len(scans) > 5
+    for place in scans[1:]:
+        start = whole.rfind(b"\xff\xc4", 0, place)  # the scan's own table comes before it
+        for cut in (start, place):
+            assert "cannot be decoded" in outcome(whole[:cut])[0]

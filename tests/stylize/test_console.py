@@ -6,6 +6,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import pytest
 import typer
@@ -13,7 +14,7 @@ from rich.progress import Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from stylize.console import InputError, LiteralConsole, command_app, literal, run_command_line
+from stylize.console import InputError, LiteralConsole, command_app, counted, literal, run_command_line
 
 
 def error_after_interruption() -> RuntimeError:
@@ -187,3 +188,70 @@ def test_the_c_locale() -> None:
 @pytest.mark.parametrize("code", [0, 3])
 def test_a_reader_that_leaves_does_not_end_the_work(code: int) -> None:
     assert show(20_000, code, read=100)[::2] == (code, b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_full_disk_behind_the_output_does_not_end_the_work(code: int) -> None:
+    command = [sys.executable, "-W", "error", "-c", PROGRAM, "show", "20000", "--code", str(code)]
+    with open("/dev/full", "wb") as full:
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
+        assert subprocess.run(command, stdout=full, stderr=full, check=False).returncode == code
+    assert ended.returncode == code
+    assert ended.stderr.count(b"\n") == 1
+    assert b"No space left on device" in ended.stderr
+
+
+@pytest.mark.parametrize("closed", ["1", "2"])
+def test_a_closed_output_does_not_end_the_work_nor_lend_its_number_to_a_file(tmp_path: Path, closed: str) -> None:
+    program = PROGRAM.replace("    sys.exit", "    open('made', 'w').write('whole')\n    sys.exit")
+    command = f'exec "{sys.executable}" -c "$PROGRAM" show 200 {closed}>&-'
+    ended = subprocess.run(
+        ["/bin/sh", "-c", command], cwd=tmp_path, env={**os.environ, "PROGRAM": program, "PYTHONPATH": str(Path.cwd())},
+        capture_output=True, check=False,
+    )  # fmt: skip
+    assert (ended.returncode, (tmp_path / "made").read_text()) == (0, "whole")
+    assert ended.stderr == b""
+
+
+ESCAPED = {
+    "esc\x1b[31mred": r"esc\x1b[31mred",
+    "two\nlines\r": r"two\nlines\r",
+    "\x9b31mred\x07": r"\x9b31mred\x07",
+    "cod\u202egnp.exe": r"cod\u202egnp.exe",
+    "a\u2066b\u200bc\ufeff": r"a\u2066b\u200bc\ufeff",
+    "line\u2028break": r"line\u2028break",
+    "byte\udcff": r"byte\udcff",
+    "tab\tnul\0": r"tab\tnul\x00",
+}
+PRINTED = (
+    "it's",
+    "[red]x[/red]",
+    "$x^{y$",
+    ":smile:",
+    "naïve",
+    "日本語",
+    "🎨",
+    "a b",
+    "back\\slash",
+    "",
+    "%s {0} <b>&amp;",
+)
+
+
+@pytest.mark.parametrize(("text", "shown"), ESCAPED.items())
+def test_what_does_not_print_is_escaped(text: str, shown: str) -> None:
+    assert literal(text) == shown
+    assert shown.encode()
+    assert shown.isprintable()
+    assert literal(shown) == shown
+
+
+@pytest.mark.parametrize("text", PRINTED)
+def test_what_prints_stays(text: str) -> None:
+    assert literal(text) == text
+
+
+def test_counts_have_their_plural() -> None:
+    assert [counted(number, "image") for number in (0, 1, 2)] == ["0 images", "1 image", "2 images"]
+    assert [counted(number, "class", "classes") for number in (1, 3)] == ["1 class", "3 classes"]

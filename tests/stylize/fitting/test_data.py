@@ -1,17 +1,130 @@
+"""Pools, crops and variations of the training pictures, and the sheet of samples."""
+
+import io
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import permutations
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from scipy.spatial.distance import pdist
 from scipy.stats import kstest
 
 from stylize.fitting import data as variations
-from stylize.fitting.data import banded_noise, combine, draw_texture, paint, recolour
+from stylize.fitting.data import (
+    SAMPLE_SIDE,
+    CropBatches,
+    Pool,
+    _remembered,
+    banded_noise,
+    combine,
+    draw_texture,
+    is_held_out,
+    open_pool,
+    paint,
+    recolour,
+    sample_sheet,
+)
+from stylize.fitting.settings import FitSettings, Phase
+from stylize.networks.adain import AdaINNetwork, Decoder, Encoder
 from stylize.networks.stylizer import Pixels
 
+STYLE = Phase("style", 24, 2)
+PLAIN = FitSettings((STYLE,), batch_size=4, recoloured_share=0.0, texture_share=0.0, combined_share=0.0)
 Vary = Callable[[Image.Image, np.random.Generator], Image.Image]
+
+
+def test_large_pictures_are_kept_reduced(tmp_path: Path) -> None:
+    Image.new("RGB", (1400, 700), (9, 8, 7)).save(tmp_path / "scan.png")
+    pool = open_pool(tmp_path, ["dots"], [], 0.0)
+    assert _remembered(pool.content[0]).size == (1024, 512)
+
+
+def _drawn(batches: CropBatches) -> tuple[set[tuple[int, ...]], set[tuple[int, ...]]]:
+    """Return the colours of the contents, and of the styles and the contents that are styles."""
+    contents: set[tuple[int, ...]] = set()
+    styles: set[tuple[int, ...]] = set()
+    for step in range(40):
+        content, style = batches[step]
+        own = step % 2
+        contents |= {tuple(crop[:, 0, 0].tolist()) for crop in content[own:]}
+        styles |= {tuple(crop[:, 0, 0].tolist()) for crop in [*content[:own], *style]}
+    return contents, styles
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("paint", replace(PLAIN, photo_share=1.0, painted_share=1.0)),
+        ("recolour", replace(PLAIN, photo_share=0.0, pattern_share=0.0, recoloured_share=1.0)),
+        ("combine", replace(PLAIN, pattern_share=0.0, combined_share=1.0)),
+        ("draw_texture", replace(PLAIN, photo_share=0.0, texture_share=1.0)),
+    ],
+)
+def test_styles_are_varied_as_often_as_the_recipe_says(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch, name: str, settings: FitSettings
+) -> None:
+    grey = Image.new("RGB", (16, 16), (1, 2, 3))
+    monkeypatch.setattr(f"stylize.fitting.data.{name}", lambda *_: grey)
+    plain = replace(PLAIN, pattern_share=0.0, painted_share=0.0)
+    varied, untouched = (CropBatches(pool, recipe, 16)[0][1][:, :, 0, 0] for recipe in (settings, plain))
+    assert (varied == torch.tensor([1, 2, 3])).all()
+    assert not (untouched == torch.tensor([1, 2, 3])).all(dim=1).any()
+
+
+def test_held_out_pictures_are_never_drawn(tmp_path: Path, encode: Callable[..., bytes]) -> None:
+    colours = {f"{index}.png": (10 * index, 200 - 10 * index, 77) for index in range(12)}
+    for kind in ("photos", "paintings"):
+        (tmp_path / kind).mkdir()
+        for name, colour in colours.items():
+            (tmp_path / kind / name).write_bytes(encode(np.asarray(Image.new("RGB", (20, 20), colour))))
+    pool = open_pool(tmp_path / "photos", [str(tmp_path / "paintings"), "dots"], ["dots", "3", "4"], 0.4)
+    contents, styles = _drawn(CropBatches(pool, replace(PLAIN, photo_share=0.0), 16))
+    kept = {colour for name, colour in colours.items() if not is_held_out(name, 0.4)}
+    assert 2 < len(kept) < 12
+    assert contents == kept
+    photos_as_styles = replace(PLAIN, photo_share=1.0, painted_share=0.0)
+    assert _drawn(CropBatches(pool, photos_as_styles, 16)) == (kept, kept)
+    assert styles == {colour for name, colour in colours.items() if name not in ("3.png", "4.png")}
+
+
+def test_a_steps_crops_depend_on_nothing_else(pool: Pool) -> None:
+    batches, again = (CropBatches(pool, FitSettings((STYLE,), batch_size=3), 16) for _ in range(2))
+    for first, second in zip(batches[7], again[7], strict=True):
+        assert first.shape == (3, 3, 16, 16)
+        assert torch.equal(first, second)
+    assert not torch.equal(batches[7][0], batches[8][0])
+
+
+def test_styles_have_a_side_of_their_own(pool: Pool) -> None:
+    for step in (0, 1):
+        content, style = CropBatches(pool, PLAIN, 16, 24)[step]
+        assert (content.shape, style.shape) == ((4, 3, 16, 16), (4, 3, 24, 24))
+
+
+def test_the_sheet_shows_photos_styles_and_both(
+    tmp_path: Path, noise: Callable[..., Pixels], encode: Callable[..., bytes], encoder: Encoder, decoder: Decoder
+) -> None:
+    for index in range(4):
+        (tmp_path / f"{index}.png").write_bytes(encode(noise(index, 100, 120)))
+    pool = open_pool(tmp_path, [str(tmp_path)], [], 0.0)
+    settings = FitSettings((Phase("style", 16, 1),), batch_size=3)
+    sheet = np.asarray(Image.open(io.BytesIO(sample_sheet(decoder, encoder, pool, settings))))
+    assert sheet.shape == (3 * SAMPLE_SIDE, 3 * SAMPLE_SIDE, 3)
+
+    content, style = CropBatches(pool, settings, SAMPLE_SIDE)[0]
+    network = AdaINNetwork(encoder, decoder)
+    for column in range(3):
+        pair = [(pixels[column : column + 1] / 255).float() for pixels in (content, style)]
+        with torch.no_grad():
+            styled = network(pair[0], *network.style_statistics(pair[1]))[0]
+        wanted = [content[column].numpy(), style[column].numpy(), styled.numpy() * 255]
+        for row, picture in enumerate(wanted):
+            cell = sheet[row * SAMPLE_SIDE :, column * SAMPLE_SIDE :][:SAMPLE_SIDE, :SAMPLE_SIDE]
+            np.testing.assert_allclose(cell.transpose(2, 0, 1), picture, atol=1.0)
 
 
 @pytest.fixture

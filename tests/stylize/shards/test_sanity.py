@@ -9,8 +9,8 @@ from PIL import Image, ImageOps
 from stylize.networks.stylizer import Pixels
 from stylize.shards.index import index_split
 from stylize.shards.manifest import Manifest, ShardEntry, read_manifest, write_manifest
+from stylize.shards.sanity import folder_warnings, resemblance
 from stylize.shards.shard import Sample, file_sha256, write_shard
-from stylize.shards.verify import folder_suspicions, resemblance
 
 Pair = tuple[bytes, bytes]
 Run = Callable[..., tuple[int, str, str]]
@@ -58,16 +58,16 @@ def samples(pairs: list[Pair], order: list[int], classes: int = 2) -> list[Sampl
 
 
 def found(folder: Path) -> list[str]:
-    return list(folder_suspicions(folder, read_manifest(folder)))
+    return list(folder_warnings(folder, read_manifest(folder)))
 
 
-def test_right_pairs_are_not_suspect(tmp_path: Path, pairs: list[Pair]) -> None:
+def test_right_pairs_are_not_warned_of(tmp_path: Path, pairs: list[Pair]) -> None:
     assert found(write_folder(tmp_path / "shards", samples(pairs, list(range(60))), [])) == []
 
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("within_class", [False, True])
-def test_shuffled_partners_are_suspect(tmp_path: Path, pairs: list[Pair], seed: int, within_class: bool) -> None:
+def test_shuffled_partners_are_warned_of(tmp_path: Path, pairs: list[Pair], seed: int, within_class: bool) -> None:
     order = np.random.default_rng(seed).permutation(60).tolist()
     if within_class:
         order = [(index + 2 * (1 + seed)) % 60 for index in range(60)]
@@ -100,25 +100,25 @@ def test_images_alone_in_their_class_are_compared_with_each_other(tmp_path: Path
     assert len(found(write_folder(tmp_path / "wrong", samples(pairs, wrong, 60), [], 60))) == 1
 
 
-@pytest.mark.parametrize(("repeated", "suspect"), [(0, False), (2, False), (3, True), (40, True)])
-def test_test_images_from_train_are_suspect(
+@pytest.mark.parametrize(("repeated", "warned"), [(0, False), (2, False), (3, True), (40, True)])
+def test_test_images_from_train_are_warned_of(
     tmp_path: Path,
     pairs: list[Pair],
     noise: Callable[..., Pixels],
     encode: Callable[..., bytes],
     repeated: int,
-    suspect: bool,
+    warned: bool,
 ) -> None:
     contents = [pair[0] for pair in pairs[:repeated]] + [encode(noise(1000 + seed)) for seed in range(40 - repeated)]
     test = [Sample(f"{index:08d}", content, (), index % 2, {}) for index, content in enumerate(contents)]
     warnings = found(write_folder(tmp_path / "shards", samples(pairs, list(range(60))), test))
-    assert len(warnings) == suspect
-    if suspect:
+    assert len(warnings) == warned
+    if warned:
         assert f"{repeated} of 40 test images looked at are training images too" in warnings[0]
 
 
 def test_a_big_split_is_sampled(tmp_path: Path, pairs: list[Pair], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stylize.shards.verify.READS", 30)
+    monkeypatch.setattr("stylize.shards.sanity.READS", 30)
     train = samples(pairs, list(range(60)))
     folder = write_folder(tmp_path / "shards", train, [replace(sample, styled=()) for sample in train])
     (warning,) = found(folder)

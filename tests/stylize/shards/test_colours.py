@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from stylize.networks.stylizer import Pixels
-from stylize.shards.decode import PictureError, decode_picture
+from stylize.shards.decode import PictureError, decode, decode_picture
 
 HEIGHT, WIDTH = 16, 24
 RAW, DEFLATE = 1, 8
@@ -89,3 +89,54 @@ def test_signed_jpeg_2000_is_refused(signed: bool) -> None:
             decode_picture(buffer.getvalue())
     else:
         assert np.array_equal(np.asarray(decode_picture(buffer.getvalue())), gradient(3))
+
+
+def png(values: NDArray[np.uint16]) -> bytes:
+    """Write a 16-bit PNG, grey (H, W) or RGB (H, W, 3), which Pillow writes in grey only."""
+    height, width, *colours = values.shape
+    rows = values.astype(">u2").reshape(height, -1)
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 16, 2 if colours else 0, 0, 0, 0)
+    data = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 15])
+@pytest.mark.parametrize("colours", [False, True])
+def test_fewer_bits_in_16_are_scaled_where_they_are_told_and_warned_of_where_not(bits: int, colours: bool) -> None:
+    eight = gradient(3) if colours else gradient(1)[..., 0]
+    values = np.round(eight / 255.0 * (2**bits - 1)).astype(np.uint16)
+    values[0, 0] = 2**bits - 1
+    data = png(values)
+    expected = np.broadcast_to(np.round(values / (2**bits - 1) * 255).reshape(HEIGHT, WIDTH, -1), (HEIGHT, WIDTH, 3))
+    assert np.array_equal(np.asarray(decode(data, bits).picture), expected)
+    assert decode(data, bits).warnings == ()
+    warned = decode(data).warnings
+    assert (len(warned) == 1 and f"--bits {bits}" in warned[0]) == (bits < 15)
+    with pytest.raises(PictureError, match=f"--bits {bits - 1} does not hold"):
+        decode(data, bits - 1)
+
+
+def test_bits_change_no_other_picture() -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(gradient(3)).save(buffer, "PNG")
+    full = png((gradient(1)[..., 0].astype(np.uint16) + 1) * 255)
+    ppm = b"P5 24 16 4095\n" + (gradient(1)[..., 0].astype(">u2") * 16).tobytes()  # which tells its range
+    for data in (buffer.getvalue(), ppm):
+        assert decode(data, 12).picture.tobytes() == decode(data).picture.tobytes()
+    assert decode(full).warnings == decode(ppm).warnings == ()
+
+
+@pytest.mark.parametrize("compression", [RAW, DEFLATE])
+def test_a_tiff_of_16_bits_has_the_same_rules(compression: int) -> None:
+    data = tiff(gradient(1).astype(np.uint16) * 16, 1, compression, apart=False)
+    assert "--bits 12" in decode(data).warnings[0]
+    expected = np.round(gradient(1).astype(int) * 16 / 4095 * 255)
+    assert np.array_equal(np.asarray(decode(data, 12).picture)[..., :1], expected)
+    colours = tiff(gradient(3).astype(np.uint16) * 16, 2, compression, apart=False)
+    assert "--bits 12" in decode(colours).warnings[0]
+    with pytest.raises(PictureError, match="--bits"):
+        decode(colours, 12)
