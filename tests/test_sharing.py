@@ -158,7 +158,7 @@ def test_the_commands_of_the_pipeline_s_page(team: Path, names: dict[str, str]) 
     tell("git add --all && git commit --quiet --message 'The first results'", mine)
     assert "Running stage 'train" not in tell(again, mine)  # the images and the picture are as they were
     assert tell(experiments, mine).count(TRAINS) == 3
-    tell("git restore .", mine)
+    tell("git restore . && dvc checkout", mine)
     tell(shares, mine, **names)
     tell('git clone --quiet "$PROJECT" theirs && cd theirs && dvc pull', team, **names)
     assert contents(team / "theirs/data/results") == contents(mine / "data/results")
