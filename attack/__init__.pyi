@@ -34,7 +34,10 @@ from .evaluation.statistics import Share as Share
 from .evaluation.statistics import compare as compare
 from .evaluation.statistics import share as share
 from .evaluation.suite import AttackConfig as AttackConfig
+from .evaluation.suite import TransferConfig as TransferConfig
 from .evaluation.target import Target as Target
 from .evaluation.target import open_model as open_model
 from .evaluation.transfer import attack_transfer as attack_transfer
 from .report.build import write_report as write_report
+
+__version__: str

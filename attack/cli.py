@@ -11,10 +11,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from attack.attacks.attack import radius_name
-from attack.evaluation.result import read_result, whole_split
+from attack.evaluation.result import Result, read_result, whole_split
 from attack.evaluation.run import attack_model
 from attack.evaluation.statistics import share
-from attack.evaluation.suite import AttackConfig, parse_epsilon
+from attack.evaluation.suite import AttackConfig, TransferConfig
 from attack.evaluation.transfer import attack_transfer
 from stylize.console import InputError, command_app, console, counted, run_command_line
 from stylize.params import (
@@ -27,6 +27,7 @@ from stylize.params import (
     read_section,
     shard_folders,
 )
+from stylize.settings import options_of
 from stylize.shards.remote import DEFAULT_CACHE, DEFAULT_GB, Cache, CacheGigabytes, opened_shards
 from train import trust
 
@@ -153,80 +154,49 @@ def stage_progress() -> Iterator[Callable[[str, int, int], None]]:
         yield show
 
 
-app = command_app("Find out how robust classifiers are, and report it.")
+app = command_app("Find out how robust classifiers are, and report it.", "attack")
 app.command("shape-bias")(shape_bias_command)
 app.command("corruptions")(corruptions_command)
 app.command("explain")(explain_command)
 
-SHARED = (
-    "shards",
-    "images",
-    "epsilon",
-    "batch-size",
-    "seed",
-    "trust",
-)  # options of both `run` and `transfer` in the pipeline
+# Options of both `run` and `transfer` in the pipeline.
+SHARED = ("shards", "images", "epsilon", "batch-size", "seed", "trust")
 Shards = Annotated[str, typer.Option(help="Shard folder, or its URL; its test split is attacked.")]
-Images = Annotated[int, typer.Option(help="Test images to evaluate on, the same for every model.")]
-Epsilons = Annotated[
-    list[str] | None, typer.Option("--epsilon", help="L∞ radius, such as 8/255; repeatable. [default: 2/255, 8/255]")
-]
-BatchSize = Annotated[int, typer.Option(help="Images attacked at a time.")]
-Seed = Annotated[int, typer.Option(help="Chooses another list of images, and the attacks' random points.")]
 
 
 @app.command()
+@options_of(AttackConfig)
 def run(
+    given: dict[str, Any],
     model: Annotated[str, typer.Option(help=MODEL_HELP)],
     shards: Shards,
-    out: Annotated[Path, typer.Option(help="Result to write (JSON).")],
-    suite: Annotated[
-        str,
-        typer.Option(help="paper: its path alone; quick: about a minute; full: AutoAttack, minimal norms and more."),
-    ] = "quick",
-    images: Images = 200,
-    strong_images: Annotated[
-        int | None,
-        typer.Option(help="So many images meet AutoAttack, Square and minimal norms. [default: all]"),
-    ] = None,
-    epsilon: Epsilons = None,
-    steps: Annotated[int, typer.Option(help="Steps of the paper's path.")] = 100,
-    step_size: Annotated[float, typer.Option(help="Size of a step of the path; 1 is the full pixel range.")] = 1e-4,
-    zero_gradient: Annotated[
-        str, typer.Option(help="A pixel with zero gradient on the path: stay, or minus-one (authors' code).")
-    ] = "stay",
-    batch_size: BatchSize = 50,
-    seed: Seed = 0,
+    out: Out,
     trust: Trust = None,
     cache: Cache = DEFAULT_CACHE,
     cache_gb: CacheGigabytes = DEFAULT_GB,
 ) -> None:
     """Attack one model, check the attacks, and write the result; the same command goes on after an interruption."""
-    config = AttackConfig(
-        suite=suite, images=images, strong_images=strong_images, epsilons=_epsilons(epsilon), steps=steps,
-        step_size=step_size, zero_gradient=zero_gradient, batch_size=batch_size, seed=seed,
-    )  # fmt: skip
+    config = AttackConfig(**given)
     with opened_shards(shards, cache, cache_gb) as folder, stage_progress() as show:
         attack_model(model, folder, out, config, progress=show)
-    console.print(_table(out))
-    _print_failed_checks(out)
+    result = read_result(out)
+    console.print(_table(result))
+    _print_reasons(result)
 
 
 @app.command()
+@options_of(TransferConfig)
 def transfer(
+    given: dict[str, Any],
     models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="Models that `train run` wrote.")],
     shards: Shards,
-    out: Annotated[Path, typer.Option(help="File to write (JSON).")],
-    images: Images = 200,
-    epsilon: Epsilons = None,
-    batch_size: BatchSize = 50,
-    seed: Seed = 0,
+    out: Out,
     trust: Trust = None,
     cache: Cache = DEFAULT_CACHE,
     cache_gb: CacheGigabytes = DEFAULT_GB,
 ) -> None:
     """Try the adversarial images of each model on every other; `attack report --transfer` takes the file in."""
-    config = AttackConfig(images=images, epsilons=_epsilons(epsilon), batch_size=batch_size, seed=seed)
+    config = TransferConfig(**given)
     with opened_shards(shards, cache, cache_gb) as folder, stage_progress() as show:
         attack_transfer(models, folder, out, config, progress=show)
     console.print(f"Transfer among {counted(len(models), 'model')}: {out}", highlight=False)
@@ -244,13 +214,16 @@ def report(
         list[Path] | None, typer.Option(help="File of `attack shape-bias` or `attack corruptions`; repeatable.")
     ] = None,
     explanations: Annotated[Path | None, typer.Option(help="Picture that `attack explain` wrote.")] = None,
+    across_architectures: Annotated[bool, typer.Option(help="Compare models of different architectures too.")] = False,
+    paper: Annotated[bool, typer.Option(help="Show the paper's figures, tables and numbers beside these.")] = False,
 ) -> None:
     """Write one page, its figures and tables from results."""
     from attack.report.build import write_report  # here, so that attacks do not depend on the code of figures
 
     page = write_report(
-        results, out, shards=shards or (), transfer=transfer, beside=beside or (), explanations=explanations
-    )
+        results, out, shards=shards or (), transfer=transfer, beside=beside or (), explanations=explanations,
+        across=across_architectures, paper=paper,
+    )  # fmt: skip
     console.print(f"Report of {counted(len(results), 'result')}: {page}", highlight=False)
 
 
@@ -271,9 +244,11 @@ def check_params(path: Path) -> None:
         raise InputError(f"{path}: attack.options has {misplaced[0]!r}: give it in attack.shared, for transfers too.")
     check_options(app, "run", shared, f"{path}: attack.shared", ("model", "out"))
     values = parse_options(app, "run", {**shared, **options}, f"{path}: attack.options", ("model", "out"))
-    settings = {field.name: values[field.name] for field in fields(AttackConfig) if field.name in values}
+    given = {
+        field.name: values[field.name] for field in fields(AttackConfig) if values[field.name] not in (None, [], ())
+    }
     try:
-        AttackConfig(**settings, epsilons=_epsilons(values["epsilon"]))
+        AttackConfig(**{**given, "epsilons": tuple(given.get("epsilons", AttackConfig.epsilons))})
     except InputError as error:
         raise placed(error, options, f"{path}: attack.options", f"{path}: attack.shared") from None
     known = shard_folders(path)
@@ -281,15 +256,10 @@ def check_params(path: Path) -> None:
     check_list(read_section(path, "report", ("shards",)).get("shards"), f"{path}: report.shards", known)
 
 
-def _epsilons(given: list[str] | None) -> tuple[float, ...]:
-    return tuple(map(parse_epsilon, given)) if given else AttackConfig.epsilons
-
-
-def _table(out: Path) -> Table:
-    result = read_result(out)
+def _table(result: Result) -> Table:
     table = Table(title=f"{result.method} {result.arch} on {result.shards_name}", show_header=False)
-    clean = result.document["clean"]
-    table.add_row("clean accuracy", f"{whole_split(result)}, n = {clean['images']}")
+    clean = whole_split(result)
+    table.add_row("clean accuracy", f"{clean}, n = {clean.n}")
     for cell, verdict in zip(result.cells, result.verdicts, strict=False):
         radius = f"robust at {radius_name(cell.norm, cell.epsilon)}, n = {len(cell.robust)}"
         table.add_row(radius, f"{share(cell.robust)}: {verdict.word}")
@@ -299,12 +269,12 @@ def _table(out: Path) -> Table:
     passed = sum(check.passed for check in result.checks)
     table.add_row("checks", f"{passed} of {len(result.checks)} passed")
     table.add_row("seconds", str(result.document["seconds"]))
-    table.add_row("result", str(out))
+    table.add_row("result", str(result.path))
     return table
 
 
-def _print_failed_checks(out: Path) -> None:
-    result = read_result(out)
+def _print_reasons(result: Result) -> None:
+    """Print what the verdicts rest on, and every failed check."""
     for verdict in result.verdicts:
         place = "" if verdict.epsilon is None else f"{radius_name(verdict.norm, verdict.epsilon)}: "
         for reason in verdict.reasons:

@@ -1,14 +1,14 @@
 """The public API of `stylize`; `__init__.py` imports each name from here when it is first used."""
 
-from .cli.shards import contact_sheet as contact_sheet
-from .cli.shards import shard_sheet as shard_sheet
-from .cli.shards import style_sheet as style_sheet
+from .cli.preview import contact_sheet as contact_sheet
+from .cli.preview import shard_sheet as shard_sheet
+from .cli.preview import style_sheet as style_sheet
 from .console import InputError as InputError
 from .fitting.styles import fit_styles as fit_styles
+from .jobs.estimate import Estimate as Estimate
+from .jobs.estimate import estimate_run as estimate_run
 from .jobs.job import Job as Job
 from .jobs.job import open_job as open_job
-from .jobs.run import Estimate as Estimate
-from .jobs.run import estimate_run as estimate_run
 from .jobs.run import make_shards as make_shards
 from .jobs.spec import ShardOptions as ShardOptions
 from .jobs.spec import Spec as Spec
@@ -39,3 +39,5 @@ from .shards.shard import write_shard as write_shard
 from .shards.verify import verify_shards as verify_shards
 from .sources.source import Source as Source
 from .sources.source import open_source as open_source
+
+__version__: str

@@ -6,8 +6,9 @@ import signal
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
+from importlib.metadata import version
 from types import FrameType
-from typing import Any, TextIO, TypeVar
+from typing import Annotated, Any, TextIO, TypeVar
 
 import typer
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -17,6 +18,8 @@ from rich.text import Text
 from stylize.interruption import INTERRUPTED, INTERRUPTION
 
 T = TypeVar("T")
+DISTRIBUTION = "stylized-pairing"
+WIDEST = 1000  # columns: help is as wide as the terminal
 
 
 class InputError(Exception):
@@ -139,16 +142,32 @@ def print_notice(sentence: str) -> None:
     console.print(sentence, style="yellow", highlight=False)
 
 
-def command_app(description: str) -> typer.Typer:
-    """Return an application for commands; it has subcommands even where there is one."""
+def command_app(description: str, program: str | None = None) -> typer.Typer:
+    """Return an application for commands; it has subcommands even where there is one, and a program's has --version."""
     app = typer.Typer(
+        name=program,
         help=description,
         no_args_is_help=True,
-        add_completion=False,
+        add_completion=program is not None,
+        context_settings={"max_content_width": WIDEST},
         rich_markup_mode=None,  # brackets in help texts are brackets
         pretty_exceptions_enable=False,
     )
-    app.callback()(lambda: None)
+
+    def show_version(wanted: bool) -> None:
+        if wanted:
+            console.print(f"{program} {version(DISTRIBUTION)}", highlight=False)
+            raise typer.Exit
+
+    def no_options() -> None: ...
+
+    def program_options(
+        version: Annotated[
+            bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
+        ] = False,
+    ) -> None: ...
+
+    app.callback()(program_options if program else no_options)
     return app
 
 

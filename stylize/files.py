@@ -10,9 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from stylize.console import InputError
 
@@ -87,6 +85,8 @@ def read_weights(path: Path) -> Mapping[str, Any]:
 
     Never runs what a pickle holds.  Raises `InputError` for anything else, and says what that is.
     """
+    from safetensors.torch import load_file  # with torch, which takes a second
+
     try:
         state = load_file(path) if is_safetensors(path) else _load_torch(path)
     except UNREADABLE as error:
@@ -97,6 +97,8 @@ def read_weights(path: Path) -> Mapping[str, Any]:
 
 
 def _load_torch(path: Path) -> Any:
+    import torch
+
     # An open file, because torch chooses a reader by a path's suffix; the warnings are about pickles that are refused.
     with warnings.catch_warnings(action="ignore"), open(path, "rb") as file:
         return torch.load(file, map_location="cpu", weights_only=True)

@@ -2,9 +2,11 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from types import FrameType
+from typing import Any
 
 # OpenMP threads that spin long stall each other where cores are shared; those that never spin waste idle ones.
 SPIN_COUNT = "20000"
@@ -35,3 +37,15 @@ def answered_in_one_line() -> Iterator[None]:
     finally:
         for number, handler in heeded.items():
             signal.signal(number, handler)
+
+
+def imports_torch(command: Callable[..., None]) -> Callable[..., None]:
+    """Decorate a command: PyTorch is imported, which takes seconds, when it runs, and not when its help is shown."""
+
+    @wraps(command)
+    def run(*arguments: Any, **options: Any) -> None:
+        with answered_in_one_line():
+            import torch  # noqa: F401
+        command(*arguments, **options)
+
+    return run

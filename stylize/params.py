@@ -120,6 +120,8 @@ def _parse(app: typer.Typer, command: str, given: Mapping[str, Any], where: str)
         with parser.commands[command].make_context(command, list(_words(given))) as context:
             values: dict[str, Any] = context.params
             return values
+    except InputError as error:  # of an option's own parser
+        raise InputError(f"{where}: {error}") from None
     except Exception as error:
         if not hasattr(error, "format_message"):  # Typer's classes for wrong options have no stable place
             raise
@@ -127,7 +129,7 @@ def _parse(app: typer.Typer, command: str, given: Mapping[str, Any], where: str)
             raise MissingOptionError(f"{where}: {error.format_message().rstrip('.')}: add it.") from None
         reason = error.format_message().rstrip(".")
         value = next((f" (it is {value!r})" for name, value in given.items() if f"'--{name}'" in reason), "")
-        raise InputError(f"{where}: {reason}{value}: see `{command} --help`.") from None
+        raise InputError(f"{where}: {reason}{value}: see `{app.info.name} {command} --help`.") from None
 
 
 def check_options(

@@ -18,6 +18,7 @@ from PIL import Image
 import attack.cli
 import stylize.cli.main
 import train.cli
+from stylize.cli.params import check_params
 from stylize.console import InputError
 from stylize.params import FORBIDDEN, check_set_name, read_section
 
@@ -42,7 +43,7 @@ NOT_CARRIED = (
 
 def check_all(path: Path) -> None:
     """Check a file as the pipeline's first stage does."""
-    stylize.cli.main.check_params(stylize.cli.main.app, path)
+    check_params(stylize.cli.main.app, path)
     train.cli.check_params(path)
     attack.cli.check_params(path)
 

@@ -29,7 +29,7 @@ from train.run import train_model
 
 GRID = ("method", "arch", "set", "seed")  # in the order of dvc.yaml
 
-app = command_app("Train classifiers from shards of image pairs.")
+app = command_app("Train classifiers from shards of image pairs.", "train")
 
 
 @app.command()

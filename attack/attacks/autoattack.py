@@ -4,7 +4,7 @@ import importlib
 import logging
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Literal
@@ -30,7 +30,7 @@ from stylize.console import InputError
 _FEWEST_CLASSES = 4  # that the targeted DLR loss is defined for
 
 
-def standard_attacks(counted: CountedModel, images: Tensor, norm: Norm, epsilon: float, seed: int) -> Any:
+def _standard(counted: CountedModel, images: Tensor, norm: Norm, epsilon: float, seed: int) -> Any:
     """Return the library's standard version, with its constants, and no more targets than there are wrong classes."""
     try:
         library = importlib.import_module("pyautoattack")
@@ -77,7 +77,7 @@ class _Sieve(nn.Module):
         return logits
 
 
-def climb(attack: Any, counted: CountedModel, images: Tensor, labels: Tensor) -> Tensor:
+def _climb(attack: Any, counted: CountedModel, images: Tensor, labels: Tensor) -> Tensor:
     """Run APGD once; return each image's first misclassified point, or the image itself where there is none."""
     sieve = _Sieve(counted, images, labels)
     attack.model = sieve
@@ -87,7 +87,7 @@ def climb(attack: Any, counted: CountedModel, images: Tensor, labels: Tensor) ->
     return sieve.images
 
 
-def climb_to_targets(attack: Any, counted: CountedModel, images: Tensor, labels: Tensor) -> Tensor:
+def _climb_to_targets(attack: Any, counted: CountedModel, images: Tensor, labels: Tensor) -> Tensor:
     """Run targeted APGD towards the most likely wrong class, then towards the next ones where it failed."""
     with torch.no_grad():
         order = counted(images).sort(dim=1)[1]
@@ -97,12 +97,11 @@ def climb_to_targets(attack: Any, counted: CountedModel, images: Tensor, labels:
         if not len(left):
             break
         attack.y_target = order[left, -nth]
-        found[left] = climb(attack, counted, images[left], labels[left])
+        found[left] = _climb(attack, counted, images[left], labels[left])
         left = left[~attack.model.wrong]
     return found
 
 
-Progress = Callable[[str, int, int], None]
 _Attack = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -115,7 +114,6 @@ def autoattack(
     norm: Norm = "linf",
     seed: int = 0,
     batch_size: int = BATCH_SIZE,
-    progress: Progress | None = None,
 ) -> Attacked:
     """Attack with the standard ensemble: APGD-CE, targeted APGD-DLR, targeted FAB, and Square with 5,000 queries.
 
@@ -131,25 +129,24 @@ def autoattack(
         norm: `l2` or `linf`.
         seed: of all random numbers; the global ones are left as they were.
         batch_size: images at a time.
-        progress: called with an attack's name, the images that it is done with, and how many it has in all.
 
     Raises:
         InputError: the extra `attacks` is not installed, the model has fewer than 4 classes, a module is in training
             mode, or an argument is out of range.
     """
 
-    def ensemble(counted: CountedModel) -> Mapping[str, _Attack]:
-        standard = standard_attacks(counted, images, norm, epsilon, seed)
+    def ensemble(counted: CountedModel) -> Sequence[_Attack]:
+        standard = _standard(counted, images, norm, epsilon, seed)
         standard.apgd.loss, standard.fab.targeted = "ce", True
-        return {
-            "apgd-ce": partial(climb, standard.apgd, counted),
-            "apgd-t": partial(climb_to_targets, standard.apgd_targeted, counted),
-            "fab-t": standard.fab.perturb,
-            "square": standard.square.perturb,
-        }
+        return (
+            partial(_climb, standard.apgd, counted),
+            partial(_climb_to_targets, standard.apgd_targeted, counted),
+            standard.fab.perturb,
+            standard.square.perturb,
+        )
 
     _check(model, images, labels, norm, epsilon, batch_size)
-    return _in_turn(ensemble, model, images, labels, seed, batch_size, progress)
+    return _in_turn(ensemble, model, images, labels, seed, batch_size)
 
 
 def apgd(
@@ -162,20 +159,19 @@ def apgd(
     loss: Literal["ce", "dlr"] = "ce",
     seed: int = 0,
     batch_size: int = BATCH_SIZE,
-    progress: Progress | None = None,
 ) -> Attacked:
     """Attack with AutoAttack's untargeted APGD alone: 100 steps from one random start.
 
     All else is as in `autoattack`.
     """
 
-    def only(counted: CountedModel) -> Mapping[str, _Attack]:
-        attack = standard_attacks(counted, images, norm, epsilon, seed).apgd
+    def only(counted: CountedModel) -> Sequence[_Attack]:
+        attack = _standard(counted, images, norm, epsilon, seed).apgd
         attack.loss = loss
-        return {f"apgd-{loss}": partial(climb, attack, counted)}
+        return (partial(_climb, attack, counted),)
 
     _check(model, images, labels, norm, epsilon, batch_size)
-    return _in_turn(only, model, images, labels, seed, batch_size, progress)
+    return _in_turn(only, model, images, labels, seed, batch_size)
 
 
 def _check(model: nn.Module, images: Tensor, labels: Tensor, norm: str, epsilon: float, batch_size: int) -> None:
@@ -186,29 +182,24 @@ def _check(model: nn.Module, images: Tensor, labels: Tensor, norm: str, epsilon:
 
 
 def _in_turn(
-    choose: Callable[[CountedModel], Mapping[str, _Attack]],
+    choose: Callable[[CountedModel], Sequence[_Attack]],
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
     seed: int,
     batch_size: int,
-    progress: Progress | None,
 ) -> Attacked:
     """Run attacks one after the other, each on the images that are still classified correctly."""
     images = images.contiguous()  # the library takes views
     found, wrong = images.clone(), torch.zeros(len(images), dtype=torch.bool, device=images.device)
     with counting(model) as counted, _own_random_numbers(images.device):
-        attacks = {"clean": lambda images, labels: images, **choose(counted)} if len(images) else {}
-        for name, attack in attacks.items():
-            left, done = ~wrong, 0
-            for rows in batches(left, batch_size):
+        attacks = (lambda images, _labels: images, *choose(counted)) if len(images) else ()
+        for attack in attacks:
+            for rows in batches(~wrong, batch_size):
                 torch.manual_seed(seed)
                 adversarial = attack(images[rows], labels[rows])
                 fooled = counted.scores(adversarial, labels[rows], "ce")[1]
                 wrong[rows], found[rows[fooled]] = fooled, adversarial[fooled]
-                done += len(rows)
-                if progress:
-                    progress(name, done, int(left.sum()))
     return Attacked(found, counted.forwards, counted.backwards)
 
 

@@ -1,43 +1,16 @@
 """The paper's attack: repeated sign-gradient ascent, recorded after every step."""
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
 
-from attack.attacks.attack import check_images, counting
+from attack.attacks.attack import check_counts, check_images, check_sizes, counting
 from stylize.console import InputError
 
 # What an element with a zero gradient does: `stay` where it is (sign(0) = 0), or step by -1 as in the authors' code.
 ZERO_GRADIENT = ("stay", "minus-one")
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """The paper's path by default: 100 steps of 1e-4 of the pixel range.
-
-    `zero_gradient` is one of `ZERO_GRADIENT`.  Raises `InputError` for a value out of range.
-    """
-
-    steps: int = 100
-    step_size: float = 1e-4
-    zero_gradient: str = "stay"
-
-    def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise InputError(f"--steps is {self.steps}: give 1 or more.")
-        if not (math.isfinite(self.step_size) and 0 < self.step_size <= 1):
-            raise InputError(f"--step-size is {self.step_size}: give a number above 0 and at most 1.")
-        if self.zero_gradient not in ZERO_GRADIENT:
-            choices = " or ".join(ZERO_GRADIENT)
-            raise InputError(f"--zero-gradient is {self.zero_gradient!r}: give {choices}.")
-
-    @property
-    def largest_linf(self) -> float:
-        """The L∞ distance that the whole path can reach."""
-        return self.steps * self.step_size
 
 
 @dataclass(frozen=True)
@@ -85,7 +58,10 @@ def fgsm_path(
     Raises:
         InputError: a module is in training mode, or an argument is out of range.
     """
-    Protocol(steps=steps, step_size=step_size, zero_gradient=zero_gradient)  # checks the ranges
+    check_counts(steps=steps)
+    check_sizes(step_size=step_size)
+    if zero_gradient not in ZERO_GRADIENT:
+        raise InputError(f"Zero gradient is {zero_gradient!r}: give {' or '.join(ZERO_GRADIENT)}.")
     check_images(model, images, labels)
     current = images.detach().clone()
     scores, moves, zeros = [], [], []

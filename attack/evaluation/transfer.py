@@ -13,7 +13,7 @@ from attack.attacks.pgd import OVERSHOOT, pgd
 from attack.evaluation.images import ImageSet, ProgressReport, choose_images, load_image_set
 from attack.evaluation.result import Partial, Result, check_output, encode_result
 from attack.evaluation.run import evaluate_images, silent
-from attack.evaluation.suite import STEPS, AttackConfig
+from attack.evaluation.suite import STEPS, TransferConfig
 from attack.evaluation.target import Target, open_model, without_tf32
 from stylize.console import InputError
 from stylize.files import write_atomically
@@ -92,14 +92,14 @@ def attack_transfer(
     models: Sequence[Path],
     shards: Path,
     out: Path,
-    config: AttackConfig = AttackConfig(),  # noqa: B008 (frozen)
+    config: TransferConfig = TransferConfig(),  # noqa: B008 (frozen)
     *,
     progress: ProgressReport = silent,
 ) -> dict[str, Any]:
     """Attack each model by PGD, show the images to every other model, write to `out` who withstood them, and return it.
 
-    Of `config`, `images`, `epsilons`, `batch_size` and `seed` count: they must be those of the models' results, so that
-    `attack report` can take the transfers in. Finished sources are kept beside `out` until the end.
+    The settings must be those of the models' results, so that `attack report` can take the transfers in. Finished
+    sources are kept beside `out` until the end.
 
     Raises:
         InputError: the same model twice, models that see images of different sizes, or a file
@@ -149,7 +149,7 @@ def _check_targets(models: Sequence[Path], targets: Sequence[Target]) -> None:
             )
 
 
-def _try(source: Target, targets: Sequence[Target], images: ImageSet, config: AttackConfig) -> dict[str, Any]:
+def _try(source: Target, targets: Sequence[Target], images: ImageSet, config: TransferConfig) -> dict[str, Any]:
     """Attack one model at every radius and show the attacked images to all models.
 
     Every image climbs to the last step, also where the source is wrong early: for images that shall fool others.

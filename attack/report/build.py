@@ -4,62 +4,72 @@ import csv
 import io
 import json
 import re
-from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from attack.attacks.attack import Norm
 from attack.evaluation.paper_path import Curve
 from attack.evaluation.result import Result, check_output, metrics, read_result
 from attack.evaluation.transfer import read_transfer
-from attack.report.figures import Panel, figure_bytes, panel_figure, read_examples, read_png
+from attack.report.figures import (
+    figure_bytes,
+    panel_figure,
+    path_panel,
+    read_examples,
+    read_png,
+    security_panel,
+)
 from attack.report.groups import Entry, Group, group_results, read_measurements, take_in
-from attack.report.page import Extras, render_page
+from attack.report.page import GENERATOR, Extras, render_page
 from stylize.console import InputError, literal
 from stylize.files import write_atomically
 from stylize.shards.manifest import MANIFEST_NAME
 from stylize.shards.shard import file_sha256
 
 NORMS: tuple[Norm, ...] = ("l2", "linf")
+KINDS = ("png", "svg")
 COLUMNS = ("distance", "accuracy", "low", "high", "images")
 
 
 def curves_csv(groups: Sequence[Group]) -> str:
-    """Return every curve of every compared model, one line per point; `over` says which images it is over."""
+    """Return every curve along the path, one line per point; `over` says which images it is over."""
     names = ("shards", "arch", "method", "model", "over", "interpolator", "norm")
-    return _csv(
-        (*names, *COLUMNS), (row for group in groups for entry in group.ranked for row in _curves(group, entry))
-    )
+    rows = (row for group in groups for part in group.parts for entry in part.ranked for row in _curves(part, entry))
+    return _csv((*names, *COLUMNS), rows)
 
 
-def _curves(group: Group, entry: Entry) -> Iterator[tuple[str, ...]]:
-    names = (group.shards_name, group.arch, entry.result.method, entry.label)
+def _curves(part: Group, entry: Entry) -> Iterator[tuple[str, ...]]:
+    names = (entry.result.shards_name, entry.result.arch, entry.result.method, entry.label)
     for common, over in ((True, "common"), (False, "all")):
         for interpolator in ("linear", "authors"):
             for norm in NORMS:
-                if (group.common or not common) and (common or interpolator == "linear"):
-                    curve = group.curve(entry, norm, interpolator=interpolator, common=common)
+                if (part.common or not common) and (common or interpolator == "linear"):
+                    curve = part.curve(entry, norm, interpolator=interpolator, common=common)
                     yield from ((*names, over, interpolator, norm, *point) for point in _points(curve))
+
+
+def security_csv(groups: Sequence[Group]) -> str:
+    """Return the security curves, one line per model, norm and radius."""
+    rows = (
+        (part.title, entry.label, norm, *point)
+        for group in groups
+        for part in group.parts
+        for norm in part.norms()
+        for entry in part.entries
+        for point in _points(part.security_curve(entry, norm))
+    )
+    return _csv(("group", "model", "norm", "epsilon", *COLUMNS[1:]), rows)
 
 
 def plot_csv(groups: Sequence[Group], norm: Norm) -> str:
     """Return the linear curves of one norm over all images, for `dvc plots`: one per value of `model`."""
     rows = (
-        (f"{name} {entry.label}", *point[:2])
-        for name, group in zip(_names(groups), groups, strict=True)
+        (f"{group.title} {entry.label}" if len(groups) > 1 else entry.label, *point[:2])
+        for group in groups
         for entry in group.entries
         for point in _points(group.curve(entry, norm, common=False))
     )
     return _csv(("model", "distance", "accuracy"), rows)
-
-
-def _names(groups: Sequence[Group]) -> list[str]:
-    """Name groups by architecture; where several have one, by their shards too; where those share a name, by number."""
-    archs, titles = Counter(group.arch for group in groups), Counter(group.title for group in groups)
-    numbered = [
-        group.title if titles[group.title] == 1 else f"{group.title} ({n})" for n, group in enumerate(groups, 1)
-    ]
-    return [group.arch if archs[group.arch] == 1 else name for name, group in zip(numbered, groups, strict=True)]
 
 
 def metrics_files(groups: Sequence[Group]) -> dict[str, bytes]:
@@ -86,7 +96,6 @@ def _csv(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return text.getvalue()
 
 
-GENERATOR = '<meta name="generator" content="stylized-pairing, attack report">'  # as the template has it
 LARGEST_HEAD = 4096  # bytes of a page that hold it
 
 
@@ -98,6 +107,8 @@ def write_report(
     transfer: Path | None = None,
     beside: Sequence[Path] = (),
     explanations: Path | None = None,
+    across: bool = False,
+    paper: bool = False,
 ) -> Path:
     """Write `index.html` and, for other tools, figures, curves, plots and metrics into `out`; return the page's path.
 
@@ -110,6 +121,8 @@ def write_report(
         transfer: file of `attack transfer`, whose attacks count in verdicts and robust accuracies.
         beside: files of `attack shape-bias` and `attack corruptions` on the same models.
         explanations: picture of `attack explain`.
+        across: compare models of different architectures too.
+        paper: show the paper's figures, tables and numbers beside ours.
 
     Raises:
         InputError: a file is missing or damaged, results cannot be compared, a folder was not used, or `out` holds
@@ -121,9 +134,9 @@ def write_report(
         read = [take_in(transferred, result) for result in read]
     pairs = [(literal(folder.resolve().name), read_examples(_used(folder, read))) for folder in shards]
     measured = read_measurements(beside, read)
-    extras = Extras(measured, read_png(explanations) if explanations else None, pairs)
+    extras = Extras(measured, read_png(explanations) if explanations else None, pairs, paper)
     names = {file_sha256(folder / MANIFEST_NAME): literal(folder.resolve().name) for folder in shards}
-    content = build_report(group_results(read, names), extras)
+    content = build_report(group_results(read, names, across=across), extras)
     check_output(out / "index.html", begins=b"<")
     _check_own(out, content)
     for name, payload in content.items():
@@ -135,7 +148,9 @@ def build_report(groups: Sequence[Group], extras: Extras) -> dict[str, bytes]:
     """Return the report's files by name, `index.html` last (see `write_report`)."""
     content: dict[str, bytes] = {}
     for group in groups:
-        content |= _figures(group, content)
+        for part in group.parts:
+            content |= _figures(part, content)
+    content["security.csv"] = security_csv(groups).encode()
     content["curves.csv"] = curves_csv(groups).encode()
     for norm in NORMS:
         content[f"plots/{norm}.csv"] = plot_csv(groups, norm).encode()
@@ -154,16 +169,20 @@ def _check_own(out: Path, names: Iterable[str]) -> None:
             raise InputError(f"{out / name} is not of an earlier report, and would be replaced: give another --out.")
 
 
-def _figures(group: Group, taken: Container[str]) -> dict[str, bytes]:
-    """Return the curves of all compared models as files of names not yet taken; none where they share no image."""
-    if not group.common:
-        return {}
-    panels = [Panel(group, group.ranked, norm) for norm in NORMS]
-    figure = panel_figure(panels, f"The paper's attack: {group.title}, {len(group.common)} common images")
-    name = re.sub(r"[^\w.-]+", "-", f"{group.arch}-{group.shards_name}").strip("-")
-    while f"figures/{name}.png" in taken:  # other images of shards of that name
+def _figures(part: Group, taken: Iterable[str]) -> dict[str, bytes]:
+    """Return security curves and curves along the path as files of names not yet taken; none where there are none."""
+    name = re.sub(r"[^\w.-]+", "-", part.title).strip("-")
+    while {f"figures/{name}.png", f"figures/{name}-path.png"} & set(taken):  # other images of shards of that name
         name += "-"
-    return {f"figures/{name}.{kind}": figure_bytes(figure, kind) for kind in ("png", "svg")}
+    drawn = {}
+    if norms := part.norms():
+        drawn[name] = panel_figure([security_panel(part, norm) for norm in norms], f"Robust accuracy: {part.title}")
+    if part.common:
+        panels = [path_panel(part, part.ranked, norm) for norm in NORMS]
+        drawn[f"{name}-path"] = panel_figure(
+            panels, f"The paper's path: {part.title}, {len(part.common)} common images"
+        )
+    return {f"figures/{name}.{kind}": figure_bytes(figure, kind) for name, figure in drawn.items() for kind in KINDS}
 
 
 def _used(folder: Path, results: Sequence[Result]) -> Path:

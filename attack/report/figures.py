@@ -2,10 +2,12 @@
 
 import base64
 import io
+import math
 import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
-from attack.attacks.attack import Norm
+from attack.attacks.attack import NORM_NAMES, Norm
 from attack.evaluation.explain import Explanation
 from attack.evaluation.paper_path import Curve
 from attack.report.groups import Entry, Group
@@ -53,18 +55,27 @@ COLOURS = {**{style.colour: name for name, style in METHOD_STYLES.items()}, OTHE
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes: curves of some models of a group in one norm (see `Group.curve`)."""
+    """One pair of axes in one norm: a curve for each model, up to a distance, with marks at the attacked radii."""
 
-    group: Group
-    entries: tuple[Entry, ...]
     norm: Norm
-    interpolator: str = "linear"
-    common: bool = True
+    lines: Sequence[tuple[Entry, Curve]]
+    largest: float
+    radii: Sequence[float] = ()
 
-    @property
-    def largest(self) -> float:
-        """Where the axis ends; a path that never moved has no length."""
-        return self.group.largest(self.norm) or 1.0
+
+def path_panel(
+    group: Group, entries: Sequence[Entry], norm: Norm, *, interpolator: str = "linear", common: bool = True
+) -> Panel:
+    """Return accuracy along the paper's path (see `Group.curve`); a path that never moved has no length."""
+    lines = [(entry, group.curve(entry, norm, interpolator=interpolator, common=common)) for entry in entries]
+    return Panel(norm, lines, group.largest(norm) or 1.0)
+
+
+def security_panel(group: Group, norm: Norm) -> Panel:
+    """Return robust accuracy against epsilon of all models of a group."""
+    lines = [(entry, group.security_curve(entry, norm)) for entry in group.entries]
+    largest = float(group.security_points[norm][-1])
+    return Panel(norm, lines, 1.02 * largest or 1.0, [epsilon for each, epsilon in group.radii if each == norm])
 
 
 def panel_figure(panels: Sequence[Panel], title: str = "") -> Figure:
@@ -84,16 +95,17 @@ def panel_figure(panels: Sequence[Panel], title: str = "") -> Figure:
 
 def _draw_panel(axes: Axes, panel: Panel) -> None:
     _prepare_axes(axes, panel.norm, panel.largest)
+    entries = [entry for entry, _ in panel.lines]
     ends = []
-    for entry in panel.entries:
-        style = _style(entry, panel.entries)
-        curve = panel.group.curve(entry, panel.norm, interpolator=panel.interpolator, common=panel.common)
+    for entry, curve in panel.lines:
+        style = _style(entry, entries)
         enough = _measured(curve)
         x, y = curve.distance[:enough], curve.accuracy[:enough]
+        marks = [x.index(radius) for radius in (0.0, *panel.radii) if radius in x] if panel.radii else (0.06, 0.16)
         axes.fill_between(x, curve.low[:enough], curve.high[:enough], color=style.colour, alpha=0.14, linewidth=0)
         axes.plot(
             x, y, color=style.colour, linestyle=style.dashes, linewidth=1.8, marker=style.marker, markersize=4.5,
-            markevery=(0.06, 0.16),
+            markevery=marks,
         )  # fmt: skip
         ends.append((y[-1], x[-1], entry.label, style.colour))
     _label_ends(axes, sorted(ends))
@@ -111,18 +123,24 @@ def _measured(curve: Curve) -> int:
     return max(1, sum(2 * images > max(curve.images) for images in curve.images))
 
 
-def _prepare_axes(axes: Axes, norm: str, largest: float) -> None:
+def _prepare_axes(axes: Axes, norm: Norm, largest: float) -> None:
     axes.set(xlabel=XLABELS[norm], ylabel="Accuracy", xlim=(0, largest), ylim=(-0.02, 1.03))
-    axes.set_title({"l2": "L2", "linf": "L∞"}[norm], loc="left", fontsize=10, fontweight="bold", pad=8)
+    axes.set_title(NORM_NAMES[norm], loc="left", fontsize=10, fontweight="bold", pad=8)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(colors=INK)
     axes.locator_params(axis="x", nbins=6)
     axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.8)
     if norm == "linf":
-        for level in range(1, int(largest * 255 + 1e-9) + 1)[:4]:
+        for level in _levels(255 * largest):
             axes.axvline(level / 255, color=INK, alpha=0.35, linewidth=0.8, linestyle=(0, (1, 2)))
             axes.text(level / 255, 1.035, f"{level}/255", color=INK, alpha=0.75, fontsize=8, ha="center", va="bottom")
+
+
+def _levels(largest: float) -> list[int]:
+    """Return at most four whole levels, evenly spaced, up to the largest distance."""
+    step = max(1, 2 ** math.ceil(math.log2(largest / 4)))
+    return list(range(step, int(largest + 1e-9) + 1, step))
 
 
 def _label_ends(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
@@ -174,7 +192,7 @@ def inline_svg(figure: Figure, name: str, description: str) -> str:
     text = text.replace(INK, "currentColor")
     for colour, method in COLOURS.items():
         text = text.replace(colour, f"var(--{method}, {colour})")
-    return text.replace("<svg", f'<svg role="img" aria-label="{description}"', 1).strip()
+    return text.replace("<svg", f'<svg role="img" aria-label="{escape(description)}"', 1).strip()
 
 
 MOST_CLASSES = 12

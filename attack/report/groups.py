@@ -1,4 +1,4 @@
-"""Results of one model over seeds taken together."""
+"""Results in groups: attacked on the same images, named by what differs, best first, compared where that is fair."""
 
 import json
 from collections import Counter
@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from attack.attacks.attack import Norm
-from attack.checks.robustness import worst_case
+from attack.attacks.attack import NORM_NAMES, AttackResult, Norm, radius_name
+from attack.checks.robustness import looked_at, worst_case
 from attack.checks.verdict import evaluate
 from attack.evaluation.paper_path import (
     AUTHORS_POINTS,
@@ -21,12 +21,17 @@ from attack.evaluation.paper_path import (
     Records,
     authors_curve,
     linear_curve,
+    path_values,
 )
-from attack.evaluation.result import Result
+from attack.evaluation.result import Result, whole_split
+from attack.evaluation.statistics import Difference, compare, holm, share
+from attack.evaluation.target import EXTERNAL
 from attack.evaluation.transfer import Transfer, transfer_attacks
 from stylize.console import InputError, option_name
 
-NEAR_CHANCE = "near chance"  # the verdict on a model that knows too little for its robustness to mean anything
+SECURITY_POINTS = 61
+FARTHEST = 4  # times the largest radius, where a security curve ends at the latest
+PATH_NAME = "paper-path"
 
 
 @dataclass(frozen=True)
@@ -42,9 +47,14 @@ class Entry:
         """Whether the model is hardly better than guessing."""
         return self.result.near_chance
 
-    def robust(self, epsilon: float) -> Array:
-        """Return 0/1 for each of the N images: the worst case over all attacks at an L∞ radius."""
-        return np.array(worst_case(self.result.clean, self.result.attacks, "linf", epsilon), float)
+    @property
+    def family(self) -> str:
+        """What it is compared within: its architecture; models of one's own are a family together."""
+        return "models of your own" if self.result.method == EXTERNAL else self.result.arch
+
+    def robust(self, epsilon: float, norm: Norm = "linf") -> Array:
+        """Return 0/1 for each of the N images: the worst case over all attacks within a radius."""
+        return np.array(worst_case(self.result.clean, self.result.attacks, norm, epsilon), float)
 
     def records(self, keys: Sequence[str]) -> Records:
         """Return the path's records of these images; one that the model gets wrong as it is is wrong all the way."""
@@ -58,27 +68,36 @@ class Entry:
 
 @dataclass(frozen=True)
 class Group:
-    """Models of one architecture that were attacked on the same N test images."""
+    """Models that were attacked on the same N test images, best first; `across` compares different architectures."""
 
-    arch: str
-    shards_name: str
+    title: str
     entries: tuple[Entry, ...]
+    across: bool = False
 
-    @property
-    def title(self) -> str:
-        """Architecture and shard folder."""
-        return f"{self.arch} on {self.shards_name}"
+    @cached_property
+    def parts(self) -> tuple["Group", ...]:
+        """The models that are compared with each other, as groups: of one architecture each, or all."""
+        found: dict[str, list[Entry]] = {}
+        for entry in self.entries:
+            found.setdefault("" if self.across else entry.family, []).append(entry)
+        if len(found) == 1:
+            return (self,)
+        return tuple(Group(f"{self.title}, {family}", tuple(members), True) for family, members in found.items())
 
-    @property
+    @cached_property
     def ranked(self) -> tuple[Entry, ...]:
         """The models that are compared: those that are not near chance."""
         return tuple(entry for entry in self.entries if not entry.near_chance)
 
     @property
+    def radii(self) -> tuple[tuple[Norm, float], ...]:
+        """The norms and radii that all models were attacked at; none after the suite `paper`."""
+        return tuple((cell.norm, cell.epsilon) for cell in self.entries[0].result.cells)
+
+    @property
     def epsilons(self) -> tuple[float, ...]:
-        """The L∞ radii that all models were attacked at; none after the suite `paper`."""
-        first = self.entries[0].result
-        return first.epsilons if any(attack.epsilon is not None for attack in first.attacks) else ()
+        """The radii in L∞."""
+        return tuple(epsilon for norm, epsilon in self.radii if norm == "linf")
 
     @cached_property
     def common(self) -> tuple[str, ...]:
@@ -123,27 +142,125 @@ class Group:
             found.setdefault(entry.recipe, []).append(row)
         return {recipe: np.stack(rows) for recipe, rows in found.items()}
 
+    def seeds(self, *recipes: str) -> int:
+        """Return the smallest number of trained models that one of these recipes has here."""
+        counts = Counter(entry.recipe for entry in self.ranked)
+        return min(counts[recipe] for recipe in recipes)
 
-METHOD_ORDER = ("normal", "stylized", "pairing", "adversarial")
+    def norms(self) -> tuple[Norm, ...]:
+        """Return the norms in which a security curve can be drawn: every model met an attack beside the path."""
+        return tuple(norm for norm in NORM_NAMES if all(_bounded(entry.result, norm) for entry in self.entries))
+
+    def security_images(self, norm: Norm) -> int:
+        """Return how many of the images, from the first, met every attack of a norm."""
+        return min(looked_at(attack) for entry in self.entries for attack in _bounded(entry.result, norm))
+
+    @cached_property
+    def security_points(self) -> dict[Norm, Array]:
+        """Distances of the security curves by norm: the radii alone, or from 0 on where minimal norms are known.
+
+        Those end where nothing is left of any model, at the latest at four times the largest radius, or at the largest
+        minimal norm where no radius was attacked.
+        """
+        return {norm: self._security_points(norm) for norm in self.norms()}
+
+    def _security_points(self, norm: Norm) -> Array:
+        attacks = [attack for entry in self.entries for attack in _bounded(entry.result, norm)]
+        radii = sorted({attack.epsilon for attack in attacks if attack.epsilon is not None})
+        minimal = [far for attack in attacks if attack.epsilon is None for far in attack.distance if np.isfinite(far)]
+        if not minimal or not max(minimal):
+            return np.array([0.0, *radii])
+        farthest = min(max(minimal), FARTHEST * radii[-1] if radii else np.inf)
+        points = np.linspace(0, farthest, SECURITY_POINTS)
+        left = [any(entry.robust(point, norm).any() for entry in self.entries) for point in points]
+        end = max([*radii, points[left.index(False)] if False in left else farthest])
+        return np.array(sorted({*np.linspace(0, end, SECURITY_POINTS).tolist(), *radii}))
+
+    def security_curve(self, entry: Entry, norm: Norm) -> Curve:
+        """Return robust accuracy against epsilon: the worst case over all attacks, with a 95 % band over images."""
+        n, points = self.security_images(norm), self.security_points[norm]
+        shares = [share(entry.robust(point, norm)[:n]) for point in points]
+        mean, low, high = ([getattr(one, name) for one in shares] for name in ("mean", "low", "high"))
+        return Curve("worst case", norm, points.tolist(), mean, low, high, [n] * len(points))
+
+
+def _bounded(result: Result, norm: Norm) -> list[AttackResult]:
+    """Return the attacks that a security curve of a norm rests on: neither the path nor one without a radius."""
+    return [
+        attack
+        for attack in result.attacks
+        if attack.norm == norm and attack.name != PATH_NAME and attack.kind != "unbounded"
+    ]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A difference of two recipes: where it was measured, and over how many models of the one that has fewer."""
+
+    at: str
+    difference: Difference
+    seeds: int
+
+    @property
+    def alike(self) -> bool:
+        """Whether both are right on the very same images."""
+        return self.difference.mean == self.difference.low == self.difference.high == 0
+
+
+def compare_models(group: Group) -> list[Comparison]:
+    """Compare all recipes of a group at every radius and along the path, with one Holm correction for all."""
+    measured = []
+    for number, radius in enumerate(group.radii):
+        robust = [entry.result.cells[number].robust for entry in group.ranked]
+        n = min(map(len, robust), default=0)
+        measured.append((f"{radius_name(*radius)}, n = {n}", [np.array(each[:n], float) for each in robust]))
+    if group.common:
+        points = np.linspace(0, group.largest_linf, LINEAR_POINTS)
+        values = [path_values(entry.records(group.common), points) for entry in group.ranked]
+        measured.append((f"paper’s path, mean, n = {len(group.common)}", values))
+    found = [(at, gap) for at, values in measured for gap in compare(group.by_recipe(values))]
+    adjusted = holm([gap.p for _, gap in found])
+    return [
+        Comparison(at, replace(gap, adjusted=p), group.seeds(gap.first, gap.second))
+        for (at, gap), p in zip(found, adjusted, strict=True)
+    ]
+
+
 COMPARED = ("suite", "strong_images", "epsilons", "seed")
 NAMED = ("method", "seed", "shards_sha256")
 
 
-def group_results(results: Sequence[Result], style_sets: Mapping[str, str] | None = None) -> list[Group]:
-    """Group results by architecture and images, known by key, label and classes; refuse what cannot be compared.
+def group_results(
+    results: Sequence[Result], style_sets: Mapping[str, str] | None = None, *, across: bool = False
+) -> list[Group]:
+    """Group results by their images, known by key, label and classes; refuse what cannot be compared.
 
     `style_sets` names shard folders by the SHA-256 of their manifests: models of one method that were trained on
-    several are told apart by these names.
+    several are told apart by these names. `across` compares models of different architectures too.
     """
     _check_comparable(results)
     found: dict[tuple[object, ...], list[Result]] = {}
     for result in results:
         labels, classes = result.document["images"]["labels"], result.document["model"]["card"]["class_names"]
-        found.setdefault((result.arch, result.keys, tuple(labels), tuple(classes)), []).append(result)
-    groups = [
-        Group(members[0].arch, _shards_name(members), _label(members, style_sets or {})) for members in found.values()
-    ]
-    return sorted(groups, key=lambda group: (group.arch, group.shards_name))
+        found.setdefault((result.keys, tuple(labels), tuple(classes)), []).append(result)
+    members = sorted(found.values(), key=lambda group: min(_sorting(result) for result in group))
+    entries = [_label(group, style_sets or {}) for group in members]
+    return [Group(title, each, across) for title, each in zip(_titles(members), entries, strict=True)]
+
+
+def _titles(members: Sequence[Sequence[Result]]) -> list[str]:
+    """Name groups by the shards attacked and, where these share a name, by what differs; by number at last."""
+    shards = [", ".join(sorted({result.shards_name for result in group})) for group in members]
+    images = [f"{name}, {len(group[0].keys)} images" for name, group in zip(shards, members, strict=True)]
+    classes = [f"{name}, {group[0].classes} classes" for name, group in zip(shards, members, strict=True)]
+    for titles in (shards, images, classes):
+        if len(set(titles)) == len(titles):
+            return titles
+    return [f"{name} ({number})" for number, name in enumerate(shards, 1)]
+
+
+def _sorting(result: Result) -> tuple[str, ...]:
+    return (result.shards_name, result.arch, result.method, result.document["model"]["path"])
 
 
 def take_in(transfer: Transfer, result: Result) -> Result:
@@ -168,16 +285,9 @@ def _check_comparable(results: Sequence[Result]) -> None:
                     )
 
 
-def _shards_name(results: Sequence[Result]) -> str:
-    """Return the name of the shard folder that was attacked; style sets of one data set share their test images."""
-    return ", ".join(sorted({result.shards_name for result in results}))
-
-
 def _label(results: list[Result], style_sets: Mapping[str, str]) -> tuple[Entry, ...]:
-    """Label by method, adding style set, seed, folder or path only where that is needed to tell models apart."""
-    results = sorted(
-        results, key=lambda result: (_method_rank(result.method), result.method, result.document["model"]["path"])
-    )
+    """Label models by what differs, adding seed, folder or path only where that is needed; return the best first."""
+    results = sorted(results, key=_sorting)
     recipes = _recipes(results, style_sets)
     paths = [str(result.document["model"]["path"]) for result in results]
     for labels in (
@@ -188,9 +298,15 @@ def _label(results: list[Result], style_sets: Mapping[str, str]) -> tuple[Entry,
     ):
         if len(set(labels)) == len(labels):
             named = zip(labels, _same_seed_apart(labels, recipes, results), results, strict=True)
-            return tuple(Entry(label, recipe, result) for label, recipe, result in named)
+            return tuple(sorted((Entry(label, recipe, result) for label, recipe, result in named), key=_rank))
     again = next(path for path in paths if paths.count(path) > 1)
     raise InputError(f"Two results are of the same model, {again}: give each model once.")
+
+
+def _rank(entry: Entry) -> tuple[bool, float, float, str]:
+    """Sort by robust accuracy at all radii together, then by clean accuracy; models near chance come last."""
+    robust = sum(share(cell.robust).mean for cell in entry.result.cells)
+    return entry.near_chance, -robust, -whole_split(entry.result).mean, entry.label
 
 
 def _recipes(results: Sequence[Result], style_sets: Mapping[str, str]) -> list[str]:
@@ -199,12 +315,26 @@ def _recipes(results: Sequence[Result], style_sets: Mapping[str, str]) -> list[s
     for result in results:
         trained_on.setdefault(result.method, set()).add(result.trained_on)
     names = [
-        result.method
+        name
         if len(trained_on[result.method]) == 1
-        else f"{result.method} on {style_sets.get(result.trained_on, result.trained_on[:8])}"
-        for result in results
+        else f"{name} on {style_sets.get(result.trained_on, result.trained_on[:8])}"
+        for name, result in zip(_kinds(results), results, strict=True)
     ]
     return _with_settings(names, [_settings(result) for result in results])
+
+
+def _kinds(results: Sequence[Result]) -> list[str]:
+    """Name models by their method, after the architecture where there are several; one's own by their function."""
+    trained = {result.arch for result in results if result.method != EXTERNAL}
+    own = Counter(result.arch for result in results if result.method == EXTERNAL)
+    return [
+        (result.arch if own[result.arch] == 1 else str(result.document["model"]["path"]))
+        if result.method == EXTERNAL
+        else f"{result.arch} {result.method}"
+        if len(trained) > 1
+        else result.method
+        for result in results
+    ]
 
 
 def _with_settings(names: Sequence[str], settings: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -233,10 +363,6 @@ def _settings(result: Result) -> dict[str, Any]:
     """Return what a model was trained with that its name does not say yet: all but method, shards and seed."""
     settings: dict[str, Any] = result.document["model"]["card"]["config"]
     return {name: value for name, value in settings.items() if name not in NAMED}
-
-
-def _method_rank(method: str) -> int:
-    return METHOD_ORDER.index(method) if method in METHOD_ORDER else len(METHOD_ORDER)
 
 
 NEEDED = {

@@ -7,18 +7,21 @@ from typing import Annotated
 import typer
 
 from stylize.console import command_app, console
-from stylize.networks.exchange import WEIGHTS, export_weights, import_weights, list_weights
-from stylize.networks.weights import TORCHVISION
+from stylize.interruption import imports_torch
+from stylize.jobs.spec import Decoder, Encoder
+from stylize.networks.limits import TORCHVISION, WEIGHTS
 from stylize.shards.shard import file_sha256
 
-ENCODER_HELP = f"Encoder file of `stylize weights import`, or {TORCHVISION}; else the embedded one."
 IMPORT_HELP = f"vgg_normalised.pth, a file of torchvision's VGG-19, or {TORCHVISION} to download that."
 weights_app = command_app("List, import and export the networks' weights.")
 
 
 @weights_app.command("list")
+@imports_torch
 def list_command() -> None:
     """Show which weights there are: where, how large, whose, and the SHA-256 that manifests record."""
+    from stylize.networks.exchange import list_weights
+
     for record in list_weights():
         size = f"{record.bytes / 1e6:.1f} MB" if record.bytes is not None else "not downloaded yet"
         console.print(record.name)
@@ -29,12 +32,15 @@ def list_command() -> None:
 
 
 @weights_app.command("import")
+@imports_torch
 def import_command(
     encoder: Annotated[str, typer.Option(help=IMPORT_HELP)],
     decoder: Annotated[Path | None, typer.Option(help="The decoder.pth that belongs to a vgg_normalised.pth.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the files.")] = WEIGHTS,
 ) -> None:
     """Turn PyTorch files in the layout of pytorch-AdaIN or torchvision into files for --encoder and --decoder."""
+    from stylize.networks.exchange import import_weights
+
     paths = import_weights(encoder, decoder, out)
     _print_files(paths)
     options = ["--encoder", str(paths[0]), *(word for path in paths[1:] for word in ("--decoder", str(path)))]
@@ -43,12 +49,15 @@ def import_command(
 
 
 @weights_app.command("export")
+@imports_torch
 def export_command(
     out: Annotated[Path, typer.Option(help="Folder for vgg_normalised.pth and decoder.pth.")],
-    encoder: Annotated[str | None, typer.Option(help=ENCODER_HELP)] = None,
-    decoder: Annotated[Path | None, typer.Option(help="Decoder file of the encoder; else the shipped one.")] = None,
+    encoder: Encoder = None,
+    decoder: Decoder = None,
 ) -> None:
     """Write a pair as pytorch-AdaIN and stylize-datasets load it; layers beyond relu4_1, unused, are zero."""
+    from stylize.networks.exchange import export_weights
+
     _print_files(export_weights(out, encoder, decoder))
 
 

@@ -23,7 +23,6 @@ from stylize.shards.decode import PictureError, decode_picture
 from stylize.sources.folder import PictureFile, list_pictures
 from stylize.sources.patterns import PATTERN_NAMES, TAU, Canvas, cover, draw_pattern
 
-HOLD_OUT_FRACTION = 0.1  # of the photos, by hash
 PATTERN_VARIATIONS = 60  # arrangements and palettes per built-in pattern
 DECODED_PICTURES = 2000  # kept in memory by each process: decoding a photo takes longer than cropping it
 DECODED_SIDE = 512  # of these, the short one at most: scans of paintings would fill the memory
@@ -122,17 +121,12 @@ def _pattern(name: str, seed: int) -> Image.Image:
     return draw_pattern(name, 256, seed)
 
 
-def decode_file(file: PictureFile) -> Image.Image:
-    """Decode a picture; raise `InputError` where it cannot be used: without it, a result would be another one."""
-    try:
-        return decode_picture(file.read())
-    except PictureError as error:
-        raise InputError(f"The picture {file.root}/{file.name} {error}: remove it.") from None
-
-
 @lru_cache(DECODED_PICTURES)
 def _remembered(file: PictureFile) -> Image.Image:
-    picture = decode_file(file)
+    try:
+        picture = decode_picture(file.read())
+    except PictureError as error:  # without it, the decoder would be another one
+        raise InputError(f"The picture {file.root}/{file.name} {error}: remove it.") from None
     scale = DECODED_SIDE / min(picture.size)
     return picture if scale >= 1 else ImageOps.scale(picture, scale, Image.Resampling.BICUBIC)
 

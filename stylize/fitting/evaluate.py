@@ -3,6 +3,7 @@
 import copy
 import platform
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import fmean, median, pstdev
 from typing import Any
@@ -14,7 +15,7 @@ from rich.table import Table
 from torch import Tensor
 
 from stylize.console import InputError, counted
-from stylize.fitting.data import HOLD_OUT_FRACTION, decode_file, is_held_out
+from stylize.fitting.data import is_held_out
 from stylize.fitting.optimise import (
     Statistics,
     Targets,
@@ -24,12 +25,14 @@ from stylize.fitting.optimise import (
     style_targets,
     style_transfer_losses,
 )
-from stylize.fitting.settings import FitSettings
-from stylize.networks.adain import MIN_SIDE, Decoder, Encoder, adain, pad_to_stride, unit_range
+from stylize.fitting.settings import HOLD_OUT_FRACTION, FitSettings
+from stylize.networks.adain import Decoder, Encoder, adain, pad_to_stride, unit_range
 from stylize.networks.devices import best_dtype, find_device
-from stylize.networks.styles import Style, load_styles
+from stylize.networks.limits import MIN_SIDE
+from stylize.networks.styles import Style, load_each, load_styles
 from stylize.networks.stylizer import Pixels
 from stylize.networks.weights import load_pair
+from stylize.shards.decode import decode_picture
 from stylize.sources.folder import PictureFile, list_pictures
 
 # Of a stylized photo. Residuals are losses over those of the unstylized photo, 0 is perfect: the style loss (relu1_1 …
@@ -66,7 +69,8 @@ def evaluate_decoder(
     styles = load_styles(style, pair.decoder_sha256)
     if len({one.name for one in styles}) < len(styles):
         raise InputError("Two styles have the same name, by which results are stored: rename a file.")
-    evaluator = Evaluator(pair.encoder.network, pair.decoder, [decode_file(file) for file in files], size)
+    pictures = load_each([(f"{file.root}/{file.name}", partial(_decode, file)) for file in files], "photo")
+    evaluator = Evaluator(pair.encoder.network, pair.decoder, pictures, size)
     scores, bounds = {}, {}
     for number, one in enumerate(styles):
         report("Scoring", number, len(styles))
@@ -103,6 +107,10 @@ def held_out_photos(content: Path, fraction: float, limit: int) -> list[PictureF
         raise InputError(f"{content} has no held-out photos: give more, or --held-out-fraction 1 for all of them.")
     count = min(limit, len(files))
     return [files[index * len(files) // count] for index in range(count)]
+
+
+def _decode(file: PictureFile) -> Image.Image:
+    return decode_picture(file.read())
 
 
 def summarise_scores(scores: Tensor) -> dict[str, Any]:

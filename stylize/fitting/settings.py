@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from stylize.console import InputError
 
 WARM_UP_STEPS = 50
+HOLD_OUT_FRACTION = 0.1  # of the photos, by hash
 LOSSES = ("reconstruction", "style")
 
 

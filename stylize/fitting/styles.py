@@ -19,6 +19,7 @@ from stylize.networks.devices import find_device
 from stylize.networks.openvino import calibration_pictures
 from stylize.networks.styles import FITTED_SUFFIX, FittedStatistics, Style, read_fitted, write_fitted
 from stylize.networks.weights import Pair
+from stylize.shards.decode import PictureError
 
 STEPS = 20
 RATE = 0.1  # of Adam, falling linearly to 0
@@ -71,7 +72,7 @@ def fit_styles(pair: Pair, styles: Sequence[Style], out: Path = Path("data/style
 def _is_fitted_to(path: Path, decoder_sha256: str) -> bool:
     try:
         fitted = read_fitted(path).fitted
-    except InputError:  # not there, or damaged
+    except PictureError:  # not there, or damaged
         return False
     return fitted is not None and fitted.decoder_sha256 == decoder_sha256
 

@@ -12,12 +12,13 @@ import numpy as np
 from PIL import Image
 
 from stylize.console import InputError
-from stylize.jobs.job import Codec, Failure, Report
-from stylize.jobs.output import make_sample_set, plain_spec
+from stylize.jobs.job import Codec, Failure
+from stylize.jobs.output import make_sample_set
 from stylize.jobs.spec import SAMPLES_PER_SHARD, VERSIONED, ShardOptions, make_spec, shuffled
 from stylize.networks.styles import Style
 from stylize.networks.stylizer import Pixels, Stylizer, golden_style, self_test
 from stylize.networks.weights import load_pair
+from stylize.progress import Report
 from stylize.shards.decode import PictureError
 from stylize.shards.manifest import Manifest
 from stylize.shards.shard import Sample
@@ -224,7 +225,7 @@ def _painted(source: Source, options: ShardOptions, per_class: int) -> CueSet:
     pair = load_pair(options.encoder, options.decoder)
     stylizer = Stylizer(pair.encoder.network, pair.decoder, [golden_style()], options.dtype)
     self_test(stylizer, shipped=options.decoder is None)
-    spec = plain_spec(make_spec(options, source, [], (pair.encoder.sha256, pair.decoder_sha256), stylizer))
+    spec = make_spec(options, source, [], (pair.encoder.sha256, pair.decoder_sha256), stylizer).document()
     spec |= {"kind": CUE_CONFLICT, "per_class": per_class, "styles_per_image": 0}
     spec["counts"] = {"train": 0, "test": len(cues)}
     codec = Codec(options.codec, options.quality)

@@ -1,7 +1,6 @@
 """A job opened: source, styles, networks and codec, ready to make shards."""
 
 import io
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,13 +10,12 @@ from PIL import Image, ImageOps
 
 from stylize.console import InputError
 from stylize.jobs.spec import ShardOptions, Spec, make_spec
-from stylize.networks.adain import MIN_SIDE
+from stylize.networks.limits import COLOURS, MIN_SIDE
 from stylize.networks.styles import load_styles
-from stylize.networks.stylizer import COLOURS, Pixels, Stylizer, golden_style, self_test
+from stylize.networks.stylizer import Pixels, Stylizer, golden_style, self_test
 from stylize.networks.weights import load_pair
 from stylize.shards.decode import MAX_PIXELS, PictureError, decode, decode_picture
 from stylize.shards.jpeg import decode_plain_jpeg
-from stylize.shards.manifest import Flag, ShardEntry
 from stylize.sources.source import Source, open_source
 
 _PILLOW_FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
@@ -33,10 +31,11 @@ class Content(NamedTuple):
 
 @dataclass(frozen=True)
 class Codec:
-    """An image format and its quality, 1 to 100 (PNG is lossless and ignores it)."""
+    """An image format, its quality, 1 to 100 (PNG is lossless and ignores it), and the bits that 16-bit sources use."""
 
     name: str
     quality: int
+    bits: int | None = None
 
     def encode(self, pixels: Pixels) -> bytes:
         """Encode pixels (H, W, 3); JPEG by libjpeg-turbo, without chroma subsampling, which would smear small pictures.
@@ -65,7 +64,7 @@ class Codec:
             pixels = decode_plain_jpeg(data, MAX_PIXELS, into=np.empty((size, size, 3), np.uint8))
             if pixels is not None:  # as what follows would give, without a way through Pillow
                 return Content(data, pixels, ())
-        decoded = decode(data)
+        decoded = decode(data, self.bits)
         picture = decoded.picture
         if size is not None and picture.size != (size, size):
             picture = ImageOps.fit(picture, (size, size), Image.Resampling.BICUBIC)
@@ -79,9 +78,6 @@ class Codec:
         return Content(encoded, np.asarray(decode_picture(encoded)), decoded.warnings)
 
 
-Report = Callable[[int], None]
-
-
 @dataclass(frozen=True)
 class Failure:
     """An image that could not be used, and why."""
@@ -89,17 +85,6 @@ class Failure:
     split: str
     path: str
     reason: str
-
-
-@dataclass(frozen=True)
-class Receipt:
-    """What is known of a finished shard; written after it, so that its presence means the shard is whole."""
-
-    shard: ShardEntry
-    failures: tuple[Failure, ...]
-    flags: tuple[Flag, ...]
-    sources: Mapping[str, str]  # every sample's key and the SHA-256 of its source
-    source_fingerprint: str  # of the source that the shard was made from, or was found to agree with
 
 
 @dataclass(frozen=True)
@@ -113,7 +98,7 @@ class Job:
     @property
     def codec(self) -> Codec:
         """Return how images are stored."""
-        return Codec(self.spec.codec, self.spec.quality)
+        return Codec(self.spec.codec, self.spec.quality, self.spec.bits)
 
 
 def open_job(options: ShardOptions) -> Job:

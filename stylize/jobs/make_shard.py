@@ -4,7 +4,7 @@ import gc
 import hashlib
 import os
 from collections import defaultdict, deque
-from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -19,20 +19,29 @@ import torch
 
 from stylize.console import InputError
 from stylize.files import temporary_path
-from stylize.jobs.job import Failure, Job, Receipt, Report
+from stylize.jobs.job import Failure, Job
+from stylize.jobs.receipts import Receipt
 from stylize.jobs.spec import ShardPlan, Spec
 from stylize.networks.styles import style_choice
-from stylize.networks.stylizer import COLOURS, Pixels
-from stylize.shards.decode import PictureError, decode_picture
+from stylize.networks.stylizer import Pixels
+from stylize.progress import Report
+from stylize.shards.decode import PictureError
 from stylize.shards.manifest import Flag, ShardEntry
 from stylize.shards.shard import Sample, file_sha256, write_shard
-from stylize.sources.source import Source
 
 CHUNK_IMAGES = 256  # at most so many are read ahead, or go to the network together
 READ_AHEAD_VALUES = 128_000_000
 GUESSED_SIDE = 1000  # of images that keep their own size, to bound how many are read ahead
 TASK_VALUES = 50_000  # that a thread decodes or encodes at a time: handing on a tiny picture costs as much
+CHUNK_VALUES = 5_000_000  # pixel values, copies included, that go to the network together: a second or two of work
+BATCHES_AHEAD = 6  # for every stream but the first, so that none waits while a chunk is being written
+# In 8-bit grey levels; copies by the shipped decoder differ from their content by 45 and more, and vary by 30 and more.
+MIN_DIFFERENCE = 3.0
+MIN_STD = 3.0
 Item = TypeVar("Item")
+_Result = tuple[Sample | Failure, list[Flag]]
+_Encoding = Future[dict[int, _Result]]
+_Stylizing = Future[list[_Encoding]]
 
 
 @dataclass(frozen=True)
@@ -45,42 +54,10 @@ class SourceImage:
     pixels: Pixels
     warnings: tuple[str, ...] = ()
 
-
-def cut_tasks(items: Sequence[Item], values: int) -> Iterator[Sequence[Item]]:
-    """Cut items of about so many pixel values into tasks for a thread."""
-    size = max(1, TASK_VALUES // values)
-    return (items[start : start + size] for start in range(0, len(items), size))
-
-
-def read_images(job: Job, plan: ShardPlan, failures: list[Failure], pool: Executor) -> Iterator[SourceImage]:
-    """Yield a shard's usable images in their order, with the next ones already being read."""
-    waiting: deque[Future[list[SourceImage | Failure]]] = deque()
-    side = job.spec.size or GUESSED_SIDE
-    ahead = max(1, min(CHUNK_IMAGES, READ_AHEAD_VALUES // (3 * side * side)))
-    for indices in cut_tasks(plan.indices, 3 * side * side):
-        waiting.append(pool.submit(list, map(partial(read_image, job, plan.split), indices)))
-        if len(waiting) * len(indices) > ahead:
-            yield from _usable(waiting.popleft().result(), failures)
-    for future in waiting:
-        yield from _usable(future.result(), failures)
-
-
-def _usable(images: Sequence[SourceImage | Failure], failures: list[Failure]) -> Iterator[SourceImage]:
-    for image in images:
-        if isinstance(image, Failure):
-            failures.append(image)
-        else:
-            yield image
-
-
-def read_image(job: Job, split: str, index: int) -> SourceImage | Failure:
-    """Read and decode one image, or say why it cannot be used."""
-    try:
-        source = job.source.read(split, index)
-        content = job.codec.read_content(source, job.spec.size)
-    except PictureError as error:
-        return Failure(split, job.source.path(split, index), str(error))
-    return SourceImage(index, source, *content)
+    @property
+    def key(self) -> str:
+        """Return the key of the image's sample."""
+        return f"{self.index:08d}"
 
 
 @dataclass(frozen=True)
@@ -139,62 +116,6 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-# In 8-bit grey levels; copies by the shipped decoder differ from their content by 45 and more, and vary by 30 and more.
-MIN_DIFFERENCE = 3.0
-MIN_DEVIATION = 3.0
-REPEATED = "the same file is in train"
-SMALL_SIDE = 64  # below it AdaIN at the images' own size leaves little of their shapes
-GOOD_WORK_SIZE = 96
-
-
-def small_images_note(spec: Spec, source: Source) -> str | None:
-    """Return advice where small images would be stylized at their own size, judged by the first; None for others."""
-    if spec.work_size is not None or spec.transfer == COLOURS:
-        return None
-    try:
-        side = spec.size or min(decode_picture(source.read(source.splits[0], 0)).size)
-    except PictureError:  # it will be named as a failure
-        return None
-    if side >= SMALL_SIDE:
-        return None
-    advice = f"--work-size {GOOD_WORK_SIZE} keeps more, and classifiers learn more from it (docs/decoder.md)"
-    return f"Stylizing images of {side} pixels at their own size leaves little of their shapes: {advice}."
-
-
-def flag_copies(key: str, content: Pixels, copies: Sequence[Pixels]) -> list[Flag]:
-    """Flag every copy (H, W, 3) that is nearly its content, by mean absolute difference, or nearly one colour.
-
-    The latter by the greatest standard deviation of a channel over the pixels.
-    """
-    flags = []
-    for number, copy in enumerate(copies):
-        # Sums and products over contiguous channels: a quarter of the time of `std` and 16-bit differences at 224 px.
-        channels = np.ascontiguousarray(copy.reshape(-1, 3).T, dtype=np.float32)
-        count = channels.shape[1]
-        channels -= channels.sum(axis=1, keepdims=True) / count
-        deviation = max(float(channel @ channel) / count for channel in channels) ** 0.5
-        difference = int((np.maximum(copy, content) - np.minimum(copy, content)).sum(dtype=np.int64)) / copy.size
-        if deviation < MIN_DEVIATION:
-            flags.append(Flag("train", key, f"copy {number} is nearly constant (deviation {deviation:.1f} of 255)"))
-        elif difference < MIN_DIFFERENCE:
-            flags.append(
-                Flag("train", key, f"copy {number} is nearly its content (difference {difference:.1f} of 255)")
-            )
-    return flags
-
-
-def flag_repeated(train: Collection[str], others: Iterable[tuple[str, str]], split: str = "test") -> list[Flag]:
-    """Flag a split's images, given as (key, SHA-256 of the source), whose file is among the SHA-256 of `train` too."""
-    return [Flag(split, key, REPEATED) for key, sha256 in others if sha256 in train]
-
-
-CHUNK_VALUES = 5_000_000  # pixel values, copies included, that go to the network together: a second or two of work
-BATCHES_AHEAD = 6  # for every stream but the first, so that none waits while a chunk is being written
-_Result = tuple[Sample | Failure, list[Flag]]
-_Encoding = Future[dict[int, _Result]]
-_Stylizing = Future[list[_Encoding]]
-
-
 def make_shard(job: Job, plan: ShardPlan, folder: Path, report: Report, workers: Workers) -> Receipt:
     """Make one shard under a temporary name, flush and rename it, and return its receipt."""
     failures: list[Failure] = []
@@ -202,9 +123,10 @@ def make_shard(job: Job, plan: ShardPlan, folder: Path, report: Report, workers:
     sources: dict[str, str] = {}
     final = folder / plan.name
     temporary = temporary_path(final)
+    images = read_images(job, plan, failures, report, workers.codec)
     try:
         # Closed, because it may hold the turn when writing fails, and the error keeps it alive.
-        with closing(shard_samples(job, plan, failures, flags, report, workers)) as samples:
+        with closing(stylized_samples(job, plan.split, images, failures, flags, report, workers)) as samples:
             count = write_shard(temporary, _note_sources(samples, sources), job.spec.codec)
         entry = ShardEntry(plan.name, plan.split, count, temporary.stat().st_size, file_sha256(temporary))
         temporary.rename(final)
@@ -222,29 +144,80 @@ def _note_sources(samples: Iterable[Sample], sources: dict[str, str]) -> Iterato
         yield sample
 
 
-def shard_samples(
-    job: Job, plan: ShardPlan, failures: list[Failure], flags: list[Flag], report: Report, workers: Workers
+def read_images(
+    job: Job, plan: ShardPlan, failures: list[Failure], report: Report, pool: Executor
+) -> Iterator[SourceImage]:
+    """Yield a shard's usable images in their order, with the next ones already being read; note and report others."""
+    waiting: deque[Future[list[SourceImage | Failure]]] = deque()
+    side = job.spec.size or GUESSED_SIDE
+    ahead = max(1, min(CHUNK_IMAGES, READ_AHEAD_VALUES // (3 * side * side)))
+    for indices in _cut_tasks(plan.indices, 3 * side * side):
+        waiting.append(pool.submit(list, map(partial(read_image, job, plan.split), indices)))
+        if len(waiting) * len(indices) > ahead:
+            yield from _usable(waiting.popleft().result(), failures, report)
+    for future in waiting:
+        yield from _usable(future.result(), failures, report)
+
+
+def _cut_tasks(items: Sequence[Item], values: int) -> Iterator[Sequence[Item]]:
+    """Cut items of about so many pixel values into tasks for a thread."""
+    size = max(1, TASK_VALUES // values)
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def _usable(images: Sequence[SourceImage | Failure], failures: list[Failure], report: Report) -> Iterator[SourceImage]:
+    for image in images:
+        if isinstance(image, Failure):
+            failures.append(image)
+            report(1)
+        else:
+            yield image
+
+
+def read_image(job: Job, split: str, index: int) -> SourceImage | Failure:
+    """Read and decode one image, or say why it cannot be used."""
+    try:
+        source = job.source.read(split, index)
+        content = job.codec.read_content(source, job.spec.size)
+    except PictureError as error:
+        return Failure(split, job.source.path(split, index), str(error))
+    return SourceImage(index, source, *content)
+
+
+def stylized_samples(
+    job: Job,
+    split: str,
+    images: Iterator[SourceImage],
+    failures: list[Failure],
+    flags: list[Flag],
+    report: Report,
+    workers: Workers,
 ) -> Generator[Sample, None, None]:
-    """Yield a shard's samples in their order; unusable images go to `failures` instead, what looks wrong to `flags`.
+    """Yield the images' samples in their order; unusable copies go to `failures`, what looks wrong to `flags`.
 
     Some threads run the network; others decode the next images and encode the last copies; the caller writes these.
     Another shard's images wait until the last of this one have gone to the network.
     """
-    finished = 0
     working: deque[tuple[Sequence[SourceImage], list[_Stylizing]]] = deque()
-    make = partial(_stylize_batch, job, plan.split, workers)
-    images = read_images(job, plan, failures, workers.codec)
+    make = partial(_stylize_batch, job, split, workers)
     ahead = BATCHES_AHEAD * (workers.streams - 1)
     with workers.turn:
         while chunk := _take_chunk(images, job.spec.styles_per_image):
             working.append((chunk, [workers.network.submit(make, batch) for batch in _batches(job, chunk)]))
             while len(working) > 1 and sum(len(batches) for _, batches in working) > ahead:
                 yield from _encoded(*working.popleft(), failures, flags, report)
-            finished += len(chunk)
     for waiting in working:
         yield from _encoded(*waiting, failures, flags, report)
-    if failed := len(plan.indices) - finished:
-        report(failed)
+
+
+def _take_chunk(images: Iterator[SourceImage], copies: int) -> list[SourceImage]:
+    """Take the next images up to what memory should hold."""
+    chunk: list[SourceImage] = []
+    values = 0
+    while len(chunk) < CHUNK_IMAGES and values < CHUNK_VALUES and (image := next(images, None)) is not None:
+        chunk.append(image)
+        values += image.pixels.size * (1 + copies)
+    return chunk
 
 
 def _batches(job: Job, chunk: Sequence[SourceImage]) -> Iterator[Sequence[SourceImage]]:
@@ -258,12 +231,46 @@ def _batches(job: Job, chunk: Sequence[SourceImage]) -> Iterator[Sequence[Source
 
 
 def _stylize_batch(job: Job, split: str, workers: Workers, batch: Sequence[SourceImage]) -> list[_Encoding]:
+    """Stylize images of one shape, those of `train` alone, and submit them to be encoded."""
     height, width, _ = batch[0].pixels.shape
-    large = split == "train" and job.stylizer.is_large(height, width, job.spec.work_size)
-    with workers.all_threads() if large else nullcontext():
-        copies = _stylize(job, batch) if split == "train" else [[] for _ in batch]
+    copies: Sequence[Sequence[Pixels]] = [[] for _ in batch]
+    if split == "train":
+        large = job.stylizer.is_large(height, width, job.spec.work_size)
+        with workers.all_threads() if large else nullcontext():
+            copies = _stylize(job, batch)
     made = list(zip(batch, copies, strict=True))
-    return [workers.codec.submit(_encode, job, split, task) for task in cut_tasks(made, batch[0].pixels.size)]
+    return [workers.codec.submit(_encode, job, split, task) for task in _cut_tasks(made, batch[0].pixels.size)]
+
+
+def _stylize(job: Job, images: Sequence[SourceImage]) -> list[list[Pixels]]:
+    """Stylize images of one shape and return every image's copies."""
+    spec, copies = job.spec, job.spec.styles_per_image
+    pixels = np.stack([image.pixels for image in images for _ in range(copies)])
+    choice = [style for image in images for style in _style_choice(spec, image)]
+    styled = job.stylizer(pixels, choice, spec.alpha, spec.work_size, spec.transfer)
+    return [list(styled[first : first + copies]) for first in range(0, len(styled), copies)]
+
+
+def _style_choice(spec: Spec, image: SourceImage) -> list[int]:
+    return style_choice(spec.seed, image.key, spec.styles_per_image, len(spec.styles))
+
+
+def _encode(job: Job, split: str, images: Sequence[tuple[SourceImage, Sequence[Pixels]]]) -> dict[int, _Result]:
+    return {image.index: _make_sample(job, split, image, copies) for image, copies in images}
+
+
+def _make_sample(job: Job, split: str, image: SourceImage, copies: Sequence[Pixels]) -> _Result:
+    source, spec = job.source.path(split, image.index), job.spec
+    metadata: dict[str, object] = {"source": source, "source_sha256": hashlib.sha256(image.source).hexdigest()}
+    if copies:
+        metadata |= {"alpha": spec.alpha, "styles": [spec.styles[style].name for style in _style_choice(spec, image)]}
+    try:
+        encoded = tuple(job.codec.encode(pixels) for pixels in copies)
+    except PictureError as error:
+        return Failure(split, source, f"copy {error}"), []
+    warned = [Flag(split, image.key, f"{source}: {text}") for text in image.warnings]
+    sample = Sample(image.key, image.content, encoded, job.source.label(split, image.index), metadata)
+    return sample, [*warned, *flag_copies(image.key, image.pixels, copies)]
 
 
 def _encoded(
@@ -286,54 +293,23 @@ def _encoded(
     report(len(chunk))
 
 
-def _encode(job: Job, split: str, images: Sequence[tuple[SourceImage, Sequence[Pixels]]]) -> dict[int, _Result]:
-    return {image.index: _make_sample(job, split, image, copies) for image, copies in images}
+def flag_copies(key: str, content: Pixels, copies: Sequence[Pixels]) -> list[Flag]:
+    """Flag every copy (H, W, 3) that is nearly its content, by mean absolute difference, or nearly one colour.
 
-
-def _make_sample(job: Job, split: str, image: SourceImage, copies: Sequence[Pixels]) -> _Result:
-    try:
-        sample = _sample(job, split, image, copies)
-    except PictureError as error:
-        return Failure(split, job.source.path(split, image.index), f"copy {error}"), []
-    source = job.source.path(split, image.index)
-    warned = [Flag(split, sample.key, f"{source}: {text}") for text in image.warnings]
-    return sample, [*warned, *flag_copies(sample.key, image.pixels, copies)]
-
-
-def _take_chunk(images: Iterator[SourceImage], copies: int) -> list[SourceImage]:
-    """Take the next images up to what memory should hold."""
-    chunk: list[SourceImage] = []
-    values = 0
-    while len(chunk) < CHUNK_IMAGES and values < CHUNK_VALUES and (image := next(images, None)) is not None:
-        chunk.append(image)
-        values += image.pixels.size * (1 + copies)
-    return chunk
-
-
-def _key(index: int) -> str:
-    return f"{index:08d}"
-
-
-def _choice(spec: Spec, index: int) -> list[int]:
-    return style_choice(spec.seed, _key(index), spec.styles_per_image, len(spec.styles))
-
-
-def _stylize(job: Job, images: Sequence[SourceImage]) -> list[list[Pixels]]:
-    """Stylize images of one shape and return every image's copies."""
-    spec, copies = job.spec, job.spec.styles_per_image
-    pixels = np.stack([image.pixels for image in images for _ in range(copies)])
-    choice = [style for image in images for style in _choice(spec, image.index)]
-    styled = job.stylizer(pixels, choice, spec.alpha, spec.work_size, spec.transfer)
-    return [list(styled[first : first + copies]) for first in range(0, len(styled), copies)]
-
-
-def _sample(job: Job, split: str, image: SourceImage, styled: Sequence[Pixels]) -> Sample:
-    spec = job.spec
-    metadata: dict[str, object] = {
-        "source": job.source.path(split, image.index),
-        "source_sha256": hashlib.sha256(image.source).hexdigest(),
-    }
-    if styled:
-        metadata |= {"alpha": spec.alpha, "styles": [spec.styles[style].name for style in _choice(spec, image.index)]}
-    encoded = tuple(job.codec.encode(pixels) for pixels in styled)
-    return Sample(_key(image.index), image.content, encoded, job.source.label(split, image.index), metadata)
+    The latter by the greatest standard deviation of a channel over the pixels.
+    """
+    flags = []
+    for number, copy in enumerate(copies):
+        # Sums and products over contiguous channels: a quarter of the time of `std` and 16-bit differences at 224 px.
+        channels = np.ascontiguousarray(copy.reshape(-1, 3).T, dtype=np.float32)
+        count = channels.shape[1]
+        channels -= channels.sum(axis=1, keepdims=True) / count
+        std = max(float(channel @ channel) / count for channel in channels) ** 0.5
+        difference = int((np.maximum(copy, content) - np.minimum(copy, content)).sum(dtype=np.int64)) / copy.size
+        if std < MIN_STD:
+            flags.append(Flag("train", key, f"copy {number} is nearly constant (std {std:.1f} of 255)"))
+        elif difference < MIN_DIFFERENCE:
+            flags.append(
+                Flag("train", key, f"copy {number} is nearly its content (difference {difference:.1f} of 255)")
+            )
+    return flags

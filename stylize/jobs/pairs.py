@@ -14,17 +14,19 @@ import numpy as np
 
 from stylize.console import InputError, counted
 from stylize.files import given_name
-from stylize.jobs.job import Codec, Failure, Report
+from stylize.jobs.job import Codec, Failure
 from stylize.jobs.output import make_sample_set
 from stylize.jobs.spec import SAMPLES_PER_SHARD, VERSIONED, ShardOptions, shuffled
+from stylize.networks.limits import FEATURES
 from stylize.networks.openvino import calibration_sha256
 from stylize.networks.styles import load_styles
-from stylize.networks.stylizer import FEATURES, Pixels, Stylizer, golden_style
+from stylize.networks.stylizer import Pixels, Stylizer, golden_style
 from stylize.networks.weights import load_pair
+from stylize.progress import Report
 from stylize.shards.decode import PictureError, decode_picture
+from stylize.shards.diff import locate, read_located
 from stylize.shards.manifest import SPLITS, Manifest, read_manifest
 from stylize.shards.shard import MAX_COPIES, Sample, SampleLocation
-from stylize.shards.tools import locate, read_located
 from stylize.sources.folder import PictureFile, list_files
 from stylize.sources.source import Source, open_source
 

@@ -16,10 +16,12 @@ from types import ModuleType
 from typing import Any
 
 from stylize.console import InputError
-from stylize.jobs.job import Job, Report
+from stylize.jobs.estimate import small_images_note
+from stylize.jobs.job import Job
 from stylize.jobs.make_shard import start_workers
 from stylize.jobs.run import Notice, make_or_reuse, run_job
 from stylize.jobs.spec import ShardPlan, Spec
+from stylize.progress import Report
 from stylize.shards.manifest import Manifest
 from stylize.sources.source import Source
 
@@ -38,7 +40,9 @@ def ray_cluster() -> Iterator[ModuleType]:
     try:
         import ray
     except ImportError:
-        raise InputError("Ray is not installed: pip install 'stylized-pairing[ray]', or give --engine local.") from None
+        raise InputError(
+            "Ray is not installed: pip install 'stylized-pairing[ray]', or give --executor local."
+        ) from None
     with _own_signals():
         _connect(ray, os.environ.get("RAY_ADDRESS", "local"))
     try:
@@ -93,7 +97,7 @@ def _own_signals() -> Iterator[None]:
 def places(nodes: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
     """Return what every worker needs, as Ray counts it, from the cluster's nodes as `ray.nodes()` lists them.
 
-    One worker a GPU, with its share of the node's CPUs; without GPUs one a node, with all CPUs, as the engine `local`
+    One worker a GPU, with its share of the node's CPUs; without GPUs one a node, with all CPUs, as the executor `local`
     has them. Raises `InputError` where no node has any.
     """
     resources = [node["Resources"] for node in nodes if node["Alive"]]
@@ -104,7 +108,7 @@ def places(nodes: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
     ]
     found = gpus or [{"num_gpus": 0, "num_cpus": own["CPU"]} for own in resources if own.get("CPU")]
     if not found:
-        raise InputError("The Ray cluster has neither GPUs nor CPUs to work on: add nodes, or give --engine local.")
+        raise InputError("The Ray cluster has neither GPUs nor CPUs to work on: add nodes, or give --executor local.")
     return found
 
 
@@ -162,7 +166,8 @@ def make_shards_on_ray(
     notice: Notice = lambda sentence: None,
 ) -> Manifest:
     """Do as `make_shards` with the workers of a cluster; `source` is the job's, as this machine sees it."""
-    return run_job(pool.spec, source, partial(pool.make, report), out, max_failures, retry_failed, notice)
+    advise = partial(small_images_note, pool.spec, source)
+    return run_job(pool.spec, source, partial(pool.make, report), out, max_failures, retry_failed, notice, advise)
 
 
 @contextmanager

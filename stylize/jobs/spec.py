@@ -6,24 +6,49 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
+import typer
 
-from stylize.console import InputError
-from stylize.networks.adain import MIN_SIDE
-from stylize.networks.openvino import calibration_sha256
-from stylize.networks.styles import Style
-from stylize.networks.stylizer import FEATURES, INT8, Stylizer, check_transfer
+from stylize.networks.limits import FEATURES, MIN_SIDE, TORCHVISION, TRANSFERS, check_transfer
+from stylize.settings import OneOf, check_settings
 from stylize.shards.shard import CODECS, MAX_COPIES
 from stylize.sources.source import Source
 from stylize.sources.splits import check_fraction
 
+if TYPE_CHECKING:
+    from stylize.networks.styles import Style
+    from stylize.networks.stylizer import Stylizer
+
 SAMPLES_PER_SHARD = 1000
-LARGEST_STYLE = 2048  # pixels; one picture of that size takes gigabytes in the encoder
-LATER_OPTIONS = {"style_size": None, "transfer": FEATURES}  # of manifests that older ones equal without them
+LATER_OPTIONS = {"style_size": None, "transfer": FEATURES, "bits": None}  # recorded only where they are given
 VERSIONED = ("stylized-pairing", "torch", "pillow", "numpy", "simplejpeg")
 BACKEND_PACKAGES = {"torch": (), "openvino": ("openvino",)}  # beside torch, which every backend needs
+LARGEST_STYLE = 2048  # pixels; one picture of that size takes gigabytes in the encoder
+
+STYLE_HELP = "Picture, folder, zip, built-in or fitted style; repeat for more; `patterns` for all built-in ones."
+DATA_HELP = (
+    "shapes, cifar10, cifar100, imagenet100:FOLDER, a folder or zip of class folders, maybe in train/, test/ and val/, "
+    "or a WebDataset: a folder of tars, or their paths with braces or wildcards."
+)
+TRANSFER_HELP = "features (AdaIN); colours, their means and deviations alone, without networks; or both."
+BACKEND_HELP = "auto (torch), torch, or openvino on CPUs, whose int8 is faster and not the same pixels."
+DTYPE_HELP = "auto, float32, bfloat16 or float16 for torch; int8 (auto) or bfloat16 for openvino."
+BITS_HELP = "Bits that 16-bit pictures use, say 12 for values up to 4095; else 16."
+FRACTION_HELP = "Held-out fraction where the data have no test split; 0 for no test split."
+ENCODER_HELP = f"Encoder file of `stylize weights import`, or {TORCHVISION}; else the embedded one."
+Data = Annotated[str, typer.Option(help=DATA_HELP)]
+Size = Annotated[
+    int | None, typer.Option(min=MIN_SIDE, help="Scale and crop to N × N pixels; else the images' own size.")
+]
+WorkSize = Annotated[int | None, typer.Option(min=MIN_SIDE, help="Short side while stylizing, if not --size.")]
+Alpha = Annotated[float, typer.Option(min=0, max=1, help="0 keeps the content's style, 1 takes the style's.")]
+Seed = Annotated[int, typer.Option(min=0, help="Chooses styles, order and held-out images.")]
+TestFraction = Annotated[float, typer.Option(help=FRACTION_HELP)]
+Codec = Annotated[str, OneOf(*CODECS), typer.Option(help="Of originals and copies.")]
+Quality = Annotated[int, typer.Option(min=1, max=100, help="Of JPEG and WebP.")]
+Encoder = Annotated[str | None, typer.Option(help=ENCODER_HELP)]
+Decoder = Annotated[Path | None, typer.Option(help="Decoder file that belongs to the encoder; else the shipped one.")]
 
 
 @dataclass(frozen=True)
@@ -31,46 +56,34 @@ class ShardOptions:
     """The options of `stylize shards` that change its result; sizes in pixels, None for the images' own size.
 
     `style_size` is the short side at which style pictures are looked at, None for 256.
+    Raises `InputError` for a value out of its range.
     """
 
-    style: tuple[str, ...] = ("swirls",)
-    data: str = "shapes"
-    size: int | None = None
-    work_size: int | None = None
-    style_size: int | None = None
-    alpha: float = 1.0
-    transfer: str = FEATURES
-    styles_per_image: int = 1
-    seed: int = 0
-    limit: int | None = None
-    test_fraction: float = 0.1
-    codec: str = "jpg"
-    quality: int = 95
-    backend: str = "auto"
-    dtype: str = "auto"
-    encoder: str | None = None
-    decoder: Path | None = None
+    style: Annotated[tuple[str, ...], typer.Option(help=STYLE_HELP)] = ("swirls",)
+    data: Data = "shapes"
+    size: Size = None
+    work_size: WorkSize = None
+    style_size: Annotated[
+        int | None, typer.Option(min=MIN_SIDE, max=LARGEST_STYLE, help="Short side of style pictures. [default: 256]")
+    ] = None
+    alpha: Alpha = 1.0
+    transfer: Annotated[str, OneOf(*TRANSFERS), typer.Option(help=TRANSFER_HELP)] = FEATURES
+    styles_per_image: Annotated[int, typer.Option(min=1, max=MAX_COPIES, help="Stylized copies of every image.")] = 1
+    seed: Seed = 0
+    limit: Annotated[int | None, typer.Option(min=1, help="At most N images of every split.")] = None
+    test_fraction: TestFraction = 0.1
+    bits: Annotated[int | None, typer.Option(min=8, max=16, help=BITS_HELP)] = None
+    codec: Codec = "jpg"
+    quality: Quality = 95
+    backend: Annotated[str, typer.Option(help=BACKEND_HELP)] = "auto"
+    dtype: Annotated[str, typer.Option(help=DTYPE_HELP)] = "auto"
+    encoder: Encoder = None
+    decoder: Decoder = None
 
     def __post_init__(self) -> None:
-        for name, value in (("--size", self.size), ("--work-size", self.work_size)):
-            if value is not None and value < MIN_SIDE:
-                raise InputError(f"{name} is {value}: give at least {MIN_SIDE} pixels.")
-        if self.style_size is not None and not MIN_SIDE <= self.style_size <= LARGEST_STYLE:
-            raise InputError(f"--style-size is {self.style_size}: give {MIN_SIDE} to {LARGEST_STYLE} pixels.")
-        if self.limit is not None and self.limit < 1:
-            raise InputError(f"--limit is {self.limit}: give at least 1.")
-        if not 0 <= self.alpha <= 1:
-            raise InputError(f"--alpha is {self.alpha}: give a number from 0 (content) to 1 (style).")
+        check_settings(self)
         check_transfer(self.transfer, self.work_size)
-        if not 1 <= self.styles_per_image <= MAX_COPIES:
-            raise InputError(f"--styles-per-image is {self.styles_per_image}: give 1 to {MAX_COPIES}.")
         check_fraction(self.test_fraction)
-        if self.codec not in CODECS or not 1 <= self.quality <= 100:
-            raise InputError(
-                f"No codec {self.codec} at quality {self.quality}: give {', '.join(CODECS)}, and 1 to 100."
-            )
-        if self.seed < 0:
-            raise InputError(f"--seed is {self.seed}: give 0 or more.")
 
 
 @dataclass(frozen=True)
@@ -109,25 +122,30 @@ class Spec:
     versions: dict[str, str]
     style_size: int | None = None
     transfer: str = FEATURES
+    bits: int | None = None
 
     def document(self) -> dict[str, Any]:
-        """Return the specification as the manifest holds it: some options only where they are not the default."""
-        document = asdict(self)
+        """Return the specification as the manifest holds it, as JSON: some options only where they are no default."""
+        document: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         for name, default in LATER_OPTIONS.items():
             if document[name] == default:
                 del document[name]
         return document
 
-    def digest(self) -> str:
-        """Return the SHA-256 of the canonical JSON without the source's fingerprint: staged shards may outlive it."""
-        document = {**self.document(), "source_fingerprint": None}
-        return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+def spec_digest(spec: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of the canonical JSON without the source's fingerprint: staged shards may outlive it."""
+    return hashlib.sha256(json.dumps({**spec, "source_fingerprint": None}, sort_keys=True).encode()).hexdigest()
 
 
 def make_spec(
-    options: ShardOptions, source: Source, styles: list[Style], hashes: tuple[str, str], stylizer: Stylizer
+    options: ShardOptions, source: Source, styles: "list[Style]", hashes: tuple[str, str], stylizer: "Stylizer"
 ) -> Spec:
     """Resolve the options; `hashes` are the encoder's and the decoder's SHA-256."""
+    import torch
+
+    from stylize.networks.openvino import calibration_sha256
+
     limit, device = options.limit, stylizer.device.type
     counts = {split: min(limit or source.count(split), source.count(split)) for split in source.splits}
     return Spec(
@@ -147,7 +165,7 @@ def make_spec(
         encoder_sha256=hashes[0],
         decoder_sha256=hashes[1],
         backend=stylizer.backend,
-        calibration_sha256=calibration_sha256() if stylizer.dtype_name == INT8 else None,
+        calibration_sha256=calibration_sha256() if stylizer.dtype_name == "int8" else None,
         dtype=stylizer.dtype_name,
         device=f"{device} {torch.backends.cpu.get_cpu_capability()}" if device == "cpu" else device,
         batch_pixels=stylizer.batch_pixels,
@@ -155,6 +173,7 @@ def make_spec(
         versions={name: version(name) for name in (*VERSIONED, *BACKEND_PACKAGES[stylizer.backend])},
         style_size=options.style_size,
         transfer=options.transfer,
+        bits=options.bits,
     )
 
 

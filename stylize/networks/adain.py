@@ -120,7 +120,6 @@ POOLED = frozenset({1, 3, 7})
 UPSAMPLED = frozenset({0, 4, 6})  # the decoder's layers, counted from its input, that up-sampling follows
 STYLE_LAYERS = (0, 2, 4, 8)  # relu1_1, relu2_1, relu3_1, relu4_1
 STRIDE = 8  # relu4_1 has one position per 8×8 pixels
-MIN_SIDE = 16  # below it, reflection padding has nothing to reflect at relu4_1
 
 
 def _convolutions(channels: Iterable[tuple[int, int]]) -> Sequence[nn.Conv2d]:

@@ -14,8 +14,8 @@ from torch import Tensor
 from stylize.console import InputError
 from stylize.files import read_weights, write_atomically
 from stylize.networks.adain import ENCODER_CHANNELS, Decoder, Encoder
+from stylize.networks.limits import TORCHVISION, WEIGHTS
 from stylize.networks.weights import (
-    TORCHVISION,
     cached_file,
     default_decoder_file,
     embedded_encoder,
@@ -31,7 +31,6 @@ from stylize.networks.weights import (
 )
 from stylize.shards.shard import file_sha256
 
-WEIGHTS = Path("data/weights")
 ENCODER_NAME, DECODER_NAME = "encoder.safetensors", "decoder.safetensors"
 PREPROCESSING_LAYER = "0"
 ENCODER_LAYERS = (2, 5, 9, 12, 16, 19, 22, 25, 29)  # conv1_1 … conv4_1

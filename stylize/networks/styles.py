@@ -2,9 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,7 +18,8 @@ from torch import Tensor
 
 from stylize.console import InputError
 from stylize.files import UNREADABLE, why_unreadable, write_atomically
-from stylize.networks.adain import ENCODER_CHANNELS, MIN_SIDE
+from stylize.networks.adain import ENCODER_CHANNELS
+from stylize.networks.limits import MIN_SIDE
 from stylize.shards.decode import MAX_ASPECT_RATIO, PICTURE_SUFFIXES, PictureError, decode_picture
 from stylize.shards.shard import file_sha256
 from stylize.sources.folder import PictureFile, exists, list_pictures
@@ -27,6 +30,7 @@ ALL_PATTERNS = "patterns"
 FITTED_SUFFIX = ".style.safetensors"
 ORIGIN = "origin"  # the entry of a fitted style's metadata
 STATISTICS_SHAPE = (1, ENCODER_CHANNELS[-1][1], 1, 1)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,9 @@ def load_styles(names: Sequence[str], decoder_sha256: str | None = None, side: i
     Raises `InputError` for an unknown name or path, a broken picture or file, a style that was fitted to another
     decoder, a repeated style, or no style at all.
     """
-    styles = [style for name in names for style in _load(name, side or STYLE_SIDE)]
+    for name in names:
+        check_style_exists(name)
+    styles = load_each([loader for name in names for loader in _loaders(name, side or STYLE_SIDE)], "style")
     if not styles:
         raise InputError(f"No style given: name a picture, a folder, or one of {', '.join(PATTERN_NAMES)}.")
     seen: set[str] = set()
@@ -76,29 +82,14 @@ def load_styles(names: Sequence[str], decoder_sha256: str | None = None, side: i
         if style.sha256 in seen:
             raise InputError(f"The style {style.name} is given twice: name every style once.")
         seen.add(style.sha256)
-        if decoder_sha256 and style.fitted and style.fitted.decoder_sha256 != decoder_sha256:
-            theirs = style.fitted.decoder_sha256[:12]
-            raise InputError(
-                f"The style {style.name} was fitted to decoder {theirs}, not to {decoder_sha256[:12]}: "
-                f"fit it anew with `stylize fit-styles`, or give that --decoder."
-            )
+    others = [style for style in styles if style.fitted and style.fitted.decoder_sha256 != decoder_sha256]
+    if decoder_sha256 and others:
+        theirs = ", ".join(f"{one.name} to decoder {one.fitted.decoder_sha256[:12]}" for one in others if one.fitted)
+        raise InputError(
+            f"Styles were fitted to another decoder than {decoder_sha256[:12]} ({theirs}): "
+            f"fit them anew with `stylize fit-styles`, or give that --decoder."
+        )
     return styles
-
-
-def _load(name: str, side: int) -> list[Style]:
-    if name == ALL_PATTERNS:
-        return [_pattern(pattern, side) for pattern in PATTERN_NAMES]
-    if name in PATTERN_NAMES:
-        return [_pattern(name, side)]
-    check_style_exists(name)
-    path = Path(name)
-    if path.name.endswith(FITTED_SUFFIX):
-        return [read_fitted(path)]
-    if path.is_dir() and (fitted := sorted(path.glob(f"[!.]*{FITTED_SUFFIX}"))):
-        if any(file.suffix.lower() in PICTURE_SUFFIXES for file in path.iterdir()):
-            raise InputError(f"{path} holds pictures and fitted styles: give a folder of one kind, or single files.")
-        return [read_fitted(file) for file in fitted]
-    return [_from_file(file, side) for file in list_pictures(path)]
 
 
 def check_style_exists(name: str) -> None:
@@ -108,17 +99,43 @@ def check_style_exists(name: str) -> None:
         raise InputError(f"There is no style {name!r}: give the path of a picture or folder, or one of {known}.")
 
 
+def load_each(loaders: Sequence[tuple[str, Callable[[], T]]], kind: str) -> list[T]:
+    """Call what loads each file, by path; raise one `InputError` that names every file that cannot be used."""
+    loaded, problems = [], []
+    for path, load in loaders:
+        try:
+            loaded.append(load())
+        except PictureError as error:
+            problems.append(f"{path} {error}")
+    if len(problems) == 1:
+        raise InputError(f"The {kind} {problems[0]}: replace or remove it.")
+    if problems:
+        raise InputError(f"{len(problems)} {kind}s cannot be used: {'; '.join(problems)}: replace or remove them.")
+    return loaded
+
+
+def _loaders(name: str, side: int) -> list[tuple[str, Callable[[], Style]]]:
+    """Return the path, and what loads it, of every style that a name stands for."""
+    if name == ALL_PATTERNS or name in PATTERN_NAMES:
+        patterns = PATTERN_NAMES if name == ALL_PATTERNS else (name,)
+        return [(pattern, partial(_pattern, pattern, side)) for pattern in patterns]
+    path = Path(name)
+    fitted = sorted(path.glob(f"[!.]*{FITTED_SUFFIX}")) if path.is_dir() else []
+    if fitted and any(file.suffix.lower() in PICTURE_SUFFIXES for file in path.iterdir()):
+        raise InputError(f"{path} holds pictures and fitted styles: give a folder of one kind, or single files.")
+    if fitted or path.name.endswith(FITTED_SUFFIX):
+        return [(str(file), partial(read_fitted, file)) for file in fitted or [path]]
+    return [(str(file.root / file.name), partial(_from_file, file, side)) for file in list_pictures(path)]
+
+
 def _pattern(name: str, side: int) -> Style:
     picture = draw_pattern(name, side)
     return Style(name, hashlib.sha256(picture.tobytes()).hexdigest(), picture)
 
 
 def _from_file(file: PictureFile, side: int) -> Style:
-    try:
-        data = file.read()
-        picture = decode_picture(data)
-    except PictureError as error:
-        raise InputError(f"The style picture {file.root / file.name} {error}: replace or remove it.") from None
+    data = file.read()
+    picture = decode_picture(data)
     scale = side / min(picture.size)
     size = (max(side, round(picture.width * scale)), max(side, round(picture.height * scale)))
     return Style(file.name, hashlib.sha256(data).hexdigest(), picture.resize(size, Image.Resampling.BICUBIC))
@@ -139,7 +156,7 @@ def write_fitted(path: Path, style: Style, fitted: FittedStatistics, recipe: Map
 
 
 def read_fitted(path: Path) -> Style:
-    """Read a file of `write_fitted`; raise `InputError` where it is anything else."""
+    """Read a file of `write_fitted`; raise `PictureError` where it is anything else."""
     try:
         with safe_open(path, framework="pt") as file:
             origin = json.loads((file.metadata() or {})[ORIGIN])
@@ -150,8 +167,7 @@ def read_fitted(path: Path) -> Style:
         name.encode()  # or a ValueError: a shard could not hold it
         return Style(name, file_sha256(path), Image.fromarray(picture.numpy()), fitted)
     except UNREADABLE as error:
-        reason = why_unreadable(path, error)
-        raise InputError(f"{path} is not a fitted style ({reason}): make it with `stylize fit-styles`.") from None
+        raise PictureError(f"is not a fitted style of `stylize fit-styles` ({why_unreadable(path, error)})") from None
 
 
 def _check_fitted(picture: Tensor, mean: Tensor, std: Tensor) -> None:

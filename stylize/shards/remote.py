@@ -1,11 +1,13 @@
 """Shard folders behind URLs: read, cached and uploaded, each file checked before it is used."""
 
 import fcntl
+import hashlib
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
@@ -121,6 +123,11 @@ class RemoteFolder:
             except FileNotFoundError:
                 return None
 
+    def sha256(self, name: str) -> str:
+        """Return the SHA-256 of a file, which is read for it."""
+        with self.files.open(self.path(name), "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
 
 def _tried(call: Callable[[], Result]) -> Result:
     for left in reversed(range(TRIES)):
@@ -130,6 +137,42 @@ def _tried(call: Callable[[], Result]) -> Result:
             if not left:
                 raise
     raise AssertionError
+
+
+@dataclass(frozen=True)
+class ShardFiles:
+    """The files of shards: those of a folder or, behind a URL, fetched one after the other into a temporary folder."""
+
+    folder: Path
+    remote: RemoteFolder | None = None
+
+    @contextmanager
+    def lend(self, shard: ShardEntry) -> Iterator[Path]:
+        """Lend a shard's file, as it is; raise `InputError` where a URL does not give it."""
+        path = self.folder / shard.name
+        if self.remote is None:
+            yield path
+            return
+        try:
+            self.remote.fetch(shard.name, path)
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def shard_files(shards: str | Path) -> Iterator[ShardFiles]:
+    """Open a folder of shards or its URL for reading shard by shard; of a URL the manifest comes first.
+
+    Raises `InputError` where a URL has no manifest to be trusted.
+    """
+    if not is_url(str(shards)):
+        yield ShardFiles(Path(shards))
+        return
+    remote = RemoteFolder(str(shards))
+    with tempfile.TemporaryDirectory() as folder:
+        remote.fetch_manifest(Path(folder))
+        yield ShardFiles(Path(folder), remote)
 
 
 DEFAULT_CACHE = Path("~/.cache/stylized-pairing")
@@ -282,7 +325,7 @@ def upload_shards(directory: Path, url: str, report: Callable[[int], None] = lam
 
     Indices, checksums and data card go too, as they are.  Each other file is checked against the manifest.  All are
     created in one request, only if there is none of their name; what is there already is compared instead, so the
-    same call goes on after an interruption.  `report` receives bytes.
+    same call goes on after an interruption, and mends what the store has damaged.  `report` receives bytes.
 
     Raises:
         InputError: the folder is damaged, the store cannot be written, or holds other files under these names.
@@ -292,7 +335,7 @@ def upload_shards(directory: Path, url: str, report: Callable[[int], None] = lam
     manifest = read_manifest(directory)
     target = RemoteFolder(url)
     own = file_sha256(directory / MANIFEST_NAME)
-    _refuse_other(target, MANIFEST_NAME, own)  # before gigabytes of shards are sent
+    _is_stored(directory / MANIFEST_NAME, target, own)  # another one is refused before gigabytes of shards are sent
     hashes = {shard.name: shard.sha256 for shard in manifest.shards}
     if manifest.failures_sha256:
         hashes[FAILURES_NAME] = manifest.failures_sha256
@@ -311,34 +354,51 @@ def upload_shards(directory: Path, url: str, report: Callable[[int], None] = lam
 
 
 def _upload(path: Path, target: RemoteFolder, sha256: str) -> int:
-    """Upload a file unless it is there, and return its size."""
+    """Upload a file unless it is there, and return its size; one of ours that is damaged in the store is replaced."""
     if not path.is_file() or file_sha256(path) != sha256:
         raise InputError(f"{path} is missing or differs from its manifest: make it again before you upload it.")
-    size = path.stat().st_size
-    # `create` sends If-None-Match: *; the store keeps all of the file or none of it.
-    put = partial(target.files.put_file, str(path), target.path(path.name), mode="create", Metadata={"sha256": sha256})
-    for left in reversed(range(TRIES)):
-        if _refuse_other(target, path.name, sha256):
-            return size
+    put = partial(target.files.put_file, str(path), target.path(path.name), Metadata={"sha256": sha256})
+    failure = None
+    for _ in range(TRIES):
+        whole = _is_stored(path, target, sha256)
+        if whole:
+            break
         try:
-            with store_errors(f"{target.url}/{path.name}"):
-                put()
-            return size
-        except InputError:  # somebody else was first, or is at it (409), or the answer was lost: look again
-            if not left and not _refuse_other(target, path.name, sha256):
-                raise
-    return size
+            with store_errors(target.url):  # not the file's: it is the bucket that may be missing
+                # `create` sends If-None-Match: *; the store keeps all of the file or none of it.
+                put(mode="create" if whole is None else "overwrite")
+            break
+        except InputError as error:  # somebody else was first, or is at it (409), or the answer was lost: look again
+            failure = error
+    else:
+        if failure and not _is_stored(path, target, sha256):
+            raise failure
+    return path.stat().st_size
 
 
-def _refuse_other(target: RemoteFolder, name: str, sha256: str) -> bool:
-    """Return whether the store has a file already; raise `InputError` where it is another one."""
-    if target.info(name) is None:
-        return False
-    with store_errors(f"{target.url}/{name}"):
-        recorded = target.files.metadata(target.path(name), refresh=True).get("sha256")
-    if recorded != sha256:
-        raise InputError(f"{target.url}/{name} is there and differs: give another folder, or remove it first.")
-    return True
+def _is_stored(path: Path, target: RemoteFolder, sha256: str) -> bool | None:
+    """Return whether the store has a whole copy of a file; None where it has nothing of this name.
+
+    Sizes and MD5 (S3's ETag) are compared; where these leave doubt, the copy is read. Raises `InputError` where the
+    name is that of another file: neither is the SHA-256 in its metadata this one, nor that of its bytes.
+    """
+    known, url = target.info(path.name), f"{target.url}/{path.name}"
+    if known is None:
+        return None
+    with store_errors(url):
+        recorded = target.files.metadata(target.path(path.name), refresh=True).get("sha256")
+        same_size = bool(known["size"] == path.stat().st_size)
+        if recorded == sha256 and (not same_size or str(known.get("ETag")).strip('"') == _md5(path)):
+            return same_size
+        whole = same_size and recorded in (None, sha256) and target.sha256(path.name) == sha256
+    if not whole and recorded != sha256:
+        raise InputError(f"{url} is there and differs: give another folder, or remove it first.")
+    return whole
+
+
+def _md5(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, partial(hashlib.md5, usedforsecurity=False)).hexdigest()
 
 
 Cache = Annotated[Path, typer.Option(help="Where shards from a URL are kept.")]

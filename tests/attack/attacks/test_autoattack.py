@@ -94,13 +94,13 @@ def test_passes_are_counted_and_saved() -> None:
 
 
 @pytest.mark.usefixtures("short")
-def test_seeds_progress_and_global_state() -> None:
+def test_seeds_and_global_state() -> None:
     images, labels = (both[:6] for both in some_right_some_wrong())
     model = conv_model()
-    state, seen = torch.random.get_rng_state(), []
+    state = torch.random.get_rng_state()
     settings: dict[str, Any] = {"norm": "linf", "epsilon": 0.012, "batch_size": 4}
 
-    first = autoattack(model, images, labels, **settings, seed=0, progress=lambda *news: seen.append(news))
+    first = autoattack(model, images, labels, **settings, seed=0)
     assert torch.equal(torch.random.get_rng_state(), state)
     torch.rand(5)
     again = autoattack(model, images, labels, **settings, seed=0)
@@ -108,8 +108,6 @@ def test_seeds_progress_and_global_state() -> None:
 
     assert torch.equal(first.images, again.images)
     assert not torch.equal(first.images, other.images)
-    assert list(dict.fromkeys(name for name, _, _ in seen)) == ["clean", "apgd-ce", "apgd-t", "fab-t", "square"]
-    assert seen[:4] == [("clean", 4, 6), ("clean", 6, 6), ("apgd-ce", 4, 5), ("apgd-ce", 5, 5)]
     assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
 
 

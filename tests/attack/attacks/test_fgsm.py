@@ -115,10 +115,9 @@ def test_the_models_parameters_are_untouched(linear_model: nn.Module, images: Te
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"step_size": 0.0}, "--step-size is 0.0"),
-        ({"step_size": float("nan")}, "--step-size is nan"),
-        ({"step_size": 1.5}, "--step-size is 1.5"),
-        ({"steps": 0}, "--steps is 0"),
+        ({"step_size": 0.0}, "Step size is 0.0"),
+        ({"step_size": float("nan")}, "Step size is nan"),
+        ({"steps": 0}, "Steps is 0"),
         ({"zero_gradient": "up"}, "'up'"),
     ],
 )

@@ -23,7 +23,7 @@ def test_what_is_no_epsilon(text: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"suite": "huge"}, "paper, quick or full"),
+        ({"suite": "huge"}, "paper, quick, full"),
         ({"images": 0}, "--images is 0"),
         ({"strong_images": 0}, "--strong-images is 0"),
         ({"batch_size": -1}, "--batch-size is -1"),

@@ -1,11 +1,12 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from attack import AttackConfig, attack_model, attack_transfer, read_result
+from attack import AttackConfig, TransferConfig, attack_model, attack_transfer, read_result
 from attack.attacks.pgd import pgd
 from attack.evaluation.transfer import read_transfer, transfer_attacks
 from attack.report.groups import take_in
@@ -13,7 +14,8 @@ from stylize.console import InputError
 from train import load_model, load_test_images
 
 Maker = Callable[..., Path]
-CONFIG = AttackConfig(suite="paper", images=5, steps=1, epsilons=(8 / 255,))
+SHARED: dict[str, Any] = {"images": 5, "epsilons": (8 / 255,)}
+CONFIG, TRANSFER = AttackConfig(suite="paper", steps=1, **SHARED), TransferConfig(**SHARED)
 
 
 @pytest.fixture
@@ -28,7 +30,7 @@ def models(shards: Path, make_model: Maker) -> list[Path]:
 
 def test_each_model_sees_the_others_images(shards: Path, models: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "transfer.json"
-    attack_transfer(models, shards, out, CONFIG)
+    attack_transfer(models, shards, out, TRANSFER)
     for path in models:
         attack_model(path, shards, tmp_path / f"{path.parent.name}.json", CONFIG)
     transfer = read_transfer(out)
@@ -54,7 +56,7 @@ def test_each_model_sees_the_others_images(shards: Path, models: list[Path], tmp
 
 
 def test_a_transfer_on_other_images_is_not_taken_in(shards: Path, models: list[Path], tmp_path: Path) -> None:
-    attack_transfer(models, shards, tmp_path / "transfer.json", AttackConfig(images=4, epsilons=(8 / 255,)))
+    attack_transfer(models, shards, tmp_path / "transfer.json", TransferConfig(images=4, epsilons=(8 / 255,)))
     attack_model(models[0], shards, tmp_path / "out.json", CONFIG)
     transfer, result = read_transfer(tmp_path / "transfer.json"), read_result(tmp_path / "out.json")
     with pytest.raises(InputError, match="other images"):
@@ -72,7 +74,7 @@ def test_transfers_that_make_no_sense(
         ([models[0], larger], "sees images of 16 pixels and .* of 20"),
     ):
         with pytest.raises(InputError, match=message):
-            attack_transfer(given, shards, tmp_path / "out.json", CONFIG)
+            attack_transfer(given, shards, tmp_path / "out.json", TRANSFER)
     assert not list(tmp_path.glob("*.json"))
 
 

@@ -1,5 +1,9 @@
+import importlib
 import json
+import subprocess
+import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,6 +26,35 @@ def test_help(run: Run, command: str) -> None:
     assert code == 0
     assert "Usage:" in text
     assert command in text
+
+
+@pytest.mark.parametrize("program", ["stylize", "train", "attack"])
+def test_every_program_and_package_says_its_version(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], program: str
+) -> None:
+    monkeypatch.setattr("sys.argv", [program, "--version"])
+    with pytest.raises(SystemExit) as caught:
+        importlib.import_module(f"{program}.__main__").main()
+    assert (caught.value.code or 0, capsys.readouterr().out) == (0, f"{program} {version('stylized-pairing')}\n")
+    assert importlib.import_module(program).__version__ == version("stylized-pairing")
+
+
+def test_help_is_as_wide_as_the_terminal_and_offers_completion(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "150")
+    lines = run("--help")[1].splitlines()
+    assert max(map(len, lines)) > 100
+    assert any("--install-completion" in line for line in lines)
+    assert any("publish" in line and "`stylize shards --only`" in line for line in lines)
+
+
+HEAVY = {"torch", "torchvision", "fsspec", "scipy", "matplotlib"}
+
+
+def test_no_help_waits_for_large_packages() -> None:
+    """It takes some seconds to import them; every command's module is loaded to list the commands."""
+    code = f"import sys, stylize.cli.main; print(*({HEAVY!r} & set(sys.modules)))"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout == "\n"
 
 
 def test_shards_verify_info_and_preview(run: Run, tmp_path: Path, class_folders: Path) -> None:
@@ -107,25 +140,20 @@ def test_preview_of_pictures(run: Run, class_folders: Path, tmp_path: Path) -> N
     ("arguments", "message"),
     [
         ("shards --style plaid --data images", "There is no style 'plaid'"),
-        ("shards --style broken.png --data images", "The style picture broken.png is not a picture"),
+        ("shards --style broken.png --data images", "The style broken.png is not a picture"),
         ("shards --style empty --data images", "empty holds no pictures"),
+        ("shards", "give --style swirls"),
+        ("shards --size 64 --out here", "in here: give --style swirls"),
         ("shards --data absent", "There is no data set 'absent'"),
         ("shards --data empty", "empty holds no pictures"),
         ("shards --data broken.png", "broken.png is a single file and no zip"),
-        ("shards --data images --alpha 1.5", "--alpha is 1.5"),
-        ("shards --data images --alpha nan", "--alpha is nan"),
-        ("shards --data images --size 15", "--size is 15"),
-        ("shards --data images --work-size 0", "--work-size is 0"),
-        ("shards --data images --limit 0", "--limit is 0"),
-        ("shards --data images --styles-per-image 0", "--styles-per-image is 0"),
-        ("shards --data images --seed -1", "--seed is -1"),
         ("shards --data images --test-fraction 1", "--test-fraction is 1.0"),
         ("images --data images --test-fraction nan", "--test-fraction is nan"),
-        ("shards --data images --codec gif", "No codec gif"),
-        ("shards --data images --quality 0", "at quality 0"),
+        ("shards --data images --codec gif", "--codec is 'gif'"),
+        ("shards --data images --transfer textures", "--transfer is 'textures'"),
         ("shards --data images --style dots --dtype int8", "--dtype is 'int8'"),
-        ("shards --data images --engine spark", "--engine is 'spark': give local or ray"),
-        ("shards --data images --engine ray --only 1/2", "--only makes a part in this process"),
+        ("shards --data images --executor spark", "--executor is 'spark': give local or ray"),
+        ("shards --data images --executor ray --only 1/2", "--only makes a part in this process"),
         ("shards --data images --style dots --decoder broken.png", "broken.png is not a decoder"),
         ("images --data absent", "There is no data set 'absent'"),
         ("verify absent", "absent is not a finished shard folder"),
@@ -140,7 +168,6 @@ def test_preview_of_pictures(run: Run, class_folders: Path, tmp_path: Path) -> N
         ("preview --shards absent", "absent is not a finished shard folder"),
         ("preview absent.png --style dots", "absent.png does not exist"),
         ("preview broken.png --style dots", "broken.png is not a picture"),
-        ("preview images/train/cat --style dots --size 0", "--size is 0"),
         ("preview images/train/cat --style dots --size 16 -o sheet.xyz", "sheet.xyz cannot be written"),
         ("preview images/train/cat --style dots --size 16 -o absent/sheet.png", "absent/sheet.png cannot be written"),
         ("fit-decoder --content absent --style dots -o decoder.safetensors", "absent does not exist"),
@@ -163,6 +190,31 @@ def test_mistakes_exit_with_2_and_one_line_and_write_nothing(
     assert err.startswith("Error: ")
     assert err.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "limit"),
+    [
+        ("shards --data images --alpha 1.5", "1"),
+        ("shards --data images --alpha nan", ""),
+        ("shards --data images --size 15", "16"),
+        ("shards --data images --work-size 0", "16"),
+        ("shards --data images --limit 0", "1"),
+        ("shards --data images --styles-per-image 0", "1"),
+        ("shards --data images --seed -1", "0"),
+        ("shards --data images --quality 0", "1"),
+        ("preview images --size 0", "16"),
+        ("cue-conflict --out out --per-class 0", "1"),
+        ("cue-conflict --out out --alpha 2", "1"),
+    ],
+)
+def test_numbers_out_of_range_exit_with_2_and_name_option_and_limit(
+    run: Run, tmp_path: Path, arguments: str, limit: str
+) -> None:
+    code, out, err = run(*arguments.split())
+    assert (code, out, list(tmp_path.iterdir())) == (2, "", [])
+    assert arguments.split()[-2] in err.splitlines()[-1]
+    assert limit in err.splitlines()[-1]
 
 
 def test_a_folder_that_cannot_be_named_so_is_a_mistake(run: Run, class_folders: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stylize.cli.shards import LABEL_HEIGHT, MARGIN, contact_sheet, shard_sheet, style_sheet
+from stylize.cli.preview import LABEL_HEIGHT, MARGIN, contact_sheet, shard_sheet, style_sheet
 from stylize.console import InputError
 from stylize.networks.styles import Style
 from stylize.networks.stylizer import Pixels, Stylizer

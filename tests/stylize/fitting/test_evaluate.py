@@ -122,6 +122,12 @@ def test_nothing_to_evaluate_on_is_said(tmp_path: Path, photos: list[Image.Image
         held_out_photos(tmp_path, fraction, 5)
     with pytest.raises(InputError, match="--size is 8: give at least 16"):
         evaluate_decoder(tmp_path, ["dots"], size=8)
+    for name in ("2.png", "3.png"):
+        (tmp_path / name).write_bytes(b"<html>")
+    with pytest.raises(InputError, match=r"^2 photos .*2\.png .*3\.png"):
+        evaluate_decoder(tmp_path, ["dots"], held_out_fraction=1.0)
+    for name in ("2.png", "3.png"):
+        (tmp_path / name).unlink()
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         photos[ord(name) - ord("a")].save(tmp_path / name / "style.png")

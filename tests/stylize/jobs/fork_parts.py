@@ -19,8 +19,9 @@ import stylize.jobs.spec
 import stylize.networks.styles
 from stylize import ShardOptions, make_shards, open_job
 from stylize.cli.main import main
-from stylize.jobs.job import Job, Receipt
+from stylize.jobs.job import Job
 from stylize.jobs.make_shard import make_shard
+from stylize.jobs.receipts import Receipt
 from stylize.jobs.spec import ShardPlan
 from stylize.sources.source import ShapesSource
 from tests.stylize.jobs.contents import contents

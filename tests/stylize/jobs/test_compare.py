@@ -8,9 +8,9 @@ import pytest
 
 from stylize.console import InputError
 from stylize.jobs.pairs import merge_shards
+from stylize.shards.diff import diff_samples, diff_specs
 from stylize.shards.manifest import read_manifest, write_manifest
 from stylize.shards.shard import Sample, read_shard, write_shard
-from stylize.shards.tools import diff_samples, diff_specs
 from stylize.shards.verify import verify_shards
 
 Run = Callable[..., tuple[int, str, str]]
@@ -28,7 +28,7 @@ def made(run: Run, data: Path, out: str, *options: object) -> None:
 
 def test_a_folder_is_compared_sample_by_sample(finished: Path, copied: Path) -> None:
     assert all(split.is_empty for split in diff_samples(finished, copied))
-    assert list(diff_specs(read_manifest(finished), read_manifest(copied))) == []
+    assert list(diff_specs(read_manifest(finished).spec, read_manifest(copied).spec)) == []
     first, second, third, *rest = read_shard(copied / "train-000001.tar")
     changed = [replace(first, label=1 - first.label), replace(second, styled=(second.content,)), *rest]
     write_shard(copied / "train-000001.tar", [*changed, replace(third, key="99999999")])

@@ -179,10 +179,8 @@ def test_the_command(run: Run, class_folders: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--per-class", 0], "--per-class is 0"),
         (["--data", "missing"], "no data set 'missing'"),
         (["--data", "images", "--texture-free"], "has no texture-free images"),
-        (["--alpha", 2], "--alpha is 2"),
     ],
 )
 def test_mistakes(run: Run, class_folders: Path, arguments: list[object], message: str) -> None:

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from stylize.console import InputError
+from stylize.jobs.estimate import estimate_run
 from stylize.jobs.job import Job
-from stylize.jobs.run import estimate_run, make_shards
+from stylize.jobs.run import make_shards
 from stylize.networks.stylizer import Pixels, Stylizer
 
 JobMaker = Callable[..., Job]
@@ -40,7 +41,7 @@ def test_bytes_are_extrapolated_from_the_probe(
 ) -> None:
     job = make_job(class_folders)
     whole = estimate_run(job, tmp_path)
-    monkeypatch.setattr("stylize.jobs.run.PROBED_IMAGES", 2)
+    monkeypatch.setattr("stylize.jobs.estimate.PROBED_IMAGES", 2)
     assert estimate_run(job, tmp_path).bytes == pytest.approx(whole.bytes, rel=0.2)
 
 
@@ -55,7 +56,7 @@ def test_every_stream_is_probed(
         batches.append(len(pictures))
         return stylize(stylizer, pictures, *options)
 
-    monkeypatch.setattr("stylize.jobs.run.PROBED_IMAGES", 1)
+    monkeypatch.setattr("stylize.jobs.estimate.PROBED_IMAGES", 1)
     monkeypatch.setattr(Stylizer, "streams", 3)
     monkeypatch.setattr(job.stylizer, "batch_pixels", 2 * 16 * 16)
     monkeypatch.setattr(Stylizer, "__call__", record)

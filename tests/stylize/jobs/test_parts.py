@@ -12,7 +12,8 @@ import pytest
 
 from stylize.console import InputError
 from stylize.jobs.job import Job
-from stylize.jobs.run import Part, make_part, make_shards, parse_part, publish_parts
+from stylize.jobs.parts import Part, make_part, parse_part, publish_parts
+from stylize.jobs.run import make_shards
 from stylize.shards.manifest import read_manifest
 from tests.stylize.jobs.contents import contents
 
@@ -178,7 +179,7 @@ def test_what_is_no_part_is_refused(text: str) -> None:
 
 
 def test_the_command_line_refuses_to_retry_in_parts(run: Run) -> None:
-    code, _, error = run("shards", "--size", 16, "--limit", 2, "--only", "1/2", "--retry-failed")
+    code, _, error = run("shards", "--data", "shapes", "--only", "1/2", "--retry-failed")
     assert (code, "give it without --only" in error) == (2, True)
     code, _, error = run("publish", "nothing")
     assert (code, "has no parts to publish" in error) == (2, True)

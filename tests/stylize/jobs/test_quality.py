@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stylize.cli.shards import counts_line, warning_lines
+from stylize.cli.verify_info import counts_line, warning_lines
+from stylize.jobs.estimate import small_images_note
 from stylize.jobs.job import Job
-from stylize.jobs.make_shard import flag_copies, flag_repeated, small_images_note
+from stylize.jobs.make_shard import flag_copies
 from stylize.jobs.run import make_shards
 from stylize.networks.stylizer import Pixels
 from stylize.shards.manifest import Flag, Manifest, read_manifest
@@ -35,9 +36,9 @@ def stripes(low: int, high: int) -> Pixels:
         (stripes(0, 200), stripes(0, 200), "copy 0 is nearly its content (difference 0.0 of 255)"),
         (stripes(0, 200), stripes(3, 203), None),
         (stripes(255, 0), stripes(0, 255), None),
-        (stripes(0, 200), stripes(100, 104), "copy 0 is nearly constant (deviation 2.0 of 255)"),
+        (stripes(0, 200), stripes(100, 104), "copy 0 is nearly constant (std 2.0 of 255)"),
         (stripes(0, 200), stripes(100, 106), None),
-        (flat(7), flat(7), "copy 0 is nearly constant (deviation 0.0 of 255)"),
+        (flat(7), flat(7), "copy 0 is nearly constant (std 0.0 of 255)"),
     ],
 )
 def test_what_is_flagged(content: Pixels, copy: Pixels, reason: str | None) -> None:
@@ -61,13 +62,9 @@ def test_deviation_and_difference_are_numpys(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("stylize.jobs.make_shard.MIN_DIFFERENCE", 255.0)
     (near,) = flag_copies("1", content, [copy])
     assert f"(difference {np.abs(copy.astype(int) - content).mean():.1f} of 255)" in near.reason
-    monkeypatch.setattr("stylize.jobs.make_shard.MIN_DEVIATION", 255.0)
+    monkeypatch.setattr("stylize.jobs.make_shard.MIN_STD", 255.0)
     (flat,) = flag_copies("1", content, [copy])
-    assert f"(deviation {copy.std(axis=(0, 1)).max():.1f} of 255)" in flat.reason
-
-
-def test_repeated_files_are_flagged() -> None:
-    assert flag_repeated(["aa", "bb"], [("1", "cc"), ("2", "bb")]) == [Flag("test", "2", "the same file is in train")]
+    assert f"(std {copy.std(axis=(0, 1)).max():.1f} of 255)" in flat.reason
 
 
 def test_flags_reach_the_manifest_also_after_an_interruption(

@@ -10,6 +10,7 @@ import pytest
 from stylize.console import InputError
 from stylize.jobs.job import Job
 from stylize.jobs.run import make_shards
+from stylize.jobs.spec import spec_digest
 from stylize.shards.manifest import read_manifest
 from stylize.shards.shard import read_shard
 from stylize.shards.verify import verify_shards
@@ -182,7 +183,7 @@ def test_images_changed_back_between_two_retries_are_made_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("stylize.jobs.run.publish", stop)
+        patched.setattr("stylize.jobs.receipts.publish", stop)
         with pytest.raises(KeyboardInterrupt):
             make_shards(make(), out, max_failures=1, retry_failed=True)
     image.write_bytes(original)
@@ -203,7 +204,7 @@ def test_an_image_of_another_class_is_not_taken_for_the_same(
 
 
 def test_what_a_run_killed_after_publishing_left_is_cleared(finished_job: Job, copied: Path) -> None:
-    staging = copied.parent / ".staging" / finished_job.spec.digest()[:16]
+    staging = copied.parent / ".staging" / spec_digest(finished_job.spec.document())[:16]
     (staging / "replaced").mkdir(parents=True)
     before = contents(copied)
     make_shards(finished_job, copied)
@@ -213,7 +214,7 @@ def test_what_a_run_killed_after_publishing_left_is_cleared(finished_job: Job, c
 def test_a_run_that_another_has_overtaken_says_so(
     finished_job: Job, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    staging = tmp_path / ".staging" / finished_job.spec.digest()[:16]
+    staging = tmp_path / ".staging" / spec_digest(finished_job.spec.document())[:16]
     monkeypatch.setattr("fcntl.flock", lambda *_: shutil.rmtree(staging))
     with pytest.raises(InputError, match="Another run has just ended"):
         make_shards(finished_job, tmp_path / "out")
@@ -225,7 +226,8 @@ def test_a_run_that_another_has_overtaken_says_so(
 
 def test_the_fingerprint_alone_does_not_tell_specifications_apart(finished_job: Job) -> None:
     spec = finished_job.spec
-    assert replace(spec, source_fingerprint="other").digest() == spec.digest()
+    other = replace(spec, source_fingerprint="other")
+    assert spec_digest(other.document()) == spec_digest(spec.document())
 
 
 def test_hard_links_are_not_needed(

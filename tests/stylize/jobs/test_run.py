@@ -76,7 +76,7 @@ def test_an_interrupted_run_goes_on(finished_job: Job, finished: Path, tmp_path:
         make_shards(finished_job, out, report=stop_at(call))
     assert not out.exists()
     assert not list(tmp_path.rglob("*.part"))
-    whole = {path.name: path.stat().st_mtime_ns for path in (staging(out) / "shards").iterdir()}
+    whole = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob(".staging/*/shards/*")}
     assert len(whole) == call - 1
     reported: list[int] = []
     make_shards(finished_job, out, report=reported.append)
@@ -193,10 +193,30 @@ def test_a_full_disk_leaves_nothing_half_written(finished_job: Job, finished: Pa
     out = tmp_path / "out"
     with file_size_limit(10_000), pytest.raises(InputError, match="cannot be written"):
         make_shards(finished_job, out)
-    assert not out.exists()
-    assert not list(staging(out).glob("shards/*"))
+    assert list(tmp_path.iterdir()) == []
     make_shards(finished_job, out)
     assert contents(out) == contents(finished)
+
+
+@pytest.mark.parametrize("there", ["", "data/shards", "data/shards/.staging/other"])
+def test_a_run_that_finishes_nothing_leaves_no_folder(finished_job: Job, tmp_path: Path, there: str) -> None:
+    (tmp_path / there).mkdir(parents=True, exist_ok=True)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(KeyboardInterrupt):
+        make_shards(finished_job, tmp_path / "data/shards/out", report=stop_at(1))
+    assert sorted(path for path in tmp_path.rglob("*") if path.name != ".gitignore") == before
+
+
+def test_the_options_that_differ_are_named(make_job: JobMaker, class_folders: Path, copied: Path) -> None:
+    """Those that a specification knows by other names too, with both values; the others are not named."""
+    other = make_job(class_folders, samples_per_shard=5, alpha=0.5, limit=3, work_size=32)
+    with pytest.raises(InputError, match="other options") as caught:
+        make_shards(other, copied)
+    text = str(caught.value)
+    assert "--alpha: 1.0, now 0.5" in text
+    assert "--work-size: not set, now 32" in text
+    assert "--limit: test 4, train 12, now test 3, train 3" in text
+    assert not {"--style", "--size", "--seed", "--codec", "--quality"} & set(text.replace(":", " ").split())
 
 
 def test_two_runs_at_once(finished_job: Job, finished: Path, tmp_path: Path) -> None:

@@ -248,7 +248,7 @@ def test_fit_decoder_trains_for_the_encoder_that_is_given(
     run: Run, imported: Path, class_folders: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = []
-    monkeypatch.setattr("stylize.cli.fit.fit_decoder", lambda *arguments: given.append(arguments[2].sha256))
+    monkeypatch.setattr("stylize.fitting.decoder.fit_decoder", lambda *arguments: given.append(arguments[2].sha256))
     options = ["fit-decoder", "--content", class_folders, "--style", "dots", "-o", "decoder.safetensors"]
     for chosen in ([], ["--encoder", imported / "encoder.safetensors"]):
         assert run(*options, *chosen)[0] == 0

@@ -10,6 +10,7 @@ from scipy.stats import chi2_contingency, chisquare
 from stylize.console import InputError
 from stylize.networks.styles import STYLE_SIDE, load_styles, style_choice
 from stylize.networks.stylizer import Pixels
+from stylize.sources.folder import PictureFile
 from stylize.sources.patterns import PATTERN_NAMES, draw_pattern
 
 Noise = Callable[..., Pixels]
@@ -94,14 +95,37 @@ def test_unknown_repeated_and_missing_styles_are_named(tmp_path: Path, noise: No
             load_styles(names)
 
 
-def test_broken_style_pictures_are_named(tmp_path: Path) -> None:
+def test_all_broken_style_files_are_named_at_once_and_read_once(
+    tmp_path: Path, noise: Noise, encode: Encode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, fitted = tmp_path / "styles", tmp_path / "a.style.safetensors"
+    folder.mkdir()
+    payload = encode(noise(0))
+    broken = {"cut.png": payload[: len(payload) // 2], "empty.jpg": b"", "page.png": b"<html>"}
+    for name, data in {**broken, "whole.png": payload}.items():
+        (folder / name).write_bytes(data)
+    (folder / "self.png").symlink_to("self.png")
+    fitted.write_bytes(b"nothing")
+    read: list[str] = []
+    read_file = PictureFile.read
+
+    def record(file: PictureFile) -> bytes:
+        read.append(file.name)
+        return read_file(file)
+
+    monkeypatch.setattr(PictureFile, "read", record)
+    with pytest.raises(InputError, match=r"^5 styles cannot be used") as caught:
+        load_styles(["dots", str(folder), str(fitted)])
+    assert all(str(folder / name) in str(caught.value) for name in (*broken, "self.png"))
+    assert str(fitted) in str(caught.value)
+    assert "whole.png" not in str(caught.value)
+    assert sorted(read) == sorted([*broken, "self.png", "whole.png"])
+
+
+def test_one_broken_style_and_an_empty_folder_are_named(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "page.png").write_bytes(b"<html>")
-    (tmp_path / "loops").mkdir()
-    (tmp_path / "loops" / "self.png").symlink_to("self.png")
     with pytest.raises(InputError, match="holds no pictures"):
         load_styles([str(tmp_path / "empty")])
-    with pytest.raises(InputError, match=r"The style picture .*page\.png is not a picture"):
+    with pytest.raises(InputError, match=r"^The style .*page\.png is not a picture"):
         load_styles([str(tmp_path / "page.png")])
-    with pytest.raises(InputError, match=r"The style picture .*self\.png cannot be read"):
-        load_styles([str(tmp_path / "loops")])

@@ -3,7 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
-from stylize.jobs.run import PACE_SECONDS, Effort, images_progress
+from stylize.progress import PACE_SECONDS, Effort, counted_progress
 
 Steps = list[tuple[float, int]]  # seconds and images of one report
 STEPS: Steps = [(1.0, 2), (1.0, 4), (2.0, 6)]
@@ -17,7 +17,7 @@ def shown(steps: Steps, effort: Effort | None = None) -> str:
         return now
 
     file = io.StringIO()
-    with images_progress(Console(file=file, width=200, get_time=clock), "Stylizing", 12, effort) as report:
+    with counted_progress(Console(file=file, width=200, get_time=clock), "Stylizing", 12, effort=effort) as report:
         for seconds, images in steps:
             now += seconds
             report(images)
@@ -39,7 +39,7 @@ def test_only_stylized_images_count_as_work() -> None:
 
 
 def plain_lines(steps: Steps, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    monkeypatch.setattr("stylize.jobs.run.PLAIN_LINE_SECONDS", 0.0)
+    monkeypatch.setattr("stylize.progress.PLAIN_LINE_SECONDS", 0.0)
     return [line for line in shown(steps).splitlines() if "images/s" in line and line.startswith("Stylizing:")]
 
 
