@@ -22,7 +22,7 @@ from stylize.params import (
     shard_folders,
 )
 from stylize.settings import options_of
-from stylize.shards.remote import DEFAULT_CACHE, DEFAULT_GB, Cache, CacheGigabytes, opened_shards
+from stylize.shards.cache import DEFAULT_CACHE, DEFAULT_GB, Cache, CacheGigabytes, opened_shards
 from train.config import PRESETS, TrainConfig, with_preset
 from train.models import ARCHITECTURE_HELP, check_timm
 from train.run import train_model

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from stylize.files import file_sha256
 from stylize.shards.manifest import Manifest, ShardEntry, write_manifest
-from stylize.shards.shard import Sample, file_sha256, write_shard
+from stylize.shards.shard import Sample, write_shard
 
 CLASSES, SIZE, EPSILON = 5, 16, 8 / 255
 TRAIN, TRAIN_SEED, TEST, TEST_SEED = 800, 3, 120, 2
