@@ -19,7 +19,6 @@ from stylize.params import (
     placed,
     read_section,
 )
-from stylize.sources.splits import check_fraction
 
 
 def check_params(app: typer.Typer, path: Path) -> None:
@@ -31,7 +30,7 @@ def check_params(app: typer.Typer, path: Path) -> None:
 
     values = parse_options(app, "images", data, f"{path}: data", ("out", "data"))
     try:
-        check_fraction(values["test_fraction"])
+        ShardOptions(**{name: values[name] for name in ("seed", "test_fraction") if values[name] is not None})
         if not _bring(data["source"]) and not _is_made(path, "data", {"data": data}):
             check_source_exists(data["source"])
     except InputError as error:
