@@ -10,7 +10,7 @@ from rich.table import Table
 from stylize.console import InputError, command_app, console, run_command_line
 from stylize.params import PARAMS, check_list, check_set_name, mapping, parse_options, read_section, shard_folders
 from stylize.settings import options_of
-from stylize.shards.remote import DEFAULT_CACHE, DEFAULT_GB, Cache, CacheGigabytes, opened_shards
+from stylize.shards.cache import DEFAULT_CACHE, DEFAULT_GB, Cache, CacheGigabytes, opened_shards
 from train.config import PRESETS, TrainConfig, with_preset
 from train.models import ARCHITECTURE_HELP
 from train.run import train_model

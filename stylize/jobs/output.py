@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
 from stylize.console import InputError, counted, option_name
-from stylize.files import remove_leftovers
+from stylize.files import file_sha256, remove_leftovers
 from stylize.jobs.job import Failure
 from stylize.jobs.spec import SAMPLES_PER_SHARD, ShardOptions, spec_digest
 from stylize.progress import Report
@@ -26,7 +26,7 @@ from stylize.shards.manifest import (
     read_manifest,
     write_manifest,
 )
-from stylize.shards.shard import Sample, file_sha256, write_shard
+from stylize.shards.shard import Sample, write_shard
 from stylize.shards.side_files import CARD_NAME, SIDE_NAME, render_card, write_side_files
 
 STAGING = ".staging"

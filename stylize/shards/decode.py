@@ -189,6 +189,8 @@ def _decode_without_side_data(data: bytes, bits: int | None) -> Decoded | None:
 
 def _as_stored(decoded: Decoded, picture: Image.Image) -> Decoded:
     """Return a plain picture with bytes that any reader takes, without a profile."""
+    if picture.format == "PNG" and b"IEND" not in decoded.data:  # which Pillow does without
+        return decoded
     if not ("icc_profile" in picture.info or decoded.warnings or _has_other_colours(picture, decoded.data)):
         return replace(decoded, plain_format=picture.format)
     side = read_side_data(decoded.data)

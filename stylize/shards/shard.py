@@ -1,6 +1,5 @@
 """Shard format version 1: one tar, its samples, its writer and its readers (docs/shard-format.md)."""
 
-import hashlib
 import io
 import json
 import os
@@ -257,9 +256,3 @@ def parse_metadata(payload: bytes) -> dict[str, Any]:
     if not isinstance(metadata, dict):
         raise ValueError("that are not a JSON object")
     return metadata
-
-
-def file_sha256(path: Path) -> str:
-    """Return the hexadecimal SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -5,11 +5,11 @@ from pathlib import Path
 from urllib.parse import quote
 
 from stylize.console import InputError
-from stylize.files import TEMPORARY_SUFFIX, write_atomically
+from stylize.files import TEMPORARY_SUFFIX, file_sha256, write_atomically
 from stylize.shards.index import differs
 from stylize.shards.manifest import MANIFEST_NAME, Manifest, ShardEntry, read_manifest
 from stylize.shards.remote import shard_files
-from stylize.shards.shard import Sample, file_sha256, read_shard
+from stylize.shards.shard import Sample, read_shard
 
 RECORD = "unpacked-from.json"  # the shards' manifest; no picture, and so ignored where the folder is read again
 ORIGINAL, STYLIZED = "original", "stylized"

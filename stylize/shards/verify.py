@@ -10,19 +10,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from stylize.console import InputError, counted
+from stylize.files import file_sha256
 from stylize.shards.decode import PictureError, decode_picture
 from stylize.shards.manifest import FAILURES_NAME, MANIFEST_NAME, Manifest, ShardEntry, inspect_manifest
 from stylize.shards.remote import shard_files
-from stylize.shards.shard import (
-    LABEL,
-    MEMBER_NAME,
-    Span,
-    file_sha256,
-    image_roles,
-    open_shard,
-    parse_metadata,
-    read_span,
-)
+from stylize.shards.shard import LABEL, MEMBER_NAME, Span, image_roles, open_shard, parse_metadata, read_span
 from stylize.shards.side_files import index_defects, list_defects, shard_side_defects, side_names
 
 BLOCK = tarfile.BLOCKSIZE

@@ -47,7 +47,7 @@ def test_help_is_as_wide_as_the_terminal_and_offers_completion(run: Run, monkeyp
     assert any("publish" in line and "`stylize shards --only`" in line for line in lines)
 
 
-HEAVY = {"torch", "torchvision", "fsspec", "scipy", "matplotlib"}
+HEAVY = {"torch", "torchvision", "scipy", "matplotlib"}
 
 
 def test_no_help_waits_for_large_packages() -> None:
