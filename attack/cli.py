@@ -1,13 +1,11 @@
 """`attack run`, `attack transfer` and `attack report`."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from attack.attacks.attack import radius_name
@@ -17,9 +15,19 @@ from attack.evaluation.statistics import share
 from attack.evaluation.suite import AttackConfig, TransferConfig
 from attack.evaluation.transfer import attack_transfer
 from stylize.console import InputError, command_app, console, counted, run_command_line
-from stylize.params import PARAMS, check_list, mapping, parse_options, read_section, shard_folders
+from stylize.params import (
+    PARAMS,
+    check_list,
+    check_options,
+    mapping,
+    parse_options,
+    placed,
+    read_section,
+    shard_folders,
+)
+from stylize.progress import shown_progress
 from stylize.settings import options_of
-from stylize.shards.remote import DEFAULT_CACHE, DEFAULT_GB, Cache, CacheGigabytes, opened_shards
+from stylize.shards.cache import DEFAULT_CACHE, DEFAULT_GB, Cache, CacheGigabytes, opened_shards
 from train import trust
 
 MODEL_HELP = "Model that `train run` wrote (file or folder), or package.module:function."
@@ -52,7 +60,7 @@ def shape_bias_command(
     """Measure whether a model goes by shape or by texture where the two disagree (Geirhos et al. 2019)."""
     from attack.evaluation.shape_bias import measure_shape_bias
 
-    with stage_progress() as show:
+    with shown_progress(console, unit="") as show:
         document = measure_shape_bias(
             model, shards, out, texture_free=texture_free, batch_size=batch_size, progress=show
         )
@@ -79,7 +87,7 @@ def corruptions_command(
     """Measure a model's errors on corrupted images: published arrays, or a small home-made sweep."""
     from attack.evaluation.corruptions import measure_corruptions
 
-    with stage_progress() as show:
+    with shown_progress(console, unit="") as show:
         document = measure_corruptions(
             model, shards, out, corruptions=corruptions or (), labels=labels, images=images,
             batch_size=batch_size, seed=seed, progress=show,
@@ -111,7 +119,7 @@ def explain_command(
     from stylize.files import write_atomically
 
     check_output(out, begins=b"\x89PNG")
-    with stage_progress() as show:
+    with shown_progress(console, unit="") as show:
         found = explain_models(model, shards, images=images, parts=parts, samples=samples, seed=seed, progress=show)
     write_atomically(out, explanations_png(found, [_short_name(each) for each in model]))
     console.print(f"{out}: {counted(len(found), 'image')}, {counted(len(model), 'model')}")
@@ -129,23 +137,7 @@ def _share(share: Mapping[str, Any]) -> str:
     return f"{100 * share['share']:.1f} % [{low:.1f}, {high:.1f}], {share['successes']} of {share['n']}"
 
 
-@contextmanager
-def stage_progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Show one line per kind of work; what follows a colon in a stage's name changes within its line."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        tasks: dict[str, TaskID] = {}
-
-        def show(stage: str, done: int, total: int) -> None:
-            kind = stage.partition(":")[0]
-            if kind not in tasks:
-                tasks[kind] = progress.add_task(stage)
-            progress.update(tasks[kind], description=stage, completed=done, total=total)
-
-        yield show
-
-
-app = command_app("Find out how robust classifiers are, and report it.")
+app = command_app("Find out how robust classifiers are, and report it.", "attack")
 app.command("shape-bias")(shape_bias_command)
 app.command("corruptions")(corruptions_command)
 app.command("explain")(explain_command)
@@ -168,7 +160,7 @@ def run(
 ) -> None:
     """Attack one model, check the attacks, and write the result; the same command goes on after an interruption."""
     config = AttackConfig(**given)
-    with opened_shards(shards, cache, cache_gb) as folder, stage_progress() as show:
+    with opened_shards(shards, cache, cache_gb) as folder, shown_progress(console, unit="") as show:
         attack_model(model, folder, out, config, progress=show)
     result = read_result(out)
     console.print(_table(result))
@@ -188,7 +180,7 @@ def transfer(
 ) -> None:
     """Try the adversarial images of each model on every other; `attack report --transfer` takes the file in."""
     config = TransferConfig(**given)
-    with opened_shards(shards, cache, cache_gb) as folder, stage_progress() as show:
+    with opened_shards(shards, cache, cache_gb) as folder, shown_progress(console, unit="") as show:
         attack_transfer(models, folder, out, config, progress=show)
     console.print(f"Transfer among {counted(len(models), 'model')}: {out}", highlight=False)
 
@@ -233,12 +225,15 @@ def check_params(path: Path) -> None:
         raise InputError(f"{path}: attack.shared has no {unknown[0]!r}: give {', '.join(SHARED)}, the rest as options.")
     if misplaced := [name for name in options if name in SHARED]:
         raise InputError(f"{path}: attack.options has {misplaced[0]!r}: give it in attack.shared, for transfers too.")
+    check_options(app, "run", shared, f"{path}: attack.shared", ("model", "out"))
     values = parse_options(app, "run", {**shared, **options}, f"{path}: attack.options", ("model", "out"))
-    given = {field.name: values[field.name] for field in fields(AttackConfig) if values[field.name] not in (None, [])}
+    given = {
+        field.name: values[field.name] for field in fields(AttackConfig) if values[field.name] not in (None, [], ())
+    }
     try:
         AttackConfig(**{**given, "epsilons": tuple(given.get("epsilons", AttackConfig.epsilons))})
     except InputError as error:
-        raise InputError(f"{path}: attack.options: {error}") from None
+        raise placed(error, options, f"{path}: attack.options", f"{path}: attack.shared") from None
     known = shard_folders(path)
     check_list([shared.get("shards")], f"{path}: attack.shared.shards", known)
     check_list(read_section(path, "report", ("shards",)).get("shards"), f"{path}: report.shards", known)

@@ -39,3 +39,5 @@ from .shards.shard import write_shard as write_shard
 from .shards.verify import verify_shards as verify_shards
 from .sources.source import Source as Source
 from .sources.source import open_source as open_source
+
+__version__: str

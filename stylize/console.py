@@ -6,8 +6,9 @@ import signal
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
+from importlib.metadata import version
 from types import FrameType
-from typing import Any, TextIO, TypeVar
+from typing import Annotated, Any, TextIO, TypeVar
 
 import typer
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -17,6 +18,8 @@ from rich.text import Text
 from stylize.interruption import INTERRUPTED, INTERRUPTION
 
 T = TypeVar("T")
+DISTRIBUTION = "stylized-pairing"
+WIDEST = 1000  # columns: help is as wide as the terminal
 
 
 class InputError(Exception):
@@ -87,7 +90,7 @@ class LastingStream(io.TextIOWrapper):
 
 
 def _lasting(stream: Any) -> Any:
-    """Return a process's own output as one that lasts; a stream that somebody put in its place stays."""
+    """Return a process's own output as a stream that lasts; another stream in its place, as in tests, stays."""
     if stream is None:  # closed: a file opened next would take its number, and get what is printed
         return open(os.devnull, "w")
     if isinstance(stream, io.TextIOWrapper):
@@ -102,7 +105,7 @@ def _lasting(stream: Any) -> Any:
 class LiteralConsole(Console):
     """A console that shows names as they are: no markup, no emoji codes, no control character of theirs.
 
-    Each string is one line.  Where nobody reads any more (`| head -1`) it falls silent, and the work goes on.
+    Each string is one line.  Once its reader has left (`| head -1`) it is silent, and the work goes on.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -145,11 +148,26 @@ def command_app(description: str, program: str | None = None) -> typer.Typer:
         name=program,
         help=description,
         no_args_is_help=True,
-        add_completion=False,
+        add_completion=program is not None,
+        context_settings={"max_content_width": WIDEST},
         rich_markup_mode=None,  # brackets in help texts are brackets
         pretty_exceptions_enable=False,
     )
-    app.callback()(lambda: None)
+
+    def show_version(wanted: bool) -> None:
+        if wanted:
+            console.print(f"{program} {version(DISTRIBUTION)}", highlight=False)
+            raise typer.Exit
+
+    def no_options() -> None: ...
+
+    def program_options(
+        version: Annotated[
+            bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
+        ] = False,
+    ) -> None: ...
+
+    app.callback()(program_options if program else no_options)
     return app
 
 

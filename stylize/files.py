@@ -1,5 +1,6 @@
 """Files that are whole or not there, and files of tensors read without running what they hold."""
 
+import hashlib
 import os
 import pickle
 import secrets
@@ -53,6 +54,12 @@ def write_atomically(path: Path, payload: bytes, *, flush: bool = True) -> None:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error.strerror}): check the folder and the disk.") from None
+
+
+def file_sha256(path: Path) -> str:
+    """Return the hexadecimal SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 _HEAD = 4096  # bytes that tell what a file is

@@ -14,3 +14,5 @@ from .evaluation import load_test_images as load_test_images
 from .models import build_model as build_model
 from .pairs import PairedShards as PairedShards
 from .run import train_model as train_model
+
+__version__: str

@@ -18,9 +18,8 @@ from typing import Any
 import torch
 
 from stylize.console import InputError
-from stylize.files import write_atomically
+from stylize.files import file_sha256, write_atomically
 from stylize.shards.manifest import MANIFEST_NAME, read_manifest
-from stylize.shards.shard import file_sha256
 from train.augment import ImagePreset
 from train.checkpoint import MODEL_NAME, ModelCard, read_card
 from train.config import TrainConfig

@@ -7,13 +7,11 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import numpy as np
-import rich.progress
 import torch
 from numpy.typing import NDArray
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
 from stylize.console import InputError, LiteralConsole, counted
+from stylize.progress import Show, shown_progress
 from stylize.shards.sanity import has_single_class, sanity_warnings
 from train.augment import VIEWS, image_preset
 from train.batch_norm import joined
@@ -99,6 +97,7 @@ class _Run:
         self.trainer = Trainer(config, model, world, self.batches.steps, classes)
         self.clock = SaveClock(config.save_minutes)
         self.received: list[int] = []
+        self.console = training_console(world.is_main)
 
     def train(self) -> dict[str, Any]:
         """Run all epochs that are left, then publish the best model."""
@@ -112,23 +111,20 @@ class _Run:
         elif self.world.is_main:
             remove_results(self.config.out)
         progress = self.trainer.progress
-        with self._display() as (display, self.report), received_signals() as self.received:
-            batch, steps = self.config.batch_size * self.world.size, self.batches.steps
-            done = (progress.epoch * steps + progress.step) * batch
-            task = display.add_task("training", total=self.config.epochs * steps * batch, completed=done)
+        with self._display() as (show, self.report), received_signals() as self.received:
             while progress.epoch < self.config.epochs:
-                self._advance(display, task)
-            return self._publish(display)
+                self._advance(show)
+            return self._publish()
 
     @contextmanager
-    def _display(self) -> Iterator[tuple[rich.progress.Progress, Report]]:
+    def _display(self) -> Iterator[tuple[Show, Report]]:
         """Lend what the main process shows of the run: its progress, and its metrics epoch by epoch."""
         log = self.config.log if self.world.is_main else "none"
         with (
-            training_progress(self.world.is_main) as display,
+            shown_progress(self.console) as show,
             live_log(log, self.config.out, self.trainer.progress.rows) as report,
         ):
-            yield display, report
+            yield show, report
 
     def _stopped(self) -> bool:
         return bool(self.received)
@@ -136,12 +132,11 @@ class _Run:
     def _pause(self) -> bool:
         return self._stopped() or (self.world.is_main and self.clock.due())
 
-    def _advance(self, display: rich.progress.Progress, task: rich.progress.TaskID) -> None:
+    def _advance(self, show: Show) -> None:
         """Train to the end of the epoch and evaluate, or to a pause; then save, and stop if a signal asked for it."""
         trainer, progress, started = self.trainer, self.trainer.progress, time.monotonic()
         self.batches.select(progress.epoch, progress.step)
-        display.update(task, description=f"epoch {progress.epoch + 1}/{self.config.epochs}")
-        trained = trainer.run_epoch(self.loader, self._pause, lambda count: display.advance(task, count))
+        trained = trainer.run_epoch(self.loader, self._pause, self._shown_images(show))
         progress.training_seconds += time.monotonic() - started
         tally = self._validate() if trained else None
         seconds = time.monotonic() - started
@@ -149,13 +144,27 @@ class _Run:
         if tally:
             row = trainer.finish_epoch(tally)
             self.report(row)
-            display.console.print(epoch_line(row, self.config.epochs))
+            self.console.print(epoch_line(row, self.config.epochs))
         self._save(whole_epoch=tally is not None)
         if self.world.any(self._stopped()) and progress.epoch < self.config.epochs:
-            self._stop(display)
+            self._stop()
 
-    def _stop(self, display: rich.progress.Progress) -> NoReturn:
-        display.console.print("Stopped and saved: the same command continues this run.")
+    def _shown_images(self, show: Show) -> Callable[[int], None]:
+        """Return a function that shows so many images more of the run as trained on."""
+        batch, progress, epochs = self.config.batch_size * self.world.size, self.trainer.progress, self.config.epochs
+        task, total = f"training: epoch {progress.epoch + 1}/{epochs}", epochs * self.batches.steps * batch
+        done = (progress.epoch * self.batches.steps + progress.step) * batch
+        show(task, done, total)
+
+        def report(images: int) -> None:
+            nonlocal done
+            done += images
+            show(task, done, total)
+
+        return report
+
+    def _stop(self) -> NoReturn:
+        self.console.print("Stopped and saved: the same command continues this run.")
         raise SystemExit(128 + (self.received or [signal.SIGTERM])[0])
 
     def _validate(self) -> Metrics | None:
@@ -182,7 +191,7 @@ class _Run:
             save_state(self.config.out, state)
         self.clock.saved(time.monotonic() - started)
 
-    def _publish(self, display: rich.progress.Progress) -> dict[str, Any]:
+    def _publish(self) -> dict[str, Any]:
         """Write the best model, test it as it was written, and write the metrics, which mark the run as finished."""
         config, model = self.config, self.trainer.judged
         path = config.out / MODEL_NAME
@@ -193,7 +202,7 @@ class _Run:
             model.load_state_dict(load_model(path)[0].state_dict())
         tally = self._count(self.test_samples, np.arange(len(self.test_samples)))
         if tally is None:
-            self._stop(display)
+            self._stop()
         if not self.world.is_main:
             return {}
         metrics = run_metrics(self.trainer, tally, len(self.batches.indices), len(self.validation))
@@ -217,23 +226,9 @@ def warn_of_wrong_pairs(train: PairedShards, others: Mapping[str, PairedShards],
         warn(f"Warning: {sentence}")
 
 
-class _Rate(ProgressColumn):
-    """Images per second."""
-
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed or 0:,.0f} images/s")
-
-
 def training_console(visible: bool) -> LiteralConsole:
     """Return the run's console, on standard error; a silent one for all processes but the first."""
     return LiteralConsole(stderr=True, quiet=not visible, highlight=False)
-
-
-def training_progress(visible: bool) -> Progress:
-    """Return the run's progress display; an invisible one for all processes but the first."""
-    console = training_console(visible)
-    columns = (TextColumn("{task.description}"), BarColumn(), _Rate(), TimeRemainingColumn())
-    return Progress(*columns, console=console, transient=True, disable=not (visible and console.is_terminal))
 
 
 def epoch_line(row: dict[str, float], epochs: int) -> str:

@@ -20,8 +20,7 @@ from attack.evaluation.result import check_output, encode_result
 from attack.evaluation.shape_bias import share
 from attack.evaluation.target import Target, image_batches, open_model, predict
 from stylize.console import InputError
-from stylize.files import write_atomically
-from stylize.shards.shard import file_sha256
+from stylize.files import file_sha256, write_atomically
 from train import image_preset
 from train.records import describe_environment
 

@@ -13,6 +13,7 @@ from attack.attacks.attack import AttackResult, epsilon_name
 from attack.checks.check import Check
 from attack.checks.robustness import Cell, robust_cells, wilson
 from attack.checks.verdict import Verdict, evaluate
+from attack.evaluation.gallery import check_pictures
 from attack.evaluation.paper_path import Records, read_records
 from attack.evaluation.statistics import Share, share
 from stylize.console import InputError, literal
@@ -51,7 +52,7 @@ SECTIONS = {
 }
 STANDARD = 8 / 255
 NUMBERS = ("forwards", "backwards", "seconds")
-LISTS = ("records", "attacks", "checks", "verdicts")  # written with one line per item
+LISTS = ("records", "attacks", "checks", "verdicts", "gallery")  # written with one line per item
 
 
 @dataclass(frozen=True)
@@ -254,6 +255,7 @@ def _result(path: Path, document: dict[str, Any]) -> Result:
         raise TypeError("versions are no names and values")
     attacks = tuple(read_attack(attack) for attack in document["attacks" if version > 2 else "attempts"])
     checks = tuple(Check(**check) for check in document["checks"])
+    check_pictures(document.get("gallery", ()))
     images = document["images"]
     lengths = {len(images[name]) for name in ("keys", "labels", "correct")}
     if len(lengths | {len(attack.robust) for attack in attacks}) != 1:

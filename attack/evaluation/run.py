@@ -21,6 +21,7 @@ from attack.checks.model import check_model
 from attack.checks.planted import check_planted
 from attack.checks.robustness import worst_case
 from attack.checks.verdict import evaluate
+from attack.evaluation.gallery import attacked_pictures
 from attack.evaluation.images import ImageSet, ProgressReport, choose_images, load_image_set
 from attack.evaluation.paper_path import attack_along_path, path_attack, path_section
 from attack.evaluation.result import (
@@ -91,6 +92,7 @@ def _evaluate(target: Target, config: AttackConfig, partial: Partial, progress: 
         run = call_later(run_attack, planned, target, images, clean, attacks, config)
         attacks.append(read_attack(partial.once(planned.title, lambda run=run: attack_document(run()))))  # type: ignore[misc]
     checked = partial.once("checks", lambda: _check_target(target, images, config))
+    gallery = partial.once("gallery", lambda: attacked_pictures(target, images, clean, config))
     known = [Check(**check) for check in (*checked["checks"], *path["checks"])]
     checks, verdicts = evaluate(clean, attacks, known, target.classes)
     seconds = split["seconds"] + checked["seconds"] + sum(attack.seconds for attack in attacks)
@@ -106,6 +108,7 @@ def _evaluate(target: Target, config: AttackConfig, partial: Partial, progress: 
         "path": path["section"],
         "attacks": [attack_document(attack) for attack in attacks],
         "checks": [asdict(check) for check in checks],
+        "gallery": gallery,
         **describe_environment(target.device),
         "forwards": sum(attack.forwards for attack in attacks),
         "backwards": sum(attack.backwards for attack in attacks),

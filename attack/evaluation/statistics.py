@@ -40,9 +40,10 @@ def share(values: Sequence[bool] | Array) -> Share:
 
 @dataclass(frozen=True)
 class Difference:
-    """How much better `first` is than `second` on the same images: mean and 95 % interval in [-1, 1], and p-values.
+    """How much better `first` is than `second` on the same images: mean and interval in [-1, 1], and p-values.
 
     `adjusted` is Holm's p-value, which counts how many pairs were compared; a tie is a difference that chance explains.
+    The interval is as wide as that correction asks for: it holds 0 where there is a tie, and only there.
     """
 
     first: str
@@ -66,10 +67,35 @@ def compare(methods: Mapping[str, Array], seed: int = 0) -> list[Difference]:
     seed. p is the larger of two: that of the bootstrap, and that of a sign-flip test over images, which is exact where
     few images differ. Both are seeded. All pairs of a call share Holm's correction (Holm 1979).
     """
-    pairs = list(combinations(methods, 2))
-    found = [_difference(methods[first], methods[second], seed) for first, second in pairs]
-    adjusted = holm([p for *_, p in found])
-    return [Difference(*pair, *numbers, fair) for pair, numbers, fair in zip(pairs, found, adjusted, strict=True)]
+    return compare_family([methods], seed)[0]
+
+
+def compare_family(measured: Sequence[Mapping[str, Array]], seed: int = 0) -> list[list[Difference]]:
+    """Compare all pairs of methods within each of several measurements; all of them share one correction."""
+    pairs = [(number, *pair) for number, methods in enumerate(measured) for pair in combinations(methods, 2)]
+    tested = [_test(measured[number][first], measured[number][second], seed) for number, first, second in pairs]
+    adjusted = holm([p for *_, p in tested])
+    levels = _levels([p for *_, p in tested], adjusted)
+    found: list[list[Difference]] = [[] for _ in measured]
+    for (number, first, second), (mean, drawn, p), fair, level in zip(pairs, tested, adjusted, levels, strict=True):
+        low, high = (float(end) for end in np.quantile(drawn, [level / 2, 1 - level / 2]))
+        if fair > LEVEL:  # the exact test alone may speak for a tie
+            low, high = min(low, 0.0), max(high, 0.0)
+        found[number].append(Difference(first, second, mean, low, high, p, fair))
+    return found
+
+
+def _levels(p_values: Sequence[float], adjusted: Sequence[float]) -> list[float]:
+    """Return the level at which Holm's procedure tests each of m p-values: 5 % / (m - k + 1) for the k-th smallest.
+
+    From the first that is not rejected on, all have its level.
+    """
+    order = np.argsort(p_values, kind="stable")
+    rejected = sum(fair <= LEVEL for fair in adjusted)
+    levels = [0.0] * len(order)
+    for rank, index in enumerate(order):
+        levels[index] = LEVEL / (len(order) - min(rank, rejected))
+    return levels
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -81,17 +107,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _difference(first: Array, second: Array, seed: int) -> tuple[float, float, float, float]:
-    """Return mean, ends of the interval and p of first - second, values (S, N) and (T, N)."""
+def _test(first: Array, second: Array, seed: int) -> tuple[float, Array, float]:
+    """Return the mean, resampled means and p of first - second, values (S, N) and (T, N)."""
     rng = np.random.default_rng(seed)
     n = first.shape[1]
     weights = rng.multinomial(n, np.full(n, 1 / n), RESAMPLES) / n
     drawn = _resample(first, weights, rng) - _resample(second, weights, rng)
-    low, high = np.quantile(drawn, [LEVEL / 2, 1 - LEVEL / 2])
     gaps = first.mean(0) - second.mean(0)
     beyond = min(np.sum(drawn <= 0), np.sum(drawn >= 0))
     p_bootstrap = min(1.0, 2 * (beyond + 1) / (RESAMPLES + 1))
-    return float(gaps.mean()), float(low), float(high), max(p_bootstrap, _sign_flip(gaps, rng))
+    return float(gaps.mean()), drawn, max(p_bootstrap, _sign_flip(gaps, rng))
 
 
 def _resample(values: Array, weights: Array, rng: np.random.Generator) -> Array:

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from attack.evaluation.images import ProgressReport
 from stylize.console import InputError
+from stylize.files import file_sha256
 from stylize.shards.manifest import MANIFEST_NAME, Manifest, read_manifest
-from stylize.shards.shard import file_sha256
 from train import ModelCard, TestImage, load_model, load_test_images
 from train.augment import PAPER_SIZE
 from train.checkpoint import model_file, tensors_sha256

@@ -22,9 +22,8 @@ from attack.report.figures import (
 from attack.report.groups import Entry, Group, group_results, read_measurements, take_in
 from attack.report.page import GENERATOR, Extras, render_page
 from stylize.console import InputError, literal
-from stylize.files import write_atomically
+from stylize.files import file_sha256, write_atomically
 from stylize.shards.manifest import MANIFEST_NAME
-from stylize.shards.shard import file_sha256
 
 NORMS: tuple[Norm, ...] = ("l2", "linf")
 KINDS = ("png", "svg")

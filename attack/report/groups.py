@@ -24,7 +24,7 @@ from attack.evaluation.paper_path import (
     path_values,
 )
 from attack.evaluation.result import Result, whole_split
-from attack.evaluation.statistics import Difference, compare, holm, share
+from attack.evaluation.statistics import Difference, compare_family, share
 from attack.evaluation.target import EXTERNAL
 from attack.evaluation.transfer import Transfer, transfer_attacks
 from stylize.console import InputError, option_name
@@ -218,11 +218,11 @@ def compare_models(group: Group) -> list[Comparison]:
         points = np.linspace(0, group.largest_linf, LINEAR_POINTS)
         values = [path_values(entry.records(group.common), points) for entry in group.ranked]
         measured.append((f"paper’s path, mean, n = {len(group.common)}", values))
-    found = [(at, gap) for at, values in measured for gap in compare(group.by_recipe(values))]
-    adjusted = holm([gap.p for _, gap in found])
+    found = compare_family([group.by_recipe(values) for _, values in measured])
     return [
-        Comparison(at, replace(gap, adjusted=p), group.seeds(gap.first, gap.second))
-        for (at, gap), p in zip(found, adjusted, strict=True)
+        Comparison(at, gap, group.seeds(gap.first, gap.second))
+        for (at, _), gaps in zip(measured, found, strict=True)
+        for gap in gaps
     ]
 
 

@@ -108,18 +108,22 @@ def render_page(groups: Sequence[Group], extras: Extras) -> str:
 
 
 def _summary(groups: Sequence[Group]) -> dict[str, Any]:
-    """Return what the page says first: how many models came to which verdict, and how many checks failed."""
+    """Return what the page says first: which verdicts there are at each radius, and how many checks failed."""
     results = [entry.result for group in groups for entry in group.entries]
-    words = [verdict_title(verdict) for result in results for verdict in result.verdicts]
-    known = {verdict.word for result in results for verdict in result.verdicts}
+    found = [verdict for result in results for verdict in result.verdicts]
+    words: dict[str, list[str]] = {}
+    for verdict in found:
+        words.setdefault(_radius(verdict), []).append(verdict.word)
     return {
         "generator": GENERATOR,
         "title": TITLE,
         "groups": groups,
         "models": len(results),
-        "counted": ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words)),
+        "counted": [
+            (radius, [(one.count(word), word) for word in dict.fromkeys(one)]) for radius, one in words.items()
+        ],
         "failed": sum(not check.passed for result in results for check in result.checks),
-        "meanings": [(word, MEANINGS[word]) for word in MEANINGS if word in known],
+        "meanings": [(word, MEANINGS[word]) for word in MEANINGS if word in {verdict.word for verdict in found}],
         "interpolators": INTERPOLATORS,
     }
 
@@ -164,7 +168,7 @@ def colour(entry: Entry) -> str:
 
 def verdict_table(group: Group) -> Table:
     """Return clean accuracies, and at every radius what attacks left of each model, with the verdict's word."""
-    header = ["model", "clean, whole test split", *(radius_name(*radius) for radius in group.radii)]
+    header = ["model", "clean, whole test split", *(f"robust, {radius_name(*radius)}" for radius in group.radii)]
     rows: Rows = []
     for entry in group.entries:
         clean = whole_split(entry.result)
@@ -187,8 +191,11 @@ def _word(verdict: Verdict) -> Mark:
 
 def verdict_title(verdict: Verdict) -> str:
     """Return a verdict's radius and word."""
-    at = "" if verdict.epsilon is None else f" at {radius_name(verdict.norm, verdict.epsilon)}"
-    return f"{verdict.word}{at}"
+    return f"{_radius(verdict)}: {verdict.word}".removeprefix(": ")
+
+
+def _radius(verdict: Verdict) -> str:
+    return "" if verdict.epsilon is None else radius_name(verdict.norm, verdict.epsilon)
 
 
 def comparisons(part: Group) -> tuple[Table, int]:
@@ -321,7 +328,7 @@ def shape_table(group: Group, measurements: Sequence[Measurement]) -> Table:
             cells = [_share(found[name]) for name in ("shape_bias", "shape_accuracy", "texture_accuracy")]
             plain = found["texture_free"]
             rows.append([entry, *cells, _share(plain["accuracy"]) if plain else "–", *robust])
-    radii = (f"robust at {radius_name(*radius)}" for radius in group.radii)
+    radii = (f"robust, {radius_name(*radius)}" for radius in group.radii)
     return Table(["model", "shape bias", "right by shape", "right by texture", "without texture", *radii], rows)
 
 

@@ -13,7 +13,7 @@ from stylize.progress import counted_progress
 from stylize.shards.manifest import read_manifest
 
 if TYPE_CHECKING:
-    from stylize.shards.tools import SplitDiff
+    from stylize.shards.diff import SplitDiff
 
 NAMED = 10
 STYLE_HELP = "The style's picture, where it is not built in; repeat for more, in the manifest's order."
@@ -21,7 +21,7 @@ STYLE_HELP = "The style's picture, where it is not built in; repeat for more, in
 
 def diff(first: Path, second: Path) -> None:
     """Say what two folders of shards differ in; exit code 1 if they do."""
-    from stylize.shards.tools import diff_samples, diff_specs
+    from stylize.shards.diff import diff_samples, diff_specs
 
     differing = False
     for name, one, other in diff_specs(read_manifest(first).spec, read_manifest(second).spec):

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
@@ -10,10 +10,12 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from stylize.console import InputError, console, literal
 from stylize.interruption import imports_torch
-from stylize.jobs.spec import STYLE_HELP, Decoder, Encoder, ShardOptions
+from stylize.jobs.spec import ShardOptions
 from stylize.networks.limits import MIN_SIDE
+from stylize.settings import options_of
 from stylize.shards.decode import PictureError, decode_picture
-from stylize.shards.manifest import read_manifest
+from stylize.shards.manifest import Manifest, read_manifest
+from stylize.shards.remote import ShardFiles, shard_files
 from stylize.shards.shard import Sample, read_shard
 from stylize.sources.folder import list_pictures
 
@@ -29,20 +31,21 @@ PAIRS_PER_CLASS = 4
 Row = Sequence[Image.Image]
 
 
+@options_of(ShardOptions, "style", "encoder", "decoder")
 @imports_torch
 def preview(
+    given: dict[str, Any],
     image: Annotated[list[Path] | None, typer.Argument(help="Pictures or folders to stylize.")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The sheet to write.")] = Path("preview.png"),
-    style: Annotated[list[str], typer.Option(help=STYLE_HELP)] = list(ShardOptions.style),  # noqa: B006
-    shards: Annotated[Path | None, typer.Option(help="Show this shard folder's pairs by class instead.")] = None,
+    shards: Annotated[
+        str | None, typer.Option(help="Show the pairs of this folder of shards, or its URL, by class instead.")
+    ] = None,
     size: Annotated[int, typer.Option(min=MIN_SIDE, help="Side of the stylized pictures, in pixels.")] = 224,
-    encoder: Encoder = None,
-    decoder: Decoder = None,
 ) -> None:
     """Write a contact sheet of pictures × styles, or of a shard folder's pairs."""
     if bool(image) == bool(shards):
         raise InputError("Give either pictures to stylize or --shards with a shard folder.")
-    sheet = shard_sheet(shards) if shards else _stylized(image or [], style, size, encoder, decoder)
+    sheet = shard_sheet(shards) if shards else _stylized(image or [], size, ShardOptions(**given))
     try:
         sheet.save(output)
     except (OSError, ValueError) as error:
@@ -50,15 +53,13 @@ def preview(
     console.print(f"{output}: {sheet.width} × {sheet.height} pixels")
 
 
-def _stylized(
-    images: Sequence[Path], names: Sequence[str], size: int, encoder: str | None, decoder: Path | None
-) -> Image.Image:
+def _stylized(images: Sequence[Path], size: int, options: ShardOptions) -> Image.Image:
     from stylize.networks.styles import load_styles
     from stylize.networks.stylizer import Stylizer
     from stylize.networks.weights import load_pair
 
-    pair = load_pair(encoder, decoder)
-    styles = load_styles(names, pair.decoder_sha256)
+    pair = load_pair(options.encoder, options.decoder)
+    styles = load_styles(options.style, pair.decoder_sha256)
     return style_sheet(Stylizer(pair.encoder.network, pair.decoder, styles), styles, images, size)
 
 
@@ -112,30 +113,32 @@ def style_sheet(stylizer: "Stylizer", styles: "Sequence[Style]", images: Sequenc
     return contact_sheet(rows, ["", *(file.stem[:LABEL_LETTERS] for file in files)], names, size)
 
 
-def shard_sheet(directory: Path, tile: int = 96) -> Image.Image:
-    """Lay out the first pairs of every class (of the first 20) of a finished shard folder, a row a class.
+def shard_sheet(shards: str | Path, tile: int = 96) -> Image.Image:
+    """Lay out the first pairs of every class (of the first 20) of a folder of shards or its URL, a row a class.
 
     A content picture stands beside its stylized copies; a class without pairs has no row.
     """
-    manifest = read_manifest(directory)
-    pairs = _first_pairs(manifest.paths(directory, "train"), min(SHEET_CLASSES, len(manifest.class_names)))
+    with shard_files(shards) as files:
+        manifest = read_manifest(files.folder)
+        pairs = _first_pairs(files, manifest)
     rows = [[picture for sample in samples for picture in _pictures(sample)] for samples in pairs.values()]
     if not rows:
-        raise InputError(f"{directory} has no training pairs to show.")
+        raise InputError(f"{shards} has no training pairs to show.")
     names = [manifest.class_names[label][:LABEL_LETTERS] for label in pairs]
     copies = manifest.styles_per_image
     header = ["content", *(f"stylized {k + 1}" if copies > 1 else "stylized" for k in range(copies))]
     return contact_sheet(rows, names, header * PAIRS_PER_CLASS, tile)
 
 
-def _first_pairs(paths: Sequence[Path], classes: int) -> dict[int, list[Sample]]:
-    pairs: dict[int, list[Sample]] = {label: [] for label in range(classes)}
-    for path in paths:
-        for sample in read_shard(path):
-            if sample.label in pairs and len(pairs[sample.label]) < PAIRS_PER_CLASS:
-                pairs[sample.label].append(sample)
-            if all(len(samples) == PAIRS_PER_CLASS for samples in pairs.values()):
-                return pairs
+def _first_pairs(files: ShardFiles, manifest: Manifest) -> dict[int, list[Sample]]:
+    pairs: dict[int, list[Sample]] = {label: [] for label in range(min(SHEET_CLASSES, len(manifest.class_names)))}
+    for shard in manifest.entries("train"):
+        with files.lend(shard) as path:
+            for sample in read_shard(path):
+                if sample.label in pairs and len(pairs[sample.label]) < PAIRS_PER_CLASS:
+                    pairs[sample.label].append(sample)
+                if all(len(samples) == PAIRS_PER_CLASS for samples in pairs.values()):
+                    return pairs
     return {label: samples for label, samples in pairs.items() if samples}
 
 

@@ -152,4 +152,4 @@ def _plan_line(estimate: "Estimate") -> str:
     minutes, pace = estimate.seconds / 60, estimate.images / max(estimate.seconds, 1e-9)
     disk = f"about {estimate.bytes / 1e6:.1f} MB of {estimate.free / 1e6:.0f} MB free"
     what = f"{counted(estimate.images, 'image')} in {counted(estimate.shards, 'shard')}"
-    return f"{what}, {disk}, about {minutes:.1f} min at {pace:.1f} images/s"
+    return f"{what}, {disk}, about {minutes:.1f} min at {pace:.3g} images/s"

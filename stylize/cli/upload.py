@@ -16,8 +16,8 @@ def upload(
     url: Annotated[str, typer.Argument(help="s3://bucket/folder to upload it to.")],
 ) -> None:
     """Upload a finished folder to S3, the manifest last; run the same command again to go on."""
-    from stylize.shards.remote import upload_shards
     from stylize.shards.side_files import side_names
+    from stylize.shards.upload import upload_shards
 
     manifest = read_manifest(directory)
     names = [*(shard.name for shard in manifest.shards), FAILURES_NAME, *side_names(manifest)]

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from stylize.console import console, counted, print_notice
+from stylize.console import InputError, console, counted, print_notice
+from stylize.shards.diff import spec_text
 from stylize.shards.manifest import FAILURES_NAME, MANIFEST_NAME, Manifest, inspect_manifest, read_manifest
-from stylize.shards.tools import spec_text
 
 NAMED_FLAGS = 5
 
@@ -19,15 +19,15 @@ def verify(
     quick: Annotated[bool, typer.Option("--quick", help="Manifest, names and sizes of a folder only.")] = False,
 ) -> None:
     """Read a shard folder again and name every defect; exit code 1 if there is one."""
-    from stylize.shards.remote import is_url
+    from stylize.shards.remote import is_url, shard_files
     from stylize.shards.sanity import folder_warnings
-    from stylize.shards.verify import quick_defects, verify_shards, verify_url
+    from stylize.shards.verify import quick_defects, verify_shards
 
-    if is_url(directory):
-        defects, manifest = verify_url(directory)
-    else:
-        defects = quick_defects(Path(directory)) if quick else verify_shards(Path(directory))
-        manifest = inspect_manifest(Path(directory))[0]
+    if quick and is_url(directory):
+        raise InputError("--quick looks at a folder: leave it out for a URL.")
+    defects = quick_defects(Path(directory)) if quick else verify_shards(directory)
+    with shard_files(directory) as files:
+        manifest = inspect_manifest(files.folder)[0]
     for defect in defects:
         console.print(defect, highlight=False)
     if defects:
@@ -39,9 +39,12 @@ def verify(
             print_notice(f"Warning: {sentence}")
 
 
-def info(directory: Path) -> None:
+def info(directory: Annotated[str, typer.Argument(help="Folder of shards, or its URL.")]) -> None:
     """Print a shard folder's manifest for people."""
-    manifest = read_manifest(directory)
+    from stylize.shards.remote import shard_files
+
+    with shard_files(directory) as files:
+        manifest = read_manifest(files.folder)
     print_summary(directory, manifest)
     width = max(map(len, manifest.spec), default=0)
     for name, value in manifest.spec.items():

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from stylize.console import InputError, plain_errors
-from stylize.files import UNREADABLE, why_unreadable, write_atomically
+from stylize.files import UNREADABLE, file_sha256, why_unreadable, write_atomically
 from stylize.fitting.data import CropBatches, Pool, sample_sheet
 from stylize.fitting.optimise import (
     Optimisation,
@@ -30,7 +30,6 @@ from stylize.fitting.settings import FitSettings, Phase
 from stylize.networks.adain import Decoder, Encoder, unit_range
 from stylize.networks.devices import best_dtype, find_device
 from stylize.networks.weights import LoadedEncoder, load_decoder, read_recipe, save_decoder
-from stylize.shards.shard import file_sha256
 
 CALLS_BEFORE = 3  # so that every library has chosen its kernels and the optimisers have their state
 CHECKPOINT_STEPS = 100

@@ -31,10 +31,11 @@ class Content(NamedTuple):
 
 @dataclass(frozen=True)
 class Codec:
-    """An image format and its quality, 1 to 100 (PNG is lossless and ignores it)."""
+    """An image format, its quality, 1 to 100 (PNG is lossless and ignores it), and the bits that 16-bit sources use."""
 
     name: str
     quality: int
+    bits: int | None = None
 
     def encode(self, pixels: Pixels) -> bytes:
         """Encode pixels (H, W, 3); JPEG by libjpeg-turbo, without chroma subsampling, which would smear small pictures.
@@ -63,7 +64,7 @@ class Codec:
             pixels = decode_plain_jpeg(data, MAX_PIXELS, into=np.empty((size, size, 3), np.uint8))
             if pixels is not None:  # as what follows would give, without a way through Pillow
                 return Content(data, pixels, ())
-        decoded = decode(data)
+        decoded = decode(data, self.bits)
         picture = decoded.picture
         if size is not None and picture.size != (size, size):
             picture = ImageOps.fit(picture, (size, size), Image.Resampling.BICUBIC)
@@ -97,7 +98,7 @@ class Job:
     @property
     def codec(self) -> Codec:
         """Return how images are stored."""
-        return Codec(self.spec.codec, self.spec.quality)
+        return Codec(self.spec.codec, self.spec.quality, self.spec.bits)
 
 
 def open_job(options: ShardOptions) -> Job:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from stylize.console import InputError
-from stylize.files import temporary_path
+from stylize.files import file_sha256, temporary_path
 from stylize.jobs.job import Failure, Job
 from stylize.jobs.receipts import Receipt
 from stylize.jobs.spec import ShardPlan, Spec
@@ -27,7 +27,7 @@ from stylize.networks.stylizer import Pixels
 from stylize.progress import Report
 from stylize.shards.decode import PictureError
 from stylize.shards.manifest import Flag, ShardEntry
-from stylize.shards.shard import Sample, file_sha256, write_shard
+from stylize.shards.shard import Sample, write_shard
 
 CHUNK_IMAGES = 256  # at most so many are read ahead, or go to the network together
 READ_AHEAD_VALUES = 128_000_000

@@ -24,9 +24,9 @@ from stylize.networks.stylizer import Pixels, Stylizer, golden_style
 from stylize.networks.weights import load_pair
 from stylize.progress import Report
 from stylize.shards.decode import PictureError, decode_picture
+from stylize.shards.diff import locate, read_located
 from stylize.shards.manifest import SPLITS, Manifest, read_manifest
 from stylize.shards.shard import MAX_COPIES, Sample, SampleLocation
-from stylize.shards.tools import locate, read_located
 from stylize.sources.folder import PictureFile, list_files
 from stylize.sources.source import Source, open_source
 

@@ -12,7 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from stylize.console import InputError
-from stylize.files import read_weights, write_atomically
+from stylize.files import file_sha256, read_weights, write_atomically
 from stylize.networks.adain import ENCODER_CHANNELS, Decoder, Encoder
 from stylize.networks.limits import TORCHVISION, WEIGHTS
 from stylize.networks.weights import (
@@ -29,7 +29,6 @@ from stylize.networks.weights import (
     take_convolutions,
     torchvision_file,
 )
-from stylize.shards.shard import file_sha256
 
 ENCODER_NAME, DECODER_NAME = "encoder.safetensors", "decoder.safetensors"
 PREPROCESSING_LAYER = "0"

@@ -18,10 +18,9 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from stylize.console import InputError
-from stylize.files import UNREADABLE, read_weights, why_unreadable, write_atomically
+from stylize.files import UNREADABLE, file_sha256, read_weights, why_unreadable, write_atomically
 from stylize.networks.adain import ENCODER_CHANNELS, Decoder, Encoder, unit_range
 from stylize.networks.limits import TORCHVISION
-from stylize.shards.shard import file_sha256
 from stylize.sources.patterns import PATTERN_NAMES, draw_pattern
 from stylize.sources.shapes import draw_shape
 

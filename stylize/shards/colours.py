@@ -71,7 +71,9 @@ def _has_16_bits(picture: Image.Image, data: bytes) -> bool:
     """Return whether a picture has 16 bits a value, in a format that does not tell how many it uses."""
     if picture.format == "TIFF":
         return bool(np.atleast_1d(getattr(picture, "tag_v2", {}).get(_TIFF_BITS, 1))[0] == 16)
-    return picture.format == "PNG" and data[_PNG_DEPTH] == 16
+    if picture.format == "PNG":
+        return data[_PNG_DEPTH] == 16
+    return picture.format == "JPEG2000" and picture.mode.startswith("I")
 
 
 def _has_low_bytes(picture: Image.Image) -> bool:
@@ -137,7 +139,7 @@ def _grey_levels(picture: Image.Image, bits: int | None) -> NDArray[np.uint8]:
     tags = getattr(picture, "tag_v2", {})
     depth = int(np.atleast_1d(tags.get(_TIFF_BITS, 16))[0])  # 12 bits come as they are
     grey = _scaled(np.asarray(picture), bits or depth)
-    white_is_zero = tags.get(_TIFF_PHOTOMETRIC, 1) == 0  # which Pillow heeds up to 8 bits only
+    white_is_zero = tags.get(_TIFF_PHOTOMETRIC, 1) == 0  # which Pillow applies up to 8 bits only
     return np.asarray(255 - grey if white_is_zero else grey)
 
 

@@ -168,7 +168,7 @@ def _formats(data: bytes) -> tuple[str, ...]:
 
 
 def _read_directories(picture: Image.Image) -> None:
-    """Read a TIFF's directories beside its pixels, which loading would do too, where nobody collects the warnings."""
+    """Read a TIFF's directories beside its pixels, which loading would do too, but without collecting the warnings."""
     exif = picture.getexif()
     for tag in TiffTags.TAGS_V2_GROUPS:
         if tag in exif:
@@ -189,6 +189,8 @@ def _decode_without_side_data(data: bytes, bits: int | None) -> Decoded | None:
 
 def _as_stored(decoded: Decoded, picture: Image.Image) -> Decoded:
     """Return a plain picture with bytes that any reader takes, without a profile."""
+    if picture.format == "PNG" and b"IEND" not in decoded.data:  # which Pillow does without
+        return decoded
     if not ("icc_profile" in picture.info or decoded.warnings or _has_other_colours(picture, decoded.data)):
         return replace(decoded, plain_format=picture.format)
     side = read_side_data(decoded.data)
@@ -218,7 +220,7 @@ def _is_plain(picture: Image.Image, profile: bytes | None) -> bool:
 
 
 def _has_other_colours(picture: Image.Image, data: bytes) -> bool:
-    """Tell whether a PNG names other colours than sRGB without a profile, which is not heeded and must not stay."""
+    """Tell whether a PNG names other colours than sRGB without a profile, which is not applied and must not stay."""
     if picture.format != "PNG" or "srgb" in picture.info:
         return False
     gamma = picture.info.get("gamma", _SRGB_GAMMA)

@@ -3,7 +3,6 @@
 import os
 import re
 import tarfile
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from io import BufferedReader
@@ -11,19 +10,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from stylize.console import InputError, counted
+from stylize.files import file_sha256
 from stylize.shards.decode import PictureError, decode_picture
 from stylize.shards.manifest import FAILURES_NAME, MANIFEST_NAME, Manifest, ShardEntry, inspect_manifest
-from stylize.shards.remote import RemoteFolder
-from stylize.shards.shard import (
-    LABEL,
-    MEMBER_NAME,
-    Span,
-    file_sha256,
-    image_roles,
-    open_shard,
-    parse_metadata,
-    read_span,
-)
+from stylize.shards.remote import shard_files
+from stylize.shards.shard import LABEL, MEMBER_NAME, Span, image_roles, open_shard, parse_metadata, read_span
 from stylize.shards.side_files import index_defects, list_defects, shard_side_defects, side_names
 
 BLOCK = tarfile.BLOCKSIZE
@@ -179,7 +170,7 @@ def _metadata_defects(payload: bytes, manifest: Manifest, split: str) -> Iterato
         yield "metadata do not name the source and its SHA-256"
     if split != "train":
         return
-    alpha = manifest.spec.get("alpha")  # null where samples have different ones, or nobody knows
+    alpha = manifest.spec.get("alpha")  # null where samples differ or it is unknown
     if alpha is not None and metadata.get("alpha") != alpha:
         yield f"alpha {metadata.get('alpha')}, the manifest says {alpha}"
     styles, known = metadata.get("styles"), manifest.style_names
@@ -203,27 +194,26 @@ def _picture_defects(parts: Mapping[str, bytes], side: int | None) -> Iterator[s
             yield f"{name} has {size[0]}×{size[1]} pixels, the manifest says {side}×{side}"
 
 
-def verify_shards(directory: Path) -> list[str]:
-    """Check a folder against its manifest (files, hashes, pairs, labels, pictures) and return its defects, best none.
+def verify_shards(shards: str | Path) -> list[str]:
+    """Check a folder, or that behind a URL, against its manifest: files, hashes, pairs, labels, pictures.
 
-    Every defect of every shard is named, also beyond damaged places.
+    Returns every defect of every shard, also those after damaged places; an empty list if all is right. Behind a URL,
+    files that the manifest does not name are not found: web servers do not list them.
     Raises `InputError` where there is no manifest to check against.
     """
-    manifest, wrong = inspect_manifest(directory)
-    defects = [*(f"{MANIFEST_NAME}: {defect}" for defect in wrong), *_folder_defects(directory, manifest)]
-    places: Places = {}
-    for shard in manifest.shards:
-        path = directory / shard.name
-        if not path.is_file():
-            defects.append(f"{shard.name}: missing")
-            continue
-        try:
-            found = shard_defects(path, manifest, shard, places)
-            defects += [f"{shard.name}: {defect}" for defect in found]
-            defects += () if found else shard_side_defects(path)
-        except (InputError, OSError) as error:
-            defects.append(f"{shard.name}: cannot be read ({error})")
-    return defects or list(index_defects(directory, manifest))
+    with shard_files(shards) as files:
+        manifest, defects = _manifest_and_defects(files.folder)
+        places: Places = {}
+        for shard in manifest.shards:
+            try:
+                with files.lend(shard) as path:
+                    found = [f"{shard.name}: {defect}" for defect in shard_defects(path, manifest, shard, places)]
+                    defects += found or shard_side_defects(path)
+            except FileNotFoundError:
+                defects.append(f"{shard.name}: missing")
+            except (InputError, OSError) as error:
+                defects.append(f"{shard.name}: cannot be read ({error})")
+        return defects or list(index_defects(files.folder, manifest))
 
 
 def quick_defects(directory: Path) -> list[str]:
@@ -231,8 +221,7 @@ def quick_defects(directory: Path) -> list[str]:
 
     Raises `InputError` where there is no manifest to check against.
     """
-    manifest, wrong = inspect_manifest(directory)
-    defects = [*(f"{MANIFEST_NAME}: {defect}" for defect in wrong), *_folder_defects(directory, manifest)]
+    manifest, defects = _manifest_and_defects(directory)
     for shard in manifest.shards:
         path = directory / shard.name
         size = path.stat().st_size if path.is_file() else None
@@ -241,6 +230,12 @@ def quick_defects(directory: Path) -> list[str]:
         elif size != shard.bytes:
             defects.append(f"{shard.name}: {counted(size, 'byte')}, the manifest says {shard.bytes}")
     return defects
+
+
+def _manifest_and_defects(directory: Path) -> tuple[Manifest, list[str]]:
+    """Return a folder's manifest, and what is wrong in it and with the other files beside the shards."""
+    manifest, wrong = inspect_manifest(directory)
+    return manifest, [*(f"{MANIFEST_NAME}: {defect}" for defect in wrong), *_folder_defects(directory, manifest)]
 
 
 def _folder_defects(directory: Path, manifest: Manifest) -> Iterator[str]:
@@ -252,25 +247,3 @@ def _folder_defects(directory: Path, manifest: Manifest) -> Iterator[str]:
     if (file_sha256(failures) if failures.is_file() else None) != manifest.failures_sha256:
         yield f"{FAILURES_NAME}: differs from what the manifest records"
     yield from list_defects(directory, manifest)
-
-
-def verify_url(url: str) -> tuple[list[str], Manifest]:
-    """Check a folder behind a URL against its manifest and return its defects, best none, and the manifest.
-
-    Files beside those of the manifest are not looked for: web servers do not list them. Raises `InputError` where
-    there is no manifest to check against.
-    """
-    remote, places = RemoteFolder(url), Places()
-    defects: list[str] = []
-    with tempfile.TemporaryDirectory() as folder:
-        manifest = remote.fetch_manifest(Path(folder))
-        for shard in manifest.shards:
-            path = Path(folder) / shard.name
-            try:
-                remote.fetch(shard.name, path)
-                defects += [f"{shard.name}: {defect}" for defect in shard_defects(path, manifest, shard, places)]
-            except InputError as error:
-                defects.append(f"{shard.name}: cannot be read ({error})")
-            finally:
-                path.unlink(missing_ok=True)
-    return defects, manifest

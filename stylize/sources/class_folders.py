@@ -30,7 +30,8 @@ def open_class_folders(root: Path, seed: int, test_fraction: float, choose: Choo
     listing = list_files(root)
     files = _inside_classes(root, listing)
     if not files:
-        raise InputError(f"{root} holds no pictures: give another folder or zip.")
+        tars = f", but tars: give their paths, as '{root}/**/*.tar'" if listing.ignored[".tar"] else ""
+        raise InputError(f"{root} holds no pictures{tars or ': give another folder or zip'}.")
     layout = _layout(root, files)
     _check_class_folders(root, files, listing.folders, layout)
     if choose:

@@ -1,4 +1,4 @@
-"""An existing WebDataset as a source: tars of samples that anybody may have made; hostile tars are refused."""
+"""An existing WebDataset as a source: tars of samples from any maker; hostile tars are refused."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from stylize.sources.folder import check_bytes
 from stylize.sources.listed import ListedSource
 from stylize.sources.splits import (
     HIDDEN,
-    check_strangers,
+    check_unknown_classes,
     complete_splits,
     ignore_rule,
     is_text_name,
@@ -86,14 +86,27 @@ def open_tars(data: str, seed: int, test_fraction: float) -> ListedSource:
     if not images:
         raise InputError(f"{data} has no sample with a picture and a label: give another data set.")
     class_names, labels = _classes(data, root, images)
-    places = [(image.tar.split, str(image.label)) for image in images]
+    inside = _folder_splits(data, images) if all(tar.split is None for tar in tars) else {}
+    places = [(image.tar.split or inside.get(_top(image)), str(image.label)) for image in images]
     if any(isinstance(image.label, str) for image in images):
-        check_strangers(data, ((split or "train", name) for split, name in places))
+        check_unknown_classes(data, ((split or "train", name) for split, name in places))
     splits, notes = complete_splits(data, places, [image.name for image in images], test_fraction, seed)
     entries = sorted(zip(splits, (labels[image.label] for image in images), images, strict=True), key=_split_order)
     state = [(split, image.tar.name, image.member, image.offset, image.size, label) for split, label, image in entries]
     name = given_name(Path(data) if Path(data).is_dir() else root)
     return ListedSource(name, class_names, entries, state, ignored, notes)
+
+
+def _top(image: TarImage) -> str:
+    return image.member.removeprefix("./").partition("/")[0]
+
+
+def _folder_splits(data: str, images: Sequence[TarImage]) -> dict[str, str]:
+    """Return the splits that the folders in tars name, where all images lie in such folders."""
+    tops = {_top(image) for image in images}
+    if len(tops) < 2 or not all(map(split_of, tops)):
+        return {}
+    return {folder: split for split, folder in name_splits(data, tops).items()}
 
 
 def _split_order(entry: tuple[str, int, TarImage]) -> int:

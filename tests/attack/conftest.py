@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from attack import AttackConfig, attack_model
 from attack.evaluation.paper_path import path_attack
 from attack.evaluation.result import attack_document, encode_result
+from stylize.files import file_sha256
 from stylize.shards.manifest import MANIFEST_NAME, read_manifest
-from stylize.shards.shard import file_sha256
 from train import ModelCard, TestImage, build_model, load_test_images, save_model
 
 ModelMaker = Callable[..., Path]

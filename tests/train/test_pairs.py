@@ -15,8 +15,9 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from stylize.console import InputError
+from stylize.files import file_sha256
 from stylize.shards.manifest import read_manifest, write_manifest
-from stylize.shards.shard import Sample, file_sha256, read_shard, write_shard
+from stylize.shards.shard import Sample, read_shard, write_shard
 from stylize.shards.side_files import write_side_files
 from train import PairedShards
 

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest, bootstrap
 
 from attack import compare, share
-from attack.evaluation.statistics import holm
+from attack.evaluation.statistics import compare_family, holm
 
 Array = NDArray[np.float64]
 
@@ -65,6 +65,17 @@ def test_pairs_share_one_correction() -> None:
     assert [gap.adjusted for gap in ranked] == pytest.approx(slow)
     assert [gap.tie for gap in found] == [True, False, False]
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+
+
+def test_intervals_hold_zero_where_there_is_a_tie_and_only_there() -> None:
+    rng = np.random.default_rng(5)
+    rates = {"a": 0.5, "b": 0.55, "c": 0.62, "d": 0.7, "e": 0.9}
+    measured = [{name: (rng.random((1, 150)) < rate).astype(float) for name, rate in rates.items()} for _ in range(3)]
+    found = [gap for gaps in compare_family(measured) for gap in gaps]
+    assert {gap.tie for gap in found} == {True, False}
+    assert any(gap.tie and gap.p < 0.05 for gap in found)
+    assert [gap.low <= 0 <= gap.high for gap in found] == [gap.tie for gap in found]
+    assert [gap.adjusted for gap in found] == holm([gap.p for gap in found])
 
 
 def test_a_clear_gap_on_few_images_that_differ_is_a_tie() -> None:

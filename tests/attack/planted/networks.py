@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from stylize.files import file_sha256
 from stylize.shards.manifest import Manifest, ShardEntry, write_manifest
-from stylize.shards.shard import Sample, file_sha256, write_shard
+from stylize.shards.shard import Sample, write_shard
 
 CLASSES, SIZE, EPSILON = 5, 16, 8 / 255
 TRAIN, TRAIN_SEED, TEST, TEST_SEED = 800, 3, 120, 2
@@ -119,6 +120,6 @@ def robust(seed: int = 0, *, norms: bool = False) -> nn.Module:
 
 
 def _seeded(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), torch.enable_grad():
         torch.manual_seed(seed)
         return make()

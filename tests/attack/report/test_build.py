@@ -15,8 +15,8 @@ from attack import read_result, worst_case, write_report
 from attack.checks.robustness import wilson
 from attack.report.page import paper_words
 from stylize.console import InputError
+from stylize.files import file_sha256
 from stylize.shards.manifest import MANIFEST_NAME
-from stylize.shards.shard import file_sha256
 
 Maker = Callable[..., Path]
 VOID = {"meta", "img", "br"}

@@ -1,5 +1,9 @@
+import importlib
 import json
+import subprocess
+import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,6 +26,35 @@ def test_help(run: Run, command: str) -> None:
     assert code == 0
     assert "Usage:" in text
     assert command in text
+
+
+@pytest.mark.parametrize("program", ["stylize", "train", "attack"])
+def test_every_program_and_package_says_its_version(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], program: str
+) -> None:
+    monkeypatch.setattr("sys.argv", [program, "--version"])
+    with pytest.raises(SystemExit) as caught:
+        importlib.import_module(f"{program}.__main__").main()
+    assert (caught.value.code or 0, capsys.readouterr().out) == (0, f"{program} {version('stylized-pairing')}\n")
+    assert importlib.import_module(program).__version__ == version("stylized-pairing")
+
+
+def test_help_is_as_wide_as_the_terminal_and_offers_completion(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "150")
+    lines = run("--help")[1].splitlines()
+    assert max(map(len, lines)) > 100
+    assert any("--install-completion" in line for line in lines)
+    assert any("publish" in line and "`stylize shards --only`" in line for line in lines)
+
+
+HEAVY = {"torch", "torchvision", "scipy", "matplotlib"}
+
+
+def test_no_help_waits_for_large_packages() -> None:
+    """It takes some seconds to import them; every command's module is loaded to list the commands."""
+    code = f"import sys, stylize.cli.main; print(*({HEAVY!r} & set(sys.modules)))"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout == "\n"
 
 
 def test_shards_verify_info_and_preview(run: Run, tmp_path: Path, class_folders: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from stylize.console import InputError
+from stylize.files import file_sha256
 from stylize.fitting.data import CropBatches, Pool, open_pool
 from stylize.fitting.decoder import CALLS_BEFORE, DecoderFit, Recorded, fit_decoder
 from stylize.fitting.optimise import (
@@ -22,7 +23,6 @@ from stylize.fitting.settings import PRESETS, FitSettings, Phase
 from stylize.networks.adain import Decoder, Encoder
 from stylize.networks.stylizer import Pixels
 from stylize.networks.weights import LoadedEncoder, load_decoder, read_recipe, save_decoder
-from stylize.shards.shard import file_sha256
 
 SHA256 = "ab" * 32
 RECONSTRUCTION, STYLE = Phase("reconstruction", 16, 2), Phase("style", 24, 2, restart=1.0, style_side=32)

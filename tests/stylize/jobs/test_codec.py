@@ -28,6 +28,15 @@ def test_bytes_stay_untouched_where_nothing_changes(noise: Noise, encode: Encode
     np.testing.assert_array_equal(pixels, decoded(data))
 
 
+def test_16_bit_sources_are_scaled_by_the_bits_that_they_use() -> None:
+    grey = (np.arange(1024, dtype=np.uint16) * 4).reshape(32, 32)
+    buffer = io.BytesIO()
+    Image.fromarray(grey).save(buffer, "PNG")
+    _, pixels, warnings = Codec("png", 90, bits=12).read_content(buffer.getvalue(), None)
+    np.testing.assert_array_equal(pixels[..., 1], np.round(grey / 4095 * 255))
+    assert (warnings, len(Codec("png", 90).read_content(buffer.getvalue(), None).warnings)) == ((), 1)
+
+
 @pytest.mark.parametrize("codec", FORMATS)
 def test_another_codec_re_encodes_and_returns_the_new_pixels(noise: Noise, encode: Encode, codec: str) -> None:
     data = encode(noise(0), "BMP")

@@ -8,9 +8,9 @@ import pytest
 
 from stylize.console import InputError
 from stylize.jobs.pairs import merge_shards
+from stylize.shards.diff import diff_samples, diff_specs
 from stylize.shards.manifest import read_manifest, write_manifest
 from stylize.shards.shard import Sample, read_shard, write_shard
-from stylize.shards.tools import diff_samples, diff_specs
 from stylize.shards.verify import verify_shards
 
 Run = Callable[..., tuple[int, str, str]]

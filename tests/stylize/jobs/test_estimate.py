@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from stylize.console import InputError
-from stylize.jobs.estimate import estimate_run
+from stylize.jobs.estimate import PROBED_SIDE, estimate_run, size_advice
 from stylize.jobs.job import Job
 from stylize.jobs.run import make_shards
 from stylize.networks.stylizer import Pixels, Stylizer
@@ -74,3 +74,63 @@ def test_a_probe_without_a_usable_image_is_an_error(make_job: JobMaker, class_fo
         InputError, match=r"Of the first 12 images of train none can be used \(first: train/.*not a pict"
     ):
         estimate_run(make_job(class_folders), tmp_path)
+
+
+@pytest.fixture
+def stylized(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """Return a list that gets the shape of what is stylized: in no time, each picture to its negative."""
+    shapes: list[tuple[int, ...]] = []
+
+    def invert(_stylizer: Stylizer, pictures: Pixels, *_options: Any) -> Pixels:
+        shapes.append(pictures.shape)
+        return 255 - pictures
+
+    monkeypatch.setattr(Stylizer, "__call__", invert)
+    return shapes
+
+
+@pytest.fixture
+def large_pictures(tmp_path: Path, encode: Callable[..., bytes], noise: Callable[..., Pixels]) -> Path:
+    for split in ("train", "test"):
+        for index, (height, width) in enumerate(((1500, 2000), (1200, 1000), (600, 500))):
+            path = tmp_path / "photos" / split / "ab"[index % 2] / f"{index}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encode(noise(index, height, width), "JPEG", quality=95, subsampling=0))
+    return tmp_path / "photos"
+
+
+def test_parts_of_large_pictures_tell_of_the_whole(
+    make_job: JobMaker, large_pictures: Path, tmp_path: Path, stylized: list[tuple[int, ...]]
+) -> None:
+    job = make_job(large_pictures)
+    estimate = estimate_run(job, tmp_path)
+    assert max(max(shape[1:]) for shape in stylized) == PROBED_SIDE
+    manifest = make_shards(job, tmp_path / "out")
+    assert estimate.bytes == pytest.approx(sum(shard.bytes for shard in manifest.shards), rel=0.15)
+
+
+def test_a_probe_ends_when_its_time_is_over(
+    make_job: JobMaker,
+    large_pictures: Path,
+    tmp_path: Path,
+    stylized: list[tuple[int, ...]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("stylize.jobs.estimate.READ_SECONDS", 0.0)
+    assert estimate_run(make_job(large_pictures), tmp_path).images == 6
+    assert len(stylized) == 2  # one picture to warm up, one to measure
+
+
+def test_pictures_that_take_long_are_announced_with_what_would_help(
+    make_job: JobMaker, large_pictures: Path, stylized: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = iter(range(100))
+    monkeypatch.setattr("time.monotonic", lambda: next(ticks) * 512 * 512 / 1e6)  # a second for a million pixels
+    advice = size_advice(make_job(large_pictures)) or ""
+    assert "2000×1500 pixels" in advice
+    assert "3.0 s" in advice
+    assert "2.9 GB" in advice  # 700 bytes a pixel in float32, and the networks
+    assert {"--work-size", "--size"} <= set(advice.split())
+    assert size_advice(make_job(large_pictures, size=512)) is None
+    assert size_advice(make_job(large_pictures, work_size=512)) is None
+    assert size_advice(make_job(large_pictures, transfer="colours")) is None

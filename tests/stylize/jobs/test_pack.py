@@ -13,7 +13,7 @@ from stylize.jobs.pairs import pack_pairs
 from stylize.jobs.spec import ShardOptions
 from stylize.shards.manifest import read_manifest
 from stylize.shards.shard import read_shard
-from stylize.shards.tools import unpack_shards
+from stylize.shards.unpack import unpack_shards
 from stylize.shards.verify import verify_shards
 
 MakeShards = Callable[..., Path]

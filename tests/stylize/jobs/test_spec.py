@@ -34,7 +34,8 @@ def test_a_limit_takes_the_first_of_the_same_order(make_job: JobMaker) -> None:
 
 def test_the_digest_tells_every_option_apart(make_job: JobMaker) -> None:
     options: list[dict[str, object]] = [
-        {}, {"size": 32}, {"work_size": 32}, {"style_size": 64}, {"alpha": 0.5}, {"styles_per_image": 2}, {"seed": 1},
+        {}, {"size": 32}, {"work_size": 32}, {"style_size": 64}, {"bits": 12},
+        {"alpha": 0.5}, {"styles_per_image": 2}, {"seed": 1},
         {"limit": 5}, {"test_fraction": 0.2}, {"codec": "png"}, {"quality": 90},
         {"transfer": "both"}, {"transfer": "colours"},
     ]  # fmt: skip
@@ -44,7 +45,8 @@ def test_the_digest_tells_every_option_apart(make_job: JobMaker) -> None:
 
 @pytest.mark.parametrize(
     "option",
-    [{"size": 15}, {"work_size": 8}, {"style_size": 8}, {"style_size": 4000}, {"limit": 0}, {"alpha": -0.1},
+    [{"size": 15}, {"work_size": 8}, {"style_size": 8}, {"style_size": 4000}, {"bits": 7}, {"bits": 17}, {"limit": 0},
+     {"alpha": -0.1},
      {"alpha": float("nan")}, {"styles_per_image": 101}, {"test_fraction": 1.0}, {"codec": "gif"}, {"quality": 101},
      {"seed": -1}, {"transfer": "textures"}],
 )  # fmt: skip
@@ -60,5 +62,5 @@ def test_a_working_size_is_refused_where_no_network_works() -> None:
 
 
 def test_later_options_are_in_the_manifest_only_where_they_were_given(make_job: JobMaker) -> None:
-    assert not {"transfer", "style_size"} & set(make_job("shapes").spec.document())
+    assert not {"transfer", "style_size", "bits"} & set(make_job("shapes").spec.document())
     assert make_job("shapes", transfer="both").spec.document()["transfer"] == "both"

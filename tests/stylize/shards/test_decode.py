@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from stylize.networks.stylizer import Pixels
-from stylize.shards.decode import PictureError, decode_picture
+from stylize.shards.decode import PictureError, decode, decode_picture
 
 Noise = Callable[..., Pixels]
 Encode = Callable[..., bytes]
@@ -138,6 +138,12 @@ def test_files_that_are_no_pictures_are_rejected(noise: Noise, encode: Encode) -
         with pytest.raises(PictureError) as caught:
             decode_picture(data)
         assert " at 0x" not in str(caught.value)  # an address would differ in every run
+
+
+def test_a_png_without_its_end_is_not_stored_as_it_is(noise: Noise, encode: Encode) -> None:
+    whole = encode(noise(0))
+    assert (decode(whole).plain_format, decode(whole[:-12]).plain_format) == ("PNG", None)
+    assert decode(whole[:-12]).picture.tobytes() == noise(0).tobytes()
 
 
 def test_nothing_of_the_sources_metadata_is_kept(noise: Noise, encode: Encode) -> None:

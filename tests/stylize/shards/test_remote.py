@@ -14,11 +14,13 @@ import pytest
 from s3fs import S3FileSystem
 
 from stylize.console import InputError
+from stylize.shards.cache import local_shards
 from stylize.shards.index import index_name, index_split, render_index
 from stylize.shards.manifest import ShardEntry, read_manifest
-from stylize.shards.remote import RemoteFolder, local_shards, upload_shards
+from stylize.shards.remote import RemoteFolder
 from stylize.shards.side_files import write_side_files
-from stylize.shards.verify import verify_shards, verify_url
+from stylize.shards.upload import upload_shards
+from stylize.shards.verify import verify_shards
 
 ShardFolderMaker = Callable[..., Path]
 URL = "s3://bucket/sets/shapes"
@@ -65,7 +67,7 @@ def test_an_uploaded_folder_is_the_same_and_is_uploaded_once(
     assert upload_shards(folder, URL, sizes.append) == manifests[0] == read_manifest(folder)
     assert sizes == [shard.bytes for shard in manifests[0].shards]
     assert versions(store) == sorted(path.name for path in folder.iterdir())
-    assert verify_url(URL) == (verify_shards(folder), read_manifest(folder))
+    assert verify_shards(URL) == verify_shards(folder)
     with local_shards(URL, tmp_path / "cache") as copy:
         assert contents(copy) == contents(folder)
 
@@ -95,7 +97,7 @@ def test_an_interrupted_upload_has_no_manifest_and_goes_on(store: Any, make_shar
         upload_shards(folder, URL)
     assert not {"manifest.json", "test-000001.tar"} & set(versions(store))
     with pytest.raises(InputError, match=r"shapes/manifest.json is not there: check the bucket"):
-        verify_url(URL)
+        verify_shards(URL)
     damaged.write_bytes(whole)
     upload_shards(folder, URL)
     assert versions(store) == sorted(path.name for path in folder.iterdir())
@@ -128,7 +130,7 @@ def test_what_the_store_has_damaged_is_uploaded_again(store: Any, make_shard_fol
     damage(store, "test-000000.tar", lambda payload: payload, keep_metadata=False)  # as another tool copies it
     damage(store, "manifest.json", lambda payload: payload[:-1])
     upload_shards(folder, URL)
-    assert verify_url(URL)[0] == verify_shards(folder)
+    assert verify_shards(URL) == verify_shards(folder)
     names = versions(store)
     assert {name: names.count(name) for name in ("train-000000.tar", "train-000001.tar", "test-000000.tar")} == {
         "train-000000.tar": 3, "train-000001.tar": 3, "test-000000.tar": 2,
@@ -169,7 +171,7 @@ def test_a_damaged_object_is_named_and_never_used(
     payload[600] ^= 1
     store.put_object(Bucket="bucket", Key="sets/shapes/train-000001.tar", Body=bytes(payload))
     store.delete_object(Bucket="bucket", Key="sets/shapes/test-000000.tar")
-    defects, _ = verify_url(URL)
+    defects = verify_shards(URL)
     assert "train-000001.tar: SHA-256 differs from the manifest's" in defects
     assert any(defect.startswith("test-000000.tar: cannot be read") for defect in defects)
     with (
@@ -178,6 +180,24 @@ def test_a_damaged_object_is_named_and_never_used(
     ):
         pass
     assert sorted(path.name for path in tmp_path.glob("cache/*/*")) == ["lock", "manifest.json", "train-000000.tar"]
+
+
+def test_commands_read_a_url(
+    make_shard_folder: ShardFolderMaker, run: Callable[..., tuple[int, str, str]], tmp_path: Path, web: str
+) -> None:
+    folder = make_shard_folder()
+    assert run("info", f"{web}/shards")[1].replace(f"{web}/shards", str(folder)) == run("info", str(folder))[1]
+    for source, out in ((str(folder), "here"), (f"{web}/shards", "there")):
+        assert run("unpack", source, "--out", str(tmp_path / out))[0] == 0
+        assert run("preview", "--shards", source, "-o", str(tmp_path / out / "sheet.png"))[0] == 0
+    here, there = (
+        {path.relative_to(root): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+        for root in (tmp_path / "here", tmp_path / "there")
+    )
+    assert here == there
+    assert len(here) > 60
+    code, _, error = run("info", f"{web}/absent")
+    assert (code, "absent/manifest.json" in error) == (2, True)
 
 
 def test_the_cache_is_bounded_and_spares_what_is_used(

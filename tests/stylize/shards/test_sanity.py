@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from stylize.files import file_sha256
 from stylize.networks.stylizer import Pixels
 from stylize.shards.index import index_split
 from stylize.shards.manifest import Manifest, ShardEntry, read_manifest, write_manifest
 from stylize.shards.sanity import folder_warnings, resemblance
-from stylize.shards.shard import Sample, file_sha256, write_shard
+from stylize.shards.shard import Sample, write_shard
 
 Pair = tuple[bytes, bytes]
 Run = Callable[..., tuple[int, str, str]]

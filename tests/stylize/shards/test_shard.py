@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from stylize.console import InputError
-from stylize.shards.shard import Sample, file_sha256, read_shard, sample_members, write_shard
+from stylize.files import file_sha256
+from stylize.shards.shard import Sample, read_shard, sample_members, write_shard
 
 BLOCK = 512
 

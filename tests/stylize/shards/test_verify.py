@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from stylize.console import InputError, counted
+from stylize.files import file_sha256
 from stylize.networks.stylizer import Pixels
 from stylize.shards.manifest import read_manifest, write_manifest
-from stylize.shards.shard import Sample, file_sha256, read_shard, write_shard
+from stylize.shards.shard import Sample, read_shard, write_shard
 from stylize.shards.side_files import describe_shard
 from stylize.shards.verify import quick_defects, verify_shards
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from stylize.console import InputError
+from stylize.files import file_sha256
 from stylize.shards.manifest import read_manifest, write_manifest
-from stylize.shards.shard import file_sha256, read_shard, sample_members
+from stylize.shards.shard import read_shard, sample_members
 from stylize.shards.side_files import list_shards
 from stylize.shards.verify import BLOCK, scan_tar, verify_shards
 

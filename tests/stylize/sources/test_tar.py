@@ -137,6 +137,25 @@ def test_folders_or_names_of_tars_tell_the_split(
     assert source.read("test", 5) == picture
 
 
+def test_folders_in_a_tar_tell_the_split_where_all_do(tmp_path: Path, picture: bytes) -> None:
+    members = {f"./{('train', 'train', 'val')[int(name[:5]) % 3]}/{name}": data
+               for name, data in samples(picture, 0, 12).items()}  # fmt: skip
+    source = open_source(str(write_tar(tmp_path / "all.tar", dict(sorted(members.items())))))
+    assert {split: source.count(split) for split in source.splits} == {"train": 8, "test": 4}
+    members |= {f"more/{name}": data for name, data in samples(picture, 20, 2).items()}
+    source = open_source(str(write_tar(tmp_path / "mixed.tar", dict(sorted(members.items())))))
+    assert source.notes == ("1 of 14 images are held out for testing",)
+
+
+def test_tars_further_down_are_told_how_to_name(tmp_path: Path, picture: bytes) -> None:
+    for split, start in (("train", 0), ("test", 10)):
+        write_tar(tmp_path / split / "part" / "0.tar", samples(picture, start, 6))
+    with pytest.raises(InputError, match=r"\*\*/\*\.tar"):
+        open_source(str(tmp_path))
+    source = open_source(f"{tmp_path}/**/*.tar")
+    assert {split: source.count(split) for split in source.splits} == {"train": 6, "test": 6}
+
+
 @pytest.mark.parametrize(
     ("names", "reason"),
     [
