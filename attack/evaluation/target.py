@@ -1,6 +1,5 @@
 """The model under attack: opened, checked, asked for its answers."""
 
-import copy
 import hashlib
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attack.attacks.attack import separate_copy
 from attack.evaluation.images import ProgressReport
 from stylize.console import InputError
 from stylize.files import file_sha256
@@ -118,7 +118,7 @@ def _opened(target: Target) -> Target:
     _check_classes(target)
     target.network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     try:
-        target = replace(target, untouched=copy.deepcopy(target.network))
+        target = replace(target, untouched=separate_copy(target.network))
     except Exception:  # whatever keeps a foreign network from being copied: a check says so
         target = replace(target, untouched=None)
     _check_outputs(target)
