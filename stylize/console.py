@@ -109,7 +109,8 @@ class LiteralConsole(Console):
     """
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**{"markup": False, "emoji": False, "soft_wrap": True, **options})
+        plain = {"markup": False, "emoji": False, "soft_wrap": True, "force_jupyter": False}  # lines in notebooks too
+        super().__init__(**{**plain, **options})
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Return a string as a renderable; everything that is printed as a string comes through here."""
