@@ -221,15 +221,17 @@ def tar_images(tar: Tar, ignored: Counter[str]) -> Iterator[TarImage]:
 def _regular(path: Path, archive: tarfile.TarFile, ignored: Counter[str]) -> Iterator[tarfile.TarInfo]:
     for member in archive:
         parts = PurePosixPath(member.name).parts
-        leads_out = member.name.startswith("/") or ".." in parts or not member.name.isprintable()
+        leads_out = member.name.startswith("/") or ".." in parts
         if member.isdir() and not leads_out:
             continue
-        if not member.isreg() or member.issparse() or member.size < 0 or leads_out:
-            raise InputError(f"{path} holds the foreign member {member.name!r}: do not use this tar.")
-        if (rule := ignore_rule("/".join(parts))) == HIDDEN or (rule and is_text_name(parts[-1])):
+        plain = member.isreg() and not member.issparse() and member.size >= 0 and not leads_out
+        rule = ignore_rule("/".join(parts))
+        if plain and rule and (rule == HIDDEN or is_text_name(parts[-1])):
             ignored[rule] += 1
-        else:
+        elif plain and member.name.isprintable():
             yield member
+        else:
+            raise InputError(f"{path} holds the foreign member {member.name!r}: do not use this tar.")
 
 
 def _key(name: str) -> str:
