@@ -109,7 +109,9 @@ class LiteralConsole(Console):
     """
 
     def __init__(self, **options: Any) -> None:
-        plain = {"markup": False, "emoji": False, "soft_wrap": True, "force_jupyter": False}  # lines in notebooks too
+        plain: dict[str, Any] = {"markup": False, "emoji": False, "soft_wrap": True}
+        if "ipykernel" in sys.modules:  # which claims to be a terminal; plain lines are short in a saved notebook
+            plain |= {"force_jupyter": False, "force_terminal": False}
         super().__init__(**{**plain, **options})
 
     def render_str(self, text: str, **options: Any) -> Text:
