@@ -8,18 +8,18 @@ import typer
 from rich.table import Table
 
 from stylize.console import InputError, command_app, console, run_command_line
+from stylize.interruption import imports_torch
 from stylize.params import PARAMS, check_list, check_set_name, mapping, parse_options, read_section, shard_folders
 from stylize.settings import options_of
 from stylize.shards.cache import DEFAULT_CACHE, DEFAULT_GB, Cache, CacheGigabytes, opened_shards
-from train.config import PRESETS, TrainConfig, with_preset
-from train.models import ARCHITECTURE_HELP
-from train.run import train_model
+from train.config import ARCHITECTURE_HELP, PRESETS, TrainConfig, with_preset
 
 app = command_app("Train classifiers from shards of image pairs.", "train")
 
 
 @app.command()
 @options_of(TrainConfig)
+@imports_torch
 def run(
     *,
     shards: Annotated[str, typer.Option(help="Folder of shards made by `stylize shards`, or its URL.")],
@@ -30,6 +30,8 @@ def run(
     cache_gb: CacheGigabytes = DEFAULT_GB,
 ) -> None:
     """Train one classifier; the same command continues a stopped run."""
+    from train.run import train_model
+
     if arch is not None:
         given["arch"] = arch
     config = with_preset(preset, shards=Path(shards), **given)
