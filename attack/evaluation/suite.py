@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from attack.attacks.attack import NORM_NAMES, Attacked, Kind, Loss, Norm, radius_name
+from attack.attacks.attack import NORM_NAMES, Attacked, Kind, Loss, Norm, attack_title
 from attack.attacks.autoattack import autoattack, square
 from attack.attacks.minimal_norm import minimal_norm
 from attack.attacks.pgd import OVERSHOOT, pgd, single_step, unbounded, uniform_noise
@@ -42,7 +42,7 @@ class Planned:
     @property
     def title(self) -> str:
         """Name and radius, which no other attack of the suite has."""
-        return f"{self.name} {NORM_NAMES[self.norm] if self.epsilon is None else radius_name(self.norm, self.epsilon)}"
+        return attack_title(self.name, self.norm, self.epsilon)
 
 
 def plan_attacks(config: AttackConfig, classes: int) -> list[Planned]:
