@@ -36,13 +36,14 @@ class OneOf:
         object.__setattr__(self, "choices", choices)
 
 
-def options_of(settings: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Decorate a command: each annotated field of a settings dataclass becomes an option of it.
+def options_of(settings: type, *names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorate a command: each annotated field of a settings dataclass, or of some by name, becomes an option of it.
 
     In their place the command has a parameter `given`, the options that were given, {field: value}; what was not given
     is left to the dataclass, or to a preset.  A field of type tuple[T, ...] is an option that may be repeated.
     """
     annotated = {field.name: _parameter(field, option) for field, option in _options(settings)}
+    annotated = {name: annotated[name] for name in names or annotated}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = list(signature(command, eval_str=True).parameters.values())

@@ -10,7 +10,6 @@ import typer
 from stylize.console import InputError
 from stylize.jobs.spec import ShardOptions
 from stylize.params import check_set_name, imported_folders, mapping, parse_options, read_section
-from stylize.sources.splits import check_fraction
 
 
 def check_params(app: typer.Typer, path: Path) -> None:
@@ -21,7 +20,7 @@ def check_params(app: typer.Typer, path: Path) -> None:
     _bring(data["source"])
     values = parse_options(app, "images", data, f"{path}: data", ("out", "data"))
     try:
-        check_fraction(values["test_fraction"])
+        ShardOptions(**{name: values[name] for name in ("seed", "test_fraction") if values[name] is not None})
     except InputError as error:
         raise InputError(f"{path}: data: {error}") from None
     section = read_section(path, "stylize", ("options", "style_sets", "imported"))

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
@@ -10,8 +10,9 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from stylize.console import InputError, console, literal
 from stylize.interruption import imports_torch
-from stylize.jobs.spec import STYLE_HELP, Decoder, Encoder, ShardOptions
+from stylize.jobs.spec import ShardOptions
 from stylize.networks.limits import MIN_SIDE
+from stylize.settings import options_of
 from stylize.shards.decode import PictureError, decode_picture
 from stylize.shards.manifest import Manifest, read_manifest
 from stylize.shards.remote import ShardFiles, shard_files
@@ -30,22 +31,21 @@ PAIRS_PER_CLASS = 4
 Row = Sequence[Image.Image]
 
 
+@options_of(ShardOptions, "style", "encoder", "decoder")
 @imports_torch
 def preview(
+    given: dict[str, Any],
     image: Annotated[list[Path] | None, typer.Argument(help="Pictures or folders to stylize.")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The sheet to write.")] = Path("preview.png"),
-    style: Annotated[list[str], typer.Option(help=STYLE_HELP)] = list(ShardOptions.style),  # noqa: B006
     shards: Annotated[
         str | None, typer.Option(help="Show the pairs of this folder of shards, or its URL, by class instead.")
     ] = None,
     size: Annotated[int, typer.Option(min=MIN_SIDE, help="Side of the stylized pictures, in pixels.")] = 224,
-    encoder: Encoder = None,
-    decoder: Decoder = None,
 ) -> None:
     """Write a contact sheet of pictures × styles, or of a shard folder's pairs."""
     if bool(image) == bool(shards):
         raise InputError("Give either pictures to stylize or --shards with a shard folder.")
-    sheet = shard_sheet(shards) if shards else _stylized(image or [], style, size, encoder, decoder)
+    sheet = shard_sheet(shards) if shards else _stylized(image or [], size, ShardOptions(**given))
     try:
         sheet.save(output)
     except (OSError, ValueError) as error:
@@ -53,15 +53,13 @@ def preview(
     console.print(f"{output}: {sheet.width} × {sheet.height} pixels")
 
 
-def _stylized(
-    images: Sequence[Path], names: Sequence[str], size: int, encoder: str | None, decoder: Path | None
-) -> Image.Image:
+def _stylized(images: Sequence[Path], size: int, options: ShardOptions) -> Image.Image:
     from stylize.networks.styles import load_styles
     from stylize.networks.stylizer import Stylizer
     from stylize.networks.weights import load_pair
 
-    pair = load_pair(encoder, decoder)
-    styles = load_styles(names, pair.decoder_sha256)
+    pair = load_pair(options.encoder, options.decoder)
+    styles = load_styles(options.style, pair.decoder_sha256)
     return style_sheet(Stylizer(pair.encoder.network, pair.decoder, styles), styles, images, size)
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -37,16 +37,6 @@ DTYPE_HELP = "auto, float32, bfloat16 or float16 for torch; int8 (auto) or bfloa
 BITS_HELP = "Bits that 16-bit pictures use, say 12 for values up to 4095; else 16."
 FRACTION_HELP = "Held-out fraction where the data have no test split; 0 for no test split."
 ENCODER_HELP = f"Encoder file of `stylize weights import`, or {TORCHVISION}; else the embedded one."
-Data = Annotated[str, typer.Option(help=DATA_HELP)]
-Size = Annotated[
-    int | None, typer.Option(min=MIN_SIDE, help="Scale and crop to N × N pixels; else the images' own size.")
-]
-WorkSize = Annotated[int | None, typer.Option(min=MIN_SIDE, help="Short side while stylizing, if not --size.")]
-Alpha = Annotated[float, typer.Option(min=0, max=1, help="0 keeps the content's style, 1 takes the style's.")]
-Seed = Annotated[int, typer.Option(min=0, help="Chooses styles, order and held-out images.")]
-TestFraction = Annotated[float, typer.Option(help=FRACTION_HELP)]
-Codec = Annotated[str, OneOf(*CODECS), typer.Option(help="Of originals and copies.")]
-Quality = Annotated[int, typer.Option(min=1, max=100, help="Of JPEG and WebP.")]
 Encoder = Annotated[str | None, typer.Option(help=ENCODER_HELP)]
 Decoder = Annotated[Path | None, typer.Option(help="Decoder file that belongs to the encoder; else the shipped one.")]
 
@@ -60,21 +50,25 @@ class ShardOptions:
     """
 
     style: Annotated[tuple[str, ...], typer.Option(help=STYLE_HELP)] = ("swirls",)
-    data: Data = "shapes"
-    size: Size = None
-    work_size: WorkSize = None
+    data: Annotated[str, typer.Option(help=DATA_HELP)] = "shapes"
+    size: Annotated[
+        int | None, typer.Option(min=MIN_SIDE, help="Scale and crop to N × N pixels; else the images' own size.")
+    ] = None
+    work_size: Annotated[int | None, typer.Option(min=MIN_SIDE, help="Short side while stylizing, if not --size.")] = (
+        None
+    )
     style_size: Annotated[
         int | None, typer.Option(min=MIN_SIDE, max=LARGEST_STYLE, help="Short side of style pictures. [default: 256]")
     ] = None
-    alpha: Alpha = 1.0
+    alpha: Annotated[float, typer.Option(min=0, max=1, help="0 keeps the content's style, 1 takes the style's.")] = 1.0
     transfer: Annotated[str, OneOf(*TRANSFERS), typer.Option(help=TRANSFER_HELP)] = FEATURES
     styles_per_image: Annotated[int, typer.Option(min=1, max=MAX_COPIES, help="Stylized copies of every image.")] = 1
-    seed: Seed = 0
+    seed: Annotated[int, typer.Option(min=0, help="Chooses styles, order and held-out images.")] = 0
     limit: Annotated[int | None, typer.Option(min=1, help="At most N images of every split.")] = None
-    test_fraction: TestFraction = 0.1
+    test_fraction: Annotated[float, typer.Option(help=FRACTION_HELP)] = 0.1
     bits: Annotated[int | None, typer.Option(min=8, max=16, help=BITS_HELP)] = None
-    codec: Codec = "jpg"
-    quality: Quality = 95
+    codec: Annotated[str, OneOf(*CODECS), typer.Option(help="jpg, png or webp.")] = "jpg"
+    quality: Annotated[int, typer.Option(min=1, max=100, help="Of JPEG and WebP.")] = 95
     backend: Annotated[str, typer.Option(help=BACKEND_HELP)] = "auto"
     dtype: Annotated[str, typer.Option(help=DTYPE_HELP)] = "auto"
     encoder: Encoder = None
@@ -147,34 +141,25 @@ def make_spec(
     from stylize.networks.openvino import calibration_sha256
 
     limit, device = options.limit, stylizer.device.type
-    counts = {split: min(limit or source.count(split), source.count(split)) for split in source.splits}
-    return Spec(
-        source=source.name,
-        source_fingerprint=source.fingerprint(),
-        class_names=source.class_names,
-        counts=counts,
-        styles=tuple(StyleRecord(style.name, style.sha256) for style in styles),
-        size=options.size,
-        work_size=options.work_size,
-        alpha=options.alpha,
-        styles_per_image=options.styles_per_image,
-        seed=options.seed,
-        test_fraction=options.test_fraction,
-        codec=options.codec,
-        quality=options.quality,
-        encoder_sha256=hashes[0],
-        decoder_sha256=hashes[1],
-        backend=stylizer.backend,
-        calibration_sha256=calibration_sha256() if stylizer.dtype_name == "int8" else None,
-        dtype=stylizer.dtype_name,
-        device=f"{device} {torch.backends.cpu.get_cpu_capability()}" if device == "cpu" else device,
-        batch_pixels=stylizer.batch_pixels,
-        samples_per_shard=SAMPLES_PER_SHARD,
-        versions={name: version(name) for name in (*VERSIONED, *BACKEND_PACKAGES[stylizer.backend])},
-        style_size=options.style_size,
-        transfer=options.transfer,
-        bits=options.bits,
-    )
+    names = {field.name for field in fields(Spec)} & {field.name for field in fields(ShardOptions)}
+    recorded: dict[str, Any] = {
+        **{name: getattr(options, name) for name in names},
+        "source": source.name,
+        "source_fingerprint": source.fingerprint(),
+        "class_names": source.class_names,
+        "counts": {split: min(limit or source.count(split), source.count(split)) for split in source.splits},
+        "styles": tuple(StyleRecord(style.name, style.sha256) for style in styles),
+        "encoder_sha256": hashes[0],
+        "decoder_sha256": hashes[1],
+        "backend": stylizer.backend,
+        "calibration_sha256": calibration_sha256() if stylizer.dtype_name == "int8" else None,
+        "dtype": stylizer.dtype_name,
+        "device": f"{device} {torch.backends.cpu.get_cpu_capability()}" if device == "cpu" else device,
+        "batch_pixels": stylizer.batch_pixels,
+        "samples_per_shard": SAMPLES_PER_SHARD,
+        "versions": {name: version(name) for name in (*VERSIONED, *BACKEND_PACKAGES[stylizer.backend])},
+    }
+    return Spec(**recorded)
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,9 @@ def _has_16_bits(picture: Image.Image, data: bytes) -> bool:
     """Return whether a picture has 16 bits a value, in a format that does not tell how many it uses."""
     if picture.format == "TIFF":
         return bool(np.atleast_1d(getattr(picture, "tag_v2", {}).get(_TIFF_BITS, 1))[0] == 16)
-    return picture.format == "PNG" and data[_PNG_DEPTH] == 16
+    if picture.format == "PNG":
+        return data[_PNG_DEPTH] == 16
+    return picture.format == "JPEG2000" and picture.mode.startswith("I")
 
 
 def _has_low_bytes(picture: Image.Image) -> bool:

@@ -58,11 +58,13 @@ def _plain_size(data: bytes) -> tuple[int, int] | None:
 
 def with_end(data: bytes) -> bytes | None:
     """Return a JPEG that lacks nothing but the mark of its end, or half of that, with it; None for any other file."""
+    if data.endswith(_EOI) or not data.startswith(_SOI):
+        return None
     ended = data.removesuffix(b"\xff") + _EOI
     try:
         space = simplejpeg.decode_jpeg_header(ended)[2]
         simplejpeg.decode_jpeg(ended, "CMYK" if space in ("CMYK", "YCCK") else "RGB")  # warns where data are missing
-        return ended if data.startswith(_SOI) and _has_all_scans(ended) else None
+        return ended if _has_all_scans(ended) else None
     except (ValueError, IndexError, KeyError):
         return None
 

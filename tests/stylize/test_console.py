@@ -193,7 +193,7 @@ def test_a_reader_that_leaves_does_not_end_the_work(code: int) -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
 @pytest.mark.parametrize("code", [0, 3])
 def test_a_full_disk_behind_the_output_does_not_end_the_work(code: int) -> None:
-    command = [sys.executable, "-W", "error", "-c", PROGRAM, "show", "20000", "--code", str(code)]
+    command = [sys.executable, "-W", "error", "-c", PROGRAM, "show", "300", "--code", str(code)]
     with open("/dev/full", "wb") as full:
         ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
         assert subprocess.run(command, stdout=full, stderr=full, check=False).returncode == code

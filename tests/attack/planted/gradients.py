@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from tests.attack.planted.wrapping import (
     Builder,
+    OtherGradient,
+    Wrapped,
     before,
     chosen,
     far,
@@ -43,7 +45,7 @@ def wrong_pixels(grad: Tensor, _pixels: Tensor) -> Tensor:
 
 def noise(scale: float) -> Callable[[Tensor, Tensor], Tensor]:
     """Return a function that adds noise, `scale` times as large as the gradient, to it."""
-    return lambda grad, _: grad + scale * grad.std() * torch.randn_like(grad)
+    return lambda grad, _: grad + scale * grad.std(correction=0) * torch.randn_like(grad)
 
 
 def where(
@@ -65,7 +67,15 @@ def flip(grad: Tensor, _pixels: Tensor) -> Tensor:
 
 def random(grad: Tensor, _pixels: Tensor) -> Tensor:
     """Return a gradient of noise alone."""
-    return torch.randn_like(grad) * grad.std()
+    return torch.randn_like(grad) * grad.std(correction=0)
+
+
+def watched_noise(images: Tensor) -> Tensor:
+    """Give the pixels a gradient of noise in float32, and their own in float64, which only checks use."""
+    if images.dtype == torch.float64:
+        return images
+    changed: Tensor = OtherGradient.apply(images, images.detach(), random)
+    return changed
 
 
 def ripple(images: Tensor) -> Tensor:
@@ -138,6 +148,36 @@ class SteepStep(torch.autograd.Function):
         return gradients[0] * slope * (1 - slope)
 
 
+class InLargeBatches(nn.Module):
+    """Changes the gradient of all images of a batch from one place on, or of whole batches that are longer."""
+
+    def __init__(self, network: nn.Module, first: int, *, whole: bool) -> None:
+        super().__init__()
+        self.network, self.first, self.whole = network, first, whole
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (N, classes)."""
+        place = torch.arange(len(images), device=images.device)
+        changed = (place >= 0) & (len(images) > self.first) if self.whole else place >= self.first
+        pixels = OtherGradient.apply(images, images.detach(), where(lambda _: changed, random))
+        logits: Tensor = self.network(pixels)
+        return logits
+
+
+class DetachedWhereSure(nn.Module):
+    """Cuts the graph where the margin is large, so that attacks never start."""
+
+    def __init__(self, network: nn.Module, margin: float) -> None:
+        super().__init__()
+        self.network, self.margin = network, margin
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (N, classes)."""
+        logits: Tensor = self.network(images)
+        first, second = logits.detach().topk(2, dim=1).values.unbind(1)
+        return torch.where((first - second > self.margin)[:, None], logits.detach(), logits)
+
+
 class Inference(nn.Module):
     """Answers without recording a graph."""
 
@@ -201,6 +241,11 @@ GRADIENTS: dict[str, Builder] = {
     "constant gradient on 45 % of images": gradient(where(lambda x: chosen(x, 0.45), lambda grad, _: grad * 0 + 1)),
     "gradient of the other sign on 45 % of images": gradient(where(lambda x: chosen(x, 0.45), flip)),
     "gradient of noise on 45 % of images": gradient(where(lambda x: chosen(x, 0.45), random)),
+    "gradient of other pixels on 45 % of images": gradient(where(lambda x: chosen(x, 0.45), wrong_pixels)),
+    "gradient of noise in large batches": lambda network: InLargeBatches(network, 32, whole=True),
+    "gradient of noise from the ninth image on": lambda network: InLargeBatches(network, 8, whole=False),
+    "gradient of noise in float32": lambda network: Wrapped(network, watched_noise),
+    "detached where sure": lambda network: DetachedWhereSure(network, 2.0),
     "gradient only at 8-bit pixels": gradient(where(off_grid, random)),
     "gradient only near clean images": gradient(where(lambda x: far(x, 0.7 / 255), random)),
     "no gradient away from clean images": gradient(where(lambda x: far(x, 1.5 / 255), zero)),

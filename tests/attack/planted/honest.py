@@ -1,6 +1,8 @@
 """Adversarially trained networks in honest wrappings: nothing is hidden, and no check may say so."""
 
 import copy
+import threading
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -11,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from tests.attack.planted.gradients import levels
 from tests.attack.planted.networks import robust
 from tests.attack.planted.outputs import LowPrecision
-from tests.attack.planted.wrapping import Builder, Wrapped, after, before, straight_through
+from tests.attack.planted.wrapping import Builder, after, before, straight_through
 
 
 class Mean(nn.Module):
@@ -86,6 +88,46 @@ class Checkpointed(nn.Module):
         return logits
 
 
+class CannotBeCopied(nn.Module):
+    """Holds a lock, as models that serve requests do."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network, self.lock = network, threading.Lock()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (N, classes)."""
+        with self.lock:
+            logits: Tensor = self.network(images)
+        return logits
+
+
+class SmoothedByFixedNoise(nn.Module):
+    """Averages over noise that is the same for all images."""
+
+    noise: Tensor
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("noise", 0.02 * torch.randn(6, 1, 3, 16, 16))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (N, classes)."""
+        return torch.stack([self.network(images + noise) for noise in self.noise]).mean(0)
+
+
+def convolutional_head(network: nn.Module) -> nn.Module:
+    """Write the linear head as a convolution."""
+    *body, _, head = network.children()
+    assert isinstance(head, nn.Linear)
+    convolution = nn.Conv2d(head.in_features // 16, head.out_features, 4).requires_grad_(False)
+    convolution.weight.copy_(head.weight.view_as(convolution.weight))
+    assert convolution.bias is not None
+    convolution.bias.copy_(head.bias)
+    return nn.Sequential(*body, convolution, nn.Flatten())
+
+
 def with_dropout(network: nn.Module) -> nn.Module:
     """Put dropout before the head, which eval mode switches off."""
     return nn.Sequential(*list(network.children())[:-1], nn.Dropout(0.5), list(network.children())[-1])
@@ -111,7 +153,9 @@ def inference_parameters(network: nn.Module) -> nn.Module:
 
 def scripted(network: nn.Module) -> nn.Module:
     """Compile to TorchScript."""
-    traced: nn.Module = torch.jit.trace(network, torch.rand(2, 3, 16, 16))  # type: ignore[no-untyped-call]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # it is old, and models of it are about
+        traced: nn.Module = torch.jit.trace(network, torch.rand(2, 3, 16, 16))  # type: ignore[no-untyped-call]
     return traced
 
 
@@ -129,6 +173,9 @@ HONEST: dict[str, Builder] = {
     "plain": lambda network: network,
     "BatchNorm": lambda _: copy.deepcopy(robust(norms=True)),
     "softplus activations": smooth,
+    "convolutional head": convolutional_head,
+    "cannot be copied": CannotBeCopied,
+    "smoothed by fixed noise": SmoothedByFixedNoise,
     "dropout in eval mode": with_dropout,
     "normalised inside": before(normalised),
     "pixels clamped": before(lambda x: x.clamp(0, 1)),
@@ -142,6 +189,10 @@ HONEST: dict[str, Builder] = {
     "log-probabilities": after(lambda z: z.log_softmax(1)),
     "logits times 5": after(lambda z: 5 * z),
     "logits times 30": after(lambda z: 30 * z),
+    "logits times 300": after(lambda z: 300 * z),
+    "logits squashed": after(lambda z: 10 * (z / 10).tanh()),
+    "squares above 0": after(lambda z: (z - z.amin(1, keepdim=True) + 1) ** 2),
+    "ReLU outputs": after(lambda z: (z + 3).relu()),
     "logits over 5": after(lambda z: z / 5),
     "logits clipped far out": after(lambda z: z.clamp(-50, 50)),
     "wrapped as DataParallel": nn.DataParallel,
@@ -155,5 +206,4 @@ HONEST: dict[str, Builder] = {
     "recomputed features": Checkpointed,
     "counter of calls": Counting,
     "constant kept from the first call": CachesWeights,
-    "twice wrapped": lambda network: Wrapped(Wrapped(network, torch.clone), None, torch.clone),
 }

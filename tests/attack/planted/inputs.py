@@ -117,6 +117,25 @@ class NearestNeighbour(nn.Module):
         return 10 * self.answers[distances.argmin(1)].to(images)
 
 
+class Purifier(nn.Module):
+    """Takes three steps of its own up the network's energy before it answers, without a graph."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (N, classes)."""
+        pixels = images.detach()
+        for _ in range(3):
+            with torch.enable_grad():
+                leaf = pixels.clone().requires_grad_()
+                (gradient,) = torch.autograd.grad(self.network(leaf).logsumexp(1).sum(), leaf)
+            pixels = pixels + gradient.sign() / 255
+        logits: Tensor = self.network(pixels)
+        return logits
+
+
 def warp(images: Tensor) -> Tensor:
     """Send every pixel through a curve that is steep here and flat there."""
     return images + 0.999 / (2 * np.pi * 64) * torch.sin(2 * np.pi * 64 * images)
@@ -129,10 +148,11 @@ INPUTS: dict[str, Builder] = {
     "bilateral filter": before(bilateral),
     "total variation": before(less_variation),
     "total variation, detached": lambda network: Wrapped(network, lambda x: less_variation(x.detach())),
-    "projection on components": lambda network: Projection(network, rank=200, cut=False),
-    "projection on components, rounded code": lambda network: Projection(network, rank=200, cut=True),
+    "projection on components": lambda network: Projection(network, rank=500, cut=False),
+    "projection on components, rounded code": lambda network: Projection(network, rank=500, cut=True),
     "nearest patches": NearestCode,
     "nearest neighbour": lambda network: NearestNeighbour(network, soft=False),
     "nearest neighbours, soft vote": lambda network: NearestNeighbour(network, soft=True),
+    "purified by steps of its own": Purifier,
     "steep and flat curve": before(warp),
 }

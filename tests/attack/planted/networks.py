@@ -120,6 +120,6 @@ def robust(seed: int = 0, *, norms: bool = False) -> nn.Module:
 
 
 def _seeded(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), torch.enable_grad():
         torch.manual_seed(seed)
         return make()

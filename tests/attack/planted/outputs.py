@@ -123,17 +123,16 @@ def powered(logits: Tensor) -> Tensor:
 
 OUTPUTS: dict[str, Builder] = {
     "logits times 1e3": after(lambda z: 1e3 * z),
-    "logits times 1e4": after(lambda z: 1e4 * z),
     "logits times 1e30": after(lambda z: 1e30 * z),
     "logits times 1e-38": after(lambda z: 1e-38 * z),
     "softmax": after(lambda z: z.softmax(1)),
     "sharp softmax": after(lambda z: (20 * z).softmax(1)),
     "softmax, rounded": after(lambda z: (z.softmax(1) * 100).round() / 100),
-    "log-softmax of sharp logits": after(lambda z: (1e3 * z).log_softmax(1)),
     "sigmoid": after(lambda z: (5 * z).sigmoid()),
     "logits clipped": after(lambda z: (20 * z).clamp(-1, 1) + 1e-3 * z.detach()),
     "saturated tanh": after(lambda z: (z * 3).tanh() * 10 + 0.01 * z.detach()),
     "one-hot": after(one_hot),
+    "ranks": after(lambda z: z.argsort(1).argsort(1).to(z)),
     "rounded logits": after(dark_half),
     "powers of probabilities": after(powered),
     "constant logits away from data": lambda network: AwayFromData(network, 1.5 / 255, "constant"),

@@ -52,7 +52,7 @@ def dithered(images: Tensor) -> Tensor:
 
 def logit_noise(logits: Tensor) -> Tensor:
     """Add noise to the logits, of a third of their spread."""
-    return logits + 0.3 * logits.detach().std() * torch.randn_like(logits)
+    return logits + 0.3 * logits.detach().std(correction=0) * torch.randn_like(logits)
 
 
 def fixed_noise(images: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ class AtEveryLayer(nn.Module):
             features = layer(features)
             if isinstance(layer, nn.ReLU):
                 features = F.dropout(features, self.dropped, training=True)
-                features = features + self.noise * features.detach().std() * torch.randn_like(features)
+                features = features + self.noise * features.detach().std(correction=0) * torch.randn_like(features)
         return features
 
 
@@ -126,7 +126,7 @@ class RandomEnsemble(nn.Module):
         self.members = nn.ModuleList(copy.deepcopy(network) for _ in range(3))
         with torch.no_grad():
             for parameter in self.members.parameters():
-                parameter.add_(noise * parameter.std().nan_to_num(0) * torch.randn_like(parameter))
+                parameter.add_(noise * parameter.std(correction=0) * torch.randn_like(parameter))
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (N, classes)."""
@@ -157,10 +157,24 @@ def noise_and_no_gradient(network: nn.Module) -> nn.Module:
     return Wrapped(gradient(lambda grad, _: torch.zeros_like(grad))(network), input_noise)
 
 
+class VotesUnderNoise(nn.Module):
+    """Counts the answers to seven noisy versions of an image."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the counts (N, classes)."""
+        answers = [self.network(images + 0.03 * torch.randn_like(images)).argmax(1) for _ in range(7)]
+        return F.one_hot(torch.stack(answers), 5).sum(0).to(images)
+
+
 RANDOM: dict[str, Builder] = {
     "noise on the input": before(input_noise),
     "noise on the input, no gradient": noise_and_no_gradient,
     "noise on the logits": after(logit_noise),
+    "votes under noise": VotesUnderNoise,
     "noise at every layer": lambda network: AtEveryLayer(network, noise=0.3),
     "noise fixed for an image": before(fixed_noise),
     "noise from Python's generator": before(seeded_elsewhere),

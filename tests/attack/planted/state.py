@@ -5,13 +5,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from tests.attack.planted.wrapping import Builder, chosen, per_image
+from tests.attack.planted.wrapping import Builder, OtherGradient, chosen, per_image
 
 NEAR = 10 / 255  # farther than any attack within 8/255
+CALLS = 20  # calls whose new images a memory keeps
 
 
 class SharedMemory(list[tuple[Tensor, Tensor]]):
-    """A memory that copies of a model share, as one on a server is."""
+    """A memory of images and logits that copies of a model share, as one on a server is."""
 
     def __deepcopy__(self, memo: dict[int, object]) -> "SharedMemory":
         return self
@@ -35,26 +36,31 @@ class Memory(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (N, classes)."""
         logits: Tensor = self.network(images)
-        remembered = chosen(images, self.share).tolist()
-        rows = zip(images.detach().flatten(1), logits, remembered, strict=True)
-        return torch.stack([self._recall(image, answer) if known else answer for image, answer, known in rows])
+        known, recalled = self._recall(images.detach().flatten(1).float(), logits.detach().float())
+        if self.recalls == "class":
+            recalled = exchanged(logits, recalled.argmax(1))
+        remembered = known & chosen(images, self.share)
+        return torch.where(remembered[:, None], recalled.to(logits), logits)
 
-    def _recall(self, image: Tensor, answer: Tensor) -> Tensor:
+    def _recall(self, images: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Return which of N images are near one seen before, and what that was answered; remember the others."""
+        recalled, known = logits, torch.zeros(len(images), dtype=torch.bool, device=images.device)
         if self.memory:
-            known = torch.stack([pixels for pixels, _ in self.memory]).to(image)
-            distance, place = (known - image).abs().amax(1).min(0)
-            if float(distance) < NEAR:
-                return self._like(self.memory[int(place)][1], answer)
-        self.memory.append((image.float(), answer.detach().float()))
-        return answer
+            seen, answers = (torch.cat(parts) for parts in zip(*self.memory, strict=True))
+            distance, place = torch.cdist(images, seen, p=torch.inf).min(1)
+            known, recalled = distance < NEAR, answers[place]
+        if not bool(known.all()) and len(self.memory) < CALLS:
+            self.memory.append((images[~known], logits[~known]))
+        return known, recalled
 
-    def _like(self, recalled: Tensor, answer: Tensor) -> Tensor:
-        if self.recalls == "logits":
-            return recalled.to(answer)
-        order = torch.arange(len(answer))
-        first, wanted = int(answer.argmax()), int(recalled.argmax())
-        order[first], order[wanted] = wanted, first
-        return answer[order]
+
+def exchanged(logits: Tensor, wanted: Tensor) -> Tensor:
+    """Return logits (N, classes) with the largest exchanged for that of a wanted class (N,)."""
+    largest = logits.argmax(1)
+    rows = torch.arange(len(logits), device=logits.device)
+    order = torch.arange(logits.shape[1], device=logits.device).repeat(len(logits), 1)
+    order[rows, largest], order[rows, wanted] = wanted, largest
+    return logits.gather(1, order)
 
 
 class CachesByRounding(nn.Module):
@@ -126,6 +132,22 @@ class FirstBatch(nn.Module):
         return logits
 
 
+class FlipsEverySecondGradient(nn.Module):
+    """Gives every second call the gradient with the other sign."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network, self.seen = network, 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (N, classes)."""
+        self.seen += 1
+        sign = -1.0 if self.seen % 2 else 1.0
+        pixels = OtherGradient.apply(images, images.detach(), lambda grad, _: sign * grad)
+        logits: Tensor = self.network(pixels)
+        return logits
+
+
 class NotANumberOnSecondCall(nn.Module):
     """Answers every second call of more than one image with numbers that are none."""
 
@@ -171,6 +193,7 @@ STATEFUL: dict[str, Builder] = {
     "no gradient after 30 calls": lambda network: ChangesAfter(network, 30),
     "another answer every second call": lambda network: AnotherEvery(network, 2),
     "another answer every seventh call": lambda network: AnotherEvery(network, 7),
+    "another sign of every second gradient": FlipsEverySecondGradient,
     "not a number every second call": NotANumberOnSecondCall,
     "statistics of each batch": StatisticsOfBatches,
 }

@@ -2,59 +2,60 @@
 
 import sys
 import tempfile
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
 
+from attack.attacks.attack import epsilon_name
+from stylize.console import InputError
 from tests.attack.planted.honest import HONEST
 from tests.attack.planted.networks import write_shards
-from tests.attack.planted.zoo import BROKEN, QUICK, Judged, build, judge
+from tests.attack.planted.zoo import BROKEN, QUICK, Cell, build, judge
 
 PAGE = Path(__file__).parents[3] / "docs" / "evaluation.md"
 BEGIN, END = "<!-- planted models: begin -->\n", "<!-- planted models: end -->\n"
-WORDS = ("not robust", "masking suspected", "near chance", "inconclusive", "holds", "crash")
+WORDS = ("not robust", "masking suspected", "near chance", "inconclusive", "holds", "refused", "crash")
+RADII = [epsilon_name(epsilon) for epsilon in QUICK.epsilons]
 TRUTHS = {"undefended, behind a defence": BROKEN, "adversarially trained, wrapped honestly": HONEST}
 
 
-def judge_all(folder: Path) -> Iterator[tuple[str, str, Judged]]:
+def judge_all(folder: Path) -> Iterator[tuple[str, str, dict[str, Cell]]]:
     """Yield the truth, the name and the verdicts of every planted model; a crash is a verdict of its own."""
     shards = write_shards(folder / "shards")
     for truth, models in TRUTHS.items():
-        for number, name in enumerate(models):
+        for name in models:
             try:
-                judged = judge(build(name, broken=models is BROKEN), shards, folder / f"{number}-{len(models)}.json")
+                yield truth, name, judge(build(name, broken=models is BROKEN), shards, folder / "result.json")
             except Exception as error:
-                judged = Judged({"": "crash"}, (f"{type(error).__name__}: {error}",))
-            yield truth, name, judged
+                word = "refused" if isinstance(error, InputError) else "crash"
+                yield truth, name, dict.fromkeys(RADII, Cell(word, frozenset({f"{type(error).__name__}: {error}"})))
 
 
-def confusion(judged: Mapping[tuple[str, str], Judged]) -> str:
+def confusion(words: Mapping[tuple[str, str], Counter[str]]) -> str:
     """Return the table of truth and radius against the words, in Markdown."""
-    radii = [f"{255 * epsilon:.0f}/255" for epsilon in QUICK.epsilons]
     lines = [f"| truth | L∞ radius | models | {' | '.join(WORDS)} |", "| --- " * (3 + len(WORDS)) + "|"]
-    for truth, models in TRUTHS.items():
-        for radius in radii:
-            words = Counter(judged[truth, name].words.get(radius, "crash") for name in models)
-            lines.append(f"| {truth} | {radius} | {len(models)} | {' | '.join(str(words[word]) for word in WORDS)} |")
+    for (truth, radius), counts in words.items():
+        numbers = " | ".join(str(counts[word]) for word in WORDS)
+        lines.append(f"| {truth} | {radius} | {counts.total()} | {numbers} |")
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    """Write the table into the page, and print each model that was not judged rightly."""
+    """Write the table into the page, and print what was not judged rightly."""
     torch.set_num_threads(1)
-    warnings.simplefilter("ignore", FutureWarning)
-    judged = {}
+    words: dict[tuple[str, str], Counter[str]] = {(truth, radius): Counter() for truth in TRUTHS for radius in RADII}
     with tempfile.TemporaryDirectory() as folder:
-        for truth, name, each in judge_all(Path(folder)):
-            judged[truth, name] = each
-            wrong = each.missed() if name in BROKEN and TRUTHS[truth] is BROKEN else each.alarmed()
-            if wrong or "crash" in each.words.values():
-                sys.stdout.write(f"{truth}: {name}: {dict(each.words)}, failed {', '.join(each.failed) or 'nothing'}\n")
+        for truth, name, cells in judge_all(Path(folder)):
+            for radius, cell in cells.items():
+                words[truth, radius][cell.word] += 1
+                wrong = cell.missed() if TRUTHS[truth] is BROKEN else cell.alarmed()
+                if wrong or cell.word == "crash":
+                    reasons = "; ".join(sorted(cell.failed)) or "nothing"
+                    sys.stdout.write(f"{name} ({truth}), {radius}: {cell.word}; failed: {reasons}\n")
     before, rest = PAGE.read_text().split(BEGIN)
-    PAGE.write_text(before + BEGIN + confusion(judged) + END + rest.split(END)[1])
+    PAGE.write_text(before + BEGIN + confusion(words) + END + rest.split(END)[1])
 
 
 if __name__ == "__main__":

@@ -4,12 +4,13 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from attack import AttackConfig, attack_model
+from attack.attacks.attack import epsilon_name
+from attack.checks.check import Check
 from tests.attack.planted.gradients import GRADIENTS
 from tests.attack.planted.honest import HONEST
 from tests.attack.planted.inputs import INPUTS
@@ -32,20 +33,19 @@ NO_REASON = {"attacks come to rest"}  # a failed check that honest models fail t
 
 
 @dataclass(frozen=True)
-class Judged:
-    """The verdicts on a model by radius, as `8/255`, and the names of its failed checks."""
+class Cell:
+    """The verdict on a model within one radius, and the names of the checks that failed there."""
 
-    words: Mapping[str, str]
-    failed: tuple[str, ...]
+    word: str
+    failed: frozenset[str]
 
     def missed(self) -> bool:
-        """Tell whether a broken model passes: it holds somewhere, or is inconclusive and no failed check says why."""
-        explained = bool(set(self.failed) - NO_REASON)
-        return any(word == "holds" or (word == "inconclusive" and not explained) for word in self.words.values())
+        """Tell whether a broken model passes: it holds, or is inconclusive and no failed check says why."""
+        return self.word == "holds" or (self.word == "inconclusive" and not self.failed - NO_REASON)
 
     def alarmed(self) -> bool:
         """Tell whether an honest model is suspected, or called broken."""
-        return any(word in ("masking suspected", "not robust") for word in self.words.values())
+        return self.word in ("masking suspected", "not robust")
 
 
 def build(name: str, *, broken: bool) -> nn.Module:
@@ -56,11 +56,13 @@ def build(name: str, *, broken: bool) -> nn.Module:
     return HONEST[name](copy.deepcopy(robust())).eval()
 
 
-def judge(model: nn.Module, shards: Path, out: Path, config: AttackConfig = QUICK) -> Judged:
-    """Evaluate a model as `attack run` does."""
+def judge(model: nn.Module, shards: Path, out: Path, config: AttackConfig = QUICK) -> dict[str, Cell]:
+    """Evaluate a model as `attack run` does, and return what is said of it by radius, as `8/255`."""
     result = attack_model(model, shards, out, config)
-    return Judged(_words(result), tuple(check["name"] for check in result["checks"] if not check["passed"]))
-
-
-def _words(result: Mapping[str, Any]) -> Mapping[str, str]:
-    return {"8/255": result["verdict"]["word"]}
+    checks = [Check(**check) for check in result["checks"]]
+    cells = {}
+    for verdict in result["verdicts"]:
+        norm, epsilon = verdict["norm"], verdict["epsilon"]
+        failed = frozenset(check.name for check in checks if not check.passed and check.concerns(norm, epsilon))
+        cells[epsilon_name(epsilon)] = Cell(verdict["word"], failed)
+    return cells

@@ -105,3 +105,13 @@ def test_a_progressive_jpeg_that_ends_between_scans_is_refused(noise: Noise) -> 
         start = whole.rfind(b"\xff\xc4", 0, place)  # the scan's own table comes before it
         for cut in (start, place):
             assert "cannot be decoded" in outcome(whole[:cut])[0]
+
+
+@pytest.mark.parametrize("cut", [0, 1, 2])
+def test_side_data_that_readers_stumble_over_are_cut_out_also_without_an_end(noise: Noise, cut: int) -> None:
+    plain = jpeg(noise(1, 16, 16))
+    odd = plain[:2] + b"\xff\xee\x00\x07Adobe" + plain[2:]  # too short for what readers look for in it
+    decoded = decode(odd[: len(odd) - cut])
+    assert decoded.picture.tobytes() == decode(plain).picture.tobytes()
+    assert Image.open(io.BytesIO(decoded.data)).tobytes() == decoded.picture.tobytes()
+    assert len(decoded.warnings) == 1
