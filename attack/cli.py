@@ -15,7 +15,16 @@ from attack.evaluation.statistics import share
 from attack.evaluation.suite import AttackConfig, TransferConfig
 from attack.evaluation.transfer import attack_transfer
 from stylize.console import InputError, command_app, console, counted, run_command_line
-from stylize.params import PARAMS, check_list, mapping, parse_options, read_section, shard_folders
+from stylize.params import (
+    PARAMS,
+    check_list,
+    check_options,
+    mapping,
+    parse_options,
+    placed,
+    read_section,
+    shard_folders,
+)
 from stylize.progress import shown_progress
 from stylize.settings import options_of
 from stylize.shards.cache import DEFAULT_CACHE, DEFAULT_GB, Cache, CacheGigabytes, opened_shards
@@ -216,12 +225,15 @@ def check_params(path: Path) -> None:
         raise InputError(f"{path}: attack.shared has no {unknown[0]!r}: give {', '.join(SHARED)}, the rest as options.")
     if misplaced := [name for name in options if name in SHARED]:
         raise InputError(f"{path}: attack.options has {misplaced[0]!r}: give it in attack.shared, for transfers too.")
+    check_options(app, "run", shared, f"{path}: attack.shared", ("model", "out"))
     values = parse_options(app, "run", {**shared, **options}, f"{path}: attack.options", ("model", "out"))
-    given = {field.name: values[field.name] for field in fields(AttackConfig) if values[field.name] not in (None, [])}
+    given = {
+        field.name: values[field.name] for field in fields(AttackConfig) if values[field.name] not in (None, [], ())
+    }
     try:
         AttackConfig(**{**given, "epsilons": tuple(given.get("epsilons", AttackConfig.epsilons))})
     except InputError as error:
-        raise InputError(f"{path}: attack.options: {error}") from None
+        raise placed(error, options, f"{path}: attack.options", f"{path}: attack.shared") from None
     known = shard_folders(path)
     check_list([shared.get("shards")], f"{path}: attack.shared.shards", known)
     check_list(read_section(path, "report", ("shards",)).get("shards"), f"{path}: report.shards", known)

@@ -1,18 +1,23 @@
 """Processes of one training run: `torchrun`, devices and their types."""
 
 import os
+import signal
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor, distributed, nn
 
-from stylize.console import InputError
+from stylize.console import InputError, LiteralConsole
 from train.config import TrainConfig
 from train.models import make_network
+
+PATIENCE = timedelta(minutes=10)  # of a process that waits for another
 
 
 @dataclass(frozen=True)
@@ -71,11 +76,39 @@ def join_world(device: str) -> Iterator[World]:
         return
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    _meet("nccl" if chosen.type == "cuda" else "gloo", size)
     try:
         yield World(distributed.get_rank(), size, chosen)
+    except RuntimeError as error:
+        if not any(sign in str(error) for sign in ("gloo", "NCCL")):
+            raise
+        raise InputError(
+            f"Another process of this run ended, or did not answer for {PATIENCE}: see what it printed, and start all "
+            "of them again; they go on from the last state."
+        ) from error
     finally:
         distributed.destroy_process_group()
+
+
+def _meet(backend: str, size: int) -> None:
+    """Wait for the other processes; raise `InputError` where they do not come.
+
+    Signals end this process at once meanwhile: there is nothing to save, and PyTorch's code does not look at them.
+    """
+    rank, address, port = (os.environ.get(name, "?") for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"))
+    where = f"process {rank} of {size} waits for the others at {address}:{port}"
+    LiteralConsole(stderr=True, highlight=False).print(f"{where.capitalize()}, for {PATIENCE} at most.")
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():
+        handlers = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        distributed.init_process_group(backend, timeout=PATIENCE)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"The {where}, in vain ({reason}): start all of them, as with torchrun.") from None
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def _device(name: str) -> torch.device:

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from stylize.console import InputError, plain_errors
+from stylize.console import InputError
 from train.augment import ImagePreset, image_preset
 from train.loading import EvaluationImages, evaluation_loader, to_pixels
 from train.pairs import PairedShards
@@ -128,7 +128,7 @@ def count(
     was_training = model.training
     model.eval()
     with torch.autocast(device.type, enabled=False):
-        for batch, labels in plain_errors(evaluation_loader(images, batch_size, workers)):
+        for batch, labels in evaluation_loader(images, batch_size, workers):
             if stop():
                 break
             _add(sums, model(to_pixels(batch.flatten(0, 1), device)), labels.to(device))

@@ -1,27 +1,34 @@
 """Batches for training and evaluation: which samples, in which order, loaded by worker processes."""
 
+import errno
 import multiprocessing
 import os
 import signal
+import sys
+import tempfile
 import threading
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from multiprocessing import forkserver, resource_tracker
+from multiprocessing import forkserver, resource_tracker, util
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
-from stylize.console import InputError, counted
+from stylize.console import InputError, counted, plain_errors
 from train.augment import VIEWS, ImagePreset, SampleBatch
-from train.pairs import PairedShards, hashed
+from train.pairs import SHARED_MEMORY, PairedShards, hashed, shared
 
 Batch = tuple[Tensor, Tensor]
+Sent = Tensor | NDArray[Any]
 GRACE_SECONDS = 15  # for the step at work, after SIGTERM to all processes
 _FOR_MAIN_PROCESS = {signal.SIGINT, signal.SIGTERM}
+_LONGEST_TMPDIR = 60  # of 107 bytes that the name of a socket may have; folder and name take some 40
 
 
 def hold_out(
@@ -85,7 +92,7 @@ class EpochBatches(Sampler[tuple[int, list[int]]]):
             yield self.epoch, order[start : start + self.batch_size].tolist()
 
 
-class TrainingViews(Dataset[Batch]):
+class TrainingViews(Dataset[tuple[Sent, Sent]]):
     """Batches of augmented samples of one epoch: uint8 (N, V, 3, size, size), originals first, and labels (N,).
 
     `training` are the indices that are trained on.  `views` names what there is beside the original; images that are
@@ -100,11 +107,11 @@ class TrainingViews(Dataset[Batch]):
         self.by_class = samples.by_class(training)
         self.images = 1 + (samples.copies if VIEWS[views].copies else 0)
 
-    def __getitem__(self, batch: tuple[int, Sequence[int]]) -> Batch:
+    def __getitem__(self, batch: tuple[int, Sequence[int]]) -> tuple[Sent, Sent]:
         epoch, indices = batch
         self.samples.fetch(indices, self.images)
         views = VIEWS[self.views].make(SampleBatch(self.samples, self.by_class, self.preset, self.seed, epoch, indices))
-        return views, torch.from_numpy(self.samples.labels[list(indices)])
+        return _sendable(views), _sendable(torch.from_numpy(self.samples.labels[list(indices)]))
 
 
 class EvaluationImages(Dataset[tuple[Tensor, int]]):
@@ -137,36 +144,55 @@ class EvaluationImages(Dataset[tuple[Tensor, int]]):
         return self.preset.resize(pixels), int(self.samples.labels[index])
 
 
-def training_loader(samples: TrainingViews, batches: EpochBatches, workers: int, pin_memory: bool) -> Iterable[Batch]:
+class Loader(Iterable[Batch]):
+    """Batches made by worker processes, or by this one; their `InputError`s and their death are one here too."""
+
+    def __init__(self, workers: int, **options: Any) -> None:
+        self._options = options
+        self._batches: DataLoader[Any] = DataLoader(
+            num_workers=workers,
+            persistent_workers=workers > 0 and options["batch_size"] is None,
+            worker_init_fn=partial(_start_worker, dict(os.environ)),
+            multiprocessing_context=process_context(workers),
+            **options,
+        )
+
+    def __iter__(self) -> Iterator[Batch]:
+        try:
+            batches = iter(self._batches)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            warnings.warn(f"Shared memory, {SHARED_MEMORY}, is full: images are loaded without workers.", stacklevel=2)
+            batches = iter(DataLoader(**self._options))
+        for images, labels in plain_errors(batches):
+            yield torch.as_tensor(images), torch.as_tensor(labels)
+
+
+def training_loader(samples: TrainingViews, batches: EpochBatches, workers: int, pin_memory: bool) -> Loader:
     """Return a loader of uint8 (B, V, 3, size, size) and labels (B,) whose workers live for the whole run."""
-    return DataLoader(
-        samples,
-        batch_size=None,  # each item is a batch
-        sampler=batches,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        pin_memory=pin_memory,
-        worker_init_fn=partial(_start_worker, dict(os.environ)),
-        multiprocessing_context=process_context(workers),
-    )
+    # Without a batch size each item is a batch.
+    return Loader(workers, dataset=samples, sampler=batches, batch_size=None, collate_fn=tuple, pin_memory=pin_memory)
 
 
-def evaluation_loader(images: EvaluationImages, batch_size: int, workers: int) -> Iterable[Batch]:
+def evaluation_loader(images: EvaluationImages, batch_size: int, workers: int) -> Loader:
     """Return a loader of uint8 (B, 1 or 2, 3, size, size) and labels (B,) in the order of the samples."""
-    return DataLoader(
-        images,
-        batch_size,
-        num_workers=workers,
-        collate_fn=_collated,
-        worker_init_fn=partial(_start_worker, dict(os.environ)),
-        multiprocessing_context=process_context(workers),
-    )
+    return Loader(workers, dataset=images, batch_size=batch_size, collate_fn=_collated)
 
 
-def _collated(samples: Sequence[tuple[Tensor, int]]) -> Batch:
+def _collated(samples: Sequence[tuple[Tensor, int]]) -> tuple[Sent, Sent]:
     """Return uint8 (B, V, 3, size, size) and labels (B,), pixel by pixel in memory as images were decoded."""
-    images, labels = default_collate([(views.permute(0, 2, 3, 1), label) for views, label in samples])
-    return images.permute(0, 1, 4, 2, 3), labels
+    images, labels = zip(*samples, strict=True)
+    stacked = torch.stack([views.permute(0, 2, 3, 1) for views in images]).permute(0, 1, 4, 2, 3)
+    return _sendable(stacked), _sendable(torch.tensor(labels))
+
+
+def _sendable(tensor: Tensor) -> Sent:
+    """Return a tensor for the main process: in shared memory or, where that is full, as an array for a pipe.
+
+    Left to itself PyTorch finds the shared memory full in a thread, and the main process waits for ever.
+    """
+    return tensor if get_worker_info() is None else shared(tensor)
 
 
 def _start_worker(environment: dict[str, str], worker: int) -> None:
@@ -197,8 +223,12 @@ def process_context(workers: int) -> multiprocessing.context.BaseContext | None:
     """Start workers from a clean server process: forking one that runs threads (torch, progress bar) may deadlock."""
     if workers == 0:
         return None
+    main = sys.modules["__main__"]
+    if not Path(getattr(main, "__file__", None) or __file__).exists():
+        del main.__file__  # a script from standard input, which workers would look for
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
+    _shorten_socket_names()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["train.loading"])  # imports torch once, not once per worker
     # The server and the workers that it forks inherit the mask: signals to all processes reach the main one alone, from
@@ -210,6 +240,24 @@ def process_context(workers: int) -> multiprocessing.context.BaseContext | None:
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return context
+
+
+def _shorten_socket_names() -> None:
+    """Let the sockets between processes lie in /tmp where a long TMPDIR leaves no room for their names."""
+    given = tempfile.gettempdir()
+    if len(os.fsencode(given)) <= _LONGEST_TMPDIR:
+        return
+    tempfile.tempdir = "/tmp"  # noqa: S108
+    try:
+        folder = util.get_temp_dir()  # which this process and its workers keep to
+    except OSError as error:
+        raise InputError(
+            f"TMPDIR={given} is too long for sockets, and /tmp fails ({error.strerror}): set another."
+        ) from None
+    finally:
+        tempfile.tempdir = given
+    if len(os.fsencode(folder)) > _LONGEST_TMPDIR:
+        raise InputError(f"TMPDIR={given} is too long for the names of sockets: set a shorter one, as TMPDIR=/tmp.")
 
 
 def to_pixels(images: Tensor, device: torch.device) -> Tensor:

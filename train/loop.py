@@ -15,7 +15,7 @@ from torch.utils.flop_counter import flop_registry
 from torchvision.transforms import v2
 from torchvision.tv_tensors import Video
 
-from stylize.console import InputError, plain_errors
+from stylize.console import InputError
 from train.batch_norm import fresh_statistics, split, synchronised
 from train.config import TrainConfig
 from train.distributed import World, uses_bf16, uses_sync_batchnorm
@@ -173,7 +173,7 @@ class Trainer:
         `advance` is told the number of images after every step.  Raises `InputError` if the loss is no longer finite.
         """
         self.model.train()
-        for images, labels in plain_errors(batches):
+        for images, labels in batches:
             self._count_operations(images, labels)
             self._loss_sums += self._step(images, labels)
             advance(len(labels) * self.world.size)
@@ -250,7 +250,7 @@ class Trainer:
         model = self.judged.train()
         seed = self.config.seed, "statistics", self.progress.epoch, self.world.rank
         with fresh_statistics(model):
-            for number, (images, labels) in enumerate(plain_errors(batches)):
+            for number, (images, labels) in enumerate(batches):
                 torch.manual_seed(hashed(*seed, number))  # as for a step
                 self._losses(model, self._pixels(images), labels.to(self.world.device))
         self.world.copy_from_main(model.buffers())  # each process has seen batches of its own

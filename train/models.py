@@ -225,13 +225,23 @@ def _replace_head(module: nn.Module, name: str, num_classes: int) -> None:
         module.set_submodule(name, nn.Conv2d(old.in_channels, num_classes, kernel_size=1))
 
 
-def _timm(name: str, num_classes: int) -> Network:
+def check_timm(arch: str) -> None:
+    """Raise `InputError` for an architecture of timm that it does not have."""
+    if not arch.startswith(TIMM):
+        return
     try:
         import timm
     except ImportError:
-        raise InputError(f"{TIMM}{name} needs timm: pip install 'stylized-pairing[timm]'.") from None
+        raise InputError(f"{arch} needs timm: pip install 'stylized-pairing[timm]'.") from None
+    name = arch.removeprefix(TIMM)
     if not timm.is_model(name):
         raise InputError(f"timm has no model {name!r}{_similar(name, timm.list_models())}: give one that it lists.")
+
+
+def _timm(name: str, num_classes: int) -> Network:
+    check_timm(f"{TIMM}{name}")
+    import timm
+
     module = timm.create_model(name, num_classes=num_classes)
     expected = module.pretrained_cfg
     heads = expected.get("classifier") or ()

@@ -2,6 +2,8 @@
 
 import hashlib
 import io
+import shutil
+import sys
 import warnings
 import weakref
 import zlib
@@ -13,6 +15,7 @@ from itertools import chain, product
 from pathlib import Path
 from tarfile import BLOCKSIZE
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +33,8 @@ from stylize.shards.manifest import SPLITS, read_manifest
 from stylize.shards.remote import RemoteFolder
 from stylize.shards.shard import image_roles, is_header_of, open_shard
 
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
+_RESERVED = 1 << 20  # bytes of it, for the semaphores of processes
 _UNKNOWN = -1
 _CHUNK = 1 << 20
 _FORMATS = ("JPEG", "PNG", "WEBP")
@@ -130,6 +135,17 @@ def _decoders(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, "decoder")
 
 
+def shared(tensor: Tensor) -> Tensor | NDArray[Any]:
+    """Return a tensor in the memory that processes share or, where there is no room, an array, which each copies."""
+    room = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.exists() else sys.maxsize
+    if tensor.nbytes + _RESERVED > room:
+        return tensor.numpy()
+    try:
+        return tensor.share_memory_()  # type: ignore[no-untyped-call,no-any-return]
+    except RuntimeError:  # another process was faster
+        return tensor.numpy()
+
+
 def hashed(*parts: object) -> int:
     """Return an integer in [0, 2**64) that depends on the parts alone."""
     text = "/".join(map(str, parts)).encode()
@@ -146,12 +162,11 @@ class VerifiedBytes:
 
     def __init__(self, index: SplitIndex) -> None:
         self.index = index
-        self._checks = torch.full(index.spans.shape[:2], _UNKNOWN, dtype=torch.int64)
-        self._checks.share_memory_()  # type: ignore[no-untyped-call]
+        self._checks = shared(torch.full(index.spans.shape[:2], _UNKNOWN, dtype=torch.int64))
 
     def read(self, index: int, parts: Sequence[int]) -> list[bytes]:
         """Return the chosen parts of a sample: 0 the original, k its k-th copy."""
-        noted = self._checks.numpy()
+        noted = np.asarray(self._checks)
         if _UNKNOWN in (checks := noted[index].tolist()):
             self._verify(int(self.index.shards[index]))
             checks = noted[index].tolist()
@@ -180,7 +195,7 @@ class VerifiedBytes:
             raise differs(path)
         if not right:
             raise InputError(f"Shard {path} is not as its folder's index says: run `stylize index` on the folder.")
-        self._checks[first:last] = torch.tensor(checks).view(last - first, -1)
+        np.asarray(self._checks)[first:last] = np.reshape(checks, (last - first, -1))
 
 
 def _members(

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from torch import Tensor, nn
 
-from attack.attacks.attack import BATCH_SIZE, NORM_NAMES, Attacked, Kind, Loss, Norm, epsilon_name, radius_name
+from attack.attacks.attack import BATCH_SIZE, NORM_NAMES, Attacked, Kind, Loss, Norm, attack_title, epsilon_name
 from attack.attacks.autoattack import autoattack, square
 from attack.attacks.minimal_norm import minimal_norm
 from attack.attacks.paper_path import ZERO_GRADIENT
@@ -131,7 +131,7 @@ class Planned:
     @property
     def title(self) -> str:
         """Name and radius, which no other attack of the suite has."""
-        return f"{self.name} {NORM_NAMES[self.norm] if self.epsilon is None else radius_name(self.norm, self.epsilon)}"
+        return attack_title(self.name, self.norm, self.epsilon)
 
 
 def plan_attacks(config: AttackConfig, classes: int) -> list[Planned]:

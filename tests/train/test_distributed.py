@@ -5,11 +5,14 @@ import os
 import socket
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 import train
+from stylize.console import InputError
+from train.distributed import join_world
 from train.methods import METHODS
 
 # Arguments: file of losses, steps.  Every method trains a network with BatchNorm on its share of batches; noise is a
@@ -75,3 +78,16 @@ def test_two_processes_compute_what_one_computes(tmp_path: Path, steps: int) -> 
     for method in METHODS:
         assert two[method] == pytest.approx(one[method], rel=1e-5), method
         assert len(set(one[method])) == steps
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_whose_others_do_not_come_says_so(monkeypatch: pytest.MonkeyPatch, rank: int) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": 2, "RANK": rank, "LOCAL_RANK": rank}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr("train.distributed.PATIENCE", timedelta(seconds=1))
+    with pytest.raises(InputError, match=f"127.0.0.1:{port}"), join_world("cpu"):
+        pass

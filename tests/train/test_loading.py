@@ -1,20 +1,26 @@
 import multiprocessing
 import os
+import shutil
 import signal
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+import train
 from stylize.console import InputError, plain_errors
 from train import PairedShards, TrainConfig, image_preset
 from train.distributed import loading_workers
 from train.loading import EpochBatches, TrainingViews, split_validation, training_loader
-from train.pairs import hashed
+from train.pairs import hashed, shared
 
 ShardFolderMaker = Callable[..., Path]
+ROOT = Path(train.__file__).parents[1]
 
 
 def _epochs(samples: PairedShards, workers: int) -> list[torch.Tensor]:
@@ -55,7 +61,7 @@ def test_without_styled_there_is_one_view_with_the_same_crop(make_shard_folder: 
         TrainingViews(samples, np.arange(len(samples)), image_preset("small", 16), 0, views)
         for views in ("copy", "original")
     )
-    assert torch.equal(one[(0, [3, 5])][0], both[(0, [3, 5])][0][:, :1])
+    assert torch.equal(torch.as_tensor(one[(0, [3, 5])][0]), torch.as_tensor(both[(0, [3, 5])][0])[:, :1])
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -170,3 +176,53 @@ def test_hash_is_uniform_enough() -> None:
     values = np.array([hashed(0, key) for key in range(4000)], dtype=np.float64) / 2**64
     counts, _ = np.histogram(values, bins=10, range=(0, 1))
     assert ((counts - 400) ** 2 / 400).sum() < 27.9  # chi-squared, 9 degrees of freedom, p = 0.001
+
+
+def _run_elsewhere(
+    shards: Path, code: str, command: Sequence[str] = (sys.executable,), **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a script from standard input that trains with two workers."""
+    script = (
+        "from pathlib import Path\nfrom train import TrainConfig, train_model\n"
+        f"config = TrainConfig(Path({str(shards)!r}), 'small', 'pairing', Path({str(shards.parent / 'out')!r}),"
+        f" epochs=1, batch_size=8, dtype='fp32', device='cpu', workers=2)\n{code}\n"
+    )
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.run(
+        command, input=script, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def test_a_script_from_standard_input_under_a_long_temporary_folder(
+    make_shard_folder: ShardFolderMaker, tmp_path: Path
+) -> None:
+    long = tmp_path / ("scratch" * 14)
+    long.mkdir()
+    ended = _run_elsewhere(make_shard_folder(size=32), "print(train_model(config)['epochs'])", TMPDIR=str(long))
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.split() == ["1"]
+
+
+def test_full_shared_memory_is_done_without(
+    make_shard_folder: ShardFolderMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there is no room, batches are arrays, and notes are not shared; the batches are the same."""
+    samples = PairedShards(make_shard_folder(styles_per_image=3), "train")
+    expected = _epochs(samples, 0)
+    monkeypatch.setattr("train.pairs.shutil.disk_usage", lambda path: SimpleNamespace(free=64 * 1024))
+    full = PairedShards(make_shard_folder("full", styles_per_image=3), "train")
+    assert isinstance(shared(torch.zeros(3)), np.ndarray)
+    assert all(torch.equal(a, b) for a, b in zip(expected, _epochs(full, 1), strict=True))
+
+
+@pytest.mark.skipif(
+    subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode != 0
+    if shutil.which("unshare")
+    else True,
+    reason="needs a mount of its own",
+)
+def test_training_under_a_tiny_shared_memory(make_shard_folder: ShardFolderMaker) -> None:
+    mount = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs -o size=64k tmpfs /dev/shm && exec "$0"', sys.executable]
+    ended = _run_elsewhere(make_shard_folder(size=32), "print(train_model(config)['epochs'])", mount)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.split() == ["1"]
