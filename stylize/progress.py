@@ -77,7 +77,8 @@ def shown_progress(
     """
     columns = TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[state]}")
     paces: dict[str, _Pace] = {}
-    with Progress(*columns, console=console, transient=True) as display:
+    disable = not (keep or console.is_terminal)
+    with Progress(*columns, console=console, transient=True, disable=disable) as display:
         lines = {}
 
         def show(task: str, done: int, total: int) -> None:
