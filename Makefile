@@ -4,15 +4,20 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 export GOMP_SPINCOUNT := 20000
 
-.PHONY: repro test lint docs clean
+.PHONY: help install repro test lint docs clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*  ## /\1\t/p' Makefile | expand -t 10
+
+install: $(INSTALLED)  ## the commands and what they need, in .venv; no stage is run
 
 repro: $(INSTALLED)  ## images → shards → classifiers → curves → report
 	PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
 
-test: $(INSTALLED)  ## in two processes of one thread each
+test: $(INSTALLED)  ## all tests but the slow ones, in two processes
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-lint: $(INSTALLED)
+lint: $(INSTALLED)  ## rules, format and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -26,5 +31,5 @@ $(INSTALLED): pyproject.toml
 	$(BIN)/pip install --quiet --editable ".[dev]"
 	touch $@
 
-clean:
+clean:  ## remove .venv
 	rm -rf $(VENV)

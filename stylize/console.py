@@ -90,7 +90,7 @@ class LastingStream(io.TextIOWrapper):
 
 
 def _lasting(stream: Any) -> Any:
-    """Return a process's own output as one that lasts; a stream that somebody put in its place stays."""
+    """Return a process's own output as a stream that lasts; another stream in its place, as in tests, stays."""
     if stream is None:  # closed: a file opened next would take its number, and get what is printed
         return open(os.devnull, "w")
     if isinstance(stream, io.TextIOWrapper):
@@ -105,7 +105,7 @@ def _lasting(stream: Any) -> Any:
 class LiteralConsole(Console):
     """A console that shows names as they are: no markup, no emoji codes, no control character of theirs.
 
-    Each string is one line.  Where nobody reads any more (`| head -1`) it falls silent, and the work goes on.
+    Each string is one line.  Once its reader has left (`| head -1`) it is silent, and the work goes on.
     """
 
     def __init__(self, **options: Any) -> None:

@@ -1,6 +1,9 @@
 """`params.yaml` of the pipeline: read as DVC reads it, and checked by the commands that it is for, before any stage."""
 
+import difflib
+import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,10 @@ ENDS_QUOTES = '\\"`$'  # letters that a shell reads in a quoted word
 FORBIDDEN = f"./@{ENDS_QUOTES}"  # DVC takes a dot for a level of the parameters and @ for the end of a stage's name
 MAKE_NOTHING = ("dry-run", "help")  # options with which a stage would have no output
 LONGEST_NAME = 100  # bytes: file names are made of it and of two more
+
+
+class MissingOptionError(InputError):
+    """An option that a command cannot do without was not given."""
 
 
 def read_section(path: Path, name: str, keys: Iterable[str] | None = None) -> dict[str, Any]:
@@ -49,6 +56,8 @@ def check_list(values: Any, where: str, known: Iterable[str]) -> list[str]:
     """Return a list of different names that are all known; raise `InputError` for anything else."""
     known = list(known)
     choices = ", ".join(map(str, known)) or "nothing, as there is none"
+    if values == [None]:
+        raise InputError(f"{where} is missing: choose from {choices}.")
     if not isinstance(values, list) or not values:
         raise InputError(f"{where} is {values!r}: give a list, of {choices}.")
     for number, value in enumerate(values):
@@ -99,28 +108,75 @@ def parse_options(
     """Return a command's values for options as DVC hands them over, checked by the command's own parser.
 
     `stage` names the options that the pipeline's stage gives itself.
-    Raises `InputError` for one of these, an option that the command does not have, one with which it makes nothing,
-    a value of the wrong type, or none.
+    Raises `InputError` for what `check_options` refuses, and for an option that is missing.
     """
-    if taken := [name for name in given if name in stage or name in MAKE_NOTHING]:
-        raise InputError(f"{where}: {taken[0]} cannot be given here, the pipeline needs its own: remove the line.")
-    empty = [name for name, value in given.items() if value is None or isinstance(value, dict)]
-    if empty:
-        raise InputError(f"{where}: {empty[0]} is {given[empty[0]]!r}: give a value, or remove the line.")
+    check_options(app, command, given, where, stage)
+    return _parse(app, command, {**dict.fromkeys(stage, "x"), **given}, where)
+
+
+def _parse(app: typer.Typer, command: str, given: Mapping[str, Any], where: str) -> dict[str, Any]:
     parser: Any = get_command(app)
     try:
-        words = _words({**dict.fromkeys(stage, "x"), **given})
-        with parser.commands[command].make_context(command, list(words)) as context:
+        with parser.commands[command].make_context(command, list(_words(given))) as context:
             values: dict[str, Any] = context.params
             return values
     except InputError as error:  # of an option's own parser
         raise InputError(f"{where}: {error}") from None
     except Exception as error:
-        if not hasattr(error, "format_message"):  # Typer's class for wrong options has no stable place
+        if not hasattr(error, "format_message"):  # Typer's classes for wrong options have no stable place
             raise
+        if type(error).__name__ == "MissingParameter":
+            raise MissingOptionError(f"{where}: {error.format_message().rstrip('.')}: add it.") from None
         reason = error.format_message().rstrip(".")
         value = next((f" (it is {value!r})" for name, value in given.items() if f"'--{name}'" in reason), "")
         raise InputError(f"{where}: {reason}{value}: see `{app.info.name} {command} --help`.") from None
+
+
+def check_options(
+    app: typer.Typer, command: str, given: Mapping[str, Any], where: str, stage: Iterable[str] = ()
+) -> None:
+    """Raise `InputError` for an option that a command does not have, or a value of the wrong type.
+
+    So it does for an option of `stage`, which the pipeline's stage gives itself, and for one that makes nothing.
+    """
+    parser: Any = get_command(app)
+    options = parser.commands[command].params
+    known = {flag: option for option in options for flag in (*option.opts, *option.secondary_opts)}
+    for name, value in given.items():
+        if name in stage or name in MAKE_NOTHING:
+            raise InputError(f"{where}: {name} cannot be given here, the pipeline needs its own: remove the line.")
+        if (option := known.get(f"--{name}")) is None:
+            near = difflib.get_close_matches(f"--{name}", known, n=1)
+            meant = f" (did you mean {near[0]}?)" if near else ""
+            raise InputError(f"{where}: No such option: --{name}{meant}: see `{command} --help`.")
+        if wrong := _wrong_kind(option, name, value):
+            raise InputError(f"{where}: {name} is {value!r}: {wrong}.")
+    with suppress(MissingOptionError):  # which another place may give
+        _parse(app, command, given, where)
+
+
+def _wrong_kind(option: Any, name: str, value: Any) -> str | None:
+    """Return what to do about a value that DVC would pass on as something else, or None."""
+    if value is None or isinstance(value, dict):
+        return "give a value, or remove the line"
+    if option.is_flag:
+        if not isinstance(value, bool):
+            return "give true or false"
+        return f"give `no-{name}: true`" if value is False and option.secondary_opts else None
+    if isinstance(value, bool):
+        return "give a value that is not true or false"
+    if isinstance(value, list):
+        if not option.multiple:
+            return "give one value, not a list"
+        if not value or any(one is None or isinstance(one, bool | list | dict) for one in value):
+            return "give a list of values"
+    return None
+
+
+def placed(error: InputError, own: Mapping[str, Any], where: str, shared: str) -> InputError:
+    """Return an error with the place of the option that it names: `where` for one of `own`, or that of shared ones."""
+    named = re.match(r"--([\w-]+) is ", str(error))
+    return InputError(f"{shared if named and named[1] not in own else where}: {error}")
 
 
 def _words(options: Mapping[str, Any]) -> Iterable[str]:

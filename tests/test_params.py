@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,12 @@ from stylize.params import FORBIDDEN, check_set_name, read_section
 
 PROJECT = Path(__file__).parents[1]
 Params = dict[str, Any]
+GRID: dict[str, list[Any]] = {
+    "method": ["pairing", "normal"],
+    "arch": ["small", "resnet18"],
+    "set": ["swirls"],
+    "seed": [0, 1],
+}
 CARRIED = (
     *("my set", "it's", "a,b;c:d!e", "a(b)c", "[red]x", "{a}", "<b>", "a|b&c", "100%", "#1", "*?", "-x", "~", "^"),
     *("ünï", "日本", "🎨", "a+b=c_d", "x" * 100, "true", "1", "null"),
@@ -77,18 +84,35 @@ def test_the_project_s_own_parameters_are_right(monkeypatch: pytest.MonkeyPatch)
             "data/shards/swirl",
             "'data/shards/swirl', which there is not: choose",
         ),
-        ("train.models.pairing.shards", ..., "shards names None, which there is not: choose from data/shards/swirls"),
+        ("train.models.pairing.shards", ..., "pairing.shards is missing: choose from data/shards/swirls"),
         ("train.models.pairing.metod", "normal", "train.models.pairing: No such option.*--metod"),
         ("train.models.pairing", "pairing", "train.models.pairing is 'pairing': give keys and values"),
         ("train.models", ["pairing"], r"train.models is \['pairing'\]: give keys and values"),
-        ("train.styles", ["swirls"], "train has no key 'styles': there are models, options"),
-        ("train.options.epoch", 3, "train.models.adversarial: No such option.*--epoch"),
+        ("train.styles", ["swirls"], "train has no key 'styles': there are grid, models, options"),
+        ("train.options.epoch", 3, "train.options: No such option.*--epoch.*--epochs"),
         ("train.options.epochs", "many", r"'--.*valid.*\(it is 'many'\)"),
         ("train.options.epochs", 2.5, r"'--.*valid.*\(it is 2.5\)"),
-        ("train.options.epochs", [1, 2], None),  # the option given twice: the last counts, as on the command line
-        ("train.options.epochs", 0, "train.models.adversarial: --epochs is 0: give 1"),
-        ("train.options.epochs", None, "train.models.adversarial: epochs is None: give a value, or remove the line"),
-        ("train.options.batch-size", 1, "train.models.adversarial: --batch-size is 1: give 2"),
+        ("train.options.epochs", [1, 2], r"train.options: epochs is \[1, 2\]: give one value"),
+        ("train.options.epochs", True, "train.options: epochs is True: give a value"),
+        ("train.options.split-batchnorm", 1, "train.options: split-batchnorm is 1: give true or false"),
+        ("train.options.sync-batchnorm", False, "sync-batchnorm is False: give `no-sync-batchnorm: true`"),
+        ("train.options.no-sync-batchnorm", True, None),
+        ("train.models.pairing.seed", [0, 1], r"train.models.pairing: seed is \[0, 1\]: give one value"),
+        ("train.models.pairing.arch", "timm/resnet9999", "train.models.pairing: timm has no model 'resnet9999'"),
+        ("train.models.pairing.arch", "timm/resnet18", None),
+        ("stylize.options.size", [32, 64], r"stylize.options: size is \[32, 64\]: give one value"),
+        ("stylize.style_sets.swirls.style", [], r"style_sets.swirls: style is \[\]: give a list of values"),
+        (
+            "stylize.style_sets.swirls.style",
+            ["dots", None],
+            "style_sets.swirls: style is .*None.*give a list of values",
+        ),
+        ("data.source", "photos", "data: There is no data set 'photos'"),
+        ("data.source", "imagenet100:photos", "data: There is no data set 'imagenet100:photos'"),
+        ("data.source", "photos/{0..3}.tar", "data: There is no tar photos/0.tar"),
+        ("train.options.epochs", 0, "train.options: --epochs is 0: give 1"),
+        ("train.options.epochs", None, "train.options: epochs is None: give a value, or remove the line"),
+        ("train.options.batch-size", 1, "train.options: --batch-size is 1: give 2"),
         ("train.options.learning-rate", "0,1", r"'--.*valid.*\(it is '0,1'\)"),
         ("train.options.preset", "best", "--preset is 'best'"),
         ("train.options.schedule", "step", "--schedule is 'step': choose one of cosine, linear, constant"),
@@ -120,12 +144,30 @@ def test_the_project_s_own_parameters_are_right(monkeypatch: pytest.MonkeyPatch)
         ("data.test-fraction", 2, "data: --test-fraction is 2.0"),
         ("data.out", "images.zip", "data: out cannot be given here"),
         ("data.data", "shapes", "data: data cannot be given here"),
-        ("stylize.options.out", "shards", "style_sets.swirls: out cannot be given here"),
-        ("stylize.options.dry-run", True, "style_sets.swirls: dry-run cannot be given here"),
-        ("train.options.out", "models", "train.models.adversarial: out cannot be given here"),
+        ("stylize.options.out", "shards", "stylize.options: out cannot be given here"),
+        ("stylize.options.dry-run", True, "stylize.options: dry-run cannot be given here"),
+        ("train.grid", ..., "train.grid is None"),
+        ("train.grid.seed", ..., "train.grid has arch, method, set: give method, arch, set, seed"),
+        ("train.grid.size", [32], "train.grid has .*size: give method, arch, set, seed"),
+        ("train.grid.seed", 0, "train.grid.seed is 0: give a list"),
+        ("train.grid.seed", [[0]], r"train.grid.seed is \[\[0\]\]: give a list"),
+        ("train.grid.seed", [0, 0], r"train.grid.seed is \[0, 0\]: give each value once"),
+        (
+            "train.grid.method",
+            ["normal", "pairng"],
+            r"train.grid.pairng-\w+-swirls-0: --method is 'pairng'",
+        ),
+        ("train.grid", GRID | {"arch": ["timm/resnet18"]}, "train.grid has the name 'pairing-timm/resnet18-swirls-0'"),
+        (
+            "train.grid",
+            GRID | {"set": ["dots"]},
+            "'data/shards/dots', which there is not: choose from",
+        ),
+        ("train.grid", GRID, None),
+        ("train.options.out", "models", "train.options: out cannot be given here"),
         ("attack.options.model", "m.safetensors", "attack.options: model cannot be given here"),
         ("attack.options.help", True, "attack.options: help cannot be given here"),
-        ("attack.shared.seed", -1, "attack.options: --seed is -1"),
+        ("attack.shared.seed", -1, "attack.shared: --seed is -1"),
         ("train.models", {}, "train.models is empty"),
         ("data.seed", "x", r"'--.*valid.*\(it is 'x'\)"),
         ("attack.options.image", 5, "attack.options: No such option.*--image"),
@@ -153,6 +195,22 @@ def test_a_wrong_value_is_named_with_what_there_is(
         check_all(path)
     assert str(caught.value).startswith("params.yaml: ")
     assert "\n" not in str(caught.value)
+
+
+def test_the_parameters_in_the_page_are_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_shard_folder: Callable[..., Path]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_shard_folder("data/imported/theirs")
+    Path("data/paintings").mkdir()
+    Image.new("RGB", (64, 64), "navy").save("data/paintings/starry.jpg")
+    params: Params = yaml.safe_load((PROJECT / "params.yaml").read_text())
+    blocks = re.findall(r"```yaml\n(.*?)```", (PROJECT / "docs/pipeline.md").read_text(), re.DOTALL)
+    for block in blocks:
+        for section, values in yaml.safe_load(block).items():
+            params[section] |= values
+        check_all(write(Path(), params))
+    assert {"style_sets", "imported", "models", "grid"} <= params["stylize"].keys() | params["train"].keys()
 
 
 @pytest.mark.parametrize(
@@ -203,6 +261,29 @@ def test_pictures_that_dvc_shares_are_brought_where_they_are_missing(
         check_all(Path("params.yaml"))
 
 
+def test_what_dvc_lock_records_as_made_may_be_made_of_what_is_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = given("data.source", "photos")
+    params["stylize"]["style_sets"]["swirls"]["style"] = "starry.jpg"
+    path, sections = write(Path(), params), params["stylize"]
+    made = {
+        "data": {"data": params["data"]},
+        "stylize@swirls": {f"stylize.{name}": sections[name] for name in ("options",)}
+        | {"stylize.style_sets.swirls": sections["style_sets"]["swirls"]},
+    }
+    lock = {"stages": {name: {"cmd": "", "params": {"params.yaml": values}} for name, values in made.items()}}
+    Path("dvc.lock").write_text(yaml.safe_dump(lock))
+    check_all(path)
+    for change, section in (("source", params["data"]), ("style", sections["style_sets"]["swirls"])):
+        before = section[change]
+        section[change] = "other"
+        with pytest.raises(InputError, match=r"There is no .*'other'"):
+            check_all(write(Path(), params))
+        section[change] = before
+
+
 COMMANDS = """
 import json, sys
 from dvc.repo import Repo
@@ -218,6 +299,7 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     shutil.copy(PROJECT / "dvc.yaml", folder)
     params = given("data.source", SOURCE)
     params["stylize"]["style_sets"] = {name: {"style": STYLE} for name in CARRIED}
+    params["train"]["grid"] = GRID
     common = {"method": "pairing", "arch": "resnet18"}
     params["train"]["models"] = {name: {**common, "shards": f"data/shards/{name}"} for name in CARRIED}
     params["attack"]["shared"]["shards"] = f"data/shards/{CARRIED[0]}"
@@ -260,6 +342,18 @@ def test_style_sets_reach_the_commands_as_they_are(words: Callable[[str], list[s
     assert words(f"stylize@{name}")[5] == f"data/shards/{name}"
     assert {f"data/shards/{name}", f"data/models/{name}"} <= set(words(f"train@{name}"))
     assert {f"data/models/{name}/model.safetensors", f"data/results/{name}.json"} <= set(words(f"attack@{name}"))
+
+
+def test_a_grid_is_a_stage_for_every_combination(words: Callable[[str], list[str]], commands: dict[str, Any]) -> None:
+    names = {f"{method}-{arch}-swirls-{seed}" for method, arch, _, seed in product(*GRID.values())}
+    for stage in ("train-grid", "attack-grid"):
+        assert {name.partition("@")[2] for name in commands if name.startswith(f"{stage}@")} == names
+    given = words("train-grid@normal-resnet18-swirls-1")
+    assert given[given.index("--out") + 1] == "data/models/normal-resnet18-swirls-1"
+    values = {
+        name: given[len(given) - given[::-1].index(name)] for name in ("--method", "--arch", "--shards", "--seed")
+    }
+    assert list(values.values()) == ["normal", "resnet18", "data/shards/swirls", "1"]
 
 
 @pytest.fixture

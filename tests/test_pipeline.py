@@ -36,6 +36,8 @@ def clone_project(folder: Path, params: dict[str, Any]) -> Path:
     if not (PROJECT / ".git").exists():
         pytest.skip("this is not a Git repository")
     run(folder, "git", "clone", "--quiet", "--bare", str(PROJECT), "bare.git")
+    run(folder / "bare.git", "git", "update-ref", "refs/heads/main", "HEAD")
+    run(folder / "bare.git", "git", "symbolic-ref", "HEAD", "refs/heads/main")
     run(folder, "git", "clone", "--quiet", "bare.git", "mine")
     changes = folder / "changes.patch"
     run(PROJECT, "git", "diff", "HEAD", "--binary", f"--output={changes}")

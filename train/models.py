@@ -12,26 +12,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torchvision import models
 
 from stylize.console import InputError, counted
 from stylize.files import read_weights
+from train.config import ARCHITECTURE_HELP, IMAGENET, LITE0, SCRATCH, SMALL, TIMM
 from train.small_network import SmallNetwork
 
 Channels = tuple[float, float, float]
-TIMM, LITE0, SMALL = "timm/", "efficientnet_lite0", "small"
-ARCHITECTURE_HELP = (
-    f"a torchvision classifier such as resnet34, {TIMM}NAME, {LITE0}, {SMALL}, or your own package.module:function."
-)
-STEMS = ("standard", "small")
 _HALF: Channels = (0.5, 0.5, 0.5)
 _LARGEST_STEM = 7  # kernels of stems; the larger ones cut patches and cannot be moved closer
 
 # Side outputs for training would need losses of their own, and `transform_input` would normalise a second time.
 _WITHOUT_SIDE_OUTPUTS = {"aux_logits": False, "transform_input": False, "init_weights": True}
 _OPTIONS: Mapping[str, Mapping[str, Any]] = {"googlenet": _WITHOUT_SIDE_OUTPUTS, "inception_v3": _WITHOUT_SIDE_OUTPUTS}
-SCRATCH, IMAGENET = "scratch", "imagenet"
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")  # what training programs put around a state dict
 _WRAPPING = {"module", "_orig_mod", "network"}  # parts of names: of models in parallel, compiled, and this project's
 
@@ -228,13 +223,23 @@ def _replace_head(module: nn.Module, name: str, num_classes: int) -> None:
         module.set_submodule(name, nn.Conv2d(old.in_channels, num_classes, kernel_size=1))
 
 
-def _timm(name: str, num_classes: int) -> Network:
+def check_timm(arch: str) -> None:
+    """Raise `InputError` for an architecture of timm that it does not have."""
+    if not arch.startswith(TIMM):
+        return
     try:
         import timm
     except ImportError:
-        raise InputError(f"{TIMM}{name} needs timm: pip install 'stylized-pairing[timm]'.") from None
+        raise InputError(f"{arch} needs timm: pip install 'stylized-pairing[timm]'.") from None
+    name = arch.removeprefix(TIMM)
     if not timm.is_model(name):
         raise InputError(f"timm has no model {name!r}{_similar(name, timm.list_models())}: give one that it lists.")
+
+
+def _timm(name: str, num_classes: int) -> Network:
+    check_timm(f"{TIMM}{name}")
+    import timm
+
     module = timm.create_model(name, num_classes=num_classes)
     expected = module.pretrained_cfg
     heads = expected.get("classifier") or ()
@@ -316,7 +321,10 @@ def call_reference(reference: str, *arguments: int) -> nn.Module:
         raise InputError(f"Model {reference} cannot be made ({reason}): mend it, or install what it needs.") from error
     if not isinstance(model, nn.Module):
         raise InputError(f"Model {reference} returned {type(model).__name__}: return a torch.nn.Module.")
-    if any(isinstance(tensor, UninitializedTensorMixin) for tensor in (*model.parameters(), *model.buffers())):
+    if any(
+        isinstance(tensor, UninitializedParameter | UninitializedBuffer)
+        for tensor in (*model.parameters(), *model.buffers())
+    ):
         raise InputError(f"Model {reference} has lazy layers without size: let its function call it on an image once.")
     copy_inference_tensors(model)
     return model

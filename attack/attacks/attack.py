@@ -55,6 +55,11 @@ class AttackResult:
     settings: Mapping[str, Any] = field(default_factory=dict)
     losses: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def title(self) -> str:
+        """Name and radius, which no other attack of an evaluation has."""
+        return attack_title(self.name, self.norm, self.epsilon)
+
 
 Loss = Literal["ce", "dlr", "margin"]
 LOSSES: tuple[Loss, ...] = ("ce", "dlr", "margin")
@@ -107,6 +112,11 @@ def epsilon_name(epsilon: float) -> str:
 def radius_name(norm: Norm, epsilon: float) -> str:
     """Write norm and radius, such as `L∞ 8/255` or `L2 0.5`."""
     return f"{NORM_NAMES[norm]} {epsilon_name(epsilon) if norm == 'linf' else f'{epsilon:.4g}'}"
+
+
+def attack_title(name: str, norm: Norm, epsilon: float | None) -> str:
+    """Name an attack with its radius, or with its norm where it looks for the nearest error."""
+    return f"{name} {NORM_NAMES[norm] if epsilon is None else radius_name(norm, epsilon)}"
 
 
 TINY = 1e-12  # keeps a zero vector from being divided by zero

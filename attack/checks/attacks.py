@@ -1,6 +1,6 @@
 """Checks of attack results: what working attacks must show."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -72,6 +72,8 @@ def check_attacks(attacks: Sequence[AttackResult], clean: Sequence[bool], classe
     yield _only_clean_are_robust(attacks, clean)
     yield _within_radius(attacks)
     yield from _unbounded(attacks)
+    if errors := {attack.title: attack.settings["error"] for attack in attacks if "error" in attack.settings}:
+        yield check_errors(errors)
     if asked := [attack for attack in attacks if "copy_differs" in attack.settings]:
         yield check_copies(asked)
     for norm, epsilon in radii(attacks):
@@ -110,14 +112,24 @@ def _within_radius(attacks: Sequence[AttackResult]) -> Check:
     )
 
 
+def check_errors(errors: Mapping[str, str]) -> Check:
+    """Say which attacks could not be made, and what the model's error was."""
+    names = ", ".join(errors)
+    return Check(
+        "every attack could be made",
+        False,
+        f"{names}: {next(iter(errors.values()))}",
+        "A model that fails while it is attacked hides from the attack.",
+        {"attacks": len(errors)},
+    )
+
+
 def check_copies(attacks: Sequence[AttackResult] | None) -> Check:
     """See that a copy of the model that no image went through answers as the model does; None: it cannot be copied."""
     shares = {}
     for attack in attacks or ():
         differing, asked = attack.settings["copy_differs"], attack.settings["attacked"]
-        shares[attack.name, attack.epsilon] = (
-            differing / asked if differing > 1 else 0.0
-        )  # a single image may be rounding
+        shares[attack.title] = differing / asked if differing > 1 else 0.0  # a single image may be rounding
     most = max(shares.values(), default=0.0)
     return Check(
         "a fresh copy answers alike",
@@ -297,9 +309,9 @@ def _gradients(path: AttackPath) -> Check:
         "no zero gradients on the path",
         not blind.any(),
         f"{_of(blind)} met an all-zero gradient; {share:.2%} of elements",
-        "Where the gradient is zero the attack stands still, and the image counts as robust.",
+        "Where the cross-entropy's gradient is zero the paper's attack stands still, and its curve is too high.",
         {"images": _count(blind), "elements": share},
-        "masking",
+        "note",
     )
 
 
@@ -310,9 +322,9 @@ def _path_loss_rises(path: AttackPath) -> Check:
         "loss rises",
         after > before,
         f"mean loss {before:.3g} → {after:.3g}; {_of(last < first)} ended with a lower loss",
-        "An attack that does not raise the loss is not an attack: its gradient points nowhere.",
+        "An attack that does not raise the loss is not an attack, and the paper's curve is too high.",
         {"first": before, "last": after},
-        "masking",
+        "note",
     )
 
 

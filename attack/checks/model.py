@@ -1,64 +1,112 @@
 """Checks of a model: its mode, its outputs, its forward passes and its gradients."""
 
-import copy
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from types import FrameType
-from typing import Any
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
-from attack.attacks.attack import input_gradient
-from attack.checks.check import Check
+from attack.checks.check import Check, Failure
+from attack.checks.gradients import Slopes, floating_types, logits_of, same_numbers, slopes_at
 from attack.checks.robustness import wilson
+
+PASSES = 5
+RANDOM = 1e-4  # of normalised logits, as AutoAttack's flag has it
+OTHERWISE = 1e-2  # of normalised logits: kernels for other batch sizes round otherwise, but less
+ROW_SUMS = 1e-3  # probabilities sum to one, and log-probabilities' exponentials, up to rounding
+SQUASHED = 0.01  # how near outputs of a sigmoid come to 0 and 1
+DLR_CLASSES = 4  # the targeted DLR loss takes a third and a fourth logit
+SURE = 0.99  # confidence that another pixel range fits better
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+DISAGREES = 0.2  # 0: difference and gradient are equal, 0.7: they have nothing to do with each other, 1: opposite
+USEFUL = 0.5  # of the rise that a gradient tells, over a step along its sign
+SURVIVES = 0.1  # of the slope at a point must be left over a step
+NOISE, NOISES, FLIPS = 4 / 255, 10, 2
+# Shares of images that may show a defect: a check fails where Wilson's interval of the share lies above.
+NO_GRADIENT, WRONG_GRADIENT, SHATTERED, UNSTABLE = 0.01, 0.05, 0.25, 0.25
+
+
+class Finding(NamedTuple):
+    """Whether a check passed, in words why, and the numbers behind it."""
+
+    passed: bool
+    detail: str
+    numbers: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """A check: what it looks at, and what a failure means."""
+
+    name: str
+    look: "Callable[[_Looked], Finding]"
+    meaning: str
+    failure: Failure = "inconclusive"
+
+    def check(self, looked: "_Looked") -> Check:
+        """Return the check; it fails, with the reason, where a foreign model keeps it from being made."""
+        try:
+            passed, detail, numbers = self.look(looked)
+        except Exception as error:
+            return Check(self.name, False, could_not_run(error), self.meaning)
+        return Check(self.name, passed, detail, self.meaning, numbers, self.failure)
+
+
+def could_not_run(error: Exception) -> str:
+    """Say that a check could not be made, and why."""
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return f"it could not be made ({type(error).__name__}: {reason})"
+
+
+def check_model(model: nn.Module, images: Tensor, labels: Tensor, *, seed: int = 0) -> Iterator[Check]:
+    """Check a model on N clean images (N, C, H, W), float32 in [0, 1], and their labels (N,).
+
+    The model's mode is checked as it is; the other checks see it in eval mode and leave its mode as it was. A defect of
+    few images needs 64 images or more to be seen. `seed` chooses random directions and noises; the global random state
+    stays as it is.
+    """
+    looked = _Looked(model, images, labels, seed)
+    yield EVAL_MODE.check(looked)
+    with _evaluated(model):
+        for rule in RULES:
+            yield rule.check(looked)
 
 
 @contextmanager
-def same_numbers(images: Tensor, seed: int) -> Iterator[None]:
-    """Let a random model draw the same numbers in each pass, without autocast, and put the random state back after."""
-    kind = images.device.type
-    devices = [images.device] if kind == "cuda" else []
-    with torch.random.fork_rng(devices), torch.autocast(kind, enabled=False):
-        torch.manual_seed(seed)
+def _evaluated(model: nn.Module) -> Iterator[None]:
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
         yield
+    finally:
+        for module in training:
+            module.training = True
 
 
-def logits_of(model: nn.Module, images: Tensor, seed: int) -> Tensor:
-    """Return the logits (N, classes) of images (N, C, H, W), without gradients."""
-    with same_numbers(images, seed), torch.no_grad():
-        logits: Tensor = model(images)
-    return logits
+@dataclass(frozen=True)
+class _Looked:
+    """A model, images (N, C, H, W) and labels (N,) to look at it with, and what more than one check needs of them."""
 
+    model: nn.Module
+    images: Tensor
+    labels: Tensor
+    seed: int
 
-class _FloatingTypes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes the floating-point types of what every operation returns."""
+    @cached_property
+    def logits(self) -> Tensor:
+        """The logits of the images (N, classes)."""
+        return logits_of(self.model, self.images, self.seed)
 
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.seen: set[torch.dtype] = set()
-
-    def __torch_dispatch__(
-        self, func: Any, types: Sequence[Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        """Run the operation and look at its result."""
-        result = func(*args, **(kwargs or {}))
-        leaves = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-        self.seen |= {leaf.dtype for leaf in leaves if leaf.is_floating_point()}
-        return result
-
-
-def floating_types(model: nn.Module, images: Tensor) -> set[torch.dtype]:
-    """Return the floating-point types that occur inside one forward pass."""
-    types = _FloatingTypes()
-    with types:
-        logits_of(model, images, 0)
-    return types.seen
+    @cached_property
+    def slopes(self) -> Slopes:
+        """What is known of the gradient at each image."""
+        return slopes_at(self.model, self.images, self.labels, self.logits, self.seed)
 
 
 def autograd_calls(model: nn.Module, images: Tensor) -> int:
@@ -80,340 +128,91 @@ def autograd_calls(model: nn.Module, images: Tensor) -> int:
     return calls
 
 
-IMAGES = 8
-DIRECTIONS = 2
-FINE = {torch.float64: 1e-7, torch.float32: 1e-3}  # of the pixel range: half the distance of a central difference
-STEP = 1 / 255
-DISAGREES = 0.2  # 0: difference and gradient are equal, 0.7: they have nothing to do with each other, 1: opposite
-SURVIVES = 0.1  # of the slope at a point must be left over a step
-NOISE, NOISES = 4 / 255, 10
-UNDERFLOW = 1e-30  # float32 ends at 1e-38; products on the way back end sooner
-UNSTABLE = 0.5  # of the margin
+def _share(defect: Tensor, most: float, says: str) -> Finding:
+    """Look whether Wilson's interval of the share of images (N,) with a defect lies above what may be."""
+    found, n = int(defect.sum()), len(defect)
+    low, high = wilson(found, n)
+    detail = f"{found} of {n} images ({low:.0%} to {high:.0%}) {says}"
+    return Finding(low <= most, detail, {"images": found, "low": low, "high": high})
 
 
-@dataclass(frozen=True)
-class _Probe:
-    """A model to differentiate, interior points (n, C, H, W) in its precision, and the logits to compare at each.
-
-    `pair` (n, 2) holds the true label and the strongest other class; their difference is the margin.
-    """
-
-    model: nn.Module
-    points: Tensor
-    pair: Tensor
-    seed: int
-
-    def margin(self, points: Tensor) -> Tensor:
-        """Return the margin (n,) at points (n, C, H, W)."""
-        with same_numbers(points, self.seed):
-            chosen: Tensor = self.model(points).gather(1, self.pair)
-        return chosen[:, 0] - chosen[:, 1]
-
-    @torch.no_grad()
-    def slope(self, direction: Tensor, step: float) -> Tensor:
-        """Return the central difference (n,) of the margin over `step` · `direction` to both sides."""
-        ahead, behind = self.margin(self.points + step * direction), self.margin(self.points - step * direction)
-        return (ahead - behind) / (2 * step)
-
-    def gradient(self) -> Tensor:
-        """Return the margin's gradient (n, C, H, W) by the model's own backward pass; zero where the graph is cut."""
-        return _gradient(self.margin, self.points)
-
-
-def check_gradients(model: nn.Module, images: Tensor, labels: Tensor, seed: int) -> Iterator[Check]:
-    """Check the gradient on the first images of (N, C, H, W), float32 in [0, 1], with labels (N,)."""
-    images, labels = images[:IMAGES], labels[:IMAGES]
-    logits = logits_of(model, images, seed)
-    generator = torch.Generator().manual_seed(seed)
-    as_attacked = _Probe(model, images, _pair(logits, labels), seed)
-    yield _finite(as_attacked, logits, labels)
-    yield _not_zero(as_attacked)
-    yield _not_saturated(as_attacked, logits, labels)
-    yield _stable(as_attacked, generator)
-    probe = _precise(as_attacked, generator)
-    gradient = probe.gradient()
-    yield _derivative(probe, gradient, generator)
-    yield _lasting(probe, gradient)
-
-
-def _pair(logits: Tensor, labels: Tensor) -> Tensor:
-    others = logits.scatter(1, labels[:, None], -torch.inf)
-    return torch.stack([labels, others.argmax(1)], 1)
-
-
-def _gradient(function: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
-    leaf = points.detach().clone().requires_grad_()
-    with torch.enable_grad():
-        return input_gradient(function(leaf), leaf)
-
-
-def _precise(probe: _Probe, generator: torch.Generator) -> _Probe:
-    """Return the probe off the grid of 8-bit values and off the edges, in float64 where the model allows it."""
-    noise = torch.rand(probe.points.shape, generator=generator).to(probe.points.device) - 0.5
-    points = probe.points * (1 - 4 * STEP) + (2 + noise) * STEP
-    with suppress(Exception):  # whatever keeps a foreign model from being copied or from taking float64
-        double, pixels = copy.deepcopy(probe.model).double(), points.double()
-        if floating_types(double, pixels[:1]) == {torch.float64}:
-            return _Probe(double, pixels, probe.pair, probe.seed)
-    return _Probe(probe.model, points, probe.pair, probe.seed)
-
-
-def _finite(probe: _Probe, logits: Tensor, labels: Tensor) -> Check:
-    gradient = probe.gradient().flatten(1)
-    finite = logits.isfinite().all(1) & F.cross_entropy(logits, labels, reduction="none").isfinite()
-    broken = int((~(finite & gradient.isfinite().all(1))).sum())
-    return Check(
-        "finite logits, loss and gradient",
-        broken == 0,
-        f"{broken} of {len(labels)} images had one that was not",
-        "An attack cannot follow a number that is not one, and its image counts as it falls.",
-        {"images": broken},
-    )
-
-
-def _not_zero(probe: _Probe) -> Check:
-    gradient = probe.gradient().flatten(1)
-    dead = int((gradient == 0).all(1).sum())
-    share = (gradient == 0).double().mean().item()
-    return Check(
-        "gradient reaches the pixels",
-        dead == 0,
-        f"{dead} of {len(gradient)} images have no gradient at all; {share:.2%} of elements are zero",
-        "Without a gradient the attack stands still, and the image counts as robust.",
-        {"images": dead, "elements": share},
-        "masking",
-    )
-
-
-def _not_saturated(probe: _Probe, logits: Tensor, labels: Tensor) -> Check:
-    """See that the cross-entropy's gradient does not underflow where the margin's is there (Croce and Hein 2020)."""
-    right = logits.argmax(1) == labels
-    gradient = _gradient(lambda points: _cross_entropy(probe, points, labels), probe.points).flatten(1)
-    silent = right & (gradient.abs().amax(1) < UNDERFLOW) & (probe.gradient().flatten(1).abs().amax(1) >= UNDERFLOW)
-    return Check(
-        "loss not saturated",
-        2 * int(silent.sum()) <= len(labels),
-        f"the loss has no gradient left on {int(silent.sum())} of {int(right.sum())} images that are right",
-        "Logits so large that the loss rounds to zero hide the gradient, not the weakness.",
-        {"images": int(silent.sum()), "largest_logit": logits.abs().amax().item()},
-        "masking",
-    )
-
-
-def _cross_entropy(probe: _Probe, points: Tensor, labels: Tensor) -> Tensor:
-    with same_numbers(points, probe.seed):
-        return F.cross_entropy(probe.model(points), labels, reduction="none")
-
-
-@torch.no_grad()
-def _stable(probe: _Probe, generator: torch.Generator) -> Check:
-    """Noise of ±4/255 changes the margin by less than half (median), after Pintor et al. 2022."""
-    clean, changes = probe.margin(probe.points), []
-    for _ in range(NOISES):
-        noise = torch.rand(probe.points.shape, generator=generator).to(probe.points.device) * 2 - 1
-        moved = probe.margin((probe.points + NOISE * noise).clamp(0, 1))
-        changes.append((moved - clean).abs() / clean.abs().clamp_min(1e-10))
-    change = torch.stack(changes).median().item()
-    return Check(
-        "stable under noise",
-        not change > UNSTABLE,
-        f"noise of ±4/255 changes the margin by {change:.1%} (median)",
-        "Where noise alone decides, a step along the gradient leads anywhere.",
-        {"change": change},
-        "masking",
-    )
-
-
-def _derivative(probe: _Probe, gradient: Tensor, generator: torch.Generator) -> Check:
-    """Slopes along random ±1 directions are the gradient's: ‖slopes - gradient's‖ / (‖slopes‖ + ‖gradient's‖)."""
-    fine = FINE[probe.points.dtype]
-    found, told = [], []
-    for _ in range(DIRECTIONS):
-        signs = torch.randint(0, 2, gradient.shape, generator=generator).to(gradient) * 2 - 1
-        found.append(probe.slope(signs, fine))
-        told.append((gradient * signs).flatten(1).sum(1))
-    slopes, gradients = torch.stack(found, 1), torch.stack(told, 1)
-    lengths = slopes.norm(dim=1) + gradients.norm(dim=1)
-    disagreement = ((slopes - gradients).norm(dim=1) / lengths.clamp_min(1e-30)).median().item()
-    return Check(
-        "gradient is the derivative",
-        not disagreement > DISAGREES,
-        f"it differs from central differences over {fine:g} by {disagreement:.3g} (median; 0 equal, 1 opposite)",
-        "The backward pass is not the forward pass's: attacks follow a direction that is not the model's.",
-        {"disagreement": disagreement, "step": fine},
-        "masking",
-    )
-
-
-def _lasting(probe: _Probe, gradient: Tensor) -> Check:
-    """Along the gradient's sign, the slope over a step of 1/255 is not much less than the slope at the point."""
-    direction = gradient.sign()
-    near, far = probe.slope(direction, FINE[probe.points.dtype]).abs(), probe.slope(direction, STEP).abs()
-    left = torch.where(near > far, far / near, 1.0).median().item()
-    return Check(
-        "gradient lasts for a step",
-        not left < SURVIVES,
-        f"{left:.0%} of the slope at a point is left over ±1/255 (median)",
-        "A shattered gradient holds for no step that an attack can take.",
-        {"left": left},
-        "masking",
-    )
-
-
-PASSES = 5
-RANDOM = 1e-4  # of normalised logits, as AutoAttack's flag has it
-OTHERWISE = 1e-2  # of normalised logits: kernels for other batch sizes round otherwise, but less
-CROWDED = 0.01  # of the largest output: probabilities crowd at zero
-ROW_SUMS = 1e-3  # relative spread of the sums of probabilities
-DLR_CLASSES = 4  # the targeted DLR loss takes a third and a fourth logit
-SURE = 0.99  # confidence that another pixel range fits better
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-
-
-def check_model(model: nn.Module, images: Tensor, labels: Tensor, *, seed: int = 0) -> Iterator[Check]:
-    """Check a model on N clean images (N, C, H, W), float32 in [0, 1], and their labels (N,).
-
-    The model's mode is checked as it is; the other checks see it in eval mode and leave its mode as it was. Some 16
-    images or more make every check worth its while; the gradient's checks take the first 8. `seed` chooses their
-    random directions and noises; the global random state stays as it is.
-    """
-    yield _eval_mode(model)
-    with _evaluated(model):
-        logits = logits_of(model, images, seed)
-        yield _float32(model, images, logits)
-        yield _repeatable(model, images, seed)
-        yield _same_under_attack(model, images, logits, seed)
-        yield _no_probabilities(logits)
-        yield _no_autograd(model, images)
-        yield _enough_classes(logits.shape[1])
-        yield _pixel_range(model, images, labels, seed)
-        yield from check_gradients(model, images, labels, seed)
-
-
-@contextmanager
-def _evaluated(model: nn.Module) -> Iterator[None]:
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-def _eval_mode(model: nn.Module) -> Check:
-    modules = list(model.modules())
+def _eval_mode(looked: _Looked) -> Finding:
+    modules = list(looked.model.modules())
     training = sum(module.training for module in modules)
-    return Check(
-        "eval mode",
-        training == 0,
-        f"{training} of {len(modules)} modules in training mode",
-        "In training mode dropout is random and batch statistics mix the images: no result is the model's own.",
-        {"training": training, "modules": len(modules)},
-    )
+    numbers = {"training": training, "modules": len(modules)}
+    return Finding(training == 0, f"{training} of {len(modules)} modules in training mode", numbers)
 
 
-def _float32(model: nn.Module, images: Tensor, logits: Tensor) -> Check:
+def _float32(looked: _Looked) -> Finding:
     """Parameters and logits are float32, and no operation inside computes in less, as a hidden autocast makes it do."""
-    outside = {tensor.dtype for tensor in (*model.parameters(), logits)}
-    inside = {kind for kind in floating_types(model, images[:1]) if kind.itemsize < 4}
+    outside = {tensor.dtype for tensor in (*looked.model.parameters(), looked.logits)}
+    inside = {kind for kind in floating_types(looked.model, looked.images[:1]) if kind.itemsize < 4}
     names = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in outside | inside))
-    return Check(
-        "float32",
-        outside == {torch.float32} and not inside,
-        f"parameters, logits and all operations between are {names}",
-        "Low precision rounds small changes of the input away and with them the gradient.",
-        {"lower": len(inside)},
-    )
+    passed = outside == {torch.float32} and not inside
+    return Finding(passed, f"parameters, logits and all operations between are {names}", {"lower": len(inside)})
 
 
 @torch.no_grad()
-def _repeatable(model: nn.Module, images: Tensor, seed: int) -> Check:
+def _repeatable(looked: _Looked) -> Finding:
     """Five passes give the same logits (fra31/auto-attack, `check_randomized`)."""
-    with same_numbers(images, seed):  # drawn on from pass to pass
-        first, *others = [model(images) for _ in range(PASSES)]
+    with same_numbers(looked.images, looked.seed):  # drawn on from pass to pass
+        first, *others = [looked.model(looked.images) for _ in range(PASSES)]
     difference = max(_distance(first, other) for other in others)
-    return Check(
-        "repeatable",
-        not difference > RANDOM,
-        f"{PASSES} passes differ by at most {difference:.3g} of the normalised logits",
-        "A random model must be attacked on its average, not on one draw, else it only seems robust.",
-        {"difference": difference},
-        "masking",
-    )
+    detail = f"{PASSES} passes differ by at most {difference:.3g} of the normalised logits"
+    return Finding(not difference > RANDOM, detail, {"difference": difference})
 
 
-def _same_under_attack(model: nn.Module, images: Tensor, logits: Tensor, seed: int) -> Check:
+def _same_under_attack(looked: _Looked) -> Finding:
     """Logits as accuracy is measured are those with gradients, and those of the first half beside other images."""
-    with same_numbers(images, seed), torch.enable_grad():
-        attacked = model(images.detach().clone().requires_grad_())
+    images = looked.images
+    with same_numbers(images, looked.seed), torch.enable_grad():
+        attacked = looked.model(images.detach().clone().requires_grad_())
     half = (len(images) + 1) // 2
-    beside = logits_of(model, torch.cat([images[:half], 1 - images[half:]]), seed)
-    difference = max(_distance(logits, attacked), _distance(logits[:half], beside[:half]))
-    return Check(
-        "same logits under attack and in any batch",
-        not difference > OTHERWISE,
-        f"they differ by at most {difference:.3g} of the normalised logits",
-        "The attack meets another model than the one whose accuracy is measured.",
-        {"difference": difference},
-    )
+    beside = logits_of(looked.model, torch.cat([images[:half], 1 - images[half:]]), looked.seed)
+    difference = max(_distance(looked.logits, attacked), _distance(looked.logits[:half], beside[:half]))
+    detail = f"they differ by at most {difference:.3g} of the normalised logits"
+    return Finding(not difference > OTHERWISE, detail, {"difference": difference})
 
 
-def _no_probabilities(logits: Tensor) -> Check:
-    """Look for probabilities, scaled or not: never negative, and bounded by 1, of equal sums, or crowded at 0."""
-    low, high, sums = logits.amin().item(), logits.amax().item(), logits.sum(1)
-    equal = (sums.amax() - sums.amin()).item() <= ROW_SUMS * sums.abs().amax().item()
-    return Check(
-        "logits, not probabilities",
-        not (low >= 0 and (high <= 1 or equal or low <= CROWDED * high)),
-        f"outputs on clean images lie in [{low:.3g}, {high:.3g}]",
-        "Losses expect logits; a softmax or sigmoid before them flattens the gradient.",
-        {"low": low, "high": high},
-        "masking",
-    )
+def _distance(one: Tensor, other: Tensor) -> float:
+    """Return the largest distance over images between logits (N, classes), each image's brought to length 1."""
+    difference = F.normalize(one.detach(), dim=1) - F.normalize(other.detach(), dim=1)
+    return float(difference.norm(dim=1).amax())
 
 
-def _no_autograd(model: nn.Module, images: Tensor) -> Check:
-    calls = autograd_calls(model, images[:1])
-    return Check(
-        "no autograd inside",
-        calls == 0,
-        f"{calls} calls of autograd in one forward pass",
-        "A model that optimises while it predicts must be attacked through, or around, its optimisation.",
-        {"calls": calls},
-        "masking",
-    )
+def _no_probabilities(looked: _Looked) -> Finding:
+    """Rows of probabilities sum to one; those of a sigmoid lie in [0, 1] and come near both ends."""
+    low, high = looked.logits.amin().item(), looked.logits.amax().item()
+    furthest = (looked.logits.double().sum(1) - 1).abs().amax().item()
+    probabilities = low >= 0 and (furthest <= ROW_SUMS or (low <= SQUASHED and 1 - SQUASHED <= high <= 1))
+    says = ": return what goes into the softmax or sigmoid" if probabilities else ""
+    detail = f"outputs lie in [{low:.3g}, {high:.3g}], their sums within {furthest:.3g} of 1{says}"
+    return Finding(not probabilities, detail, {"low": low, "high": high, "furthest_from_1": furthest})
 
 
-def _enough_classes(classes: int) -> Check:
-    return Check(
-        "enough classes for every loss",
-        classes >= DLR_CLASSES,
-        f"{classes} classes",
-        "AutoAttack's targeted DLR loss needs four classes; with fewer, other losses have to do.",
-        {"classes": classes},
-        "note",
-    )
+def _no_autograd(looked: _Looked) -> Finding:
+    calls = autograd_calls(looked.model, looked.images[:1])
+    return Finding(calls == 0, f"{calls} calls of autograd in one forward pass", {"calls": calls})
 
 
-def _pixel_range(model: nn.Module, images: Tensor, labels: Tensor, seed: int) -> Check:
+def _enough_classes(looked: _Looked) -> Finding:
+    classes = looked.logits.shape[1]
+    return Finding(classes >= DLR_CLASSES, f"{classes} classes", {"classes": classes})
+
+
+def _pixel_range(looked: _Looked) -> Finding:
     """No other usual pixel range gives more correct answers than [0, 1]: a sign test over images for each."""
-    here = logits_of(model, images, seed).argmax(1) == labels
+    here = looked.logits.argmax(1) == looked.labels
     worse, gained = [], 0
-    for name, pixels in _other_ranges(images):
-        there = logits_of(model, pixels, seed).argmax(1) == labels
+    for name, pixels in _other_ranges(looked.images):
+        there = logits_of(looked.model, pixels, looked.seed).argmax(1) == looked.labels
         lost, won = int((here & ~there).sum()), int((there & ~here).sum())
         gained = max(gained, won - lost)
         if wilson(lost, lost + won, SURE)[1] < 0.5:
             worse.append(f"{name} {there.double().mean().item():.0%}")
     better = f"; better with {', '.join(worse)}" if worse else "; no other range is better"
-    return Check(
-        "takes pixels in [0, 1]",
-        not worse,
-        f"{here.double().mean().item():.0%} of {len(images)} images correct{better}",
-        "The model expects other pixels than it gets: its accuracy, and every distance, is another model's.",
-        {"images_gained": gained},
-    )
+    detail = f"{here.double().mean().item():.0%} of {len(here)} images correct{better}"
+    return Finding(not worse, detail, {"images_gained": gained})
 
 
 def _other_ranges(images: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -424,22 +223,127 @@ def _other_ranges(images: Tensor) -> Iterator[tuple[str, Tensor]]:
         yield "ImageNet's normalisation", (images - mean) / std
 
 
-def check_rounding(model: nn.Module, attacked: Tensor, labels: Tensor) -> Check:
-    """Report how many attacked images (N, C, H, W) are right again after a round trip through 8 bits a pixel."""
-    wrong = logits_of(model, attacked, 0).argmax(1) != labels
-    rounded = logits_of(model, (attacked * 255).round() / 255, 0).argmax(1) == labels
-    back, broken = int((wrong & rounded).sum()), int(wrong.sum())
-    return Check(
-        "survives 8-bit files",
-        back <= max(1.0, OTHERWISE * broken),
-        f"{back} of {broken} broken images are right again after rounding to 8 bits",
-        "Saved as ordinary pictures these attacks would fail; the numbers hold for exact pixels.",
-        {"back": back, "broken": broken},
+def _finite(looked: _Looked) -> Finding:
+    losses = F.cross_entropy(looked.logits, looked.labels, reduction="none")
+    broken = int((~(looked.logits.isfinite().all(1) & losses.isfinite() & looked.slopes.finite)).sum())
+    return Finding(broken == 0, f"{broken} of {len(losses)} images had one that was not", {"images": broken})
+
+
+def _not_zero(looked: _Looked) -> Finding:
+    zeros = looked.slopes.zeros.mean().item()
+    found = _share(looked.slopes.zero, NO_GRADIENT, f"have no gradient at all; {zeros:.2%} of elements are zero")
+    return found._replace(numbers={**found.numbers, "elements": zeros})
+
+
+def _not_saturated(looked: _Looked) -> Finding:
+    """See that the cross-entropy's gradient does not underflow where the margin's is there (Croce and Hein 2020)."""
+    says = "are right, and the cross-entropy has no gradient left, but the margin has"
+    return _share(looked.slopes.silent, WRONG_GRADIENT, says)
+
+
+@torch.no_grad()
+def _stable(looked: _Looked) -> Finding:
+    """Noise of ±4/255 seldom changes an answer."""
+    answers = looked.logits.argmax(1)
+    generator, changed = torch.Generator().manual_seed(looked.seed), torch.zeros_like(answers)
+    for _ in range(NOISES):
+        noise = torch.rand(looked.images.shape, generator=generator).to(looked.images.device) * 2 - 1
+        moved = (looked.images + NOISE * noise).clamp(0, 1)
+        changed += logits_of(looked.model, moved, looked.seed).argmax(1) != answers
+    right = answers == looked.labels
+    return _share((changed >= FLIPS)[right], UNSTABLE, "that are right are answered otherwise under noise of ±4/255")
+
+
+def _derivative(looked: _Looked) -> Finding:
+    """See that no gradient is wrong: differences say so, and the rise that it tells does not come true over a step.
+
+    So the straight-through gradient of rounding to 8 bits, which has no derivative, passes.
+    """
+    slopes = looked.slopes
+    wrong = (slopes.disagree > DISAGREES) & ~(slopes.useful >= USEFUL)
+    found = _share(wrong, WRONG_GRADIENT, f"have a gradient that central differences over {slopes.fine:g} contradict")
+    return found._replace(numbers={**found.numbers, "median": slopes.disagree.median().item(), "step": slopes.fine})
+
+
+def _lasting(looked: _Looked) -> Finding:
+    """Along the gradient's sign, the slope over a step of 1/255 is not much less than the slope at the point."""
+    return _share(looked.slopes.left < SURVIVES, SHATTERED, f"keep less than {SURVIVES:.0%} of their slope over ±1/255")
+
+
+EVAL_MODE = _Rule(
+    "eval mode",
+    _eval_mode,
+    "In training mode dropout is random and batch statistics mix the images: no result is the model's own.",
+)
+RULES = (
+    _Rule("float32", _float32, "Low precision rounds small changes of the input away and with them the gradient."),
+    _Rule(
+        "repeatable",
+        _repeatable,
+        "A random model must be attacked on its average, not on one draw, else it only seems robust.",
+        "masking",
+    ),
+    _Rule(
+        "same logits under attack and in any batch",
+        _same_under_attack,
+        "The attack meets another model than the one whose accuracy is measured.",
+    ),
+    _Rule(
+        "logits, not probabilities",
+        _no_probabilities,
+        "Losses expect logits; a softmax or sigmoid before them flattens the gradient.",
+        "masking",
+    ),
+    _Rule(
+        "no autograd inside",
+        _no_autograd,
+        "A model that optimises while it predicts must be attacked through, or around, its optimisation.",
+        "masking",
+    ),
+    _Rule(
+        "enough classes for every loss",
+        _enough_classes,
+        "AutoAttack's targeted DLR loss needs four classes; with fewer, other losses have to do.",
         "note",
-    )
-
-
-def _distance(one: Tensor, other: Tensor) -> float:
-    """Return the largest distance over images between logits (N, classes), each image's brought to length 1."""
-    difference = F.normalize(one.detach(), dim=1) - F.normalize(other.detach(), dim=1)
-    return float(difference.norm(dim=1).amax())
+    ),
+    _Rule(
+        "takes pixels in [0, 1]",
+        _pixel_range,
+        "The model expects other pixels than it gets: its accuracy, and every distance, is another model's.",
+    ),
+    _Rule(
+        "finite logits, loss and gradient",
+        _finite,
+        "An attack cannot follow a number that is not one.",
+    ),
+    _Rule(
+        "gradient reaches the pixels",
+        _not_zero,
+        "Without a gradient the attack stands still, and the image counts as robust.",
+        "masking",
+    ),
+    _Rule(
+        "loss not saturated",
+        _not_saturated,
+        "Where the cross-entropy rounds to zero, only attacks on the margin find a way.",
+        "note",
+    ),
+    _Rule(
+        "stable under noise",
+        _stable,
+        "Where noise alone decides, a step along the gradient leads anywhere.",
+        "masking",
+    ),
+    _Rule(
+        "gradient is the derivative",
+        _derivative,
+        "The backward pass is not the forward pass's: attacks follow a direction that is not the model's.",
+        "masking",
+    ),
+    _Rule(
+        "gradient lasts for a step",
+        _lasting,
+        "A shattered gradient holds for no step that an attack can take.",
+        "masking",
+    ),
+)

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from attack.attacks.attack import Attacked
 from attack.checks.check import Check
-from attack.checks.model import logits_of
+from attack.checks.gradients import logits_of
+from attack.checks.model import could_not_run
 from attack.checks.robustness import wilson
 
 PLANTED_IMAGES = 8
@@ -18,6 +19,9 @@ CLOSE = 0.05  # of the gap between planted and inner points: how far the thresho
 CHANCE_POINTS, CHANCE = 16, 0.1
 FOUND = 0.95
 SHRINKAGE = 1e-2  # towards the mean variance, where there are fewer points than features
+
+NAME = "planted examples are found"
+MEANING = "An attack that misses a weakness that is there for certain proves nothing where it finds none."
 
 AttackImages = Callable[[nn.Module, Tensor, Tensor], Attacked]
 
@@ -44,23 +48,25 @@ class _Features(nn.Module):
         fired: list[nn.Module] = []
         linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
         handles = [module.register_forward_hook(lambda module, *_: fired.append(module)) for module in linear]
-        logits_of(model, images, 0)
-        for handle in handles:
-            handle.remove()
+        try:
+            logits_of(model, images, 0)
+        finally:
+            for handle in handles:
+                handle.remove()
         self.last = fired[-1] if fired else None
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the features (N, F)."""
         if self.last is None:
             logits: Tensor = self.model(images)
-            return logits.flatten(1)
+            return logits.flatten(1).float()
         seen: list[Tensor] = []
         handle = self.last.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
         try:
             self.model(images)
         finally:
             handle.remove()
-        return seen[-1].flatten(1)
+        return seen[-1].flatten(1).float()
 
 
 def check_planted(model: nn.Module, images: Tensor, attack: AttackImages, *, epsilon: float, seed: int = 0) -> Check:
@@ -74,12 +80,20 @@ def check_planted(model: nn.Module, images: Tensor, attack: AttackImages, *, eps
         epsilon: radius of the ball in units of the [0, 1] range.
         seed: of the planted points and the noise.
     """
+    try:
+        found, planted = _search(model, images, attack, epsilon, seed)
+    except Exception as error:  # of a foreign model
+        return Check(NAME, False, could_not_run(error), MEANING, norm="linf", epsilon=epsilon)
+    return _check(found, planted, len(images), epsilon)
+
+
+def _search(model: nn.Module, images: Tensor, attack: AttackImages, epsilon: float, seed: int) -> tuple[int, int]:
+    """Return how many planted points were found, of how many."""
     generator = torch.Generator().manual_seed(seed)
     features = _Features(model, images[:1]).eval()
     plants = (_plant(features, image, epsilon, generator) for image in images)
     planted = list(islice((plant for plant in plants if plant is not None), PLANTED_IMAGES))
-    found = sum(_finds(readout, image, attack, epsilon) for readout, image in planted)
-    return _check(found, len(planted), len(images))
+    return sum(_finds(readout, image, attack, epsilon) for readout, image in planted), len(planted)
 
 
 def _plant(
@@ -132,14 +146,16 @@ def _finds(readout: _Readout, image: Tensor, attack: AttackImages, epsilon: floa
     return near and pixels and bool(logits_of(readout, attacked, 0).argmax(1) == 1)
 
 
-def _check(found: int, planted: int, images: int) -> Check:
+def _check(found: int, planted: int, images: int, epsilon: float) -> Check:
     enough = planted >= FEWEST
     says = "" if enough else "; too few for the test to say anything"
     return Check(
-        "planted examples are found",
+        NAME,
         enough and wilson(found, planted)[1] >= FOUND,
         f"the attack finds {found} of {planted} examples planted in {images} images{says}",
-        "An attack that misses a weakness that is there for certain proves nothing where it finds none.",
+        MEANING,
         {"found": found, "planted": planted, "images": images},
         "masking" if enough else "note",
+        "linf",
+        epsilon,
     )

@@ -3,7 +3,7 @@
 import copy
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial as call_later
 from math import inf
@@ -14,12 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from attack.attacks.attack import Attacked, AttackResult, Loss, Norm, attack_loss, misclassified
-from attack.checks.attacks import check_copies, check_path
+from attack.attacks.paper_path import AttackPath
+from attack.checks.attacks import check_copies, check_errors, check_path
 from attack.checks.check import Check
 from attack.checks.model import check_model
 from attack.checks.planted import check_planted
 from attack.checks.robustness import worst_case
 from attack.checks.verdict import evaluate
+from attack.evaluation.config import AttackConfig
 from attack.evaluation.gallery import attacked_pictures
 from attack.evaluation.images import ImageSet, ProgressReport, choose_images, load_image_set
 from attack.evaluation.paper_path import attack_along_path, path_attack, path_section
@@ -31,12 +33,13 @@ from attack.evaluation.result import (
     encode_result,
     read_attack,
 )
-from attack.evaluation.suite import AttackConfig, Planned, main_attack, plan_attacks
+from attack.evaluation.suite import Planned, main_attack, plan_attacks
 from attack.evaluation.target import Target, open_model, predict_split, without_tf32
+from stylize.console import InputError
 from stylize.files import write_atomically
 from train.records import describe_environment
 
-CHECKED_IMAGES = 32  # of the image set: the checks of the model are on few images
+CHECKED_IMAGES = 64  # of the image set: the checks of the model are on few images, but enough to see a share of them
 
 
 def silent(stage: str, done: int, total: int) -> None:
@@ -127,9 +130,17 @@ def _follow_path(
     """Return the paper's path as a section of the result, and its checks."""
     started = time.perf_counter()
     rows = [index for index, right in enumerate(clean) if right]
-    path = attack_along_path(target.network, images, rows, config, progress) if rows else None
+    path: AttackPath | None = None
+    found: Iterable[Check] = ()
+    try:
+        if rows:
+            path = attack_along_path(target.network, images, rows, config, progress)
+            found = check_path(path, steps=config.steps, step_size=config.step_size)
+    except (InputError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # of a foreign model, see `_attack`
+        rows, found = [], (check_errors({"paper-path": f"{type(error).__name__}: {error}"}),)
     section = path_section([images.keys[row] for row in rows], path, config, len(clean), time.perf_counter() - started)
-    found = check_path(path, steps=config.steps, step_size=config.step_size) if path else ()
     return {"section": section, "checks": [asdict(check) for check in found]}
 
 
@@ -179,14 +190,9 @@ def run_attack(
     candidates = before if planned.survivors else clean
     rows = [index for index in range(looked_at) if candidates[index]]
     pixels, labels = images.pixels[rows], images.labels[rows]
-    attacked = planned.attack(target.network, pixels, labels) if rows else Attacked(pixels, 0, 0)
-    loss = planned.settings.get("loss", "ce")
-    found = evaluate_images(target.network, pixels, attacked.images, labels, planned.norm, config.batch_size, loss)
-    again = _ask_untouched(target, attacked.images, labels, config.batch_size)
-    settings = {**planned.settings, "images": looked_at, "attacked": len(rows)}
-    if again is not None:
-        settings["copy_differs"] = sum(one != other for one, other in zip(found.robust, again, strict=True))
-    robust, distance = _states(planned, before, clean, rows, found, again or found.robust)
+    settings: dict[str, Any] = {**planned.settings, "images": looked_at, "attacked": len(rows)}
+    attacked, found = _attack(planned, target, pixels, labels, settings, config.batch_size)
+    robust, distance = _states(planned, before, clean, rows, found)
     return AttackResult(
         planned.name,
         planned.kind,
@@ -198,8 +204,34 @@ def run_attack(
         attacked.backwards,
         round(time.perf_counter() - started, 2),
         settings,
-        _losses(found, attacked.last_losses) if rows and "loss" in planned.settings else {},
+        _losses(found, attacked.last_losses) if attacked.forwards and "loss" in planned.settings else {},
     )
+
+
+def _attack(
+    planned: Planned, target: Target, pixels: Tensor, labels: Tensor, settings: dict[str, Any], batch_size: int
+) -> tuple[Attacked, "Evaluated"]:
+    """Attack images and see what became of them; enter into `settings` what the copy says, or what went wrong.
+
+    An error inside a foreign model, which others may be without, is no reason to lose the attacks that were made.
+    """
+    nothing = Attacked(pixels, 0, 0), Evaluated([True] * len(labels), 0.0, 0.0, [0.0] * len(labels))
+    if not len(labels):
+        return nothing
+    loss = planned.settings.get("loss", "ce")
+    try:
+        attacked = planned.attack(target.network, pixels, labels)
+        found = evaluate_images(target.network, pixels, attacked.images, labels, planned.norm, batch_size, loss)
+        again = _ask_untouched(target, attacked.images, labels, batch_size)
+    except (InputError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        settings["error"] = f"{type(error).__name__}: {error}"
+        return nothing
+    if again is None:
+        return attacked, found
+    settings["copy_differs"] = sum(one != other for one, other in zip(found.robust, again, strict=True))
+    return attacked, found._replace(robust=[one and other for one, other in zip(found.robust, again, strict=True)])
 
 
 class Evaluated(NamedTuple):
@@ -252,14 +284,13 @@ def _states(
     clean: Sequence[bool],
     rows: Sequence[int],
     found: Evaluated,
-    again: Sequence[bool],
 ) -> tuple[tuple[bool, ...], tuple[float, ...]]:
     """Return who withstood the attack and how far each of N images was moved."""
     robust = list(before)
     distance = [inf if planned.epsilon is None and right else 0.0 for right in clean]
-    for index, *withstood, moved in zip(rows, found.robust, again, found.distance, strict=True):
-        robust[index] = all(withstood)
-        distance[index] = inf if planned.epsilon is None and robust[index] else moved
+    for index, withstood, moved in zip(rows, found.robust, found.distance, strict=True):
+        robust[index] = withstood
+        distance[index] = inf if planned.epsilon is None and withstood else moved
     return tuple(robust), tuple(distance)
 
 

@@ -4,12 +4,21 @@ import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import typer
 
 from stylize.console import InputError
 from stylize.jobs.spec import ShardOptions
-from stylize.params import check_set_name, imported_folders, mapping, parse_options, read_section
+from stylize.params import (
+    check_options,
+    check_set_name,
+    imported_folders,
+    mapping,
+    parse_options,
+    placed,
+    read_section,
+)
 
 
 def check_params(app: typer.Typer, path: Path) -> None:
@@ -17,14 +26,19 @@ def check_params(app: typer.Typer, path: Path) -> None:
     data = read_section(path, "data")
     if not isinstance(data.get("source"), str):
         raise InputError(f"{path}: data: source is {data.get('source')!r}: give a data set's name or a path, as text.")
-    _bring(data["source"])
+    from stylize.sources.source import check_source_exists
+
     values = parse_options(app, "images", data, f"{path}: data", ("out", "data"))
     try:
         ShardOptions(**{name: values[name] for name in ("seed", "test_fraction") if values[name] is not None})
+        if not _bring(data["source"]) and not _is_made(path, "data", {"data": data}):
+            check_source_exists(data["source"])
     except InputError as error:
         raise InputError(f"{path}: data: {error}") from None
     section = read_section(path, "stylize", ("options", "style_sets", "imported"))
-    options = mapping(section.get("options"), f"{path}: stylize.options")
+    shared = f"{path}: stylize.options"
+    options = mapping(section.get("options"), shared)
+    check_options(app, "shards", options, shared, ("data", "out"))
     sets = mapping(section.get("style_sets"), f"{path}: stylize.style_sets")
     for name, own in sets.items():
         check_set_name(name, f"{path}: stylize.style_sets")
@@ -32,9 +46,21 @@ def check_params(app: typer.Typer, path: Path) -> None:
         given = {**options, **mapping(own, where)}
         if "shards" in given:
             raise InputError(f"{where} has shards already: move it to stylize.imported, which makes nothing.")
-        _check_shard_options(app, given, where)
+        values = parse_options(app, "shards", given, where, ("data", "out"))
+        made = _is_made(path, f"stylize@{name}", {"stylize.options": options, f"stylize.style_sets.{name}": own})
+        try:
+            _check_shard_options(values, made)
+        except InputError as error:
+            raise placed(error, own, where, shared) from None
     for name, folder in imported_folders(path, section).items():
         _check_imported(folder, f"{path}: stylize.imported.{name}")
+
+
+def _is_made(path: Path, stage: str, params: dict[str, Any]) -> bool:
+    """Return whether `dvc.lock` records a stage with these parameters: what it was made of may be elsewhere."""
+    lock = path.with_name("dvc.lock")
+    recorded = read_section(lock, "stages").get(stage, {}) if lock.exists() else {}
+    return bool(recorded.get("params", {}).get(path.name) == params)
 
 
 def _bring(path: str) -> bool:
@@ -67,16 +93,13 @@ def _check_imported(folder: str, where: str) -> None:
         raise InputError(f"{where}: {folder} is damaged ({defects[0]}{rest}): fetch or import it again.")
 
 
-def _check_shard_options(app: typer.Typer, options: dict[str, object], where: str) -> None:
+def _check_shard_options(values: dict[str, Any], made: bool) -> None:
     from stylize.networks.styles import check_style_exists
 
-    values = parse_options(app, "shards", options, where, ("data", "out"))
-    try:
-        for name in values["style"]:
-            if _bring(name) and not Path(name).exists():
-                raise InputError(f"The style {name} is shared by DVC and not here: run `dvc pull {name}`.")
+    for name in values["style"]:
+        if _bring(name) and not Path(name).exists() and not made:
+            raise InputError(f"The style {name} is shared by DVC and not here: run `dvc pull {name}`.")
+        if not made:
             check_style_exists(name)
-        given = {field.name: values[field.name] for field in fields(ShardOptions) if values[field.name] is not None}
-        ShardOptions(**{**given, "style": tuple(values["style"])})
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from None
+    given = {field.name: values[field.name] for field in fields(ShardOptions) if values[field.name] is not None}
+    ShardOptions(**{**given, "style": tuple(values["style"])})

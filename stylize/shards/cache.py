@@ -131,12 +131,12 @@ def _prepare_streaming(remote: RemoteFolder, folder: Path, behind: Sequence[Shar
 
 
 def _is_there(path: Path, shard: ShardEntry) -> bool:
-    """Return whether a shard has been downloaded; its SHA-256 was checked then, and is again by whoever reads it."""
+    """Return whether a shard has been downloaded; its SHA-256 was checked then and is checked again by readers."""
     return path.is_file() and path.stat().st_size == shard.bytes
 
 
 def _make_room(kept: list[ShardEntry], missing: list[ShardEntry], folder: Path, gigabytes: float) -> None:
-    """Remove the copies that nobody uses, those first that were not used for longest, until this one fits."""
+    """Remove copies that are not in use, least recently used first, until this one fits."""
     wanted, limit = sum(shard.bytes for shard in kept), gigabytes * 1e9
     others = sorted((lock for lock in folder.parent.glob(f"*/{_LOCK}") if lock.parent != folder), key=_last_use)
     total, needed = wanted + sum(map(_size, others)), sum(shard.bytes for shard in missing)

@@ -139,7 +139,7 @@ def _grey_levels(picture: Image.Image, bits: int | None) -> NDArray[np.uint8]:
     tags = getattr(picture, "tag_v2", {})
     depth = int(np.atleast_1d(tags.get(_TIFF_BITS, 16))[0])  # 12 bits come as they are
     grey = _scaled(np.asarray(picture), bits or depth)
-    white_is_zero = tags.get(_TIFF_PHOTOMETRIC, 1) == 0  # which Pillow heeds up to 8 bits only
+    white_is_zero = tags.get(_TIFF_PHOTOMETRIC, 1) == 0  # which Pillow applies up to 8 bits only
     return np.asarray(255 - grey if white_is_zero else grey)
 
 

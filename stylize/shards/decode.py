@@ -168,7 +168,7 @@ def _formats(data: bytes) -> tuple[str, ...]:
 
 
 def _read_directories(picture: Image.Image) -> None:
-    """Read a TIFF's directories beside its pixels, which loading would do too, where nobody collects the warnings."""
+    """Read a TIFF's directories beside its pixels, which loading would do too, but without collecting the warnings."""
     exif = picture.getexif()
     for tag in TiffTags.TAGS_V2_GROUPS:
         if tag in exif:
@@ -220,7 +220,7 @@ def _is_plain(picture: Image.Image, profile: bytes | None) -> bool:
 
 
 def _has_other_colours(picture: Image.Image, data: bytes) -> bool:
-    """Tell whether a PNG names other colours than sRGB without a profile, which is not heeded and must not stay."""
+    """Tell whether a PNG names other colours than sRGB without a profile, which is not applied and must not stay."""
     if picture.format != "PNG" or "srgb" in picture.info:
         return False
     gamma = picture.info.get("gamma", _SRGB_GAMMA)

@@ -5,7 +5,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,66 +16,6 @@ from stylize.shards.shard import CODECS, FORMAT_VERSION, MAX_COPIES
 SPLITS = ("train", "test", "val")
 MAX_COUNT = 2**53  # beyond it other JSON readers round
 MAX_SIDE = 65_535  # of a JPEG, in pixels
-
-
-def whole_number(name: str, value: object, low: int = 0, high: int = MAX_COUNT) -> int:
-    """Return the value where it is an integer in [low, high], else raise `ValueError`."""
-    if type(value) is not int or not low <= value <= high:
-        raise ValueError(f"{name} is {_short(value)}, not a whole number from {low} to {high}")
-    return value
-
-
-def text(name: str, value: object) -> str:
-    """Return the value where it is a string with a character, else raise `ValueError`."""
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"{name} is {_short(value)}, not a text")
-    return value
-
-
-def check_spec(spec: Mapping[str, Any]) -> None:
-    """Raise an error where a part of the specification that readers use is missing or not what it should be."""
-    names = _list("class_names", spec["class_names"])
-    repeated = [name for name, count in Counter(text("a class name", name) for name in names).items() if count > 1]
-    if repeated or not names:
-        raise ValueError(f"class_names name {_short(repeated[0])} twice" if names else "class_names are empty")
-    for split, count in spec["counts"].items():
-        whole_number(f"counts of {split}", count)
-    whole_number("styles_per_image", spec["styles_per_image"], 0, MAX_COPIES)
-    for style in _list("styles", spec["styles"]):
-        text("a style's name", style["name"])
-    if spec.get("size") is not None:
-        whole_number("size", spec["size"], 1, MAX_SIDE)
-    if spec.get("codec", CODECS[0]) not in CODECS:
-        raise ValueError(f"codec is {_short(spec['codec'])}, not one of {', '.join(CODECS)}")
-
-
-def count_defects(counts: Mapping[str, int], samples: Iterable[tuple[str, str, int]], failures: int) -> Iterator[str]:
-    """Yield what disagrees between the images of each split and the shards, given as (name, split, samples)."""
-    shards = list(samples)
-    for name, times in Counter(name for name, _, _ in shards).items():
-        if times > 1:
-            yield f"{name} is listed {times} times"
-    found = sum(number for _, _, number in shards) + failures
-    if found != sum(counts.values()):
-        yield f"{found} samples and failures of {sum(counts.values())} images"
-    for split in sorted({split for _, split, _ in shards}):
-        held = sum(number for _, of, number in shards if of == split)
-        if held > counts.get(split, 0):
-            yield f"{held} samples of {counts.get(split, 0)} images in {split}"
-
-
-def _list(name: str, value: object) -> list[Any]:
-    if not isinstance(value, list):
-        raise ValueError(f"{name} is {_short(value)}, not a list")
-    return value
-
-
-def _short(value: object) -> str:
-    """Return a value as one short line: what a stranger wrote may be long."""
-    line = repr(value)
-    return line if len(line) <= 60 else f"{line[:57]}..."
-
-
 MANIFEST_NAME = "manifest.json"
 FAILURES_NAME = "failures.jsonl"
 SHARD_NAME = re.compile(rf"(?:{'|'.join(SPLITS)})-[0-9]+\.tar")
@@ -189,9 +129,9 @@ def _shard_entry(fields: Mapping[str, Any]) -> ShardEntry:
     entry = ShardEntry(**fields)
     if not SHARD_NAME.fullmatch(entry.name) or not entry.name.startswith(entry.split):
         raise ValueError(f"a shard named {entry.name!r} in split {entry.split!r}")  # no path may lead elsewhere
-    whole_number(f"samples of {entry.name}", entry.samples)
-    whole_number(f"bytes of {entry.name}", entry.bytes)
-    text(f"sha256 of {entry.name}", entry.sha256)
+    _whole_number(f"samples of {entry.name}", entry.samples)
+    _whole_number(f"bytes of {entry.name}", entry.bytes)
+    _text(f"sha256 of {entry.name}", entry.sha256)
     return entry
 
 
@@ -220,7 +160,8 @@ def inspect_manifest(directory: Path) -> tuple[Manifest, list[str]]:
         version = document["format_version"]
         if version != FORMAT_VERSION:
             raise InputError(f"{path} has format version {version}; this program reads version {FORMAT_VERSION}.")
-        return _from_document(document), list(_defects(document, written))
+        manifest = _from_document(document)
+        return manifest, list(_defects(manifest, document, written))
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(
             f"{directory} is not a finished shard folder (no {MANIFEST_NAME}): run `stylize shards` or `dvc pull`."
@@ -242,22 +183,71 @@ def _from_document(document: Mapping[str, Any]) -> Manifest:
     flagged = tuple(Flag(**flag) for flag in document.get("flagged", ()))
     for flag in flagged:
         for value in (flag.split, flag.key, flag.reason):
-            text("part of a flagged sample", value)
+            _text("part of a flagged sample", value)
     failures_sha256 = document.get("failures_sha256")
     if failures_sha256 is not None:
-        text("failures_sha256", failures_sha256)
-    check_spec(document["spec"])
+        _text("failures_sha256", failures_sha256)
+    _check_spec(document["spec"])
     ignored = dict(document.get("left_out", {}))
     for rule, count in ignored.items():
-        whole_number(f"files ignored as {rule}", count)
-    failures = whole_number("failures", document["failures"])
+        _whole_number(f"files ignored as {rule}", count)
+    failures = _whole_number("failures", document["failures"])
     return Manifest(document["spec"], shards, failures, failures_sha256, flagged, ignored)
 
 
-def _defects(document: Mapping[str, Any], written: str) -> Iterator[str]:
-    """Yield what is wrong in a usable document; its own JSON is checked, so that fields unknown here count too."""
+def _defects(manifest: Manifest, document: Mapping[str, Any], written: str) -> Iterator[str]:
+    """Yield what is wrong in a usable manifest; its own JSON is checked, so that fields unknown here count too."""
     rest = {name: value for name, value in document.items() if name != "checksum"}
     if document.get("checksum") != _checksum(rest) or written != _canonical(document):
         yield "changed since it was written"
-    shards = [(shard["name"], shard["split"], shard["samples"]) for shard in document["shards"]]
-    yield from count_defects(document["spec"]["counts"], shards, document["failures"])
+    for name, times in Counter(shard.name for shard in manifest.shards).items():
+        if times > 1:
+            yield f"{name} is listed {times} times"
+    if (found := manifest.samples() + manifest.failures) != manifest.images:
+        yield f"{found} samples and failures of {manifest.images} images"
+    for split in sorted(manifest.splits):
+        if (held := manifest.samples(split)) > (images := manifest.spec["counts"].get(split, 0)):
+            yield f"{held} samples of {images} images in {split}"
+
+
+def _whole_number(name: str, value: object, low: int = 0, high: int = MAX_COUNT) -> int:
+    """Return the value where it is an integer in [low, high], else raise `ValueError`."""
+    if type(value) is not int or not low <= value <= high:
+        raise ValueError(f"{name} is {_short(value)}, not a whole number from {low} to {high}")
+    return value
+
+
+def _text(name: str, value: object) -> str:
+    """Return the value where it is a string with a character, else raise `ValueError`."""
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{name} is {_short(value)}, not a text")
+    return value
+
+
+def _check_spec(spec: Mapping[str, Any]) -> None:
+    """Raise an error where a part of the specification that readers use is missing or not what it should be."""
+    names = _list("class_names", spec["class_names"])
+    repeated = [name for name, count in Counter(_text("a class name", name) for name in names).items() if count > 1]
+    if repeated or not names:
+        raise ValueError(f"class_names name {_short(repeated[0])} twice" if names else "class_names are empty")
+    for split, count in spec["counts"].items():
+        _whole_number(f"counts of {split}", count)
+    _whole_number("styles_per_image", spec["styles_per_image"], 0, MAX_COPIES)
+    for style in _list("styles", spec["styles"]):
+        _text("a style's name", style["name"])
+    if spec.get("size") is not None:
+        _whole_number("size", spec["size"], 1, MAX_SIDE)
+    if spec.get("codec", CODECS[0]) not in CODECS:
+        raise ValueError(f"codec is {_short(spec['codec'])}, not one of {', '.join(CODECS)}")
+
+
+def _list(name: str, value: object) -> list[Any]:
+    if not isinstance(value, list):
+        raise ValueError(f"{name} is {_short(value)}, not a list")
+    return value
+
+
+def _short(value: object) -> str:
+    """Return a value as one short line: what a stranger wrote may be long."""
+    line = repr(value)
+    return line if len(line) <= 60 else f"{line[:57]}..."

@@ -106,7 +106,7 @@ class RemoteFolder:
         return manifest
 
     def info(self, name: str) -> dict[str, Any] | None:
-        """Return what the store knows of a file, None where there is none."""
+        """Return what the store says about a file (size, ETag …), None where there is none."""
         with store_errors(f"{self.url}/{name}"):
             try:
                 known: dict[str, Any] = self.files.info(self.path(name), refresh=True)

@@ -9,13 +9,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from stylize.console import InputError
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(NamedTuple):
     """Where one member's payload lies in its tar, in bytes."""
 
     offset: int
@@ -36,11 +35,7 @@ def _unopened(path: Path, error: OSError) -> InputError:
 
 def read_span(file: io.BufferedReader, span: Span) -> bytes:
     """Read one member's payload from its open shard."""
-    file.seek(span.offset)
-    payload = file.read(span.size)
-    if len(payload) != span.size:
-        raise _cut_off(file.name)
-    return payload
+    return _read(file.fileno(), span, file.name)
 
 
 def read_spans(path: Path, spans: Iterable[tuple[int, int]]) -> list[bytes]:
@@ -50,16 +45,17 @@ def read_spans(path: Path, spans: Iterable[tuple[int, int]]) -> list[bytes]:
     except OSError as error:
         raise _unopened(path, error) from None
     try:
-        payloads = [(os.pread(file, size, offset), size) for offset, size in spans]
+        return [_read(file, span, path) for span in spans]
     finally:
         os.close(file)
-    if any(len(payload) != size for payload, size in payloads):
-        raise _cut_off(path)
-    return [payload for payload, _ in payloads]
 
 
-def _cut_off(path: Path | str) -> InputError:
-    return InputError(f"{path} ends inside a member: fetch or make it again.")
+def _read(file: int, span: tuple[int, int], path: Path | str) -> bytes:
+    offset, size = span
+    payload = os.pread(file, size, offset)
+    if len(payload) != size:
+        raise InputError(f"{path} ends inside a member: fetch or make it again.")
+    return payload
 
 
 _BLOCK = tarfile.TarInfo().tobuf(tarfile.USTAR_FORMAT)  # owner 0, mode 0644, time 0

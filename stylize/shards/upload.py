@@ -63,7 +63,7 @@ def _upload(path: Path, target: RemoteFolder, sha256: str) -> int:
                 # `create` sends If-None-Match: *; the store keeps all of the file or none of it.
                 put(mode="create" if whole is None else "overwrite")
             break
-        except InputError as error:  # somebody else was first, or is at it (409), or the answer was lost: look again
+        except InputError as error:  # another process was first or is at it (409), or the answer was lost: look again
             failure = error
     else:
         if failure and not _is_stored(path, target, sha256):

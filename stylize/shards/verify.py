@@ -170,7 +170,7 @@ def _metadata_defects(payload: bytes, manifest: Manifest, split: str) -> Iterato
         yield "metadata do not name the source and its SHA-256"
     if split != "train":
         return
-    alpha = manifest.spec.get("alpha")  # null where samples have different ones, or nobody knows
+    alpha = manifest.spec.get("alpha")  # null where samples differ or it is unknown
     if alpha is not None and metadata.get("alpha") != alpha:
         yield f"alpha {metadata.get('alpha')}, the manifest says {alpha}"
     styles, known = metadata.get("styles"), manifest.style_names
@@ -197,8 +197,8 @@ def _picture_defects(parts: Mapping[str, bytes], side: int | None) -> Iterator[s
 def verify_shards(shards: str | Path) -> list[str]:
     """Check a folder, or that behind a URL, against its manifest: files, hashes, pairs, labels, pictures.
 
-    Returns every defect of every shard, also those beyond damaged places; best none. Behind a URL, files beside those
-    of the manifest are not looked for: web servers do not list them.
+    Returns every defect of every shard, also those after damaged places; an empty list if all is right. Behind a URL,
+    files that the manifest does not name are not found: web servers do not list them.
     Raises `InputError` where there is no manifest to check against.
     """
     with shard_files(shards) as files:

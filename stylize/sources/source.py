@@ -3,6 +3,7 @@
 import hashlib
 import io
 import zipfile
+from collections import Counter
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from stylize.sources.folder import exists
 from stylize.sources.listed import ListedSource
 from stylize.sources.shapes import CLASS_NAMES, draw_shape
 from stylize.sources.splits import check_fraction
-from stylize.sources.tar import is_webdataset, open_tars
+from stylize.sources.tar import is_webdataset, list_tars, open_tars
 
 PREFIX = "imagenet100:"
 CLASSES = 100  # the first in the order of synsets, as in the paper's code
@@ -106,9 +107,20 @@ def open_source(data: str, *, seed: int = 0, test_fraction: float = 0.1) -> Sour
         return open_imagenet100(data, seed, test_fraction)
     if is_webdataset(data):
         return open_tars(data, seed, test_fraction)
-    if not (data and exists(Path(data))):
-        raise InputError(f"There is no data set {data!r}: give shapes, cifar10, cifar100, or a folder, zip or tars.")
+    check_source_exists(data)
     return open_class_folders(Path(data), seed, test_fraction)
+
+
+def check_source_exists(data: str) -> None:
+    """Raise `InputError` for what is neither the name of an embedded data set nor a path that exists."""
+    if data in ("shapes", "cifar10", "cifar100"):
+        return
+    if is_webdataset(data):
+        list_tars(data, Counter())
+        return
+    path = data.removeprefix(PREFIX).partition(":")[0] if data.startswith(PREFIX) else data
+    if not (path and exists(Path(path))):
+        raise InputError(f"There is no data set {data!r}: give shapes, cifar10, cifar100, or a folder, zip or tars.")
 
 
 class ShapesSource:

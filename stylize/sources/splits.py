@@ -88,7 +88,7 @@ def _divided(
     places = [(splits[parts[0]], parts[1]) for parts in inner]
     _check_alike(root, [parts[1:] for parts, (split, _) in zip(inner, places, strict=True) if split == "train"])
     _check_splits_below(root, [parts[1:] for parts in inner])
-    check_strangers(root, places)
+    check_unknown_classes(root, places)
     return Layout(places, depth + 1)
 
 
@@ -154,7 +154,7 @@ def _split_first(folder: str) -> tuple[bool, str]:
     return split_of(folder) is None, folder
 
 
-def check_strangers(root: str, places: Iterable[tuple[str, str]]) -> None:
+def check_unknown_classes(root: str, places: Iterable[tuple[str, str]]) -> None:
     """Refuse classes that training does not know, and say where only their spelling differs."""
     classes: dict[str, set[str]] = defaultdict(set)
     for split, name in places:
@@ -162,15 +162,15 @@ def check_strangers(root: str, places: Iterable[tuple[str, str]]) -> None:
     known = classes.pop("train", set())
     spelling = {_folded(name): name for name in known}
     for split, names in classes.items():
-        strangers = sorted(names - known)
-        for name in strangers:
+        unknown = sorted(names - known)
+        for name in unknown:
             if like := spelling.get(_folded(name)):
                 raise InputError(
                     f"{root}: the class {like!r} of train is called {name!r} in {split}: use one spelling."
                 )
-        if strangers:
+        if unknown:
             raise InputError(
-                f"{root}: classes {listed(strangers)} are in the {split} split but not in train: make them agree."
+                f"{root}: classes {listed(unknown)} are in the {split} split but not in train: make them agree."
             )
 
 

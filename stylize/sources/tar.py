@@ -1,4 +1,4 @@
-"""An existing WebDataset as a source: tars of samples that anybody may have made; hostile tars are refused."""
+"""An existing WebDataset as a source: tars of samples from any maker; hostile tars are refused."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from stylize.sources.folder import check_bytes
 from stylize.sources.listed import ListedSource
 from stylize.sources.splits import (
     HIDDEN,
-    check_strangers,
+    check_unknown_classes,
     complete_splits,
     ignore_rule,
     is_text_name,
@@ -89,7 +89,7 @@ def open_tars(data: str, seed: int, test_fraction: float) -> ListedSource:
     inside = _folder_splits(data, images) if all(tar.split is None for tar in tars) else {}
     places = [(image.tar.split or inside.get(_top(image)), str(image.label)) for image in images]
     if any(isinstance(image.label, str) for image in images):
-        check_strangers(data, ((split or "train", name) for split, name in places))
+        check_unknown_classes(data, ((split or "train", name) for split, name in places))
     splits, notes = complete_splits(data, places, [image.name for image in images], test_fraction, seed)
     entries = sorted(zip(splits, (labels[image.label] for image in images), images, strict=True), key=_split_order)
     state = [(split, image.tar.name, image.member, image.offset, image.size, label) for split, label, image in entries]
@@ -221,15 +221,17 @@ def tar_images(tar: Tar, ignored: Counter[str]) -> Iterator[TarImage]:
 def _regular(path: Path, archive: tarfile.TarFile, ignored: Counter[str]) -> Iterator[tarfile.TarInfo]:
     for member in archive:
         parts = PurePosixPath(member.name).parts
-        leads_out = member.name.startswith("/") or ".." in parts or not member.name.isprintable()
+        leads_out = member.name.startswith("/") or ".." in parts
         if member.isdir() and not leads_out:
             continue
-        if not member.isreg() or member.issparse() or member.size < 0 or leads_out:
-            raise InputError(f"{path} holds the foreign member {member.name!r}: do not use this tar.")
-        if (rule := ignore_rule("/".join(parts))) == HIDDEN or (rule and is_text_name(parts[-1])):
+        plain = member.isreg() and not member.issparse() and member.size >= 0 and not leads_out
+        rule = ignore_rule("/".join(parts))
+        if plain and rule and (rule == HIDDEN or is_text_name(parts[-1])):
             ignored[rule] += 1
-        else:
+        elif plain and member.name.isprintable():
             yield member
+        else:
+            raise InputError(f"{path} holds the foreign member {member.name!r}: do not use this tar.")
 
 
 def _key(name: str) -> str:

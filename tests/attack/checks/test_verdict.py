@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from attack.attacks.attack import Attacked, AttackResult, Kind, Norm
 from attack.checks.attacks import check_copies
 from attack.checks.check import Check, Failure
-from attack.checks.model import check_gradients, check_model
+from attack.checks.model import check_model
 from attack.checks.planted import check_planted
 from attack.checks.robustness import wilson
 from attack.checks.verdict import ENOUGH_QUERIES, NEEDED, Verdict, verdicts
@@ -138,4 +138,3 @@ def test_the_needed_checks_exist(plain_model: nn.Module, test_images: tuple[Tens
     made |= {check_planted(plain_model, test_images[0], still, epsilon=STANDARD).name, check_copies(None).name}
     made.add("unbounded attack reaches 0")
     assert set(NEEDED) <= made
-    assert {check.name for check in check_gradients(plain_model, *test_images, 0)} <= made

@@ -1,0 +1,184 @@
+"""What a model's gradient is like at clean images: absent, wrong, silent, or good for a step."""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from attack.attacks.attack import input_gradient
+
+AT_A_TIME = 16  # images looked at together
+DIRECTIONS = 2
+FINE = {torch.float64: 1e-7, torch.float32: 1e-3}  # of the pixel range: half the distance of a central difference
+STEP = 1 / 255
+UNDERFLOW = 1e-30  # float32 ends at 1e-38; products on the way back end sooner
+
+
+class Slopes(NamedTuple):
+    """The step of the central differences, and for each of N images (N,) what its gradient is like.
+
+    `finite` and `zero` gradient of the margin, `zeros` its share of zero elements, `silent` where the cross-entropy has
+    none left but the margin has; how far differences and gradient `disagree`; how much of the rise that it tells comes
+    true over a step (`useful`); and how much of the slope at the point is `left` over a step.
+    """
+
+    fine: float
+    finite: Tensor
+    zero: Tensor
+    zeros: Tensor
+    silent: Tensor
+    disagree: Tensor
+    useful: Tensor
+    left: Tensor
+
+
+def slopes_at(model: nn.Module, images: Tensor, labels: Tensor, logits: Tensor, seed: int) -> Slopes:
+    """Look at the gradient at N images (N, C, H, W) with labels (N,), for which a model has these logits (N, classes).
+
+    `seed` chooses the points beside the images, and the directions of differences.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    parts = [
+        _slopes(model, images[rows], labels[rows], logits[rows], seed, generator)
+        for rows in torch.split(torch.arange(len(images)), AT_A_TIME)
+    ]
+    columns = zip(*(part[1:] for part in parts), strict=True)
+    return Slopes(parts[0].fine, *(torch.cat(column) for column in columns))
+
+
+def _slopes(
+    model: nn.Module, images: Tensor, labels: Tensor, logits: Tensor, seed: int, generator: torch.Generator
+) -> Slopes:
+    others = logits.scatter(1, labels[:, None], -torch.inf)
+    as_attacked = _Probe(model, images, torch.stack([labels, others.argmax(1)], 1), seed)
+    gradient = as_attacked.gradient().flatten(1)
+    entropy = _gradient(lambda points: as_attacked.cross_entropy(points), images).flatten(1)
+    silent = (entropy.abs().amax(1) < UNDERFLOW) & (gradient.abs().amax(1) >= UNDERFLOW)
+    probe = _precise(as_attacked, generator)
+    precise, fine = probe.gradient(), FINE[probe.points.dtype]
+    direction = precise.sign()
+    near, far = probe.slope(direction, fine), probe.slope(direction, STEP)
+    return Slopes(
+        fine,
+        gradient.isfinite().all(1),
+        (gradient == 0).all(1),
+        (gradient == 0).double().mean(1),
+        silent & (logits.argmax(1) == labels),
+        _disagreement(probe, precise, generator),
+        far / precise.flatten(1).abs().sum(1).clamp_min(1e-30),
+        torch.where(near.abs() > far.abs(), far.abs() / near.abs(), 1.0),
+    )
+
+
+@dataclass(frozen=True)
+class _Probe:
+    """A model to differentiate, interior points (n, C, H, W) in its precision, and the logits to compare at each.
+
+    `pair` (n, 2) holds the true label and the strongest other class; their difference is the margin.
+    """
+
+    model: nn.Module
+    points: Tensor
+    pair: Tensor
+    seed: int
+
+    def margin(self, points: Tensor) -> Tensor:
+        """Return the margin (n,) at points (n, C, H, W)."""
+        with same_numbers(points, self.seed):
+            chosen: Tensor = self.model(points).gather(1, self.pair)
+        return chosen[:, 0] - chosen[:, 1]
+
+    def cross_entropy(self, points: Tensor) -> Tensor:
+        """Return the cross-entropy (n,) of the true labels at points (n, C, H, W)."""
+        with same_numbers(points, self.seed):
+            losses: Tensor = F.cross_entropy(self.model(points), self.pair[:, 0], reduction="none")
+        return losses
+
+    @torch.no_grad()
+    def slope(self, direction: Tensor, step: float) -> Tensor:
+        """Return the central difference (n,) of the margin over `step` · `direction` to both sides."""
+        ahead, behind = self.margin(self.points + step * direction), self.margin(self.points - step * direction)
+        return (ahead - behind) / (2 * step)
+
+    def gradient(self) -> Tensor:
+        """Return the margin's gradient (n, C, H, W) by the model's own backward pass; zero where the graph is cut."""
+        return _gradient(self.margin, self.points)
+
+
+def _gradient(function: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
+    leaf = points.detach().clone().requires_grad_()
+    with torch.enable_grad():
+        return input_gradient(function(leaf), leaf)
+
+
+def _precise(probe: _Probe, generator: torch.Generator) -> _Probe:
+    """Return the probe off the grid of 8-bit values and off the edges, in float64 where the model allows it."""
+    noise = torch.rand(probe.points.shape, generator=generator).to(probe.points.device) - 0.5
+    points = probe.points * (1 - 4 * STEP) + (2 + noise) * STEP
+    with suppress(Exception):  # whatever keeps a foreign model from being copied or from taking float64
+        double, pixels = copy.deepcopy(probe.model).double(), points.double()
+        if floating_types(double, pixels[:1]) == {torch.float64}:
+            return _Probe(double, pixels, probe.pair, probe.seed)
+    return _Probe(probe.model, points, probe.pair, probe.seed)
+
+
+def _disagreement(probe: _Probe, gradient: Tensor, generator: torch.Generator) -> Tensor:
+    """Return ‖slopes - gradient's‖ / (‖slopes‖ + ‖gradient's‖), (n,), of slopes along random ±1 directions."""
+    found, told = [], []
+    for _ in range(DIRECTIONS):
+        signs = torch.randint(0, 2, gradient.shape, generator=generator).to(gradient) * 2 - 1
+        found.append(probe.slope(signs, FINE[probe.points.dtype]))
+        told.append((gradient * signs).flatten(1).sum(1))
+    slopes, gradients = torch.stack(found, 1), torch.stack(told, 1)
+    lengths = slopes.norm(dim=1) + gradients.norm(dim=1)
+    shares: Tensor = (slopes - gradients).norm(dim=1) / lengths.clamp_min(1e-30)
+    return shares
+
+
+@contextmanager
+def same_numbers(images: Tensor, seed: int) -> Iterator[None]:
+    """Let a random model draw the same numbers in each pass, without autocast, and put the random state back after."""
+    kind = images.device.type
+    devices = [images.device] if kind == "cuda" else []
+    with torch.random.fork_rng(devices), torch.autocast(kind, enabled=False):
+        torch.manual_seed(seed)
+        yield
+
+
+def logits_of(model: nn.Module, images: Tensor, seed: int) -> Tensor:
+    """Return the logits (N, classes) of images (N, C, H, W), without gradients."""
+    with same_numbers(images, seed), torch.no_grad():
+        logits: Tensor = model(images)
+    return logits
+
+
+class _FloatingTypes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes the floating-point types of what every operation returns."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seen: set[torch.dtype] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Run the operation and look at its result."""
+        result = func(*args, **(kwargs or {}))
+        leaves = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        self.seen |= {leaf.dtype for leaf in leaves if leaf.is_floating_point()}
+        return result
+
+
+def floating_types(model: nn.Module, images: Tensor) -> set[torch.dtype]:
+    """Return the floating-point types that occur inside one forward pass."""
+    types = _FloatingTypes()
+    with types:
+        logits_of(model, images, 0)
+    return types.seen
