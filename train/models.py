@@ -16,21 +16,16 @@ from torchvision import models
 
 from stylize.console import InputError, counted
 from stylize.files import read_weights
+from train.config import ARCHITECTURE_HELP, IMAGENET, LITE0, SCRATCH, SMALL, TIMM
 from train.small_network import SmallNetwork
 
 Channels = tuple[float, float, float]
-TIMM, LITE0, SMALL = "timm/", "efficientnet_lite0", "small"
-ARCHITECTURE_HELP = (
-    f"a torchvision classifier such as resnet34, {TIMM}NAME, {LITE0}, {SMALL}, or your own package.module:function."
-)
-STEMS = ("standard", "small")
 _HALF: Channels = (0.5, 0.5, 0.5)
 _LARGEST_STEM = 7  # kernels of stems; the larger ones cut patches and cannot be moved closer
 
 # Side outputs for training would need losses of their own, and `transform_input` would normalise a second time.
 _WITHOUT_SIDE_OUTPUTS = {"aux_logits": False, "transform_input": False, "init_weights": True}
 _OPTIONS: Mapping[str, Mapping[str, Any]] = {"googlenet": _WITHOUT_SIDE_OUTPUTS, "inception_v3": _WITHOUT_SIDE_OUTPUTS}
-SCRATCH, IMAGENET = "scratch", "imagenet"
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")  # what training programs put around a state dict
 _WRAPPING = {"module", "_orig_mod", "network"}  # parts of names: of models in parallel, compiled, and this project's
 

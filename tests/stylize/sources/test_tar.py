@@ -83,7 +83,7 @@ def hostile(kind: bytes, name: str) -> tarfile.TarInfo:
 def test_hostile_members_are_refused(tmp_path: Path, kind: bytes, name: str) -> None:
     with tarfile.open(tmp_path / "train-0.tar", "w") as tar:
         tar.addfile(hostile(kind, name))
-    with pytest.raises(InputError, match=r"train-0.tar holds the foreign member .*: do not use this tar"):
+    with pytest.raises(InputError, match=r"train-0\.tar .*foreign member"):
         open_source(str(tmp_path))
 
 
@@ -100,7 +100,7 @@ def test_what_is_no_labelled_data_set_is_refused(tmp_path: Path, picture: bytes)
         with pytest.raises(InputError, match=message):
             open_source(str(write_tar(tmp_path / str(number) / "a.tar", members)))
     (tmp_path / "cut.tar").write_bytes(b"garbage" * 100)
-    with pytest.raises(InputError, match=r"cut.tar cannot be read .*fetch it again, uncompressed"):
+    with pytest.raises(InputError, match=r"cut\.tar .*uncompressed"):
         open_source(str(tmp_path / "cut.tar"))
     with pytest.raises(InputError, match=r"There is no tar .*absent-0.tar"):
         open_source(str(tmp_path / "absent-{0..3}.tar"))
