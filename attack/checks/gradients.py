@@ -68,7 +68,8 @@ def _pair(labels: Tensor, logits: Tensor) -> Tensor:
 
 def _distance(one: Tensor, other: Tensor) -> Tensor:
     """Return ‖one - other‖ / (‖one‖ + ‖other‖) for each row, (n,)."""
-    return (one - other).norm(dim=1) / (one.norm(dim=1) + other.norm(dim=1)).clamp_min(1e-30)
+    shares: Tensor = (one - other).norm(dim=1) / (one.norm(dim=1) + other.norm(dim=1)).clamp_min(1e-30)
+    return shares
 
 
 def _slopes(
