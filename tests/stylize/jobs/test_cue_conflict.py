@@ -12,9 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from stylize.console import InputError
-from stylize.jobs.cue_conflict import TEXTURE_FREE, Cue, CueSet, Painter, design_cues, make_cue_set, open_cue_set
-from stylize.jobs.job import Codec, Failure
-from stylize.jobs.spec import ShardOptions
+from stylize.jobs.cue_conflict import TEXTURE_FREE, Cue, CueSet, design_cues, make_cue_set, open_cue_set, paint_cues
+from stylize.jobs.job import Failure, Job
+from stylize.jobs.spec import ShardOptions, make_spec
 from stylize.networks.adain import AdaINNetwork, Decoder, Encoder
 from stylize.networks.styles import Style
 from stylize.networks.stylizer import Pixels, Stylizer
@@ -48,7 +48,9 @@ def paint(encoder: Encoder, decoder: Decoder) -> Paint:
 
     def make(data: Path, cues: list[Cue], work_size: int | None = None) -> list[Sample | Failure]:
         source = open_source(str(data))
-        return list(Painter(source, stylizer, Codec("png", 95), 0.8, "features", 16, work_size).paint(cues))
+        options = ShardOptions(codec="png", alpha=0.8, size=16, work_size=work_size)
+        job = Job(make_spec(options, source, [], ("encoder", "decoder"), stylizer), source, stylizer)
+        return list(paint_cues(job, cues))
 
     return make
 
