@@ -250,7 +250,7 @@ def _resize(pixels: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Tell whether a GPU's memory, or a CPU's, for which PyTorch has no error of its own, was too little."""
+    """Return whether memory was too little: of a GPU, or of a CPU, for which PyTorch has no error class."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
