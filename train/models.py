@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torchvision import models
 
 from stylize.console import InputError, counted
@@ -60,8 +61,10 @@ def build_model(arch: str, num_classes: int, weights: str = SCRATCH, stem: str =
     return nn.Sequential(OrderedDict(normalise=Normalise(network.mean, network.std), network=network.module))
 
 
-def check_size(model: nn.Module, arch: str, size: int, num_classes: int) -> None:
-    """Raise `InputError` where a model does not make (B, num_classes) logits of images of 3 × size × size."""
+def check_model(model: nn.Module, arch: str, size: int, num_classes: int) -> None:
+    """Raise `InputError` where a model cannot learn, or makes no logits (B, num_classes) of (B, 3, size, size)."""
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise InputError(f"{arch} has no parameter that learns: let some have requires_grad.")
     training = model.training
     try:
         with torch.no_grad():
@@ -318,6 +321,11 @@ def call_reference(reference: str, *arguments: int) -> nn.Module:
         raise InputError(f"Model {reference} cannot be made ({reason}): mend it, or install what it needs.") from error
     if not isinstance(model, nn.Module):
         raise InputError(f"Model {reference} returned {type(model).__name__}: return a torch.nn.Module.")
+    if any(
+        isinstance(tensor, UninitializedParameter | UninitializedBuffer)
+        for tensor in (*model.parameters(), *model.buffers())
+    ):
+        raise InputError(f"Model {reference} has lazy layers without size: let its function call it on an image once.")
     copy_inference_tensors(model)
     return model
 
