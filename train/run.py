@@ -22,7 +22,7 @@ from train.evaluation import Metrics, count
 from train.loading import EpochBatches, EvaluationImages, TrainingViews, hold_out, training_loader
 from train.loop import Trainer
 from train.methods import METHODS
-from train.models import build_model, check_size, is_reference
+from train.models import build_model, check_model, is_reference
 from train.pairs import PairedShards
 from train.records import (
     Report,
@@ -93,7 +93,7 @@ class _Run:
         if is_reference(config.arch):
             trust(config.arch)  # whoever trains it has named it
         model = build_model(config.arch, classes, config.weights, config.stem)
-        check_size(model, config.arch, self.preset.size, classes)
+        check_model(model, config.arch, self.preset.size, classes)
         self.trainer = Trainer(config, model, world, self.batches.steps, classes)
         self.clock = SaveClock(config.save_minutes)
         self.received: list[int] = []

@@ -7,11 +7,12 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from math import inf, isfinite
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from attack.attacks.attack import AttackResult, epsilon_name
+from attack.attacks.attack import NORM_NAMES, AttackResult, epsilon_name
 from attack.checks.check import Check
-from attack.checks.robustness import Cell, robust_cells, wilson
+from attack.checks.robustness import Cell, looked_at, robust_cells, wilson
 from attack.checks.verdict import Verdict, evaluate
 from attack.evaluation.gallery import check_pictures
 from attack.evaluation.paper_path import Records, read_records
@@ -273,9 +274,10 @@ def whole_split(result: Result) -> Share:
 def metrics(result: Result) -> dict[str, Any]:
     """Return the columns of `dvc metrics show`: clean accuracy in [0, 1], and for every radius what attacks left.
 
-    That is an accuracy, of how many images it is, and the verdict; without a radius there is the verdict alone.
+    That is an accuracy, of how many images it is, and the verdict; without a radius there is the verdict alone. For
+    each norm with minimal-norm attacks there is the median distance of the nearest error, in units of the [0, 1] range.
     """
-    clean = {"clean": round(whole_split(result).mean, 4)}
+    clean = {"clean": round(whole_split(result).mean, 4), **_medians(result)}
     if not result.cells:
         return {"verdict": result.verdicts[0].word, **clean}
     columns: dict[str, Any] = {}
@@ -285,6 +287,21 @@ def metrics(result: Result) -> dict[str, Any]:
         columns[f"robust_{radius}"] = round(share(cell.robust).mean, 4)
         columns[f"images_{radius}"] = len(cell.robust)
     return {**clean, **columns}
+
+
+def _medians(result: Result) -> dict[str, float]:
+    """Return by norm the median distance of the nearest error that a minimal-norm attack found; 0 of clean errors."""
+    medians = {}
+    for norm in NORM_NAMES:
+        attacks = [attack for attack in result.attacks if attack.norm == norm and _is_minimal(attack)]
+        nearest = [min(far) for far in zip(*(attack.distance[: looked_at(attack)] for attack in attacks), strict=False)]
+        if nearest and isfinite(median(nearest)):
+            medians[f"median_{norm}"] = round(median(nearest), 5)
+    return medians
+
+
+def _is_minimal(attack: AttackResult) -> bool:
+    return attack.kind == "minimal-norm" and attack.name != "paper-path"  # whose steps end at a small distance
 
 
 def _column(cell: Cell) -> str:

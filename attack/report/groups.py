@@ -289,16 +289,18 @@ def _label(results: list[Result], style_sets: Mapping[str, str]) -> tuple[Entry,
     """Label models by what differs, adding seed, folder or path only where that is needed; return the best first."""
     results = sorted(results, key=_sorting)
     recipes = _recipes(results, style_sets)
-    paths = [str(result.document["model"]["path"]) for result in results]
-    for labels in (
-        recipes,
-        [f"{recipe}, seed {result.training_seed}" for recipe, result in zip(recipes, results, strict=True)],
-        [f"{recipe} ({result.model_name})" for recipe, result in zip(recipes, results, strict=True)],
-        [f"{recipe} ({path})" for recipe, path in zip(recipes, paths, strict=True)],
+    shared, paths = Counter(recipes), [str(result.document["model"]["path"]) for result in results]
+    for endings in (
+        [""] * len(results),
+        [f", seed {result.training_seed}" for result in results],
+        [f" ({result.model_name})" for result in results],
+        [f" ({path})" for path in paths],
     ):
+        named = zip(recipes, endings, strict=True)
+        labels = [f"{recipe}{ending}" if shared[recipe] > 1 else recipe for recipe, ending in named]
         if len(set(labels)) == len(labels):
-            named = zip(labels, _same_seed_apart(labels, recipes, results), results, strict=True)
-            return tuple(sorted((Entry(label, recipe, result) for label, recipe, result in named), key=_rank))
+            entries = map(Entry, labels, _same_seed_apart(labels, recipes, results), results)
+            return tuple(sorted(entries, key=_rank))
     again = next(path for path in paths if paths.count(path) > 1)
     raise InputError(f"Two results are of the same model, {again}: give each model once.")
 

@@ -46,6 +46,14 @@ def test_three_attacked_images_are_kept_and_shown(result: Path, tmp_path: Path) 
     assert page.count("taken for") == fooled
 
 
+def test_a_gallery_cannot_leave_its_attributes(result: Path, tmp_path: Path) -> None:
+    document = json.loads(result.read_text())
+    for picture in document["gallery"]:
+        picture |= dict.fromkeys(("original", "predicted", "class", "attack"), '"><script>alert(1)</script>')
+    result.write_text(json.dumps(document))
+    assert "<script" not in write_report([result], tmp_path / "report").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("name", ["original", "epsilon", "predicted"])
 def test_a_damaged_gallery_is_a_damaged_result(result: Path, name: str) -> None:
     document = json.loads(result.read_text())

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from attack import read_result, write_report
+from attack.evaluation.result import metrics
 from attack.report.groups import compare_models, group_results
 
 Maker = Callable[..., Path]
@@ -68,6 +69,28 @@ def test_a_model_without_any_robust_image_is_ranked_below_one_that_has_some(shar
     document["clean"] |= {"accuracy": 1.0, "correct": document["clean"]["images"]}
     broken.write_text(json.dumps(document))
     assert labels([broken, robust]) == [["adversarial", "normal"]]
+
+
+def test_models_of_one_method_are_told_apart(shards: Path, make_result: Maker) -> None:
+    seeds = [make_result(shards, "pairing", seed=seed, **SMALL) for seed in (0, 1)]
+    normal = make_result(shards, "normal", seed=2, **SMALL)
+    assert set(labels([*seeds, normal])[0]) == {"pairing, seed 0", "pairing, seed 1", "normal"}
+    assert pairs([*seeds, normal]) == {frozenset({"pairing", "normal"})}  # seeds of one method are one row
+    again = edited(seeds[1], lambda document: document["model"]["card"].update(seed=0))
+    assert pairs([seeds[0], again]) == {frozenset({"pairing (pairing-0)", "pairing (pairing-1)"})}
+    weighed = [with_weight(path, weight) for path, weight in ((seeds[0], 1.0), (seeds[1], 1.0), (seeds[1], 3.0))]
+    assert pairs(weighed) == {frozenset({"pairing, lambda 1", "pairing, lambda 3"})}  # two seeds against one
+
+
+def pairs(paths: list[Path]) -> set[frozenset[str]]:
+    """Return the names that are compared."""
+    (group,) = group_results([read_result(path) for path in paths])
+    return {frozenset({found.difference.first, found.difference.second}) for found in compare_models(group)}
+
+
+def with_weight(path: Path, weight: float) -> Path:
+    """Write a result of a model that was trained with this λ."""
+    return edited(path, lambda document: document["model"]["card"]["config"].update(pairing_weight=weight), f"{weight}")
 
 
 def test_models_of_ones_own_are_named_and_compared(shards: Path, make_result: Maker) -> None:
@@ -138,6 +161,8 @@ def test_the_security_curve_is_what_attacks_left(shards: Path, make_result: Make
 
     write_report([dense], tmp_path / "dense")
     result = read_result(dense)
+    far = np.where(result.clean, distances, 0)
+    assert metrics(result)["median_linf"] == pytest.approx(np.median(far), abs=1e-5)
     noise = [attack for attack in result.attacks if attack.kind == "noise"]
     for row in read_csv(tmp_path / "dense" / "security.csv"):
         epsilon = float(row["epsilon"]) * (1 + 1e-5)

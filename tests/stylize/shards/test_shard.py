@@ -1,6 +1,7 @@
 import io
 import json
 import tarfile
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 
 from stylize.console import InputError
 from stylize.files import file_sha256
-from stylize.shards.shard import Sample, read_shard, sample_members, write_shard
+from stylize.shards.shard import Sample, read_shard, sample_members, tar_members, write_shard
 
 BLOCK = 512
 
@@ -222,3 +223,106 @@ def test_compressed_and_missing_shards_are_refused(tmp_path: Path) -> None:
         list(read_shard(tmp_path / "a.tar"))
     with pytest.raises(InputError, match="cannot be opened"):
         list(read_shard(tmp_path / "absent.tar"))
+
+
+Listed = list[tuple[str, tuple[int, int] | None]]
+
+
+def by_tarfile(path: Path) -> Iterable[tuple[str, tuple[int, int] | None]]:
+    with tarfile.open(path, "r:") as tar:
+        for member in tar:
+            yield member.name, (member.offset_data, member.size) if member.isreg() and member.size >= 0 else None
+
+
+def by_us(path: Path) -> Iterable[tuple[str, tuple[int, int] | None]]:
+    return ((name, (span.offset, span.size) if span else None) for name, span in tar_members(path))
+
+
+def listed(members: Iterable[tuple[str, tuple[int, int] | None]]) -> tuple[Listed, str | None]:
+    """Return what a reader yields, and the error that ends it."""
+    found: Listed = []
+    try:
+        for member in members:
+            found.append(member)
+    except (tarfile.TarError, OSError, ValueError) as error:
+        return found, type(error).__name__
+    return found, None
+
+
+@pytest.fixture
+def small_shard(tmp_path: Path) -> Path:
+    path = tmp_path / "train-000000.tar"
+    write_shard(path, (Sample(f"{index:08d}", b"c" * 700, (b"s" * 512,), 1, {"a": index}) for index in range(2)))
+    return path
+
+
+def test_a_shard_is_listed_as_by_tarfile_but_without_it(small_shard: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, error = listed(by_us(small_shard))
+    assert (found, error) == listed(by_tarfile(small_shard))
+    assert len(found) == 8
+
+    def see_the_end(*_arguments: object) -> tarfile.TarInfo:
+        raise tarfile.EOFHeaderError("the end")  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(tarfile.TarInfo, "frombuf", see_the_end)
+    assert listed(by_us(small_shard)) == (found, None)
+
+
+def test_a_cut_shard_is_listed_as_by_tarfile(small_shard: Path) -> None:
+    whole, cut = small_shard.read_bytes(), small_shard.with_name("cut.tar")
+    ends = {end + near for end in range(0, len(whole), BLOCK) for near in (0, 1, 200)}
+    for end in ends:
+        cut.write_bytes(whole[:end])
+        assert listed(by_us(cut)) == listed(by_tarfile(cut)), end
+
+
+def test_a_damaged_header_is_read_as_by_tarfile(small_shard: Path) -> None:
+    whole, damaged = small_shard.read_bytes(), small_shard.with_name("damaged.tar")
+    for header in (0, 3 * BLOCK):  # of the first member, and of the second
+        for place in (*range(0, 165, 3), 257, 345, 400, BLOCK - 1):
+            for value in (b"\0", b"7", b"\xff"):
+                start = header + place
+                damaged.write_bytes(whole[:start] + value + whole[start + 1 :])
+                assert listed(by_us(damaged)) == listed(by_tarfile(damaged)), (start, value)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (124, b"-0000001000\0"),
+        (124, b"00000000001 "),
+        (0, b"00000000.cls\0x"),
+        (0, b"\xc3\xa4"),
+        (156, b"5"),
+        (257, b"x"),
+    ],
+)
+def test_a_whole_header_with_other_fields_is_read_as_by_tarfile(small_shard: Path, place: int, value: bytes) -> None:
+    block = bytearray(small_shard.read_bytes())
+    block[place : place + len(value)], block[148:156] = value, b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block[:BLOCK])
+    small_shard.write_bytes(block)
+    assert listed(by_us(small_shard)) == listed(by_tarfile(small_shard))
+
+
+@pytest.mark.parametrize("layout", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT])
+def test_a_foreign_tar_is_listed_as_by_tarfile(tmp_path: Path, small_shard: Path, layout: int) -> None:
+    link = tarfile.TarInfo("link")
+    link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+    foreign = io.BytesIO()
+    with tarfile.open(fileobj=foreign, mode="w", format=layout) as tar:
+        for member in (tarfile.TarInfo("00000003.cls"), link, tarfile.TarInfo("d" * 90 + "/" + "n" * 90)):
+            tar.addfile(member)
+    own = small_shard.read_bytes()[: 3 * BLOCK]  # one member, its payload of two blocks
+    for name, payload in (("foreign.tar", foreign.getvalue()), ("mixed.tar", own + foreign.getvalue())):
+        (tmp_path / name).write_bytes(payload)
+        found, error = listed(by_us(tmp_path / name))
+        assert (found, error) == listed(by_tarfile(tmp_path / name))
+        assert ("link", None) in found
+
+
+def test_what_is_no_tar_is_the_same_error(tmp_path: Path) -> None:
+    for payload in (b"", b"no tar", bytes(100), bytes(BLOCK), b"x" * 2000):
+        path = tmp_path / "x.tar"
+        path.write_bytes(payload)
+        assert listed(by_us(path)) == listed(by_tarfile(path)), payload[:10]

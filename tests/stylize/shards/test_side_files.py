@@ -62,7 +62,7 @@ def test_damaged_checksums_are_refused(copied: Path, text: str) -> None:
     line = path.read_text().splitlines(keepends=True)[0]
     key = line.split()[1].partition(".")[0]
     path.write_text(text.format(key=key, line=line))
-    with pytest.raises(InputError, match=r"train-000001.sha256 .*run `stylize index`"):
+    with pytest.raises(InputError, match=r"train-000001\.sha256 .*`stylize index`"):
         read_digests(copied / SHARD, key)
 
 
@@ -72,7 +72,7 @@ def test_an_older_folder_is_whole_without_side_files(copied: Path) -> None:
         if SIDE_NAME.fullmatch(path.name) or path.name == CARD_NAME:
             path.unlink()
     assert verify_shards(copied) == quick_defects(copied) == []
-    with pytest.raises(InputError, match=r"train-000001.sha256 cannot be read .*run `stylize index`"):
+    with pytest.raises(InputError, match=r"train-000001\.sha256 .*`stylize index`"):
         read_digests(copied / SHARD, "00000000")
     write_side_files(copied, read_manifest(copied))
     assert {path.name: path.read_bytes() for path in copied.iterdir()} == before

@@ -99,12 +99,12 @@ def test_what_is_damaged_or_taken_is_refused(make_shard_folder: MakeShards, tmp_
     unpack_shards(folder, out)
     other = make_shard_folder("other", seed=1)
     for taken, shards in ((out, other), (tmp_path, folder)):
-        with pytest.raises(InputError, match="holds something else than these shards unpacked"):
+        with pytest.raises(InputError, match="holds something else"):
             unpack_shards(shards, taken)
     damaged = bytearray((other / "train-000001.tar").read_bytes())
     damaged[700] ^= 1
     (other / "train-000001.tar").write_bytes(damaged)
-    with pytest.raises(InputError, match=r"train-000001.tar is missing or differs from its manifest"):
+    with pytest.raises(InputError, match=r"train-000001\.tar .*differs"):
         unpack_shards(other, tmp_path / "second")
     shutil.rmtree(out)
     out.write_text("a file")

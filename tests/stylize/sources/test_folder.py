@@ -97,7 +97,7 @@ def test_a_folder_that_cannot_be_read_loses_no_picture_silently(
         return scan(folder)
 
     monkeypatch.setattr("os.scandir", refuse)
-    with pytest.raises(InputError, match=r"The folder .*closed cannot be read \(Permission denied\)"):
+    with pytest.raises(InputError, match=r"closed .*Permission denied"):
         list_pictures(tmp_path)
     assert [file.name for file in list_pictures(tmp_path / "a/x.png")] == ["x.png"]
 
