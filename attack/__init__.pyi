@@ -16,6 +16,8 @@ from .checks.attacks import check_path as check_path
 from .checks.check import Check as Check
 from .checks.model import check_model as check_model
 from .checks.robustness import worst_case as worst_case
+from .evaluation.config import AttackConfig as AttackConfig
+from .evaluation.config import TransferConfig as TransferConfig
 from .evaluation.images import ImageSet as ImageSet
 from .evaluation.images import choose_images as choose_images
 from .evaluation.images import image_order as image_order
@@ -33,8 +35,6 @@ from .evaluation.statistics import Difference as Difference
 from .evaluation.statistics import Share as Share
 from .evaluation.statistics import compare as compare
 from .evaluation.statistics import share as share
-from .evaluation.suite import AttackConfig as AttackConfig
-from .evaluation.suite import TransferConfig as TransferConfig
 from .evaluation.target import Target as Target
 from .evaluation.target import open_model as open_model
 from .evaluation.transfer import attack_transfer as attack_transfer

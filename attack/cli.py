@@ -3,18 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
-from attack.attacks.attack import radius_name
-from attack.evaluation.result import Result, read_result, whole_split
-from attack.evaluation.run import attack_model
-from attack.evaluation.statistics import share
-from attack.evaluation.suite import AttackConfig, TransferConfig
-from attack.evaluation.transfer import attack_transfer
+from attack.evaluation.config import AttackConfig, TransferConfig
 from stylize.console import InputError, command_app, console, counted, run_command_line
+from stylize.interruption import imports_torch
 from stylize.params import (
     PARAMS,
     check_list,
@@ -28,7 +24,9 @@ from stylize.params import (
 from stylize.progress import shown_progress
 from stylize.settings import options_of
 from stylize.shards.cache import DEFAULT_CACHE, DEFAULT_GB, Cache, CacheGigabytes, opened_shards
-from train import trust
+
+if TYPE_CHECKING:
+    from attack.evaluation.result import Result
 
 MODEL_HELP = "Model that `train run` wrote (file or folder), or package.module:function."
 ClassifiedAtATime = Annotated[int, typer.Option(help="Images classified at a time.")]
@@ -36,8 +34,11 @@ Out = Annotated[Path, typer.Option(help="Result to write (JSON).")]
 
 
 def _trust(references: list[str] | None) -> list[str] | None:
-    for reference in references or ():
-        trust(reference)
+    if references:
+        from train import trust
+
+        for reference in references:
+            trust(reference)
     return references
 
 
@@ -47,6 +48,7 @@ Trust = Annotated[  # its callback does all, so commands take it and do not look
 ]
 
 
+@imports_torch
 def shape_bias_command(
     model: Annotated[str, typer.Option(help=MODEL_HELP)],
     shards: Annotated[Path, typer.Option(help="Folder of `stylize cue-conflict`.")],
@@ -71,6 +73,7 @@ def shape_bias_command(
     console.print(f"result: {out}")
 
 
+@imports_torch
 def corruptions_command(
     model: Annotated[str, typer.Option(help=MODEL_HELP)],
     shards: Annotated[Path, typer.Option(help="Shard folder; its test split is corrupted where there are no arrays.")],
@@ -102,6 +105,7 @@ def corruptions_command(
     console.print(f"result: {out}")
 
 
+@imports_torch
 def explain_command(
     model: Annotated[list[str], typer.Option(help=f"{MODEL_HELP} Repeat it for each model.")],
     shards: Annotated[Path, typer.Option(help="Shard folder; images of its test split are explained.")],
@@ -150,6 +154,7 @@ Shards = Annotated[str, typer.Option(help="Shard folder, or its URL; its test sp
 
 @app.command()
 @options_of(AttackConfig)
+@imports_torch
 def run(
     given: dict[str, Any],
     model: Annotated[str, typer.Option(help=MODEL_HELP)],
@@ -160,6 +165,9 @@ def run(
     cache_gb: CacheGigabytes = DEFAULT_GB,
 ) -> None:
     """Attack one model, check the attacks, and write the result; the same command goes on after an interruption."""
+    from attack.evaluation.result import read_result
+    from attack.evaluation.run import attack_model
+
     config = AttackConfig(**given)
     with opened_shards(shards, cache, cache_gb) as folder, shown_progress(console, unit="") as show:
         attack_model(model, folder, out, config, progress=show)
@@ -170,6 +178,7 @@ def run(
 
 @app.command()
 @options_of(TransferConfig)
+@imports_torch
 def transfer(
     given: dict[str, Any],
     models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="Models that `train run` wrote.")],
@@ -180,6 +189,8 @@ def transfer(
     cache_gb: CacheGigabytes = DEFAULT_GB,
 ) -> None:
     """Try the adversarial images of each model on every other; `attack report --transfer` takes the file in."""
+    from attack.evaluation.transfer import attack_transfer
+
     config = TransferConfig(**given)
     with opened_shards(shards, cache, cache_gb) as folder, shown_progress(console, unit="") as show:
         attack_transfer(models, folder, out, config, progress=show)
@@ -187,6 +198,7 @@ def transfer(
 
 
 @app.command()
+@imports_torch
 def report(
     results: Annotated[list[Path], typer.Argument(metavar="RESULT...", help="Results that `attack run` wrote.")],
     out: Annotated[Path, typer.Option(help="Folder for the report.")],
@@ -247,7 +259,11 @@ def check_params(path: Path) -> None:
     check_list(section.get("shards"), f"{path}: report.shards", known)
 
 
-def _table(result: Result) -> Table:
+def _table(result: "Result") -> Table:
+    from attack.attacks.attack import radius_name
+    from attack.evaluation.result import whole_split
+    from attack.evaluation.statistics import share
+
     table = Table(title=f"{result.method} {result.arch} on {result.shards_name}", show_header=False)
     clean = whole_split(result)
     table.add_row("clean accuracy", f"{clean}, n = {clean.n}")
@@ -264,8 +280,10 @@ def _table(result: Result) -> Table:
     return table
 
 
-def _print_reasons(result: Result) -> None:
+def _print_reasons(result: "Result") -> None:
     """Print what the verdicts rest on, and every failed check."""
+    from attack.attacks.attack import radius_name
+
     for verdict in result.verdicts:
         place = "" if verdict.epsilon is None else f"{radius_name(verdict.norm, verdict.epsilon)}: "
         for reason in verdict.reasons:

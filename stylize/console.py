@@ -109,7 +109,10 @@ class LiteralConsole(Console):
     """
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**{"markup": False, "emoji": False, "soft_wrap": True, **options})
+        plain: dict[str, Any] = {"markup": False, "emoji": False, "soft_wrap": True}
+        if "ipykernel" in sys.modules:  # which claims to be a terminal; plain lines are short in a saved notebook
+            plain |= {"force_jupyter": False, "force_terminal": False}
+        super().__init__(**{**plain, **options})
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Return a string as a renderable; everything that is printed as a string comes through here."""

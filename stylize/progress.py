@@ -40,6 +40,7 @@ class _Pace:
         self.unit, self.effort = unit, effort
         self.samples = deque([(now, done)])
         self.spoken = time.monotonic()
+        self.state = self.said = ""  # now, and when a log got its last line
 
     def add(self, now: float, done: int) -> None:
         self.samples.append((now, done))
@@ -62,7 +63,7 @@ class _Pace:
         """Return whether a log should get its next line."""
         if time.monotonic() - self.spoken <= PLAIN_LINE_SECONDS:
             return False
-        self.spoken = time.monotonic()
+        self.spoken, self.said = time.monotonic(), self.state
         return True
 
 
@@ -75,25 +76,29 @@ def shown_progress(
     What follows a colon in a task's name changes within its line. The first call for a task says what was done before.
     The lines are removed in the end, unless `keep` and something was done without an error.
     """
-    columns = TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[state]}")
+    columns = BarColumn(), TextColumn("{task.description}", markup=False)
     paces: dict[str, _Pace] = {}
-    with Progress(*columns, console=console, transient=True) as display:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as display:
         lines = {}
 
         def show(task: str, done: int, total: int) -> None:
             kind, done, now = task.partition(":")[0], min(done, total), console.get_time()
             if kind not in paces:
                 paces[kind] = _Pace(unit, effort, now, done)
-                lines[kind] = display.add_task(task, total=total, completed=done, state="")
+                lines[kind] = display.add_task(task, total=total, completed=done)
                 return
             paces[kind].add(now, done)
-            state = paces[kind].describe(total)
-            display.update(lines[kind], description=task, completed=done, total=total, state=state)
+            paces[kind].state = f"{task}: {paces[kind].describe(total)}"
+            display.update(lines[kind], description=paces[kind].state, completed=done, total=total)
             if not console.is_terminal and paces[kind].is_due():
-                console.print(f"{task}: {state}")
+                console.print(paces[kind].state)
 
         yield show
-        display.live.transient = not (keep and any(pace.samples[-1][1] for pace in paces.values()))
+        kept = [pace for pace in paces.values() if keep and pace.samples[-1][1]]
+        display.live.transient = not kept
+    for pace in kept:
+        if not console.is_terminal and pace.state != pace.said:
+            console.print(pace.state)
 
 
 @contextmanager

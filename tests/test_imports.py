@@ -177,6 +177,6 @@ assert not {"ray", "s3fs"} & set(sys.modules)  # extras
 
 def test_stylize_starts_without_torchvision() -> None:
     """It takes as long to import as all the rest, and only CIFAR's downloads and one encoder need it."""
-    code = "import sys, stylize.cli.main; print('torchvision' in sys.modules)"
+    code = "import sys, stylize.cli.main, stylize.jobs.run; print('torchvision' in sys.modules)"
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert process.stdout == "False\n"

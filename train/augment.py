@@ -12,11 +12,11 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional
 
 from stylize.console import InputError
+from train.config import IMAGE_PRESETS
 from train.pairs import PairedShards, Pixels, hashed
 
 PAPER_SIZE = 224
 LARGEST_SMALL_SIZE = 128
-IMAGE_PRESETS = ("auto", "paper", "small")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from stylize.console import InputError, command_app, console, run_command_line
+from stylize.interruption import imports_torch
 from stylize.params import (
     PARAMS,
     check_list,
@@ -23,9 +24,7 @@ from stylize.params import (
 )
 from stylize.settings import options_of
 from stylize.shards.cache import DEFAULT_CACHE, DEFAULT_GB, Cache, CacheGigabytes, opened_shards
-from train.config import PRESETS, TrainConfig, with_preset
-from train.models import ARCHITECTURE_HELP, check_timm
-from train.run import train_model
+from train.config import ARCHITECTURE_HELP, PRESETS, TrainConfig, with_preset
 
 GRID = ("method", "arch", "set", "seed")  # in the order of dvc.yaml
 
@@ -34,6 +33,7 @@ app = command_app("Train classifiers from shards of image pairs.", "train")
 
 @app.command()
 @options_of(TrainConfig)
+@imports_torch
 def run(
     *,
     shards: Annotated[str, typer.Option(help="Folder of shards made by `stylize shards`, or its URL.")],
@@ -44,6 +44,8 @@ def run(
     cache_gb: CacheGigabytes = DEFAULT_GB,
 ) -> None:
     """Train one classifier; the same command continues a stopped run."""
+    from train.run import train_model
+
     if arch is not None:
         given["arch"] = arch
     config = with_preset(preset, shards=Path(shards), **given)
@@ -71,6 +73,8 @@ def check_params_command(params: Annotated[Path, typer.Argument(help="The pipeli
 
 def check_params(path: Path) -> None:
     """Check the pipeline's section `train`; raise `InputError` for the first value that is wrong."""
+    from train.models import check_timm
+
     section = read_section(path, "train", ("grid", "models", "options"))
     folders = shard_folders(path)
     shared = f"{path}: train.options"

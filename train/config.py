@@ -5,16 +5,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
 from stylize.console import InputError, option_name
 from stylize.settings import OneOf, check_settings
-from train.augment import IMAGE_PRESETS
-from train.methods import DISTANCES, METHODS, Settings
-from train.models import ARCHITECTURE_HELP, IMAGENET, SCRATCH, SMALL, STEMS, is_architecture, unknown_architecture
 
+if TYPE_CHECKING:
+    from train.methods import Settings
+
+# The names alone: what bears them needs PyTorch, which the help of commands does not wait for.
+METHODS = (
+    *("normal", "stylized", "pairing", "adversarial", "pgd", "alp"),
+    *("clp", "wrong_partner", "jitter", "augmix", "jsd"),
+)
+DISTANCES = ("mse", "kl", "jsd", "cosine")
+IMAGE_PRESETS = ("auto", "paper", "small")
+TIMM, LITE0, SMALL = "timm/", "efficientnet_lite0", "small"
+ARCHITECTURE_HELP = (
+    f"a torchvision classifier such as resnet34, {TIMM}NAME, {LITE0}, {SMALL}, or your own package.module:function."
+)
+STEMS = ("standard", "small")
+SCRATCH, IMAGENET = "scratch", "imagenet"
 LOGS = ("none", "dvclive", "tensorboard")
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
@@ -128,6 +141,8 @@ class TrainConfig:
     log: Annotated[str, OneOf(*LOGS), Option(help=f"Who follows the metrics in OUT/live: {', '.join(LOGS)}.")] = "none"
 
     def __post_init__(self) -> None:
+        from train.models import is_architecture, unknown_architecture
+
         if not is_architecture(self.arch):
             raise InputError(unknown_architecture(self.arch))
         check_settings(self)
@@ -144,11 +159,15 @@ class TrainConfig:
     @property
     def weight(self) -> float:
         """λ: the given one, or the method's own."""
+        from train.methods import METHODS
+
         return METHODS[self.method].pairing_weight if self.pairing_weight is None else self.pairing_weight
 
     @property
-    def loss_settings(self) -> Settings:
+    def loss_settings(self) -> "Settings":
         """What the method is told."""
+        from train.methods import DISTANCES, METHODS, Settings
+
         method = METHODS[self.method]
         epsilon = method.epsilon if self.epsilon is None else self.epsilon
         return Settings(DISTANCES[self.distance or method.distance], epsilon, self.attack_steps)

@@ -12,25 +12,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torchvision import models
 
 from stylize.console import InputError, counted
 from stylize.files import read_weights
+from train.config import ARCHITECTURE_HELP, IMAGENET, LITE0, SCRATCH, SMALL, TIMM
 from train.small_network import SmallNetwork
 
 Channels = tuple[float, float, float]
-TIMM, LITE0, SMALL = "timm/", "efficientnet_lite0", "small"
-ARCHITECTURE_HELP = (
-    f"a torchvision classifier such as resnet34, {TIMM}NAME, {LITE0}, {SMALL}, or your own package.module:function."
-)
-STEMS = ("standard", "small")
 _HALF: Channels = (0.5, 0.5, 0.5)
 _LARGEST_STEM = 7  # kernels of stems; the larger ones cut patches and cannot be moved closer
 
 # Side outputs for training would need losses of their own, and `transform_input` would normalise a second time.
 _WITHOUT_SIDE_OUTPUTS = {"aux_logits": False, "transform_input": False, "init_weights": True}
 _OPTIONS: Mapping[str, Mapping[str, Any]] = {"googlenet": _WITHOUT_SIDE_OUTPUTS, "inception_v3": _WITHOUT_SIDE_OUTPUTS}
-SCRATCH, IMAGENET = "scratch", "imagenet"
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")  # what training programs put around a state dict
 _WRAPPING = {"module", "_orig_mod", "network"}  # parts of names: of models in parallel, compiled, and this project's
 
@@ -65,8 +61,10 @@ def build_model(arch: str, num_classes: int, weights: str = SCRATCH, stem: str =
     return nn.Sequential(OrderedDict(normalise=Normalise(network.mean, network.std), network=network.module))
 
 
-def check_size(model: nn.Module, arch: str, size: int, num_classes: int) -> None:
-    """Raise `InputError` where a model does not make (B, num_classes) logits of images of 3 × size × size."""
+def check_model(model: nn.Module, arch: str, size: int, num_classes: int) -> None:
+    """Raise `InputError` where a model cannot learn, or makes no logits (B, num_classes) of (B, 3, size, size)."""
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise InputError(f"{arch} has no parameter that learns: let some have requires_grad.")
     training = model.training
     try:
         with torch.no_grad():
@@ -323,6 +321,11 @@ def call_reference(reference: str, *arguments: int) -> nn.Module:
         raise InputError(f"Model {reference} cannot be made ({reason}): mend it, or install what it needs.") from error
     if not isinstance(model, nn.Module):
         raise InputError(f"Model {reference} returned {type(model).__name__}: return a torch.nn.Module.")
+    if any(
+        isinstance(tensor, UninitializedParameter | UninitializedBuffer)
+        for tensor in (*model.parameters(), *model.buffers())
+    ):
+        raise InputError(f"Model {reference} has lazy layers without size: let its function call it on an image once.")
     copy_inference_tensors(model)
     return model
 

@@ -22,12 +22,11 @@ from stylize.files import file_sha256, write_atomically
 from stylize.shards.manifest import MANIFEST_NAME, read_manifest
 from train.augment import ImagePreset
 from train.checkpoint import MODEL_NAME, ModelCard, read_card
-from train.config import TrainConfig
+from train.config import IMAGENET, SCRATCH, TrainConfig
 from train.distributed import World, uses_bf16, uses_sync_batchnorm
 from train.evaluation import Metrics
 from train.loop import Trainer
 from train.methods import METHODS
-from train.models import IMAGENET, SCRATCH
 from train.pairs import PairedShards
 from train.state import STATE_NAME, refuse_other_settings
 
@@ -157,7 +156,7 @@ def run_metrics(trainer: Trainer, tested: Metrics, training_images: int, validat
         "test_images": tested.images,
         "epochs": progress.epoch,
         "seconds": round(progress.seconds, 3),
-        "parameters": sum(parameter.numel() for parameter in trainer.judged.parameters()),
+        "parameters": sum(parameter.numel() for parameter in trainer.evaluated.parameters()),
     }
 
 

@@ -53,11 +53,29 @@ def slopes_at(model: nn.Module, images: Tensor, labels: Tensor, logits: Tensor, 
     return Slopes(parts[0].fine, *(torch.cat(column) for column in columns))
 
 
+def batches_disagree(model: nn.Module, images: Tensor, labels: Tensor, logits: Tensor, seed: int) -> Tensor:
+    """Return how far each image's gradient in one batch of all is from that in small ones (N,): 0 equal, 1 opposite."""
+    probe = _Probe(model, images, _pair(labels, logits), seed)
+    rows = torch.split(torch.arange(len(images)), AT_A_TIME)
+    parts = [_Probe(model, images[part], probe.pair[part], seed).gradient() for part in rows]
+    return _distance(probe.gradient().flatten(1), torch.cat(parts).flatten(1))
+
+
+def _pair(labels: Tensor, logits: Tensor) -> Tensor:
+    others = logits.scatter(1, labels[:, None], -torch.inf)
+    return torch.stack([labels, others.argmax(1)], 1)
+
+
+def _distance(one: Tensor, other: Tensor) -> Tensor:
+    """Return ‖one - other‖ / (‖one‖ + ‖other‖) for each row, (n,)."""
+    shares: Tensor = (one - other).norm(dim=1) / (one.norm(dim=1) + other.norm(dim=1)).clamp_min(1e-30)
+    return shares
+
+
 def _slopes(
     model: nn.Module, images: Tensor, labels: Tensor, logits: Tensor, seed: int, generator: torch.Generator
 ) -> Slopes:
-    others = logits.scatter(1, labels[:, None], -torch.inf)
-    as_attacked = _Probe(model, images, torch.stack([labels, others.argmax(1)], 1), seed)
+    as_attacked = _Probe(model, images, _pair(labels, logits), seed)
     gradient = as_attacked.gradient().flatten(1)
     entropy = _gradient(lambda points: as_attacked.cross_entropy(points), images).flatten(1)
     silent = (entropy.abs().amax(1) < UNDERFLOW) & (gradient.abs().amax(1) >= UNDERFLOW)
@@ -136,10 +154,7 @@ def _disagreement(probe: _Probe, gradient: Tensor, generator: torch.Generator) -
         signs = torch.randint(0, 2, gradient.shape, generator=generator).to(gradient) * 2 - 1
         found.append(probe.slope(signs, FINE[probe.points.dtype]))
         told.append((gradient * signs).flatten(1).sum(1))
-    slopes, gradients = torch.stack(found, 1), torch.stack(told, 1)
-    lengths = slopes.norm(dim=1) + gradients.norm(dim=1)
-    shares: Tensor = (slopes - gradients).norm(dim=1) / lengths.clamp_min(1e-30)
-    return shares
+    return _distance(torch.stack(found, 1), torch.stack(told, 1))
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attack.checks.check import Check, Failure
-from attack.checks.gradients import Slopes, floating_types, logits_of, same_numbers, slopes_at
+from attack.checks.gradients import Slopes, batches_disagree, floating_types, logits_of, same_numbers, slopes_at
 from attack.checks.robustness import wilson
 
 PASSES = 5
@@ -270,6 +270,12 @@ def _lasting(looked: _Looked) -> Finding:
     return _share(looked.slopes.left < SURVIVES, SHATTERED, f"keep less than {SURVIVES:.0%} of their slope over ±1/255")
 
 
+def _same_gradient(looked: _Looked) -> Finding:
+    """See that the gradient of an image does not depend on how many others are in its batch."""
+    differ = batches_disagree(looked.model, looked.images, looked.labels, looked.logits, looked.seed)
+    return _share(differ > DISAGREES, WRONG_GRADIENT, "have another gradient in a larger batch")
+
+
 EVAL_MODE = _Rule(
     "eval mode",
     _eval_mode,
@@ -338,6 +344,12 @@ RULES = (
         "gradient is the derivative",
         _derivative,
         "The backward pass is not the forward pass's: attacks follow a direction that is not the model's.",
+        "masking",
+    ),
+    _Rule(
+        "same gradient in any batch",
+        _same_gradient,
+        "Attacks follow another gradient than the one that was checked.",
         "masking",
     ),
     _Rule(

@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from attack.evaluation.config import AttackConfig
 from attack.evaluation.images import ImageSet
-from attack.evaluation.suite import AttackConfig, main_attack
+from attack.evaluation.suite import main_attack
 from attack.evaluation.target import Target
 
 PICTURES = 3

@@ -13,9 +13,9 @@ from torch import nn
 from attack.attacks.attack import AttackResult
 from attack.attacks.paper_path import AttackPath, fgsm_path, join_paths
 from attack.checks.robustness import wilson
+from attack.evaluation.config import AttackConfig
 from attack.evaluation.images import ImageSet, ProgressReport
 from attack.evaluation.statistics import Share, share
-from attack.evaluation.suite import AttackConfig
 
 
 def attack_along_path(

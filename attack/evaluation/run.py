@@ -21,6 +21,7 @@ from attack.checks.model import check_model
 from attack.checks.planted import check_planted
 from attack.checks.robustness import worst_case
 from attack.checks.verdict import evaluate
+from attack.evaluation.config import AttackConfig
 from attack.evaluation.gallery import attacked_pictures
 from attack.evaluation.images import ImageSet, ProgressReport, choose_images, load_image_set
 from attack.evaluation.paper_path import attack_along_path, path_attack, path_section
@@ -32,7 +33,7 @@ from attack.evaluation.result import (
     encode_result,
     read_attack,
 )
-from attack.evaluation.suite import AttackConfig, Planned, main_attack, plan_attacks
+from attack.evaluation.suite import Planned, main_attack, plan_attacks
 from attack.evaluation.target import Target, open_model, predict_split, without_tf32
 from stylize.console import InputError
 from stylize.files import write_atomically

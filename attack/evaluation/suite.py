@@ -1,108 +1,19 @@
-"""Suites of attacks, and the options of `attack run`."""
+"""Suites of attacks: what each plans of a configuration."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from fractions import Fraction
 from functools import partial
 from importlib.util import find_spec
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from torch import Tensor, nn
 
-from attack.attacks.attack import BATCH_SIZE, NORM_NAMES, Attacked, Kind, Loss, Norm, attack_title, epsilon_name
+from attack.attacks.attack import NORM_NAMES, Attacked, Kind, Loss, Norm, attack_title
 from attack.attacks.autoattack import autoattack, square
 from attack.attacks.minimal_norm import minimal_norm
-from attack.attacks.paper_path import ZERO_GRADIENT
 from attack.attacks.pgd import OVERSHOOT, pgd, single_step, unbounded, uniform_noise
+from attack.evaluation.config import AttackConfig
 from stylize.console import InputError
-from stylize.settings import OneOf, check_settings
-
-SUITES = ("paper", "quick", "full")
-
-
-def parse_epsilon(text: str) -> float:
-    """Read `8/255` or `0.03`; raise `InputError` for anything else."""
-    try:
-        return float(Fraction(text))
-    except (ValueError, ZeroDivisionError):
-        raise InputError(f"--epsilon is {text!r}: give a number or a fraction such as 8/255.") from None
-
-
-EPSILON = typer.Option(
-    "--epsilon",
-    parser=parse_epsilon,
-    metavar="NUMBER",
-    show_default=False,
-    help="L∞ radius, such as 8/255; repeatable. [default: 2/255, 8/255]",
-)
-Images = Annotated[int, typer.Option(min=1, help="Test images to evaluate on, the same for every model.")]
-Epsilons = Annotated[tuple[float, ...], EPSILON]
-BatchSize = Annotated[int, typer.Option(min=1, help="Images attacked at a time.")]
-Seed = Annotated[
-    int, typer.Option(min=0, max=2**32 - 1, help="Chooses another list of images, and the attacks' random points.")
-]
-
-
-@dataclass(frozen=True)
-class TransferConfig:
-    """How models attack each other; a value out of range raises `InputError`."""
-
-    images: Images = 200
-    epsilons: Epsilons = (2 / 255, 8 / 255)
-    batch_size: BatchSize = BATCH_SIZE
-    seed: Seed = 0
-
-    def __post_init__(self) -> None:
-        check_settings(self)
-        _check_epsilons(self.epsilons)
-
-
-@dataclass(frozen=True)
-class AttackConfig:
-    """How a model is evaluated; a value out of range raises `InputError`.
-
-    The test images are the first by hash of (seed, key), whether the model is right on them or not. Where
-    `strong_images` is None, all meet the slow attacks; else robust accuracy is of so many alone. `batch_size` changes
-    results by float rounding only.
-    """
-
-    suite: Annotated[
-        str,
-        OneOf(*SUITES),
-        typer.Option(help="paper: its path alone; quick: about a minute; full: AutoAttack, minimal norms and more."),
-    ] = "quick"
-    images: Images = 200
-    strong_images: Annotated[
-        int | None,
-        typer.Option(min=1, help="Images that meet AutoAttack, Square and minimal norms. [default: all]"),
-    ] = None
-    epsilons: Epsilons = (2 / 255, 8 / 255)
-    steps: Annotated[int, typer.Option(min=1, help="Steps of the paper's path.")] = 100
-    step_size: Annotated[float, typer.Option(max=1, help="Step of the path; 1 is the full pixel range.")] = 1e-4
-    zero_gradient: Annotated[
-        str,
-        OneOf(*ZERO_GRADIENT),
-        typer.Option(help="A pixel with zero gradient on the path: stay, or minus-one (authors' code)."),
-    ] = "stay"
-    batch_size: BatchSize = BATCH_SIZE
-    seed: Seed = 0
-
-    def __post_init__(self) -> None:
-        check_settings(self)
-        _check_epsilons(self.epsilons)
-        if not self.step_size > 0:
-            raise InputError(f"--step-size is {self.step_size}: give a number above 0.")
-
-
-def _check_epsilons(epsilons: Sequence[float]) -> None:
-    for epsilon in epsilons:
-        if not 0 < epsilon < 1:
-            raise InputError(f"--epsilon is {epsilon}: give numbers between 0 and 1, or fractions such as 8/255.")
-    if not epsilons or list(epsilons) != sorted(set(epsilons)):
-        given = ", ".join(map(epsilon_name, epsilons)) or "none"
-        raise InputError(f"--epsilon is given as {given}: give different ones in growing order.")
-
 
 STEPS = {"quick": 20, "full": 40}
 QUERIES = {"quick": 100, "full": 1000}

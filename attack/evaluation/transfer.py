@@ -10,10 +10,11 @@ from typing import Any
 
 from attack.attacks.attack import AttackResult
 from attack.attacks.pgd import OVERSHOOT, pgd
+from attack.evaluation.config import TransferConfig
 from attack.evaluation.images import ImageSet, ProgressReport, choose_images, load_image_set
 from attack.evaluation.result import Partial, Result, check_output, encode_result
 from attack.evaluation.run import evaluate_images, silent
-from attack.evaluation.suite import STEPS, TransferConfig
+from attack.evaluation.suite import STEPS
 from attack.evaluation.target import Target, open_model, without_tf32
 from stylize.console import InputError
 from stylize.files import write_atomically

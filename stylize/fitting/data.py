@@ -40,7 +40,7 @@ class Pool:
 
 
 def is_held_out(name: str, fraction: float) -> bool:
-    """Tell by the hash of its name whether a picture belongs to the held-out fraction."""
+    """Return whether the hash of its name puts a picture into the held-out fraction."""
     digest = hashlib.sha256(name.encode()).digest()
     return int.from_bytes(digest[:8], "big") < fraction * 2**64
 

@@ -57,7 +57,7 @@ def evaluate_decoder(
 ) -> dict[str, Any]:
     """Score a decoder (the shipped one if None) and its encoder on held-out photos × styles at size × size pixels.
 
-    With `lower_bound` the pixels of so many photos per style are optimised for the same objective, for comparison.
+    With `lower_bound`, the pixels of that many photos per style are optimised for the same objective.
     `report` receives the task, its finished styles and their number.
     Returns a document for JSON: per style and overall a summary of every one of `SCORES`, the reconstruction's PSNR,
     and what it was measured with. Raises `InputError` for pictures, styles or decoders that cannot be used.

@@ -4,7 +4,6 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,10 @@ import numpy as np
 from PIL import Image
 
 from stylize.console import InputError
-from stylize.jobs.job import Codec, Failure
+from stylize.jobs.job import Codec, Failure, Job
+from stylize.jobs.make_shard import SourceImage, read_image
 from stylize.jobs.output import make_sample_set
-from stylize.jobs.spec import SAMPLES_PER_SHARD, VERSIONED, ShardOptions, make_spec, shuffled
+from stylize.jobs.spec import ShardOptions, make_spec, shuffled, source_record
 from stylize.networks.styles import Style
 from stylize.networks.stylizer import Pixels, Stylizer, golden_style, self_test
 from stylize.networks.weights import load_pair
@@ -24,6 +24,66 @@ from stylize.shards.manifest import Manifest
 from stylize.shards.shard import Sample
 from stylize.sources.shapes import CLASS_NAMES, draw_shape
 from stylize.sources.source import SHAPES_SIDE, ShapesSource, Source, open_source
+
+CUE_CONFLICT, TEXTURE_FREE = "cue-conflict", "texture-free"
+DRAWN_SPLITS = {CUE_CONFLICT: "conflict", TEXTURE_FREE: "textureless"}
+CHUNK_IMAGES = 64  # whose pixels, and statistics of textures, are in memory together
+
+
+@dataclass(frozen=True)
+class CueSet:
+    """A folder to make: its specification as the manifest holds it, and its samples, or why one cannot be made."""
+
+    spec: dict[str, Any]
+    results: Iterator[Sample | Failure]
+
+
+def open_cue_set(options: ShardOptions, per_class: int, kind: str = CUE_CONFLICT) -> CueSet:
+    """Plan a cue-conflict folder from a data set's test images, `per_class` of each class or as many as there are.
+
+    `shapes` has exact ones, drawn and not stylized, and `kind` TEXTURE_FREE as well. Of the options, styles and
+    copies do not matter.
+
+    Raises:
+        InputError: the source or networks do not exist, an option is out of range, or the data set has no such kind.
+    """
+    if per_class < 1:
+        raise InputError(f"--per-class is {per_class}: give 1 or more.")
+    source = open_source(options.data, seed=options.seed, test_fraction=options.test_fraction)
+    if isinstance(source, ShapesSource):
+        return _drawn(source, options, per_class, kind)
+    if kind != CUE_CONFLICT:
+        raise InputError(f"{options.data} has no {kind} images: only the data set shapes, which is drawn, has them.")
+    return _painted(source, options, per_class)
+
+
+def make_cue_set(cues: CueSet, out: Path, max_failures: int = 0, report: Report = lambda images: None) -> Manifest:
+    """Make the folder `out` of a cue set and return its manifest, as `make_sample_set` does."""
+    return make_sample_set(cues.spec, {"test": cues.results}, out, max_failures, report)
+
+
+def _drawn(source: ShapesSource, options: ShardOptions, per_class: int, kind: str) -> CueSet:
+    split, codec = DRAWN_SPLITS[kind], Codec(options.codec, options.quality)
+    indices = shuffled(range(per_class * len(CLASS_NAMES)), options.seed, split)
+    spec = source_record(source, options) | {
+        "kind": kind,
+        "per_class": per_class,
+        "counts": {"train": 0, "test": len(indices)},
+        "styles": [],
+        "styles_per_image": 0,
+    }
+    return CueSet(spec, (draw_cue(source, split, index, codec, options.size) for index in indices))
+
+
+def draw_cue(source: ShapesSource, split: str, index: int, codec: Codec, size: int | None) -> Sample:
+    """Draw an image of the exact splits of `shapes`, which goes the way of its other images, through 64 × 64 pixels."""
+    data = source.read(split, index)
+    content = codec.read_content(data, size).data
+    texture = draw_shape(index, size=SHAPES_SIDE, split=split).texture
+    metadata = {"source": source.path(split, index), "source_sha256": hashlib.sha256(data).hexdigest()}
+    if texture is not None:
+        metadata["texture"] = CLASS_NAMES[texture]
+    return Sample(f"{index:08d}", content, (), source.label(split, index), metadata)
 
 
 @dataclass(frozen=True)
@@ -67,173 +127,76 @@ def _hash(*parts: object) -> int:
     return int.from_bytes(hashlib.sha256(":".join(map(str, parts)).encode()).digest()[:8], "big")
 
 
-def draw_cue(source: ShapesSource, split: str, index: int, codec: Codec, size: int | None) -> Sample:
-    """Draw an image of the exact splits of `shapes`, which goes the way of its other images, through 64 × 64 pixels."""
-    data = source.read(split, index)
-    content = codec.read_content(data, size).data
-    texture = draw_shape(index, size=SHAPES_SIDE, split=split).texture
-    metadata = {"source": source.path(split, index), "source_sha256": hashlib.sha256(data).hexdigest()}
-    if texture is not None:
-        metadata["texture"] = CLASS_NAMES[texture]
-    return Sample(f"{index:08d}", content, (), source.label(split, index), metadata)
-
-
-@dataclass(frozen=True)
-class StoredPicture:
-    """A test image as it would be stored: its name and hash in the source, and its pixels (H, W, 3)."""
-
-    path: str
-    sha256: str
-    pixels: Pixels
-
-
-@dataclass(frozen=True)
-class Painter:
-    """Makes cue-conflict images with the stylizer; the last four fields are those of `ShardOptions`."""
-
-    source: Source
-    stylizer: Stylizer
-    codec: Codec
-    alpha: float
-    transfer: str
-    size: int | None
-    work_size: int | None
-
-    def paint(self, cues: Sequence[Cue]) -> Iterator[Sample | Failure]:
-        """Yield the cues' samples in their order, each with the content of one test image and the style of another."""
-        pictures = {index: self._read(index) for cue in cues for index in (cue.shape, cue.texture)}
-        painted: dict[Cue, Sample | Failure] = {}
-        usable = []
-        for cue in cues:
-            shape, texture = pictures[cue.shape], pictures[cue.texture]
-            if isinstance(shape, Failure):
-                painted[cue] = shape
-            elif isinstance(texture, Failure):
-                reason = f"cannot get its texture: {texture.path} {texture.reason}"
-                painted[cue] = Failure("test", shape.path, reason)
-            else:
-                usable.append((cue, shape, texture))
-        painted |= self._stylize(usable)
-        yield from (painted[cue] for cue in cues)
-
-    def _read(self, index: int) -> StoredPicture | Failure:
-        path = self.source.path("test", index)
-        try:
-            data = self.source.read("test", index)
-            pixels = self.codec.read_content(data, self.size).pixels
-        except PictureError as error:
-            return Failure("test", path, str(error))
-        return StoredPicture(path, hashlib.sha256(data).hexdigest(), pixels)
-
-    def _stylize(self, usable: Sequence[tuple[Cue, StoredPicture, StoredPicture]]) -> dict[Cue, Sample | Failure]:
-        """Stylize in batches of one shape, and encode."""
-        if not usable:
-            return {}
-        self.stylizer.use_styles([self._style(texture) for _, _, texture in usable])
-        by_shape = defaultdict(list)
-        for position, (_, shape, _) in enumerate(usable):
-            by_shape[shape.pixels.shape].append(position)
-        samples = {}
-        for positions in by_shape.values():
-            contents = np.stack([usable[position][1].pixels for position in positions])
-            stylized = self.stylizer(contents, positions, self.alpha, self.work_size, self.transfer)
-            for position, pixels in zip(positions, stylized, strict=True):
-                samples[usable[position][0]] = self._sample(*usable[position], pixels)
-        return samples
-
-    def _style(self, texture: StoredPicture) -> Style:
-        """Return a texture as a style, at the scale at which contents are stylized."""
-        picture = Image.fromarray(texture.pixels)
-        if self.work_size:
-            scale = self.work_size / min(picture.size)
-            size = (round(picture.width * scale), round(picture.height * scale))
-            picture = picture.resize(size, Image.Resampling.BICUBIC)
-        return Style(texture.path, texture.sha256, picture)
-
-    def _sample(self, cue: Cue, shape: StoredPicture, texture: StoredPicture, pixels: Pixels) -> Sample | Failure:
-        metadata = {
-            "source": shape.path,
-            "source_sha256": shape.sha256,
-            "texture": self.source.class_names[self.source.label("test", cue.texture)],
-            "texture_source": texture.path,
-            "texture_source_sha256": texture.sha256,
-            "alpha": self.alpha,
-        }
-        try:
-            content = self.codec.encode(pixels)
-        except PictureError as error:
-            return Failure("test", shape.path, f"image {error}")
-        return Sample(f"{cue.shape:08d}", content, (), self.source.label("test", cue.shape), metadata)
-
-
-CUE_CONFLICT, TEXTURE_FREE = "cue-conflict", "texture-free"
-DRAWN_SPLITS = {CUE_CONFLICT: "conflict", TEXTURE_FREE: "textureless"}
-CHUNK_IMAGES = 64  # whose pixels, and statistics of textures, are in memory together
-
-
-@dataclass(frozen=True)
-class CueSet:
-    """A folder to make: its specification as the manifest holds it, and its samples, or why one cannot be made."""
-
-    spec: dict[str, Any]
-    results: Iterator[Sample | Failure]
-
-
-def open_cue_set(options: ShardOptions, per_class: int, kind: str = CUE_CONFLICT) -> CueSet:
-    """Plan a cue-conflict folder from a data set's test images, `per_class` of each class or as many as there are.
-
-    `shapes` has exact ones, drawn and not stylized, and `kind` TEXTURE_FREE as well. Of the options, styles and
-    copies do not matter.
-
-    Raises:
-        InputError: the source or networks do not exist, an option is out of range, or the data set has no such kind.
-    """
-    if per_class < 1:
-        raise InputError(f"--per-class is {per_class}: give 1 or more.")
-    source = open_source(options.data, seed=options.seed, test_fraction=options.test_fraction)
-    if isinstance(source, ShapesSource):
-        return _drawn(source, options, per_class, kind)
-    if kind != CUE_CONFLICT:
-        raise InputError(f"{options.data} has no {kind} images: only the data set shapes, which is drawn, has them.")
-    return _painted(source, options, per_class)
-
-
-def _drawn(source: ShapesSource, options: ShardOptions, per_class: int, kind: str) -> CueSet:
-    split, codec = DRAWN_SPLITS[kind], Codec(options.codec, options.quality)
-    indices = shuffled(range(per_class * len(CLASS_NAMES)), options.seed, split)
-    spec = {
-        "kind": kind,
-        "per_class": per_class,
-        "source": source.name,
-        "source_fingerprint": source.fingerprint(),
-        "class_names": list(source.class_names),
-        "counts": {"train": 0, "test": len(indices)},
-        "styles": [],
-        "styles_per_image": 0,
-        "size": options.size,
-        "seed": options.seed,
-        "codec": options.codec,
-        "quality": options.quality,
-        "samples_per_shard": SAMPLES_PER_SHARD,
-        "versions": {name: version(name) for name in VERSIONED},
-    }
-    return CueSet(spec, (draw_cue(source, split, index, codec, options.size) for index in indices))
-
-
 def _painted(source: Source, options: ShardOptions, per_class: int) -> CueSet:
     cues = design_cues(source, per_class, options.seed)
     pair = load_pair(options.encoder, options.decoder)
     stylizer = Stylizer(pair.encoder.network, pair.decoder, [golden_style()], options.dtype)
     self_test(stylizer, shipped=options.decoder is None)
-    spec = make_spec(options, source, [], (pair.encoder.sha256, pair.decoder_sha256), stylizer).document()
-    spec |= {"kind": CUE_CONFLICT, "per_class": per_class, "styles_per_image": 0}
+    job = Job(make_spec(options, source, [], (pair.encoder.sha256, pair.decoder_sha256), stylizer), source, stylizer)
+    spec = job.spec.document() | {"kind": CUE_CONFLICT, "per_class": per_class, "styles_per_image": 0}
     spec["counts"] = {"train": 0, "test": len(cues)}
-    codec = Codec(options.codec, options.quality)
-    painter = Painter(source, stylizer, codec, options.alpha, options.transfer, options.size, options.work_size)
     chunks = (cues[start : start + CHUNK_IMAGES] for start in range(0, len(cues), CHUNK_IMAGES))
-    return CueSet(spec, (result for chunk in chunks for result in painter.paint(chunk)))
+    return CueSet(spec, (result for chunk in chunks for result in paint_cues(job, chunk)))
 
 
-def make_cue_set(cues: CueSet, out: Path, max_failures: int = 0, report: Report = lambda images: None) -> Manifest:
-    """Make the folder `out` of a cue set and return its manifest, as `make_sample_set` does."""
-    return make_sample_set(cues.spec, {"test": cues.results}, out, max_failures, report)
+def paint_cues(job: Job, cues: Sequence[Cue]) -> Iterator[Sample | Failure]:
+    """Yield the cues' samples in their order, each with the content of one test image and the style of another."""
+    images = {index: read_image(job, "test", index) for cue in cues for index in (cue.shape, cue.texture)}
+    painted: dict[Cue, Sample | Failure] = {}
+    usable = []
+    for cue in cues:
+        shape, texture = images[cue.shape], images[cue.texture]
+        if isinstance(shape, Failure):
+            painted[cue] = shape
+        elif isinstance(texture, Failure):
+            reason = f"cannot get its texture: {texture.path} {texture.reason}"
+            painted[cue] = Failure("test", job.source.path("test", cue.shape), reason)
+        else:
+            usable.append((cue, shape, texture))
+    painted |= _stylize(job, usable)
+    yield from (painted[cue] for cue in cues)
+
+
+def _stylize(job: Job, usable: Sequence[tuple[Cue, SourceImage, SourceImage]]) -> dict[Cue, Sample | Failure]:
+    """Stylize in batches of one shape, and encode."""
+    if not usable:
+        return {}
+    spec = job.spec
+    job.stylizer.use_styles([_style(job, texture) for _, _, texture in usable])
+    by_shape = defaultdict(list)
+    for position, (_, shape, _) in enumerate(usable):
+        by_shape[shape.pixels.shape].append(position)
+    samples = {}
+    for positions in by_shape.values():
+        contents = np.stack([usable[position][1].pixels for position in positions])
+        stylized = job.stylizer(contents, positions, spec.alpha, spec.work_size, spec.transfer)
+        for position, pixels in zip(positions, stylized, strict=True):
+            samples[usable[position][0]] = _sample(job, *usable[position][1:], pixels)
+    return samples
+
+
+def _style(job: Job, texture: SourceImage) -> Style:
+    """Return a texture as a style, at the scale at which contents are stylized."""
+    picture = Image.fromarray(texture.pixels)
+    if job.spec.work_size:
+        scale = job.spec.work_size / min(picture.size)
+        size = (round(picture.width * scale), round(picture.height * scale))
+        picture = picture.resize(size, Image.Resampling.BICUBIC)
+    return Style(job.source.path("test", texture.index), texture.sha256, picture)
+
+
+def _sample(job: Job, shape: SourceImage, texture: SourceImage, pixels: Pixels) -> Sample | Failure:
+    source = job.source
+    metadata = {
+        "source": source.path("test", shape.index),
+        "source_sha256": shape.sha256,
+        "texture": source.class_names[source.label("test", texture.index)],
+        "texture_source": source.path("test", texture.index),
+        "texture_source_sha256": texture.sha256,
+        "alpha": job.spec.alpha,
+    }
+    try:
+        content = job.codec.encode(pixels)
+    except PictureError as error:
+        return Failure("test", source.path("test", shape.index), f"image {error}")
+    return Sample(shape.key, content, (), source.label("test", shape.index), metadata)

@@ -55,6 +55,11 @@ class SourceImage:
     warnings: tuple[str, ...] = ()
 
     @property
+    def sha256(self) -> str:
+        """Return the SHA-256 of the image as it was read."""
+        return hashlib.sha256(self.source).hexdigest()
+
+    @property
     def key(self) -> str:
         """Return the key of the image's sample."""
         return f"{self.index:08d}"
@@ -261,7 +266,7 @@ def _encode(job: Job, split: str, images: Sequence[tuple[SourceImage, Sequence[P
 
 def _make_sample(job: Job, split: str, image: SourceImage, copies: Sequence[Pixels]) -> _Result:
     source, spec = job.source.path(split, image.index), job.spec
-    metadata: dict[str, object] = {"source": source, "source_sha256": hashlib.sha256(image.source).hexdigest()}
+    metadata: dict[str, object] = {"source": source, "source_sha256": image.sha256}
     if copies:
         metadata |= {"alpha": spec.alpha, "styles": [spec.styles[style].name for style in _style_choice(spec, image)]}
     try:

@@ -16,7 +16,7 @@ from stylize.console import InputError, counted
 from stylize.files import given_name
 from stylize.jobs.job import Codec, Failure
 from stylize.jobs.output import make_sample_set
-from stylize.jobs.spec import SAMPLES_PER_SHARD, VERSIONED, ShardOptions, shuffled
+from stylize.jobs.spec import SAMPLES_PER_SHARD, VERSIONED, ShardOptions, shuffled, source_record
 from stylize.networks.limits import FEATURES
 from stylize.networks.openvino import calibration_sha256
 from stylize.networks.styles import load_styles
@@ -145,22 +145,14 @@ def _spec(options: ShardOptions, source: Source, pairs: Mapping[str, Sequence[Co
     styles = sorted({copy.style for copies in pairs.values() for copy in copies})
     files = [(name, copy.file.name, copy.style, _size(copy)) for name, own in pairs.items() for copy in own]
     fingerprint = hashlib.sha256(repr((source.fingerprint(), files)).encode()).hexdigest()
-    return {
+    return source_record(source, options) | {
         "kind": PACKED,
-        "source": source.name,
         "source_fingerprint": fingerprint,
-        "class_names": list(source.class_names),
         "counts": {split: source.count(split) for split in source.splits},
         "styles": [{"name": name, "sha256": None} for name in styles],
         "styles_per_image": len(next(iter(pairs.values()))),
-        "size": options.size,
         "alpha": None,
-        "seed": options.seed,
         "test_fraction": options.test_fraction,
-        "codec": options.codec,
-        "quality": options.quality,
-        "samples_per_shard": SAMPLES_PER_SHARD,
-        "versions": {name: version(name) for name in VERSIONED},
     }
 
 

@@ -162,6 +162,21 @@ def make_spec(
     return Spec(**recorded)
 
 
+def source_record(source: Source, options: ShardOptions) -> dict[str, Any]:
+    """Return what specifications record of the data set, however the samples are made of its images."""
+    return {
+        "source": source.name,
+        "source_fingerprint": source.fingerprint(),
+        "class_names": list(source.class_names),
+        "size": options.size,
+        "seed": options.seed,
+        "codec": options.codec,
+        "quality": options.quality,
+        "samples_per_shard": SAMPLES_PER_SHARD,
+        "versions": {name: version(name) for name in VERSIONED},
+    }
+
+
 @dataclass(frozen=True)
 class ShardPlan:
     """One shard to make: its file name, its split and the indices of its images."""

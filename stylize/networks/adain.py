@@ -50,7 +50,8 @@ class _Reflection(torch.autograd.Function):
 def reflected(activations: Tensor) -> Tensor:
     """Reflect (B, C, H, W) by one pixel at every edge.
 
-    PyTorch's own kernel for GPUs knows no channels last, its gradient is slow on CPUs, and autocast pads in float32.
+    PyTorch's own kernel for GPUs does not support channels last, its gradient is slow on CPUs, and autocast pads in
+    float32.
     """
     if torch.is_inference_mode_enabled() and not activations.is_cuda:
         return F.pad(activations, (1, 1, 1, 1), mode="reflect")

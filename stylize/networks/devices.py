@@ -41,7 +41,7 @@ def sums_int8_exactly() -> bool:
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype, seconds: float) -> float:
-    """Return FLOP/s of square matrix multiplications, measured for so many seconds after one to warm up."""
+    """Return FLOP/s of square matrix multiplications, measured for that many seconds after a first one."""
     matrix = torch.ones(MATRIX, MATRIX, device=device, dtype=dtype)
 
     def multiply() -> None:

@@ -138,7 +138,7 @@ class Pooling(nn.Module):
 
 
 def _compares_as_integers(activations: Tensor) -> bool:
-    """Tell whether to compare as 16-bit integers: with zero and among positive values they have the order of bfloat16.
+    """Return whether to compare as 16-bit integers, which have the order of bfloat16 with zero and among positives.
 
     CPUs compare them several times as fast. Only a negative NaN differs, which becomes 0; so not in float16, which
     overflows to infinities whose differences are such NaN. bfloat16 has the range of float32.

@@ -76,8 +76,8 @@ class Stylizer:
     def load(
         cls,
         styles: Sequence[str],
-        encoder: str | None = None,
-        decoder: Path | None = None,
+        encoder: str | Path | None = None,
+        decoder: str | Path | None = None,
         dtype: str = "auto",
         backend: str = "auto",
         device: str = "auto",
@@ -98,7 +98,7 @@ class Stylizer:
         Raises:
             InputError: A name or file cannot be used, or this machine cannot run what is asked for.
         """
-        pair = load_pair(encoder, decoder)
+        pair = load_pair(str(encoder) if encoder else None, Path(decoder) if decoder else None)
         loaded = load_styles(styles, pair.decoder_sha256, style_size)
         return cls(pair.encoder.network, pair.decoder, loaded, dtype, backend, device)
 
@@ -250,7 +250,7 @@ def _resize(pixels: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Tell whether a GPU's memory, or a CPU's, for which PyTorch has no error of its own, was too little."""
+    """Return whether memory was too little: of a GPU, or of a CPU, for which PyTorch has no error class."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 

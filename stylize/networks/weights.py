@@ -134,7 +134,7 @@ def save_decoder(path: Path, decoder: Decoder, encoder_sha256: str, recipe: dict
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    """Return how a decoder was made, nothing where it does not say."""
+    """Return how a decoder was made; empty where its file does not record it."""
     with safe_open(path, framework="pt") as file:
         recipe: dict[str, Any] = json.loads((file.metadata() or {}).get("recipe", "{}"))
         return recipe

@@ -1,6 +1,7 @@
 """Shards behind a URL, kept on this machine: downloaded once, checked, and removed when room is needed."""
 
 import fcntl
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -58,11 +59,35 @@ def local_shards(
         folder = _copy_of(remote, root)
         lock = open(folder / _LOCK)  # noqa: SIM115 - closed below, after what the caller does
     with lock:
-        with _cache_errors(root):
-            fcntl.flock(lock, fcntl.LOCK_EX)  # until another process of this machine has downloaded everything
-            _complete(remote, folder, root, gigabytes, report)
-            fcntl.flock(lock, fcntl.LOCK_SH)
+        with _cache_errors(root), _turn_to_download(folder):
+            alone = _try_lock(lock.fileno())
+            if not alone:
+                fcntl.flock(lock, fcntl.LOCK_SH)
+            _complete(remote, folder, gigabytes, report, alone)
+            fcntl.flock(lock, fcntl.LOCK_SH)  # as long as the copy is used; others may use it too
         yield folder
+
+
+@contextmanager
+def _turn_to_download(folder: Path) -> Iterator[None]:
+    """Let one process at a time complete a copy, and say so where another one is at it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        if not _try_lock(descriptor):
+            console.print(f"Waiting for another process, which downloads the same shards to {folder}.")
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _try_lock(descriptor: int) -> bool:
+    """Lock a file for this process alone and return True, unless others have locked it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextmanager
@@ -86,15 +111,17 @@ def _copy_of(remote: RemoteFolder, root: Path) -> Path:
 
 
 def _complete(
-    remote: RemoteFolder, folder: Path, root: Path, gigabytes: float, report: Callable[[ShardEntry], None]
+    remote: RemoteFolder, folder: Path, gigabytes: float, report: Callable[[ShardEntry], None], alone: bool
 ) -> None:
-    """Download the shards that the folder lacks, as far as the cache holds them."""
+    """Download the shards that the folder lacks, as far as the cache holds them; others are removed if not in use."""
     remove_leftovers(folder)
     manifest = read_manifest(folder)
     kept = _fitting(manifest, gigabytes * 1e9)
     missing = [shard for shard in kept if not _is_there(folder / shard.name, shard)]
     behind = manifest.shards[len(kept) :]
     _prepare_streaming(remote, folder, behind)
+    for shard in behind if alone else ():
+        (folder / shard.name).unlink(missing_ok=True)  # of a time when the cache was larger
     _make_room(kept, missing, folder, gigabytes)
     for shard in missing:
         remote.fetch(shard.name, folder / shard.name, shard.sha256)
@@ -125,8 +152,6 @@ def _prepare_streaming(remote: RemoteFolder, folder: Path, behind: Sequence[Shar
             f"The shards are larger than the cache and cannot be read in parts ({str(error).rstrip('.')}): raise "
             "--cache-gb, or run `stylize index` and `stylize upload` on the folder that they came from."
         ) from None
-    for shard in behind:
-        (folder / shard.name).unlink(missing_ok=True)  # of a time when the cache was larger
     write_atomically(folder / ORIGIN_NAME, remote.url.encode())
 
 
@@ -162,9 +187,7 @@ def _size(lock: Path) -> int:
 def _remove_unused(lock: Path) -> bool:
     """Remove a copy and return True, unless a process is using it."""
     with open(lock) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        shutil.rmtree(lock.parent, ignore_errors=True)
-        return True
+        unused = _try_lock(file.fileno())
+        if unused:
+            shutil.rmtree(lock.parent, ignore_errors=True)
+        return unused

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import fsspec
 
-from stylize.console import InputError
+from stylize.console import InputError, print_notice
 from stylize.files import file_sha256, temporary_path
 from stylize.shards.manifest import FAILURES_NAME, MANIFEST_NAME, Manifest, ShardEntry, read_manifest
 
@@ -124,9 +124,10 @@ def _tried(call: Callable[[], Result]) -> Result:
     for left in reversed(range(TRIES)):
         try:
             return call()
-        except InputError:
+        except InputError as error:
             if not left:
                 raise
+            print_notice(f"{error} Trying again.")
     raise AssertionError
 
 

@@ -79,8 +79,7 @@ def open_tars(data: str, seed: int, test_fraction: float) -> ListedSource:
     samples without a picture or label, and where folders or names could mean more than one split.
     """
     ignored: Counter[str] = Counter()
-    paths = list_tars(data, ignored)
-    root = Path(os.path.commonpath([path.parent.absolute() for path in paths]))
+    root, paths = list_tars(data, ignored)
     tars = _named(data, root, paths)
     images = [image for tar in tars for image in tar_images(tar, ignored)]
     if not images:
@@ -136,33 +135,34 @@ def _class_names(folder: Path) -> list[str]:
 
 def is_webdataset(data: str) -> bool:
     """Return whether a data set's name means tars: a folder with tars in it, or a path that ends in .tar."""
-    return data.endswith(".tar") or (Path(data).is_dir() and bool(_tars_of(Path(data))))
+    return data.endswith(".tar") or (Path(data).is_dir() and bool(_tars_in(Path(data))[1]))
 
 
-def _tars_of(folder: Path) -> list[Path]:
-    """Return the tars of a folder or, where it has none, of the folders in it that name splits and hold no folders."""
+def _tars_in(folder: Path) -> tuple[Path, list[Path]]:
+    """Return the folder that has tars, or folders of tars of which some name splits, and the tars.
+
+    It is the one given, or one inside folders that hold nothing else; none are found where split folders hold folders,
+    as those of classes.
+    """
     tars = sorted(folder.glob("*.tar"))
     if any(is_visible(tar.name) for tar in tars):
-        return tars
+        return folder, tars
     inside = [path for path in sorted(folder.iterdir()) if path.is_dir() and is_visible(path.name)]
     splits = [path for path in inside if split_of(path.name)]
     if len(inside) == 1 and not splits:
-        return _tars_of(inside[0])
-    nested = [tar for split in splits for tar in sorted(split.glob("*.tar"))]
-    holds_folders = any(path.is_dir() and is_visible(path.name) for split in splits for path in split.iterdir())
-    return [] if holds_folders else nested
+        return _tars_in(inside[0])
+    if not splits or any(path.is_dir() and is_visible(path.name) for split in splits for path in split.iterdir()):
+        return folder, []
+    return folder, [tar for path in inside for tar in sorted(path.glob("*.tar"))]
 
 
-def list_tars(data: str, ignored: Counter[str]) -> list[Path]:
-    """Return the tars of a folder, or those that a path with braces or wildcards names, in their order.
+def list_tars(data: str, ignored: Counter[str]) -> tuple[Path, list[Path]]:
+    """Return the tars of a folder, or those that a path with braces or wildcards names, and the folder around them all.
 
     Hidden ones, as macOS leaves beside others, are counted in `ignored`. Raises `InputError` where there are none, or
     one is missing or named twice.
     """
-    if Path(data).is_dir():
-        found = _tars_of(Path(data))
-    else:
-        found = [path for name in braceexpand(data) for path in _matching(Path(name))]
+    root, found = _tars_in(Path(data)) if Path(data).is_dir() else (None, _named_by(data))
     tars = [path for path in found if is_visible(path.name)]
     ignored[HIDDEN] += len(found) - len(tars)
     missing = [tar for tar in tars if not tar.is_file()]
@@ -170,7 +170,11 @@ def list_tars(data: str, ignored: Counter[str]) -> list[Path]:
         raise InputError(f"There is no tar {missing[0] if missing else data}: give a folder of tars, or their paths.")
     if repeated := [path for path, times in Counter(tars).items() if times > 1]:
         raise InputError(f"{data} names {repeated[0]} twice: name every tar once.")
-    return tars
+    return root or Path(os.path.commonpath([path.parent.absolute() for path in tars])), tars
+
+
+def _named_by(data: str) -> list[Path]:
+    return [path for name in braceexpand(data) for path in _matching(Path(name))]
 
 
 def _matching(path: Path) -> list[Path]:
@@ -182,7 +186,7 @@ def _matching(path: Path) -> list[Path]:
 
 def _named(data: str, root: Path, paths: Sequence[Path]) -> list[Tar]:
     """Return tars with their splits: the folders below `root` that name splits decide, else a word of a tar's name."""
-    inside = [path.absolute().relative_to(root) for path in paths]
+    inside = [path.absolute().relative_to(root.absolute()) for path in paths]
     unique = len({path.name for path in inside}) == len(inside)
     folders = name_splits(data, {path.parts[0] for path in inside if len(path.parts) > 1})
     tars = []

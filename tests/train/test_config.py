@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from stylize.console import InputError
-from train import TrainConfig
+from train import TrainConfig, config, methods
 
 
 @pytest.mark.parametrize(
@@ -47,3 +47,8 @@ def test_bad_value_is_quoted(name: str, value: object) -> None:
 def test_two_kinds_of_batchnorm_at_once() -> None:
     with pytest.raises(InputError, match="do not go together"):
         TrainConfig(Path("s"), "resnet34", "pairing", Path("o"), split_batchnorm=True, sync_batchnorm=True)
+
+
+def test_methods_and_distances_are_offered_by_their_names() -> None:
+    assert tuple(methods.METHODS) == config.METHODS
+    assert tuple(methods.DISTANCES) == config.DISTANCES

@@ -11,7 +11,7 @@ from torchvision.transforms.v2 import functional
 
 from stylize.console import InputError
 from train import build_model
-from train.models import call_reference, check_size, is_reference, make_network
+from train.models import call_reference, check_model, is_reference, make_network
 
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 # One of each kind of head and stem that torchvision has, and those of other packages; each is small or quickly made.
@@ -54,7 +54,7 @@ def test_architectures_give_logits_and_a_new_head(arch: str, head: str) -> None:
     assert isinstance(layer, nn.Linear | nn.Conv2d)
     assert layer.weight.shape[0] == 5
     assert head in make_network(arch, 5).heads
-    check_size(model, arch, 64, 5)
+    check_model(model, arch, 64, 5)
     assert model.training  # as it was
 
 
@@ -89,9 +89,11 @@ def test_a_small_stem_looks_at_every_pixel() -> None:
 
 def test_a_network_that_does_not_take_the_size_is_refused() -> None:
     with pytest.raises(InputError, match=r"vit_b_32 fails on images of 64 px \(Wrong image height"):
-        check_size(build_model("vit_b_32", 3), "vit_b_32", 64, 3)
+        check_model(build_model("vit_b_32", 3), "vit_b_32", 64, 3)
+    with pytest.raises(InputError, match="own:flatten has no parameter"):
+        check_model(nn.Flatten(), "own:flatten", 64, 3)
     with pytest.raises(InputError, match=r"own:flatten makes \(2, 12288\) of 2 images, not logits of 3 classes"):
-        check_size(nn.Flatten(), "own:flatten", 64, 3)
+        check_model(nn.Sequential(nn.BatchNorm2d(3), nn.Flatten()), "own:flatten", 64, 3)
 
 
 def test_the_weights_of_efficientnet_lite0_come_with_its_package() -> None:
@@ -207,6 +209,7 @@ def numbers(): return [1, 2]
 def breaks(): return [][0]
 def needs(): import a_package_that_nobody_has
 def options(classes): return nn.Flatten()
+def lazy(): return nn.LazyLinear(3)
 answer = 42
 """
 OWN = "own_module_of_a_user"
@@ -257,6 +260,7 @@ def test_a_module_in_the_working_folder(own_module: str) -> None:
         ("own_module_of_a_user:numbers", "returned list: return a torch.nn.Module"),
         ("own_module_of_a_user:breaks", r"IndexError: list index out of range, .*own_module_of_a_user\.py:\d+"),
         ("own_module_of_a_user:needs", "No module named 'a_package_that_nobody_has'"),
+        ("own_module_of_a_user:lazy", "lazy layers"),
         ("own_module_of_a_user:options", "missing 1 required positional argument: 'classes'"),
     ],
 )

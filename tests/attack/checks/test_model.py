@@ -152,12 +152,12 @@ def imagenet(images: Tensor) -> Tensor:
     return images * std.to(images) + mean.to(images)
 
 
-GRADIENT = "gradient is the derivative"
+GRADIENT, BATCH = "gradient is the derivative", "same gradient in any batch"
 DEFECTS: dict[str, tuple[Callable[[nn.Module], nn.Module], set[str]]] = {
     "train mode": (lambda model: model.train(), {"eval mode"}),
     "one BatchNorm in training": (training_batchnorm, {"eval mode"}),
     "dropout in train mode": (lambda model: nn.Sequential(nn.Dropout(0.5), model).train(), {"eval mode"}),
-    "dropout that stays on": (before(lambda x: nn.functional.dropout(x, 0.2, True)), {"repeatable"}),
+    "dropout that stays on": (before(lambda x: nn.functional.dropout(x, 0.2, True)), {"repeatable", BATCH}),
     "noise on the input": (before(lambda x: x + 0.02 * torch.randn_like(x)), {"repeatable"}),
     "batch statistics": (batch_statistics, {"same logits under attack and in any batch"}),
     "another answer to attacks": (Watchful, {"same logits under attack and in any batch"}),
@@ -179,7 +179,11 @@ DEFECTS: dict[str, tuple[Callable[[nn.Module], nn.Module], set[str]]] = {
         before(lambda x: torch.where(some(x), x.detach(), x)),
         {"gradient reaches the pixels", GRADIENT},
     ),
-    "noise as gradient": (before(NoiseGradient.apply), {GRADIENT}),
+    "noise as gradient": (before(NoiseGradient.apply), {GRADIENT, BATCH}),
+    "another gradient in large batches": (
+        before(lambda x: FlippedGradient.apply(x) if len(x) > 16 else x),
+        {BATCH},
+    ),
     "gradient of the other sign": (before(FlippedGradient.apply), {GRADIENT}),
     "logits times 100": (after(lambda z: 100 * z), {"loss not saturated"}),
     "noise fixed for each image": (DeterministicNoise, {"stable under noise"}),
@@ -202,7 +206,7 @@ SOUND: dict[str, Callable[[nn.Module], nn.Module]] = {
 
 def run(model: nn.Module, images: Images) -> list[Check]:
     checks = list(check_model(model, *images))
-    assert len({check.name for check in checks}) == len(checks) == 14
+    assert len({check.name for check in checks}) == len(checks) == 15
     assert all(check.meaning and check.numbers for check in checks)
     return checks
 
@@ -247,7 +251,7 @@ def test_a_defect_is_caught_by_its_check(plain_model: nn.Module, test_images: Im
 
 def test_every_check_has_a_defect() -> None:
     caught = set().union(*(expected for _, expected in DEFECTS.values()))
-    assert len(caught) == 14
+    assert len(caught) == 15
 
 
 def test_the_model_and_the_random_state_stay_as_they_were(plain_model: nn.Module, test_images: Images) -> None:
@@ -267,4 +271,4 @@ def test_a_model_that_cannot_be_copied_is_checked_in_float32(plain_model: nn.Mod
     checks = {check.name: check for check in run(Single(plain_model, None), test_images)}
     assert all(check.passed for check in checks.values())
     assert checks[GRADIENT].numbers["step"] == 1e-3
-    assert not {GRADIENT} ^ failures(Single(plain_model, NoiseGradient.apply), test_images)
+    assert not {GRADIENT} ^ failures(Single(plain_model, FlippedGradient.apply), test_images)

@@ -1,8 +1,9 @@
 import pytest
 
 from attack import AttackConfig
-from attack.attacks.attack import epsilon_name
-from attack.evaluation.suite import parse_epsilon
+from attack.attacks.attack import BATCH_SIZE, epsilon_name
+from attack.attacks.paper_path import ZERO_GRADIENT
+from attack.evaluation.config import parse_epsilon
 from stylize.console import InputError
 
 
@@ -40,3 +41,11 @@ def test_what_is_no_epsilon(text: str) -> None:
 def test_values_out_of_range(change: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         AttackConfig(**change)  # type: ignore[arg-type]
+
+
+def test_batches_and_zero_gradients_are_those_of_the_attacks() -> None:
+    assert AttackConfig.batch_size == BATCH_SIZE
+    for name in ZERO_GRADIENT:
+        AttackConfig(zero_gradient=name)
+    with pytest.raises(InputError, match=", ".join(ZERO_GRADIENT)):
+        AttackConfig(zero_gradient="plus-one")

@@ -50,9 +50,10 @@ def test_help_is_as_wide_as_the_terminal_and_offers_completion(run: Run, monkeyp
 HEAVY = {"torch", "torchvision", "scipy", "matplotlib"}
 
 
-def test_no_help_waits_for_large_packages() -> None:
-    """It takes some seconds to import them; every command's module is loaded to list the commands."""
-    code = f"import sys, stylize.cli.main; print(*({HEAVY!r} & set(sys.modules)))"
+@pytest.mark.parametrize("commands", ["stylize.cli.main", "train.cli", "attack.cli"])
+def test_no_help_waits_for_large_packages(commands: str) -> None:
+    """It takes some seconds to import them, and every command's module is loaded to list the commands."""
+    code = f"import sys, {commands}; print(*({HEAVY!r} & set(sys.modules)))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout == "\n"
 

@@ -83,7 +83,10 @@ def test_shards_are_those_of_one_process_whatever_happens_to_a_worker(
             "failed",
             r"\.tar failed 3 times on the cluster \(last: ZeroDivisionError: a planted fault\): mend it, and run",
         ),
-        ("always killed", r"\.tar lost its worker 5 times \(last: its worker process has died\): look at the nodes'"),
+        (
+            "always killed",
+            r"\.tar lost its worker 5 times on the cluster \(last: its worker process has died\): look at the nodes'",
+        ),
         ("differ", r"nodes would make different shards \(device: cpu \d+, cpu \d+\): use nodes of one kind"),
     ],
 )

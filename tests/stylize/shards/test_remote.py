@@ -1,7 +1,9 @@
 """Shards in object stores and behind web servers, against a real S3 server and a real web server in this process."""
 
+import fcntl
 import hashlib
 import http.server
+import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -222,6 +224,48 @@ def test_the_cache_is_bounded_and_spares_what_is_used(
     with pytest.raises(InputError, match=r"raise --cache-gb"), local_shards(f"{web}/two", cache, gigabytes / 5):
         pass
     assert two.exists()
+
+
+def test_a_copy_is_shared_while_it_is_used(make_shard_folder: ShardFolderMaker, tmp_path: Path, web: str) -> None:
+    folder, cache = make_shard_folder(), tmp_path / "cache"
+    small = read_manifest(folder).shards[0].bytes * 1.5 / 1e9
+    write_side_files(folder, read_manifest(folder))
+
+    def use(gigabytes: float) -> set[str]:
+        with local_shards(f"{web}/shards", cache, gigabytes) as copy:
+            return {path.name for path in copy.glob("*.tar")}
+
+    with ThreadPoolExecutor(1) as threads, local_shards(f"{web}/shards", cache) as copy:
+        everything = {shard.name for shard in read_manifest(folder).shards}
+        for gigabytes in (200.0, small):  # the smaller one removes nothing that is in use
+            assert threads.submit(use, gigabytes).result(timeout=60) == everything
+        assert {path.name for path in copy.glob("*.tar")} == everything
+    assert use(small) == {read_manifest(folder).shards[0].name}
+
+
+def test_who_waits_for_a_download_says_so(
+    make_shard_folder: ShardFolderMaker, tmp_path: Path, web: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_shard_folder()
+    with local_shards(f"{web}/shards", tmp_path / "cache") as copy:
+        pass
+
+    def use() -> bool:
+        with local_shards(f"{web}/shards", tmp_path / "cache") as again:
+            return again == copy
+
+    other = os.open(copy, os.O_RDONLY)
+    try:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with ThreadPoolExecutor(1) as threads:
+            waiting = threads.submit(use)
+            with pytest.raises(TimeoutError):
+                waiting.result(timeout=1)
+            fcntl.flock(other, fcntl.LOCK_UN)
+            assert waiting.result(timeout=60)
+    finally:
+        os.close(other)
+    assert "another process" in capsys.readouterr().out
 
 
 def test_a_path_stays_a_path_and_odd_urls_are_refused(tmp_path: Path) -> None:

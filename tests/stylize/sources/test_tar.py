@@ -147,6 +147,13 @@ def test_folders_in_a_tar_tell_the_split_where_all_do(tmp_path: Path, picture: b
     assert source.notes == ("1 of 14 images are held out for testing",)
 
 
+def test_a_folder_with_a_test_split_alone_has_nothing_to_train_on(tmp_path: Path, picture: bytes) -> None:
+    write_tar(tmp_path / "set" / "test" / "0.tar", samples(picture, 0, 4))
+    with pytest.raises(InputError, match="no training split"):
+        open_source(str(tmp_path / "set"))
+    assert open_source(str(tmp_path / "set" / "test")).splits == ("train", "test")
+
+
 def test_tars_further_down_are_told_how_to_name(tmp_path: Path, picture: bytes) -> None:
     for split, start in (("train", 0), ("test", 10)):
         write_tar(tmp_path / split / "part" / "0.tar", samples(picture, start, 6))
@@ -162,6 +169,7 @@ def test_tars_further_down_are_told_how_to_name(tmp_path: Path, picture: bytes) 
         (("train/0.tar", "more/0.tar"), "more"),
         (("train/0.tar", "Training/0.tar"), "both name the train split"),
         (("test/0.tar", "val/0.tar"), "no training split"),
+        (("train/0.tar", "test/0.tar", "more/1.tar"), "more"),
         (("train/0.tar", "test/train-0.tar"), "two splits"),
         (("train/0.tar", "test/0.tar", "test/1.tar"), "classes cow"),
     ],
@@ -171,8 +179,9 @@ def test_folders_that_could_mean_two_things_are_refused(
 ) -> None:
     for name in names:
         write_tar(tmp_path / name, samples(picture, 0, 2, "cow" if name == "test/1.tar" else "cat"))
-    with pytest.raises(InputError, match=reason):
-        open_source(f"{tmp_path}/*/*.tar")
+    for data in (f"{tmp_path}/*/*.tar", str(tmp_path)):
+        with pytest.raises(InputError, match=reason):
+            open_source(data)
 
 
 def test_tars_beside_class_folders_are_no_data_set_of_tars(tmp_path: Path, picture: bytes) -> None:
