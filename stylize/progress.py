@@ -76,7 +76,7 @@ def shown_progress(
     What follows a colon in a task's name changes within its line. The first call for a task says what was done before.
     The lines are removed in the end, unless `keep` and something was done without an error.
     """
-    columns = TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[state]}")
+    columns = BarColumn(), TextColumn("{task.description}", markup=False)
     paces: dict[str, _Pace] = {}
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as display:
         lines = {}
@@ -85,15 +85,13 @@ def shown_progress(
             kind, done, now = task.partition(":")[0], min(done, total), console.get_time()
             if kind not in paces:
                 paces[kind] = _Pace(unit, effort, now, done)
-                lines[kind] = display.add_task(task, total=total, completed=done, state="")
+                lines[kind] = display.add_task(task, total=total, completed=done)
                 return
             paces[kind].add(now, done)
-            paces[kind].state = state = f"{task}: {paces[kind].describe(total)}"
-            display.update(
-                lines[kind], description=task, completed=done, total=total, state=state.removeprefix(task)[2:]
-            )
+            paces[kind].state = f"{task}: {paces[kind].describe(total)}"
+            display.update(lines[kind], description=paces[kind].state, completed=done, total=total)
             if not console.is_terminal and paces[kind].is_due():
-                console.print(state)
+                console.print(paces[kind].state)
 
         yield show
         kept = [pace for pace in paces.values() if keep and pace.samples[-1][1]]

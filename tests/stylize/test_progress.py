@@ -3,7 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
-from stylize.progress import PACE_SECONDS, Effort, counted_progress
+from stylize.progress import BYTES, PACE_SECONDS, Effort, counted_progress, shown_progress
 
 Steps = list[tuple[float, int]]  # seconds and images of one report
 STEPS: Steps = [(1.0, 2), (1.0, 4), (2.0, 6)]
@@ -61,3 +61,30 @@ def test_slow_reports_have_a_pace_too(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_shards_of_an_earlier_run_do_not_count_as_pace_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = plain_lines([(0.0, 3), (0.0, 3), (PACE_SECONDS, 2), (PACE_SECONDS, 3)], monkeypatch)
     assert lines[-1] == "Stylizing: 11/12, 0.1 images/s, 0.2 min left"
+
+
+def test_nothing_goes_beyond_100_percent() -> None:
+    assert "4 GFLOP/s (100% of the machine's rate)" in shown(STEPS, Effort(2 * 10**9, stylized=8, machine_rate=1e9))
+    assert "12/12" in shown([*STEPS, (1.0, 5)])
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_bytes_and_stages_are_shown_by_the_same_display(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stylize.progress.PLAIN_LINE_SECONDS", 0.0)
+    file = io.StringIO()
+    console = Console(file=file, width=200, force_terminal=terminal)
+    with counted_progress(console, "Uploading", 5_000_000, BYTES) as report:
+        report(6_000_000)
+    with shown_progress(console, unit="") as show:
+        for done in range(3):
+            show(f"attacks: pgd {done}", done, 2)
+    assert "Uploading: 5.0/5.0 MB, " in file.getvalue()
+    assert "attacks: pgd 2: 2/2" in file.getvalue()
+    assert ("\x1b" in file.getvalue()) == terminal
+
+
+def test_names_in_progress_are_no_markup() -> None:
+    file = io.StringIO()
+    with counted_progress(Console(file=file, width=200, force_terminal=True), "[/odd]", 1) as report:
+        report(1)
+    assert "[/odd]: 1/1" in file.getvalue()

@@ -1,20 +1,125 @@
+"""One shard: its bytes whatever the order and the threads, and what is flagged in it."""
+
+import gc
+import itertools
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from stylize.cli.verify_info import counts_line, warning_lines
 from stylize.jobs.estimate import small_images_note
 from stylize.jobs.job import Job
-from stylize.jobs.make_shard import flag_copies
+from stylize.jobs.make_shard import flag_copies, make_shard, start_workers
 from stylize.jobs.run import make_shards
-from stylize.networks.stylizer import Pixels
+from stylize.jobs.spec import plan_shards
+from stylize.networks.stylizer import Pixels, Stylizer
 from stylize.shards.manifest import Flag, Manifest, read_manifest
 from stylize.shards.verify import verify_shards
 
 JobMaker = Callable[..., Job]
+
+
+def shards(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.tar"))}
+
+
+def test_the_order_of_shards_does_not_matter(finished_job: Job, finished: Path, tmp_path: Path) -> None:
+    plans = list(plan_shards(finished_job.spec, finished_job.source))
+    with start_workers(finished_job.stylizer.streams) as workers:
+        receipts = [make_shard(finished_job, plan, tmp_path, lambda _images: None, workers) for plan in reversed(plans)]
+    assert shards(tmp_path) == shards(finished)
+    assert tuple(receipt.shard for receipt in reversed(receipts)) == read_manifest(finished).shards
+
+
+@pytest.mark.parametrize("streams", [1, 3])
+def test_the_number_of_streams_does_not_matter(
+    finished_job: Job, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streams: int
+) -> None:
+    monkeypatch.setattr(Stylizer, "streams", streams)
+    make_shards(finished_job, tmp_path / "out")
+    assert shards(tmp_path / "out") == shards(finished)
+
+
+def test_bytes_of_another_machine_pass_and_say_what_made_them(
+    make_job: JobMaker, class_folders: Path, tmp_path: Path, stylizer: Stylizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another CPU or type of numbers gives other bytes: the manifest names it, and `verify` looks at the files only."""
+    monkeypatch.setattr(stylizer, "batch_pixels", 7)
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "another CPU")
+    make_shards(make_job(class_folders), tmp_path / "out")
+    spec = read_manifest(tmp_path / "out").spec
+    assert (spec["device"], spec["batch_pixels"]) == ("cpu another CPU", 7)
+    monkeypatch.undo()
+    assert verify_shards(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize(("threads", "streams", "share"), [(4, 2, 2), (3, 3, 1), (2, 3, 1), (3, 1, 3)])
+def test_streams_share_the_threads_and_leave_them_as_they_were(threads: int, streams: int, share: int) -> None:
+    before, frozen = torch.get_num_threads(), gc.get_freeze_count()
+    torch.set_num_threads(threads)
+    try:
+        with start_workers(streams) as workers:
+            found = [workers.network.submit(torch.get_num_threads) for _ in range(2 * streams)]
+            assert {one.result() for one in found} == {share}
+        assert torch.get_num_threads() == threads
+        with start_workers(1) as workers:
+            assert workers.network.submit(torch.get_num_threads).result() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert gc.get_freeze_count() == frozen
+
+
+def test_large_pictures_have_all_threads_one_at_a_time(
+    make_job: Callable[..., Job], class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the pictures count as large; these never meet, and each meets its stream's threads as they were."""
+    job = make_job(class_folders, size=16)
+    threads, at_work, met = torch.get_num_threads(), [], []
+    stylize = Stylizer.__call__
+
+    def record(stylizer: Stylizer, pictures: Pixels, *options: Any) -> Pixels:
+        large = torch.get_num_threads() == 4
+        at_work.append(large)
+        time.sleep(0.01)
+        met.append((large, at_work.count(True)))
+        at_work.remove(large)
+        return stylize(stylizer, pictures, *options)
+
+    torch.set_num_threads(4)
+    try:
+        monkeypatch.setattr(Stylizer, "streams", 2)
+        monkeypatch.setattr(job.stylizer, "batch_pixels", 16 * 16)
+        answers = itertools.cycle([True, False])
+        monkeypatch.setattr(Stylizer, "is_large", lambda *_: next(answers))
+        monkeypatch.setattr(Stylizer, "__call__", record)
+        make_shards(job, tmp_path / "out")
+    finally:
+        torch.set_num_threads(threads)
+    assert {large for large, _ in met} == {True, False}
+    assert max(count for _, count in met) == 1
+
+
+def test_reports_do_not_overlap(finished_job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Stylizer, "streams", 3)
+    at_work: list[int] = []
+    done = []
+
+    def report(images: int) -> None:
+        assert not at_work
+        at_work.append(images)
+        time.sleep(0.05)
+        done.append(at_work.pop())
+
+    make_shards(finished_job, tmp_path / "out", report=report)
+    assert sum(done) == 16
+
+
 Noise = Callable[..., Pixels]
 
 
