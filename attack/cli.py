@@ -148,6 +148,7 @@ app.command("explain")(explain_command)
 
 # Options of both `run` and `transfer` in the pipeline.
 SHARED = ("shards", "images", "epsilon", "batch-size", "seed", "trust")
+REPORT_FLAGS = ("across-architectures", "paper")
 Shards = Annotated[str, typer.Option(help="Shard folder, or its URL; its test split is attacked.")]
 
 
@@ -209,8 +210,12 @@ def report(
         list[Path] | None, typer.Option(help="File of `attack shape-bias` or `attack corruptions`; repeatable.")
     ] = None,
     explanations: Annotated[Path | None, typer.Option(help="Picture that `attack explain` wrote.")] = None,
-    across_architectures: Annotated[bool, typer.Option(help="Compare models of different architectures too.")] = False,
-    paper: Annotated[bool, typer.Option(help="Show the paper's figures, tables and numbers beside these.")] = False,
+    across_architectures: Annotated[
+        bool, typer.Option("--across-architectures", help="Compare models of different architectures too.")
+    ] = False,
+    paper: Annotated[
+        bool, typer.Option("--paper", help="Show the paper's figures, tables and numbers beside these.")
+    ] = False,
 ) -> None:
     """Write one page, its figures and tables from results."""
     from attack.report.build import write_report  # here, so that attacks do not depend on the code of figures
@@ -248,7 +253,10 @@ def check_params(path: Path) -> None:
         raise placed(error, options, f"{path}: attack.options", f"{path}: attack.shared") from None
     known = shard_folders(path)
     check_list([shared.get("shards")], f"{path}: attack.shared.shards", known)
-    check_list(read_section(path, "report", ("shards",)).get("shards"), f"{path}: report.shards", known)
+    section = read_section(path, "report", ("shards", *REPORT_FLAGS))
+    flags = {name: section[name] for name in REPORT_FLAGS if name in section}
+    check_options(app, "report", flags, f"{path}: report")
+    check_list(section.get("shards"), f"{path}: report.shards", known)
 
 
 def _table(result: "Result") -> Table:

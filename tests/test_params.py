@@ -181,6 +181,8 @@ def test_the_project_s_own_parameters_are_right(monkeypatch: pytest.MonkeyPatch)
         ("attack.shared.epsilon", ["8/256/1"], "--epsilon is '8/256/1'"),
         ("report.shards", ["data/shards/swirls"], None),
         ("report.shard", "x", "report has no key 'shard'"),
+        ("report.paper", True, None),
+        ("report.paper", "yes", "report: paper is 'yes'"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_there_is(

@@ -71,13 +71,13 @@ class _SplitBatchNorm2d(nn.BatchNorm2d):
         return torch.cat([originals[:, None], others.view_as(views[:, 1:])], 1).flatten(0, 1)
 
 
-def split(model: nn.Module) -> nn.Module:
+def with_auxiliary(model: nn.Module) -> nn.Module:
     """Return the model with a second BatchNorm beside every one, for all views but the first in training."""
     return _replaced(model, nn.BatchNorm2d, _SplitBatchNorm2d)
 
 
-def joined(model: nn.Module) -> nn.Module:
-    """Return the model that evaluation knows: the main BatchNorms of `split` alone."""
+def without_auxiliary(model: nn.Module) -> nn.Module:
+    """Return the model that evaluation knows: the main BatchNorms of `with_auxiliary` alone."""
     return _replaced(model, _SplitBatchNorm2d, _main)
 
 
@@ -88,7 +88,7 @@ def _main(norm: _SplitBatchNorm2d) -> nn.BatchNorm2d:
 
 
 @contextmanager
-def showing(model: nn.Module, views: int) -> Iterator[None]:
+def views_in_batch(model: nn.Module, views: int) -> Iterator[None]:
     """Tell split BatchNorms how many views of each image the batches in here hold, side by side; 1 is an original."""
     norms = [norm for norm in model.modules() if isinstance(norm, _SplitBatchNorm2d)]
     for norm in norms:

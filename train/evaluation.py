@@ -86,7 +86,7 @@ class Metrics:
 
     @classmethod
     def from_numbers(cls, numbers: Sequence[float]) -> "Metrics":
-        """Return the tally of a list that `numbers` made, or of a sum of such lists."""
+        """Return the metrics of a list that `numbers` made, or of a sum of such lists."""
         images, correct, pairs, copies_correct = map(int, numbers[:4])
         by_class = [int(number) for number in numbers[5:]]
         classes = len(by_class) // 2

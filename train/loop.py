@@ -16,7 +16,7 @@ from torchvision.transforms import v2
 from torchvision.tv_tensors import Video
 
 from stylize.console import InputError
-from train.batch_norm import fresh_statistics, split, synchronised
+from train.batch_norm import fresh_statistics, synchronised, with_auxiliary
 from train.config import TrainConfig
 from train.distributed import World, uses_bf16, uses_sync_batchnorm
 from train.evaluation import Metrics
@@ -151,7 +151,7 @@ class Trainer:
         self.config, self.world, self.steps_per_epoch, self.num_classes = config, world, steps_per_epoch, num_classes
         self.progress = Progress()
         self.bf16 = uses_bf16(config, world.device)
-        model = split(model) if config.split_batchnorm else model
+        model = with_auxiliary(model) if config.split_batchnorm else model
         model = synchronised(model, world.device) if uses_sync_batchnorm(config, world) else model
         self.model = model.to(world.device).to(memory_format=torch.channels_last)
         self.average = averaged(self.model, config.ema) if config.ema else None
@@ -163,7 +163,7 @@ class Trainer:
         self._loss_sums = torch.zeros(3, dtype=torch.float64, device=world.device)
 
     @property
-    def judged(self) -> nn.Module:
+    def evaluated(self) -> nn.Module:
         """The model that is evaluated and kept: the averaged one, if there is one."""
         return self.model if self.average is None else self.average.module
 
@@ -247,7 +247,7 @@ class Trainer:
         The usual moving average lags behind the weights: after its first hundreds of steps from scratch a MobileNetV3
         (momentum 0.01; 0.1 is little better) classifies training batches well and guesses in eval mode.
         """
-        model = self.judged.train()
+        model = self.evaluated.train()
         seed = self.config.seed, "statistics", self.progress.epoch, self.world.rank
         with fresh_statistics(model):
             for number, (images, labels) in enumerate(batches):
@@ -255,26 +255,26 @@ class Trainer:
                 self._losses(model, self._pixels(images), labels.to(self.world.device))
         self.world.copy_from_main(model.buffers())  # each process has seen batches of its own
 
-    def finish_epoch(self, tally: Metrics) -> dict[str, float]:
+    def finish_epoch(self, metrics: Metrics) -> dict[str, float]:
         """Record the epoch, keep the model if it is the best so far, and move on; return the epoch's metrics.
 
-        `tally` is of the validation images; metrics of the copies are left out where there are none.
+        `metrics` is of the validation images; metrics of the copies are left out where there are none.
         """
         progress = self.progress
         sums = self.world.sum(*self._loss_sums.tolist())
         loss, cross_entropy, pairing = (value / (self.world.size * self.steps_per_epoch) for value in sums)
         if not math.isfinite(loss):
             raise InputError(f"The loss of epoch {progress.epoch + 1} is {loss}: lower the learning rate.")
-        if tally.accuracy > progress.best_accuracy:
-            progress.best_accuracy, progress.best_epoch = tally.accuracy, progress.epoch + 1
-            progress.best_model = {name: tensor.cpu().clone() for name, tensor in self.judged.state_dict().items()}
+        if metrics.accuracy > progress.best_accuracy:
+            progress.best_accuracy, progress.best_epoch = metrics.accuracy, progress.epoch + 1
+            progress.best_model = {name: tensor.cpu().clone() for name, tensor in self.evaluated.state_dict().items()}
         row = {
             "epoch": progress.epoch + 1,
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "training_loss": loss,
             "cross_entropy": cross_entropy,
             "pairing_loss": pairing,
-            **{f"validation_{name}": value for name, value in tally.summary().items()},
+            **{f"validation_{name}": value for name, value in metrics.summary().items()},
             **self._speed(),
             "seconds": round(progress.epoch_seconds, 3),
         }
@@ -303,7 +303,7 @@ class Trainer:
         """Continue exactly where `state` was taken; raises `InputError` where it does not fit model and optimiser."""
         try:
             if state.progress.best_model:
-                self.judged.load_state_dict(state.progress.best_model)
+                self.evaluated.load_state_dict(state.progress.best_model)
             self.model.load_state_dict(state.model)
             if self.average is not None:
                 self.average.load_state_dict(state.average)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from train.batch_norm import showing, statistics_untouched
+from train.batch_norm import statistics_untouched, views_in_batch
 
 SMALLEST_PROBABILITY = 1e-7  # below it a logarithm is cut, as in the published code of AugMix
 
@@ -123,7 +123,7 @@ def clean_logit_pairing(model: nn.Module, views: Tensor, labels: Tensor, setting
 
 def joint_logits(model: nn.Module, views: Tensor) -> Tensor:
     """Return the logits (B, V, classes), float32, of images (B, V, 3, H, W) in one forward pass."""
-    with showing(model, views.shape[1]):
+    with views_in_batch(model, views.shape[1]):
         logits: Tensor = model(views.flatten(0, 1)).float()
     return logits.view(*views.shape[:2], -1)
 

@@ -156,7 +156,7 @@ def run_metrics(trainer: Trainer, tested: Metrics, training_images: int, validat
         "test_images": tested.images,
         "epochs": progress.epoch,
         "seconds": round(progress.seconds, 3),
-        "parameters": sum(parameter.numel() for parameter in trainer.judged.parameters()),
+        "parameters": sum(parameter.numel() for parameter in trainer.evaluated.parameters()),
     }
 
 

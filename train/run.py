@@ -14,7 +14,7 @@ from stylize.console import InputError, LiteralConsole, counted
 from stylize.progress import Show, shown_progress
 from stylize.shards.sanity import has_single_class, sanity_warnings
 from train.augment import VIEWS, image_preset
-from train.batch_norm import joined
+from train.batch_norm import without_auxiliary
 from train.checkpoint import MODEL_NAME, load_model, save_model, trust
 from train.config import TrainConfig
 from train.distributed import World, join_world, loading_workers
@@ -138,14 +138,14 @@ class _Run:
         self.batches.select(progress.epoch, progress.step)
         trained = trainer.run_epoch(self.loader, self._pause, self._shown_images(show))
         progress.training_seconds += time.monotonic() - started
-        tally = self._validate() if trained else None
+        metrics = self._validate() if trained else None
         seconds = time.monotonic() - started
         progress.seconds, progress.epoch_seconds = progress.seconds + seconds, progress.epoch_seconds + seconds
-        if tally:
-            row = trainer.finish_epoch(tally)
+        if metrics:
+            row = trainer.finish_epoch(metrics)
             self.report(row)
             self.console.print(epoch_line(row, self.config.epochs))
-        self._save(whole_epoch=tally is not None)
+        self._save(whole_epoch=metrics is not None)
         if self.world.any(self._stopped()) and progress.epoch < self.config.epochs:
             self._stop()
 
@@ -177,10 +177,10 @@ class _Run:
         """Count over all processes, each of which takes its share of the images."""
         share = indices[self.world.rank :: self.world.size].tolist()
         images = EvaluationImages(samples, self.preset, share, with_styled=True)
-        tally = count(self.trainer.judged, images, workers=self.workers, stop=self._stopped)
+        metrics = count(self.trainer.evaluated, images, workers=self.workers, stop=self._stopped)
         if self.world.any(self._stopped()):
             return None
-        return Metrics.from_numbers(self.world.sum(*tally.numbers()))
+        return Metrics.from_numbers(self.world.sum(*metrics.numbers()))
 
     def _save(self, whole_epoch: bool) -> None:
         started = time.monotonic()
@@ -193,20 +193,20 @@ class _Run:
 
     def _publish(self) -> dict[str, Any]:
         """Write the best model, test it as it was written, and write the metrics, which mark the run as finished."""
-        config, model = self.config, self.trainer.judged
+        config, model = self.config, self.trainer.evaluated
         path = config.out / MODEL_NAME
         model.load_state_dict(self.trainer.progress.best_model)
-        joined(model)
+        without_auxiliary(model)
         if self.world.is_main:
             save_model(path, model, model_card(self.samples, self.preset, self.identity))
             model.load_state_dict(load_model(path)[0].state_dict())
-        tally = self._count(self.test_samples, np.arange(len(self.test_samples)))
-        if tally is None:
+        tested = self._count(self.test_samples, np.arange(len(self.test_samples)))
+        if tested is None:
             self._stop()
         if not self.world.is_main:
             return {}
-        metrics = run_metrics(self.trainer, tally, len(self.batches.indices), len(self.validation))
-        write_record(config.out, run_record(self.trainer, self.identity, tally, self.samples.class_names))
+        metrics = run_metrics(self.trainer, tested, len(self.batches.indices), len(self.validation))
+        write_record(config.out, run_record(self.trainer, self.identity, tested, self.samples.class_names))
         write_metrics(config.out, metrics)
         return metrics
 

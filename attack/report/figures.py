@@ -73,7 +73,7 @@ def path_panel(
 
 def security_panel(group: Group, norm: Norm) -> Panel:
     """Return robust accuracy against epsilon of all models of a group."""
-    lines = [(entry, group.security_curve(entry, norm)) for entry in group.entries]
+    lines = group.security_lines(norm)
     largest = float(group.security_points[norm][-1])
     return Panel(norm, lines, 1.02 * largest or 1.0, [epsilon for each, epsilon in group.radii if each == norm])
 

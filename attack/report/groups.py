@@ -183,6 +183,24 @@ class Group:
         mean, low, high = ([getattr(one, name) for one in shares] for name in ("mean", "low", "high"))
         return Curve("worst case", norm, points.tolist(), mean, low, high, [n] * len(points))
 
+    def security_lines(self, norm: Norm) -> list[tuple[Entry, Curve]]:
+        """Return one security curve a recipe: of several training seeds the mean, in a band that holds all theirs."""
+        found: dict[str, list[tuple[Entry, Curve]]] = {}
+        for entry in self.entries:
+            found.setdefault(entry.recipe, []).append((entry, self.security_curve(entry, norm)))
+        return [seeds[0] if len(seeds) == 1 else _mean_curve(recipe, seeds) for recipe, seeds in found.items()]
+
+
+def _mean_curve(recipe: str, seeds: Sequence[tuple[Entry, Curve]]) -> tuple[Entry, Curve]:
+    first, curves = seeds[0], [curve for _, curve in seeds]
+    accuracy = np.mean([curve.accuracy for curve in curves], 0).tolist()
+    low, high = (
+        np.min([curve.low for curve in curves], 0).tolist(),
+        np.max([curve.high for curve in curves], 0).tolist(),
+    )
+    label = f"{recipe}, {len(seeds)} seeds"
+    return Entry(label, recipe, first[0].result), replace(first[1], accuracy=accuracy, low=low, high=high)
+
 
 def _bounded(result: Result, norm: Norm) -> list[AttackResult]:
     """Return the attacks that a security curve of a norm rests on: neither the path nor one without a radius."""

@@ -76,8 +76,8 @@ class Stylizer:
     def load(
         cls,
         styles: Sequence[str],
-        encoder: str | None = None,
-        decoder: Path | None = None,
+        encoder: str | Path | None = None,
+        decoder: str | Path | None = None,
         dtype: str = "auto",
         backend: str = "auto",
         device: str = "auto",
@@ -98,7 +98,7 @@ class Stylizer:
         Raises:
             InputError: A name or file cannot be used, or this machine cannot run what is asked for.
         """
-        pair = load_pair(encoder, decoder)
+        pair = load_pair(str(encoder) if encoder else None, Path(decoder) if decoder else None)
         loaded = load_styles(styles, pair.decoder_sha256, style_size)
         return cls(pair.encoder.network, pair.decoder, loaded, dtype, backend, device)
 

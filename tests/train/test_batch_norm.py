@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from train import build_model
-from train.batch_norm import joined, showing, split
+from train.batch_norm import views_in_batch, with_auxiliary, without_auxiliary
 
 
 def test_each_kind_of_image_is_normalised_by_its_own_statistics() -> None:
@@ -15,8 +15,8 @@ def test_each_kind_of_image_is_normalised_by_its_own_statistics() -> None:
     originals, copies = torch.rand(5, 3, 8, 8), 3 * torch.rand(5, 2, 3, 8, 8)
     one, other = copy.deepcopy(network), copy.deepcopy(network)
     expected = one(originals), other(copies.flatten(0, 1))
-    both = split(copy.deepcopy(network))
-    with showing(both, 3):
+    both = with_auxiliary(copy.deepcopy(network))
+    with views_in_batch(both, 3):
         result = both(torch.cat([originals[:, None], copies], 1).flatten(0, 1)).unflatten(0, (5, 3))
     torch.testing.assert_close(result[:, 0], expected[0])
     torch.testing.assert_close(result[:, 1:].flatten(0, 1), expected[1])
@@ -28,12 +28,12 @@ def test_each_kind_of_image_is_normalised_by_its_own_statistics() -> None:
 def test_evaluation_knows_the_main_statistics_alone() -> None:
     plain = build_model("resnet18", 3)
     names = list(plain.state_dict())
-    both = split(plain)
+    both = with_auxiliary(plain)
     assert len(both.state_dict()) > len(names)
     images = torch.rand(4, 3, 32, 32)
-    with showing(both, 2):
+    with views_in_batch(both, 2):
         both(images)
     expected = both.eval()(images)
-    again = joined(both)
+    again = without_auxiliary(both)
     assert list(again.state_dict()) == names
     torch.testing.assert_close(again(images), expected)

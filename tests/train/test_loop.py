@@ -134,7 +134,7 @@ def test_the_averaged_model_is_judged_kept_and_resumed() -> None:
     config = replace(CONFIG, ema=0.9)
     trainer = _trained(config, _linear(), [_images(seed) for seed in range(3)])
     trainer.finish_epoch(Metrics(4, 2, 4, 1, 2.0, [2, 1, 1], [1, 1, 0]))
-    weight = trainer.judged.get_parameter("2.weight")
+    weight = trainer.evaluated.get_parameter("2.weight")
     assert not torch.equal(weight, trainer.model.get_parameter("2.weight"))
     assert torch.equal(trainer.progress.best_model["2.weight"], weight)
     row = trainer.progress.rows[0]
@@ -145,7 +145,7 @@ def test_the_averaged_model_is_judged_kept_and_resumed() -> None:
     )
     other = Trainer(config, _linear(), CPU, 3, 3)
     other.resume(trainer.state({}))
-    assert torch.equal(other.judged.get_parameter("2.weight"), weight)
+    assert torch.equal(other.evaluated.get_parameter("2.weight"), weight)
 
 
 @pytest.mark.slow

@@ -175,6 +175,19 @@ def test_the_security_curve_is_what_attacks_left(shards: Path, make_result: Make
     assert len(rows) < 61
 
 
+def test_seeds_share_a_security_curve(shards: Path, make_result: Maker) -> None:
+    paths = [make_result(shards, "pairing", seed=seed, **SMALL) for seed in (0, 1)]
+    (group,) = group_results([read_result(path) for path in paths])
+    ((entry, mean),) = group.security_lines("linf")
+    assert entry.label == "pairing, 2 seeds"
+    one, two = (group.security_curve(each, "linf") for each in group.entries)
+    assert one.accuracy != two.accuracy
+    for index, accuracy in enumerate(mean.accuracy):
+        assert accuracy == pytest.approx((one.accuracy[index] + two.accuracy[index]) / 2)
+        assert mean.low[index] == min(one.low[index], two.low[index])
+        assert mean.high[index] == max(one.high[index], two.high[index])
+
+
 def read_csv(path: Path) -> list[dict[str, str]]:
     with open(path, newline="") as file:
         return list(csv.DictReader(file))

@@ -21,6 +21,7 @@ from stylize.networks.exchange import (
     export_weights,
     import_weights,
 )
+from stylize.networks.stylizer import Stylizer
 from stylize.networks.weights import default_decoder_file, embedded_encoder, load_pair, save_decoder
 from stylize.shards.manifest import read_manifest
 
@@ -182,6 +183,15 @@ def test_the_embedded_pair_survives_the_round_trip_bit_for_bit(tmp_path: Path) -
         assert found.keys() == original.keys()
         for name, tensor in original.items():
             assert torch.equal(found[name].view(torch.int32), tensor.float().view(torch.int32))
+
+
+def test_the_stylizer_loads_files_by_text_or_path(imported: Path) -> None:
+    encoder, decoder = imported / "encoder.safetensors", imported / "decoder.safetensors"
+    images = np.full((1, 16, 16, 3), 90, np.uint8)
+    made = [Stylizer.load(["dots"], *pair)(images) for pair in ((encoder, decoder), (str(encoder), str(decoder)))]
+    assert np.array_equal(made[0], made[1])
+    with pytest.raises(InputError, match="decoder"):
+        Stylizer.load(["dots"], encoder)
 
 
 def test_an_encoder_can_be_imported_alone(published: Path, imported: Path, tmp_path: Path) -> None:
