@@ -1,5 +1,6 @@
 """What all attacks share: the counted model, the loss, the ball, and the result."""
 
+import copy
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -222,6 +223,14 @@ def input_gradient(values: Tensor, images: Tensor) -> Tensor:
     """Return the gradient of the sum of `values` by images (B, C, H, W); zeros where the model cuts its graph."""
     found = torch.autograd.grad(values.sum(), images, allow_unused=True)[0] if values.requires_grad else None
     return torch.zeros_like(images) if found is None else found
+
+
+def separate_copy(model: nn.Module) -> nn.Module:
+    """Return a copy of a model; raise `ValueError`, or what its own code raises, where it cannot be copied whole."""
+    copied = copy.deepcopy(model)
+    if {id(module) for module in copied.modules()} & {id(module) for module in model.modules()}:
+        raise ValueError("the model's copy shares parts with it")
+    return copied
 
 
 @contextmanager

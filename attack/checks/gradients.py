@@ -1,6 +1,5 @@
 """What a model's gradient is like at clean images: absent, wrong, silent, or good for a step."""
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from attack.attacks.attack import input_gradient
+from attack.attacks.attack import input_gradient, separate_copy
 
 AT_A_TIME = 16  # images looked at together
 DIRECTIONS = 2
@@ -95,6 +94,14 @@ def _slopes(
     )
 
 
+def entropy_gradient(model: nn.Module, images: Tensor, labels: Tensor, seed: int) -> Tensor:
+    """Return the gradient of the cross-entropy by images (N, C, H, W)."""
+    parts = zip(torch.split(images, AT_A_TIME), torch.split(labels, AT_A_TIME), strict=True)
+    return torch.cat(
+        [_gradient(_Probe(model, some, truth[:, None], seed).cross_entropy, some) for some, truth in parts]
+    )
+
+
 @dataclass(frozen=True)
 class _Probe:
     """A model to differentiate, interior points (n, C, H, W) in its precision, and the logits to compare at each.
@@ -141,7 +148,7 @@ def _precise(probe: _Probe, generator: torch.Generator) -> _Probe:
     noise = torch.rand(probe.points.shape, generator=generator).to(probe.points.device) - 0.5
     points = probe.points * (1 - 4 * STEP) + (2 + noise) * STEP
     with suppress(Exception):  # whatever keeps a foreign model from being copied or from taking float64
-        double, pixels = copy.deepcopy(probe.model).double(), points.double()
+        double, pixels = separate_copy(probe.model).double(), points.double()
         if floating_types(double, pixels[:1]) == {torch.float64}:
             return _Probe(double, pixels, probe.pair, probe.seed)
     return _Probe(probe.model, points, probe.pair, probe.seed)

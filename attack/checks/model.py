@@ -13,7 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attack.checks.check import Check, Failure
-from attack.checks.gradients import Slopes, batches_disagree, floating_types, logits_of, same_numbers, slopes_at
+from attack.checks.gradients import (
+    Slopes,
+    batches_disagree,
+    entropy_gradient,
+    floating_types,
+    logits_of,
+    same_numbers,
+    slopes_at,
+)
 from attack.checks.robustness import wilson
 
 PASSES = 5
@@ -22,9 +30,11 @@ OTHERWISE = 1e-2  # of normalised logits: kernels for other batch sizes round ot
 ROW_SUMS = 1e-3  # probabilities sum to one, and log-probabilities' exponentials, up to rounding
 SQUASHED = 0.01  # how near outputs of a sigmoid come to 0 and 1
 DLR_CLASSES = 4  # the targeted DLR loss takes a third and a fourth logit
-SURE = 0.99  # confidence that another pixel range fits better
+SURE = 0.99  # confidence of each share that is compared with another
+NEARBY, SHIFT = 8 / 255, 0.1
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 DISAGREES = 0.2  # 0: difference and gradient are equal, 0.7: they have nothing to do with each other, 1: opposite
+MANY_ZEROS = 0.25  # of the elements: pixels that the gradient leaves out
 USEFUL = 0.5  # of the rise that a gradient tells, over a step along its sign
 SURVIVES = 0.1  # of the slope at a point must be left over a step
 NOISE, NOISES, FLIPS = 4 / 255, 10, 2
@@ -180,6 +190,35 @@ def _distance(one: Tensor, other: Tensor) -> float:
     return float(difference.norm(dim=1).amax())
 
 
+def _order(looked: _Looked) -> Finding:
+    """Images that are asked about before their attacked versions are right as often as those asked about after them.
+
+    They are made darker or brighter, so that none was seen before; the attack is a step along the gradient further on.
+    """
+    labels, darker = looked.labels, looked.images.mean((1, 2, 3), keepdim=True) > 0.5
+    shift = torch.where(darker, -SHIFT, SHIFT)
+    images, beyond = ((looked.images + factor * shift).clamp(0, 1) for factor in (1, 2))
+    rise = entropy_gradient(looked.model, beyond, labels, looked.seed).sign()
+    attacked = (images + NEARBY * rise).clamp(0, 1)
+    right = torch.zeros(2, len(images), dtype=torch.bool, device=images.device)
+    for half, order in ((slice(0, None, 2), (0, 1)), (slice(1, None, 2), (1, 0))):
+        for which in order:
+            asked = (images, attacked)[which][half]
+            if len(asked):
+                right[which, half] = logits_of(looked.model, asked, looked.seed).argmax(1) == labels[half]
+    differ = []
+    for row in right:
+        (low, high), (lowest, highest) = (wilson(int(part.sum()), len(part), SURE) for part in (row[::2], row[1::2]))
+        differ.append(low > highest or lowest > high)
+    detail = f"{_accuracies(right[:, ::2])} are right where the images came first, {_accuracies(right[:, 1::2])} after"
+    return Finding(not any(differ), detail, {"differ": sum(differ)})
+
+
+def _accuracies(right: Tensor) -> str:
+    images, attacked = right.double().mean(1).tolist()
+    return f"{images:.0%} of images and {attacked:.0%} of attacked ones"
+
+
 def _no_probabilities(looked: _Looked) -> Finding:
     """Rows of probabilities sum to one; those of a sigmoid lie in [0, 1] and come near both ends."""
     low, high = looked.logits.amin().item(), looked.logits.amax().item()
@@ -260,7 +299,8 @@ def _derivative(looked: _Looked) -> Finding:
     So the straight-through gradient of rounding to 8 bits, which has no derivative, passes.
     """
     slopes = looked.slopes
-    wrong = (slopes.disagree > DISAGREES) & ~(slopes.useful >= USEFUL)
+    useful = (slopes.useful >= USEFUL) & (slopes.zeros < MANY_ZEROS)
+    wrong = (slopes.disagree > DISAGREES) & ~useful
     found = _share(wrong, WRONG_GRADIENT, f"have a gradient that central differences over {slopes.fine:g} contradict")
     return found._replace(numbers={**found.numbers, "median": slopes.disagree.median().item(), "step": slopes.fine})
 
@@ -293,6 +333,11 @@ RULES = (
         "same logits under attack and in any batch",
         _same_under_attack,
         "The attack meets another model than the one whose accuracy is measured.",
+    ),
+    _Rule(
+        "the order of images does not matter",
+        _order,
+        "A model that remembers what it was asked answers attacked images from memory.",
     ),
     _Rule(
         "logits, not probabilities",

@@ -51,7 +51,6 @@ SECTIONS = {
     "versions": (),
     "hardware": ("cpu", "threads", "device"),
 }
-STANDARD = 8 / 255
 NUMBERS = ("forwards", "backwards", "seconds")
 LISTS = ("records", "attacks", "checks", "verdicts", "gallery")  # written with one line per item
 
@@ -117,11 +116,6 @@ class Result:
     def cells(self) -> tuple[Cell, ...]:
         """What attacks left at every norm and radius."""
         return robust_cells(self.clean, self.attacks)
-
-    @property
-    def verdict(self) -> Verdict:
-        """The verdict at L∞ 8/255, RobustBench's radius for small images, or else at the largest radius."""
-        return next((one for one in self.verdicts if one.epsilon == STANDARD), self.verdicts[-1])
 
     @property
     def near_chance(self) -> bool:

@@ -2,11 +2,11 @@
 
 import copy
 import json
+import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial as call_later
-from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,7 +35,7 @@ from attack.evaluation.result import (
 )
 from attack.evaluation.suite import Planned, main_attack, plan_attacks
 from attack.evaluation.target import Target, open_model, predict_split, without_tf32
-from stylize.console import InputError
+from stylize.console import InputError, counted
 from stylize.files import write_atomically
 from train.records import describe_environment
 
@@ -89,9 +89,12 @@ def _evaluate(target: Target, config: AttackConfig, partial: Partial, progress: 
     clean = [bool(split["correct"][key]) for key in keys]
     path = partial.once("path", lambda: _follow_path(target, images, clean, config, progress))
     attacks = [path_attack(keys, clean, path["section"])]
-    for planned in _announced(plans, progress):
+    for number, planned in enumerate(plans):
+        progress(f"Attacks: {planned.title}{_estimate(planned, clean, attacks, config)}", number, len(plans))
         run = call_later(run_attack, planned, target, images, clean, attacks, config)
         attacks.append(read_attack(partial.once(planned.title, lambda run=run: attack_document(run()))))  # type: ignore[misc]
+    if plans:
+        progress("Attacks", len(plans), len(plans))
     checked = partial.once("checks", lambda: _check_target(target, images, config))
     gallery = partial.once("gallery", lambda: attacked_pictures(target, images, clean, config))
     known = [Check(**check) for check in (*checked["checks"], *path["checks"])]
@@ -144,13 +147,14 @@ def _follow_path(
     return {"section": section, "checks": [asdict(check) for check in found]}
 
 
-def _announced(plans: Sequence[Planned], progress: ProgressReport) -> Iterator[Planned]:
-    """Yield the attacks, and tell which one runs."""
-    for number, planned in enumerate(plans):
-        progress(f"Attacks: {planned.title}", number, len(plans))
-        yield planned
-    if plans:
-        progress("Attacks", len(plans), len(plans))
+def _estimate(planned: Planned, clean: Sequence[bool], attacks: Sequence[AttackResult], config: AttackConfig) -> str:
+    """Say how long a slow attack may take, going by the attacks before it; nothing of a quick one."""
+    spent = sum(attack.forwards + 2 * attack.backwards for attack in attacks)
+    if not (planned.strong and spent):
+        return ""
+    rows = _rows(planned, clean, attacks, config)
+    seconds = len(rows) * planned.passes * sum(attack.seconds for attack in attacks) / spent
+    return f", {counted(len(rows), 'image')}, up to {math.ceil(seconds / 60)} min"
 
 
 def _check_target(target: Target, images: ImageSet, config: AttackConfig) -> dict[str, Any]:
@@ -185,10 +189,8 @@ def run_attack(
     that remembers what it saw can answer right from memory. `settings` says on how many the copy answers otherwise.
     """
     started = time.perf_counter()
-    before = clean if planned.epsilon is None else worst_case(clean, earlier, planned.norm, planned.epsilon)
-    looked_at = min(len(clean), config.strong_images or len(clean)) if planned.strong else len(clean)
-    candidates = before if planned.survivors else clean
-    rows = [index for index in range(looked_at) if candidates[index]]
+    before = _before(planned, clean, earlier)
+    looked_at, rows = _looked_at(planned, clean, config), _rows(planned, clean, earlier, config)
     pixels, labels = images.pixels[rows], images.labels[rows]
     settings: dict[str, Any] = {**planned.settings, "images": looked_at, "attacked": len(rows)}
     attacked, found = _attack(planned, target, pixels, labels, settings, config.batch_size)
@@ -206,6 +208,22 @@ def run_attack(
         settings,
         _losses(found, attacked.last_losses) if attacked.forwards and "loss" in planned.settings else {},
     )
+
+
+def _before(planned: Planned, clean: Sequence[bool], earlier: Sequence[AttackResult]) -> Sequence[bool]:
+    """Return which images withstood the earlier attacks within the radius."""
+    return clean if planned.epsilon is None else worst_case(clean, earlier, planned.norm, planned.epsilon)
+
+
+def _looked_at(planned: Planned, clean: Sequence[bool], config: AttackConfig) -> int:
+    """Return how many images, from the first, an attack is for."""
+    return min(len(clean), config.strong_images or len(clean)) if planned.strong else len(clean)
+
+
+def _rows(planned: Planned, clean: Sequence[bool], earlier: Sequence[AttackResult], config: AttackConfig) -> list[int]:
+    """Return which images an attack meets."""
+    candidates = _before(planned, clean, earlier) if planned.survivors else clean
+    return [index for index in range(_looked_at(planned, clean, config)) if candidates[index]]
 
 
 def _attack(
@@ -287,10 +305,10 @@ def _states(
 ) -> tuple[tuple[bool, ...], tuple[float, ...]]:
     """Return who withstood the attack and how far each of N images was moved."""
     robust = list(before)
-    distance = [inf if planned.epsilon is None and right else 0.0 for right in clean]
+    distance = [math.inf if planned.epsilon is None and right else 0.0 for right in clean]
     for index, withstood, moved in zip(rows, found.robust, found.distance, strict=True):
         robust[index] = withstood
-        distance[index] = inf if planned.epsilon is None and withstood else moved
+        distance[index] = math.inf if planned.epsilon is None and withstood else moved
     return tuple(robust), tuple(distance)
 
 

@@ -19,6 +19,7 @@ STEPS = {"quick": 20, "full": 40}
 QUERIES = {"quick": 100, "full": 1000}
 RESTARTS = 3
 MINIMAL_NORM_STEPS = 100
+AUTOATTACK_PASSES = 300 + 9 * 300 + 9 * 300 + 5000  # APGD, APGD and FAB to nine targets, Square
 AUTOATTACK_CLASSES = 4  # its DLR loss with targets looks at the four largest logits
 
 
@@ -27,7 +28,8 @@ class Planned:
     """One attack of a suite: `attack` takes a model, images (B, C, H, W) and labels (B,).
 
     `survivors`: only images that withstood all earlier attacks of no larger radius meet it, as AutoAttack does within
-    itself. `strong`: it looks at the first `AttackConfig.strong_images` of the images alone, because it is slow.
+    itself. `strong`: it looks at the first `AttackConfig.strong_images` of the images alone, because it is slow; an
+    image that withstands costs up to `passes` forward passes, or half as many backward.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Planned:
     settings: Mapping[str, Any] = field(default_factory=dict)
     survivors: bool = False
     strong: bool = False
+    passes: int = 0
 
     @property
     def title(self) -> str:
@@ -129,19 +132,37 @@ def _noise(epsilon: float, config: AttackConfig) -> Planned:
 def _square(epsilon: float, config: AttackConfig) -> Planned:
     queries = QUERIES[config.suite]
     attack = partial(square, epsilon=epsilon, queries=queries, seed=config.seed, batch_size=config.batch_size)
-    return Planned("square", "black-box", epsilon, attack, settings={"queries": queries}, survivors=True, strong=True)
+    return Planned(
+        "square",
+        "black-box",
+        epsilon,
+        attack,
+        settings={"queries": queries},
+        survivors=True,
+        strong=True,
+        passes=queries,
+    )
 
 
 def _minimal_norm(norm: Norm, config: AttackConfig) -> Planned:
     steps = MINIMAL_NORM_STEPS
     attack = partial(minimal_norm, norm=norm, steps=steps, seed=config.seed, batch_size=config.batch_size)
-    return Planned("minimal-norm", "minimal-norm", None, attack, norm, {"steps": steps}, strong=True)
+    return Planned("minimal-norm", "minimal-norm", None, attack, norm, {"steps": steps}, strong=True, passes=3 * steps)
 
 
 def _autoattack(epsilon: float, config: AttackConfig) -> Planned:
     attack = partial(autoattack, norm="linf", epsilon=epsilon, seed=config.seed, batch_size=config.batch_size)
     version = {"version": "standard"}
-    return Planned("autoattack", "white-box", epsilon, attack, settings=version, survivors=True, strong=True)
+    return Planned(
+        "autoattack",
+        "white-box",
+        epsilon,
+        attack,
+        settings=version,
+        survivors=True,
+        strong=True,
+        passes=AUTOATTACK_PASSES,
+    )
 
 
 def _unbounded(config: AttackConfig) -> Planned:

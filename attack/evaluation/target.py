@@ -1,6 +1,5 @@
 """The model under attack: opened, checked, asked for its answers."""
 
-import copy
 import hashlib
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attack.attacks.attack import separate_copy
 from attack.evaluation.images import ProgressReport
 from stylize.console import InputError
-from stylize.files import file_sha256
+from stylize.files import file_sha256, given_name
 from stylize.shards.manifest import MANIFEST_NAME, Manifest, read_manifest
 from train import ModelCard, TestImage, load_model, load_test_images
 from train.augment import PAPER_SIZE
@@ -72,7 +72,7 @@ class Target:
             "model": {"path": self.reference, "sha256": self.sha256, "card": asdict(self.card)},
             "shards": {
                 "path": self.shards.as_posix(),
-                "name": self.shards.resolve().name,
+                "name": given_name(self.shards),
                 "manifest_sha256": digest,
                 "used_in_training": digest == self.card.shards_sha256,
             },
@@ -118,7 +118,7 @@ def _opened(target: Target) -> Target:
     _check_classes(target)
     target.network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     try:
-        target = replace(target, untouched=copy.deepcopy(target.network))
+        target = replace(target, untouched=separate_copy(target.network))
     except Exception:  # whatever keeps a foreign network from being copied: a check says so
         target = replace(target, untouched=None)
     _check_outputs(target)

@@ -22,7 +22,7 @@ from attack.report.figures import (
 from attack.report.groups import Entry, Group, group_results, read_measurements, take_in
 from attack.report.page import GENERATOR, Extras, render_page
 from stylize.console import InputError, literal
-from stylize.files import file_sha256, write_atomically
+from stylize.files import file_sha256, given_name, write_atomically
 from stylize.shards.manifest import MANIFEST_NAME
 
 NORMS: tuple[Norm, ...] = ("l2", "linf")
@@ -131,10 +131,10 @@ def write_report(
     if transfer is not None:
         transferred = read_transfer(transfer)
         read = [take_in(transferred, result) for result in read]
-    pairs = [(literal(folder.resolve().name), read_examples(_used(folder, read))) for folder in shards]
+    pairs = [(literal(given_name(folder)), read_examples(_used(folder, read))) for folder in shards]
     measured = read_measurements(beside, read)
     extras = Extras(measured, read_png(explanations) if explanations else None, pairs, paper)
-    names = {file_sha256(folder / MANIFEST_NAME): literal(folder.resolve().name) for folder in shards}
+    names = {file_sha256(folder / MANIFEST_NAME): literal(given_name(folder)) for folder in shards}
     content = build_report(group_results(read, names, across=across), extras)
     check_output(out / "index.html", begins=b"<")
     _check_own(out, content)

@@ -176,7 +176,7 @@ def verdict_table(group: Group) -> Table:
         robust: list[Cell] = [
             _verdict_cell(verdict, f"{share(cell.robust)}, n = {len(cell.robust)}") for verdict, cell in cells
         ]
-        rows.append([entry, f"{clean}, n = {clean.n}", *(robust or [_word(entry.result.verdict)])])
+        rows.append([entry, f"{clean}, n = {clean.n}", *(robust or [_word(entry.result.verdicts[0])])])
     return Table(header if group.radii else [*header, "verdict"], rows)
 
 

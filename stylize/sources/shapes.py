@@ -80,18 +80,7 @@ def zigzag(u: Array, v: Array, rng: np.random.Generator) -> Mask:
     return _fraction(v + 1.4 * np.abs(_fraction(0.6 * u) - 0.5)) < 0.5
 
 
-TEXTURES: tuple[Texture, ...] = (
-    basket,
-    blotches,
-    bricks,
-    checks,
-    dots,
-    noise,
-    rays,
-    rings,
-    stripes,
-    zigzag,
-)
+TEXTURES: tuple[Texture, ...] = (basket, blotches, bricks, checks, dots, noise, rays, rings, stripes, zigzag)
 TEXTURE_NAMES: tuple[str, ...] = tuple(texture.__name__ for texture in TEXTURES)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from attack.checks.check import Check
 from attack.checks.model import check_model
+from tests.attack.conftest import Remembers
 
 Images = tuple[Tensor, Tensor]
 
@@ -100,6 +101,11 @@ class Purifier(Around):
         return logits
 
 
+class Shared(Remembers):
+    def __deepcopy__(self, memo: dict[int, object]) -> nn.Module:
+        return self
+
+
 class Watchful(Around):
     """Answers otherwise when it is asked for gradients."""
 
@@ -161,6 +167,7 @@ DEFECTS: dict[str, tuple[Callable[[nn.Module], nn.Module], set[str]]] = {
     "noise on the input": (before(lambda x: x + 0.02 * torch.randn_like(x)), {"repeatable"}),
     "batch statistics": (batch_statistics, {"same logits under attack and in any batch"}),
     "another answer to attacks": (Watchful, {"same logits under attack and in any batch"}),
+    "a memory that copies share": (Shared, {"the order of images does not matter"}),
     "float64": (lambda model: model.double(), {"float32"}),
     "autocast inside": (Autocast, {"float32"}),
     "half precision inside": (before(lambda x: x.half().to(x.dtype)), {"float32"}),
@@ -206,7 +213,7 @@ SOUND: dict[str, Callable[[nn.Module], nn.Module]] = {
 
 def run(model: nn.Module, images: Images) -> list[Check]:
     checks = list(check_model(model, *images))
-    assert len({check.name for check in checks}) == len(checks) == 15
+    assert len({check.name for check in checks}) == len(checks) == 16
     assert all(check.meaning and check.numbers for check in checks)
     return checks
 
@@ -251,7 +258,7 @@ def test_a_defect_is_caught_by_its_check(plain_model: nn.Module, test_images: Im
 
 def test_every_check_has_a_defect() -> None:
     caught = set().union(*(expected for _, expected in DEFECTS.values()))
-    assert len(caught) == 15
+    assert len(caught) == 16
 
 
 def test_the_model_and_the_random_state_stay_as_they_were(plain_model: nn.Module, test_images: Images) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from attack import AttackConfig, attack_model, image_order, read_result, worst_case
 from stylize.console import InputError
 from stylize.shards.manifest import MANIFEST_NAME
-from tests.attack.conftest import LinearClassifier
+from tests.attack.conftest import LinearClassifier, Remembers
 from train import load_model, load_test_images
 
 Maker = Callable[..., Path]
@@ -301,3 +301,54 @@ def test_a_file_of_another_kind_is_not_replaced(shards: Path, linear: LinearClas
     with pytest.raises(InputError, match=r"notes\.json is there and was not made by this command"):
         attack_model(linear, shards, notes, QUICK)
     assert notes.read_text() == "my notes"
+
+
+def test_a_model_that_remembers_is_asked_again_from_the_start(
+    shards: Path, linear: LinearClassifier, tmp_path: Path
+) -> None:
+    config = AttackConfig(images=30, steps=8, step_size=0.0005, epsilons=(16 / 255,))
+    attack_model(linear, shards, tmp_path / "plain.json", config)
+    attack_model(Remembers(linear, 20 / 255), shards, tmp_path / "out.json", config)
+    plain, result = read_result(tmp_path / "plain.json"), read_result(tmp_path / "out.json")
+    assert sum(result.cells[-1].robust) <= sum(plain.cells[-1].robust) + 1
+    failed = {check.name for check in result.checks if not check.passed}
+    assert "a fresh copy answers alike" in failed
+
+
+class BreaksDown(nn.Module):
+    """Answers images off the 8-bit grid with a number that is none, or not at all."""
+
+    def __init__(self, model: nn.Module, *, raises: bool) -> None:
+        super().__init__()
+        self.model, self.raises = model, raises
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.model(images)
+        off = ((images * 255 - (images * 255).round()).abs() > 1e-3).flatten(1).any(1)
+        if self.raises and images.requires_grad and off.any():
+            raise ValueError("These are no 8-bit images.")
+        return torch.where(off[:, None], torch.nan, logits)
+
+
+def test_logits_that_are_no_numbers_are_errors(shards: Path, linear: LinearClassifier, tmp_path: Path) -> None:
+    attack_model(BreaksDown(linear, raises=False), shards, tmp_path / "out.json", QUICK)
+    result = read_result(tmp_path / "out.json")
+    assert not any(robust for cell in result.cells for robust in cell.robust)
+    assert not any(result.attacks[0].robust)  # the paper's path leaves the grid at its first step
+
+
+def test_errors_of_a_model_lose_no_result(shards: Path, linear: LinearClassifier, tmp_path: Path) -> None:
+    attack_model(BreaksDown(linear, raises=True), shards, tmp_path / "out.json", QUICK)
+    result = read_result(tmp_path / "out.json")
+    (failed,) = (check for check in result.checks if check.name == "every attack could be made")
+    assert "pgd-ce L∞ 2/255" in failed.detail
+    assert "These are no 8-bit images." in failed.detail
+    assert len(result.attacks) == 12
+    assert all(verdict.word != "holds" for verdict in result.verdicts)
+
+
+def test_slow_attacks_say_how_long_they_may_take(shards: Path, linear: LinearClassifier, tmp_path: Path) -> None:
+    seen: list[str] = []
+    attack_model(linear, shards, tmp_path / "out.json", QUICK, progress=lambda stage, done, total: seen.append(stage))
+    (stage,) = {stage for stage in seen if "square L∞ 2/255" in stage}
+    assert "images, up to 1 min" in stage

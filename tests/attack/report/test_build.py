@@ -99,7 +99,7 @@ def test_verdicts_and_robust_accuracy_come_first(results: list[Path], tmp_path: 
     assert sorted(titles, key=text.index) == list(titles)
     for path in results:
         result = read_result(path)
-        assert result.verdict.word in text
+        assert result.verdicts[-1].word in text
         for epsilon in (2 / 255, 8 / 255):
             robust = sum(worst_case(result.clean, result.attacks, "linf", epsilon))
             low, high = (100 * end for end in wilson(robust, 12))
