@@ -13,8 +13,9 @@ from torch.utils._pytree import tree_leaves
 
 from attack.attacks.attack import input_gradient, separate_copy
 
-AT_A_TIME = 16  # images looked at together
+PIXELS_AT_A_TIME = 2**18  # of images looked at together, in float64 and with gradients
 DIRECTIONS = 2
+SMALL_BATCH = 16
 FINE = {torch.float64: 1e-7, torch.float32: 1e-3}  # of the pixel range: half the distance of a central difference
 STEP = 1 / 255
 UNDERFLOW = 1e-30  # float32 ends at 1e-38; products on the way back end sooner
@@ -46,7 +47,7 @@ def slopes_at(model: nn.Module, images: Tensor, labels: Tensor, logits: Tensor, 
     generator = torch.Generator().manual_seed(seed)
     parts = [
         _slopes(model, images[rows], labels[rows], logits[rows], seed, generator)
-        for rows in torch.split(torch.arange(len(images)), AT_A_TIME)
+        for rows in torch.split(torch.arange(len(images)), _at_a_time(images))
     ]
     columns = zip(*(part[1:] for part in parts), strict=True)
     return Slopes(parts[0].fine, *(torch.cat(column) for column in columns))
@@ -55,7 +56,7 @@ def slopes_at(model: nn.Module, images: Tensor, labels: Tensor, logits: Tensor, 
 def batches_disagree(model: nn.Module, images: Tensor, labels: Tensor, logits: Tensor, seed: int) -> Tensor:
     """Return how far each image's gradient in one batch of all is from that in small ones (N,): 0 equal, 1 opposite."""
     probe = _Probe(model, images, _pair(labels, logits), seed)
-    rows = torch.split(torch.arange(len(images)), AT_A_TIME)
+    rows = torch.split(torch.arange(len(images)), SMALL_BATCH)
     parts = [_Probe(model, images[part], probe.pair[part], seed).gradient() for part in rows]
     return _distance(probe.gradient().flatten(1), torch.cat(parts).flatten(1))
 
@@ -96,10 +97,15 @@ def _slopes(
 
 def entropy_gradient(model: nn.Module, images: Tensor, labels: Tensor, seed: int) -> Tensor:
     """Return the gradient of the cross-entropy by images (N, C, H, W)."""
-    parts = zip(torch.split(images, AT_A_TIME), torch.split(labels, AT_A_TIME), strict=True)
+    parts = zip(*(torch.split(part, _at_a_time(images)) for part in (images, labels)), strict=True)
     return torch.cat(
         [_gradient(_Probe(model, some, truth[:, None], seed).cross_entropy, some) for some, truth in parts]
     )
+
+
+def _at_a_time(images: Tensor) -> int:
+    height, width = images.shape[-2:]
+    return max(8, PIXELS_AT_A_TIME // (height * width))
 
 
 @dataclass(frozen=True)

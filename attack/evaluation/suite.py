@@ -16,7 +16,7 @@ from attack.evaluation.config import AttackConfig
 from stylize.console import InputError
 
 STEPS = {"quick": 20, "full": 40}
-QUERIES = {"quick": 100, "full": 1000}
+QUERIES = {"quick": 50, "full": 1000}
 RESTARTS = 3
 MINIMAL_NORM_STEPS = 100
 AUTOATTACK_PASSES = 300 + 9 * 300 + 9 * 300 + 5000  # APGD, APGD and FAB to nine targets, Square

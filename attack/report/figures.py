@@ -55,11 +55,15 @@ COLOURS = {**{style.colour: name for name, style in METHOD_STYLES.items()}, OTHE
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes in one norm: a curve for each model, up to a distance, with marks at the attacked radii."""
+    """One pair of axes in one norm: a curve for each model, up to a distance.
+
+    A `security` panel has marks at the attacked `radii` and a legend; another has each name at the end of its line.
+    """
 
     norm: Norm
     lines: Sequence[tuple[Entry, Curve]]
     largest: float
+    security: bool = False
     radii: Sequence[float] = ()
 
 
@@ -75,7 +79,7 @@ def security_panel(group: Group, norm: Norm) -> Panel:
     """Return robust accuracy against epsilon of all models of a group."""
     lines = group.security_lines(norm)
     largest = float(group.security_points[norm][-1])
-    return Panel(norm, lines, 1.02 * largest or 1.0, [epsilon for each, epsilon in group.radii if each == norm])
+    return Panel(norm, lines, 1.02 * largest or 1.0, True, [epsilon for each, epsilon in group.radii if each == norm])
 
 
 def panel_figure(panels: Sequence[Panel], title: str = "") -> Figure:
@@ -99,22 +103,31 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
     ends = []
     for entry, curve in panel.lines:
         style = _style(entry, entries)
-        enough = _measured(curve)
+        enough = _until_zero(curve) if panel.security else _measured(curve)
         x, y = curve.distance[:enough], curve.accuracy[:enough]
-        marks = [x.index(radius) for radius in (0.0, *panel.radii) if radius in x] if panel.radii else (0.06, 0.16)
+        marks = [x.index(radius) for radius in panel.radii if radius in x] if panel.security else (0.06, 0.16)
         axes.fill_between(x, curve.low[:enough], curve.high[:enough], color=style.colour, alpha=0.14, linewidth=0)
         axes.plot(
             x, y, color=style.colour, linestyle=style.dashes, linewidth=1.8, marker=style.marker, markersize=4.5,
-            markevery=marks,
+            markevery=marks, label=entry.label,
         )  # fmt: skip
         ends.append((y[-1], x[-1], entry.label, style.colour))
-    _label_ends(axes, sorted(ends))
+    if panel.security:
+        axes.legend(loc="upper right", frameon=False, fontsize=9, labelcolor="linecolor", handlelength=3)
+    else:
+        _label_ends(axes, sorted(ends))
+
+
+def _until_zero(curve: Curve) -> int:
+    """Return how many points there are up to the first where nothing is left."""
+    return curve.accuracy.index(0) + 1 if 0 in curve.accuracy else len(curve.accuracy)
 
 
 def _style(entry: Entry, entries: Sequence[Entry]) -> LineStyle:
-    """Return the method's style; further models of one method share its colour and differ in dashes and marker."""
-    style = METHOD_STYLES.get(entry.result.method, OTHER_STYLE)
-    place = [other.label for other in entries if other.result.method == entry.result.method].index(entry.label)
+    """Return the method's style; models that share its colour differ in dashes and marker."""
+    styles = [METHOD_STYLES.get(other.result.method, OTHER_STYLE) for other in entries]
+    own = entries.index(entry)
+    place, style = styles[:own].count(styles[own]), styles[own]
     return replace(style, dashes=DASHES[place - 1], marker=MARKERS[place - 1]) if 0 < place <= len(DASHES) else style
 
 

@@ -72,6 +72,8 @@ def test_shards_verify_info_and_preview(run: Run, tmp_path: Path, class_folders:
     assert (code, "no defects" in text) == (0, True)
     code, text, _ = run("info", out)
     assert (code, "2: cat, dog" in text, "1: dots" in text) == (0, True, True)
+    assert manifest.spec["decoder_sha256"] in text
+    assert "None" not in text
     code, text, _ = run("preview", "--shards", out, "-o", "sheet.png")
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert (code, f"{sheet.width} × {sheet.height} pixels" in text) == (0, True)

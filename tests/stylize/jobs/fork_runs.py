@@ -22,9 +22,9 @@ from stylize.cli.main import main
 from stylize.sources.source import ShapesSource
 from tests.stylize.jobs.contents import contents
 
-OPTIONS = {"data": "shapes", "size": 16, "limit": 120, "dtype": "float32"}
+OPTIONS = {"data": "shapes", "size": 16, "limit": 60, "dtype": "float32"}
 STYLE = "dots"
-SAMPLES_PER_SHARD = 20
+SAMPLES_PER_SHARD = 10
 
 
 def start(out: Path) -> int:
