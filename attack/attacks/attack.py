@@ -193,7 +193,7 @@ class CountedModel(nn.Module):
         """Return the logits (B, classes) of images (B, C, H, W)."""
         self.forwards += len(images)
         with torch.autocast(images.device.type, enabled=False):
-            logits: Tensor = self.model(images)
+            logits: Tensor = self.model(images).to(images.dtype)
         if images.requires_grad and not logits.requires_grad:  # a cut graph: zero gradients, for AutoAttack's code too
             logits = logits + 0 * images.flatten(1).sum(1, keepdim=True)
         if logits.requires_grad:

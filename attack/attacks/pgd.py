@@ -55,10 +55,10 @@ def pgd(
         model: maps float32 [0, 1] pixels (B, C, H, W) to logits (B, classes); every module in eval mode.
         images: float32 in [0, 1], (N, C, H, W).
         labels: true labels, int64 (N,).
-        epsilon: radius of the ball, in units of the [0, 1] range.
+        epsilon: radius of the ball in `norm`, in units of the [0, 1] range.
         norm: `l2` or `linf`.
         steps: gradient steps of each run.
-        step_size: length of a step in `norm`, in units of the [0, 1] range; 2.5 · epsilon / steps where not given.
+        step_size: length of a step in the same units; 2.5 · epsilon / steps where not given.
         loss: `ce`, `dlr` or `margin` (see `attack_loss`).
         restarts: runs in all, the one from the image included.
         seed: of the random starts, which depend on nothing else but the place of the image among the N.

@@ -58,10 +58,6 @@ class _AtRadius(NamedTuple):
         """Return which images these attacks leave."""
         return worst_case(self.clean, attacks, self.norm, self.epsilon)
 
-    def along_the_gradient(self, attacks: Sequence[AttackResult]) -> list[AttackResult]:
-        """Return the white-box attacks but AutoAttack, which has Square in it and starts from others' survivors."""
-        return [one for one in attacks if one.kind == "white-box" and not one.name.startswith("autoattack")]
-
 
 def check_attacks(attacks: Sequence[AttackResult], clean: Sequence[bool], classes: int) -> Iterator[Check]:
     """Check attacks on the same N images, of which `clean` (N) tells what a model of `classes` gets right as they are.
@@ -203,7 +199,7 @@ def _larger_radius(here: _AtRadius) -> Iterator[Check]:
 
 def _weaker_kinds(here: _AtRadius) -> Iterator[Check]:
     """See that attacks that know less, or seek something else, find no more than those along the gradient."""
-    rivals = here.along_the_gradient(here.attacks)
+    rivals = _along_the_gradient(here.attacks)
     for kind, name, meaning, allowed, failure in WEAKER:
         others = here.of_kind(kind)
         if others and rivals:
@@ -219,8 +215,7 @@ def _more_effort(here: _AtRadius) -> Iterator[Check]:
         places = [place for place, attack in enumerate(here.attacks) if attack.name == name]
         # What it takes below the white-box attacks before it, whose survivors alone it may have met.
         gains = [
-            gain(here.attacks[place].robust, here.left(here.along_the_gradient(here.attacks[:place])))
-            for place in places
+            gain(here.attacks[place].robust, here.left(_along_the_gradient(here.attacks[:place]))) for place in places
         ]
         if gains:
             yield Check(
@@ -230,6 +225,11 @@ def _more_effort(here: _AtRadius) -> Iterator[Check]:
                 "An attack that gains by more effort has not found the worst case yet.",
                 {"gain": max(gains)},
             )
+
+
+def _along_the_gradient(attacks: Sequence[AttackResult]) -> list[AttackResult]:
+    """Return the white-box attacks but AutoAttack, which has Square in it and starts from others' survivors."""
+    return [one for one in attacks if one.kind == "white-box" and not one.name.startswith("autoattack")]
 
 
 def _only_one_step_fails(here: _AtRadius) -> Iterator[Check]:

@@ -196,11 +196,7 @@ def measure_corruptions(
     Raises:
         InputError: an argument is out of range, a file is missing, damaged or of another layout, or class names differ.
     """
-    for name, value in (("--images", images), ("--batch-size", batch_size)):
-        if value < 1:
-            raise InputError(f"{name} is {value}: give 1 or more.")
-    if bool(corruptions) != bool(labels):
-        raise InputError("--corruptions and --labels belong together: give both, or neither for the home-made sweep.")
+    _check_arguments(images, batch_size, corruptions, labels)
     check_output(out)
     target = open_model(model, shards)
     if labels:
@@ -221,6 +217,14 @@ def measure_corruptions(
     }
     write_atomically(out, encode_result(document))
     return document
+
+
+def _check_arguments(images: int, batch_size: int, corruptions: Sequence[Path], labels: Path | None) -> None:
+    for name, value in (("--images", images), ("--batch-size", batch_size)):
+        if value < 1:
+            raise InputError(f"{name} is {value}: give 1 or more.")
+    if bool(corruptions) != bool(labels):
+        raise InputError("--corruptions and --labels belong together: give both, or neither for the home-made sweep.")
 
 
 def summarise_errors(errors: Errors) -> dict[str, Any]:

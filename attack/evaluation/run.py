@@ -96,7 +96,7 @@ def _evaluate(target: Target, config: AttackConfig, partial: Partial, progress: 
     if plans:
         progress("Attacks", len(plans), len(plans))
     checked = partial.once("checks", lambda: _check_target(target, images, config))
-    gallery = partial.once("gallery", lambda: attacked_pictures(target, images, clean, config))
+    gallery = partial.once("gallery", lambda: _pictures(target, images, clean, config))
     known = [Check(**check) for check in (*checked["checks"], *path["checks"])]
     checks, verdicts = evaluate(clean, attacks, known, target.classes)
     seconds = split["seconds"] + checked["seconds"] + sum(attack.seconds for attack in attacks)
@@ -125,6 +125,16 @@ def _classify(target: Target, config: AttackConfig, progress: ProgressReport) ->
     started = time.perf_counter()
     correct = {each.key: each.predicted == each.label for each in predict_split(target, config.batch_size, progress)}
     return {"correct": correct, "seconds": round(time.perf_counter() - started, 2)}
+
+
+def _pictures(target: Target, images: ImageSet, clean: Sequence[bool], config: AttackConfig) -> list[dict[str, Any]]:
+    """Return the pictures of attacked images; none of a model whose errors stop the attack, as a check says."""
+    try:
+        return attacked_pictures(target, images, clean, config)
+    except (InputError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception:
+        return []
 
 
 def _follow_path(

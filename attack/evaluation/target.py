@@ -176,19 +176,29 @@ def _check_outputs(target: Target) -> None:
     """Show the network one grey image, and raise `InputError` where it does not answer with a row of logits."""
     size, classes = target.card.image_size, target.classes
     image = torch.full((1, 3, size, size), 0.5, device=target.device)
-    try:
-        outputs = target.network(image)
-    except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
-            f"Model {target.reference} fails on an image of 3 × {size} × {size} ({reason}): "
-            "give one that takes the shards' images, float32 pixels in [0, 1]."
-        ) from error
+    outputs = _ask(target, image)
     if not isinstance(outputs, Tensor):
         raise InputError(f"Model {target.reference} returns {type(outputs).__name__}: return the logits alone.")
+    if not outputs.is_floating_point():
+        raise InputError(f"Model {target.reference} returns {outputs.dtype}: return logits, floating-point numbers.")
     if outputs.shape != (1, classes):
         found = " × ".join(map(str, outputs.shape))
         raise InputError(f"Model {target.reference} returns {found} numbers an image, not {classes} logits.")
+
+
+def _ask(target: Target, pixels: Tensor) -> Any:
+    """Return what the network answers to images (B, 3, H, W); raise `InputError` where that is an error of its own."""
+    try:
+        return target.network(pixels)
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        shape = " × ".join(map(str, pixels.shape))
+        raise InputError(
+            f"Model {target.reference} fails on images of shape {shape} ({reason}): "
+            "give one that takes the shards' images, float32 pixels in [0, 1], in batches of any size."
+        ) from error
 
 
 @contextmanager
@@ -221,7 +231,7 @@ def predict(target: Target, pixels: Tensor) -> list[int]:
     """
     device = target.device
     with torch.no_grad(), torch.autocast(device.type, enabled=False), without_tf32():
-        logits = target.network(pixels.to(device))
+        logits = _ask(target, pixels.to(device))
     classes: list[int] = logits.argmax(1).where(logits.isfinite().all(1), NO_CLASS).tolist()
     return classes
 

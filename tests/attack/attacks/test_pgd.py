@@ -239,3 +239,12 @@ def test_images_labels_and_models_that_do_not_fit() -> None:
         pgd(conv_model().train(), images, labels, **SETTINGS)
     with pytest.raises(InputError, match="needs 3 classes"):
         pgd(conv_model(2), images, labels, **{**SETTINGS, "loss": "dlr"})
+
+
+def test_a_radius_is_enough() -> None:
+    images = pictures(4)
+    labels = predicted(conv_model(), images)
+    short = pgd(conv_model(), images, labels, epsilon=0.02)
+    full = pgd(conv_model(), images, labels, epsilon=0.02, norm="linf", steps=40, step_size=0.02 * 2.5 / 40, loss="ce",
+               restarts=1, seed=0, batch_size=50)  # fmt: skip
+    assert torch.equal(short.images, full.images)

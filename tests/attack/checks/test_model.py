@@ -189,7 +189,7 @@ DEFECTS: dict[str, tuple[Callable[[nn.Module], nn.Module], set[str]]] = {
     "noise as gradient": (before(NoiseGradient.apply), {GRADIENT, BATCH}),
     "another gradient in large batches": (
         before(lambda x: FlippedGradient.apply(x) if len(x) > 16 else x),
-        {BATCH},
+        {BATCH, GRADIENT},
     ),
     "gradient of the other sign": (before(FlippedGradient.apply), {GRADIENT}),
     "logits times 100": (after(lambda z: 100 * z), {"loss not saturated"}),

@@ -78,6 +78,11 @@ def watched_noise(images: Tensor) -> Tensor:
     return changed
 
 
+def broken_backward(grad: Tensor, _pixels: Tensor) -> Tensor:
+    """Raise an error on the way back."""
+    raise KeyError("no gradient for you")
+
+
 def ripple(images: Tensor) -> Tensor:
     """Add a faint ripple with a gradient far above the network's own."""
     return images + 2e-4 * torch.sin(1e5 * images)
@@ -246,6 +251,7 @@ GRADIENTS: dict[str, Builder] = {
     "gradient of noise from the ninth image on": lambda network: InLargeBatches(network, 8, whole=False),
     "gradient of noise in float32": lambda network: Wrapped(network, watched_noise),
     "detached where sure": lambda network: DetachedWhereSure(network, 2.0),
+    "error in the backward pass": gradient(broken_backward),
     "gradient only at 8-bit pixels": gradient(where(off_grid, random)),
     "gradient only near clean images": gradient(where(lambda x: far(x, 0.7 / 255), random)),
     "no gradient away from clean images": gradient(where(lambda x: far(x, 1.5 / 255), zero)),

@@ -102,6 +102,21 @@ class CannotBeCopied(nn.Module):
         return logits
 
 
+class SmallBatches(nn.Module):
+    """Takes batches of 64 images at most."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (N, classes)."""
+        if len(images) > 64:
+            raise ValueError(f"{len(images)} images are more than 64.")
+        logits: Tensor = self.network(images)
+        return logits
+
+
 class SmoothedByFixedNoise(nn.Module):
     """Averages over noise that is the same for all images."""
 
@@ -174,6 +189,8 @@ HONEST: dict[str, Builder] = {
     "BatchNorm": lambda _: copy.deepcopy(robust(norms=True)),
     "softplus activations": smooth,
     "convolutional head": convolutional_head,
+    "float64 logits": after(Tensor.double),
+    "takes 64 images at most": SmallBatches,
     "cannot be copied": CannotBeCopied,
     "smoothed by fixed noise": SmoothedByFixedNoise,
     "dropout in eval mode": with_dropout,

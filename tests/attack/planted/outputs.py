@@ -91,6 +91,22 @@ class HighestOfViews(nn.Module):
         return (logits.amax(0) - logits.mean(0).amin(1, keepdim=True)).clamp_min(0) ** 3
 
 
+class Quota(nn.Module):
+    """Raises an error after so many images."""
+
+    def __init__(self, network: nn.Module, images: int) -> None:
+        super().__init__()
+        self.network, self.left = network, images
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (N, classes)."""
+        self.left -= len(images)
+        if self.left < 0:
+            raise PermissionError("No queries are left.")
+        logits: Tensor = self.network(images)
+        return logits
+
+
 class Raises(nn.Module):
     """Raises an error where pixels leave the 8-bit grid, and gradients are asked for."""
 
@@ -145,5 +161,8 @@ OUTPUTS: dict[str, Builder] = {
     "bfloat16 parameters": lambda network: LowPrecision(network, torch.bfloat16, autocast=False),
     "float16 parameters": lambda network: LowPrecision(network, torch.float16, autocast=False),
     "highest of four views": HighestOfViews,
+    "float16 logits": after(Tensor.half),
     "error off the 8-bit grid": Raises,
+    "integer outputs": after(lambda z: F.one_hot(z.argmax(1), 5)),
+    "error after 2000 images": lambda network: Quota(network, 2000),
 }

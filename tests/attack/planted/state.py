@@ -36,21 +36,23 @@ class Memory(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (N, classes)."""
         logits: Tensor = self.network(images)
-        known, recalled = self._recall(images.detach().flatten(1).float(), logits.detach().float())
+        known, recalled = self._recall(
+            nn.functional.avg_pool2d(images.detach(), 4).flatten(1).float(), logits.detach().float()
+        )
         if self.recalls == "class":
             recalled = exchanged(logits, recalled.argmax(1))
         remembered = known & chosen(images, self.share)
         return torch.where(remembered[:, None], recalled.to(logits), logits)
 
-    def _recall(self, images: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Return which of N images are near one seen before, and what that was answered; remember the others."""
-        recalled, known = logits, torch.zeros(len(images), dtype=torch.bool, device=images.device)
+    def _recall(self, coarse: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Return which of N coarse images are near one seen before, and what that was answered; remember the others."""
+        recalled, known = logits, torch.zeros(len(coarse), dtype=torch.bool, device=coarse.device)
         if self.memory:
             seen, answers = (torch.cat(parts) for parts in zip(*self.memory, strict=True))
-            distance, place = torch.cdist(images, seen, p=torch.inf).min(1)
+            distance, place = torch.cdist(coarse, seen, p=torch.inf).min(1)
             known, recalled = distance < NEAR, answers[place]
         if not bool(known.all()) and len(self.memory) < CALLS:
-            self.memory.append((images[~known], logits[~known]))
+            self.memory.append((coarse[~known], logits[~known]))
         return known, recalled
 
 

@@ -25,9 +25,10 @@ def judge_all(folder: Path) -> Iterator[tuple[str, str, dict[str, Cell]]]:
     """Yield the truth, the name and the verdicts of every planted model; a crash is a verdict of its own."""
     shards = write_shards(folder / "shards")
     for truth, models in TRUTHS.items():
-        for name in models:
+        for number, name in enumerate(models):
+            out = folder / f"{number}-{len(models)}.json"  # a crash leaves the parts of an evaluation behind
             try:
-                yield truth, name, judge(build(name, broken=models is BROKEN), shards, folder / "result.json")
+                yield truth, name, judge(build(name, broken=models is BROKEN), shards, out)
             except Exception as error:
                 word = "refused" if isinstance(error, InputError) else "crash"
                 yield truth, name, dict.fromkeys(RADII, Cell(word, frozenset({f"{type(error).__name__}: {error}"})))

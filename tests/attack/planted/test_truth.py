@@ -43,5 +43,5 @@ def test_broken_models_fall_to_an_attack_on_the_network_behind(name: str) -> Non
 def test_honest_models_answer_as_a_robust_network(name: str) -> None:
     images, labels = draw_images(TEST, TEST_SEED)
     with torch.no_grad():
-        answers = build(name, broken=False)(images).argmax(1)
-    assert (answers == labels).float().mean() > 0.95
+        answers = build(name, broken=False)(images[:60]).argmax(1)
+    assert (answers == labels[:60]).float().mean() > 0.95

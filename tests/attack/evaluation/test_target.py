@@ -90,7 +90,7 @@ def test_a_function(make_shard_folder: Maker, tmp_path: Path, monkeypatch: pytes
     [
         (Mean("tuple"), "Mean returns tuple: return the logits alone"),
         (Mean("two"), "Mean returns 1 × 2 numbers an image, not 3 logits"),
-        (Mean("fails"), r"fails on an image of 3 × 16 × 16 \(size mismatch\)"),
+        (Mean("fails"), r"fails on images of shape 1 × 3 × 16 × 16 \(size mismatch\)"),
         (Mean(class_names=["class0", "class2", "class1"]), "Class 1 is 'class2' in Mean but 'class1'"),
         (Mean(class_names=["class0"]), "knows 1 classes"),
         (Mean(class_names="class0"), "no list of names"),

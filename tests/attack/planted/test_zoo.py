@@ -1,0 +1,68 @@
+"""No planted weakness passes for robustness, and honest models raise no alarm."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from attack import AttackConfig
+from stylize.console import InputError
+from tests.attack.planted.honest import HONEST
+from tests.attack.planted.networks import TEST
+from tests.attack.planted.state import STATEFUL
+from tests.attack.planted.table import BEGIN, END, PAGE, TRUTHS, WORDS
+from tests.attack.planted.zoo import BROKEN, build, judge
+
+KNOWN_ALARMS: set[str] = set()  # honest models that a check still suspects: one at most
+FULL = AttackConfig(suite="full", images=TEST, epsilons=(8 / 255,), steps=20, step_size=5e-4, batch_size=TEST)
+
+
+def every_second_slow(names: Iterable[str]) -> list[Any]:
+    """Return the names, every second one marked slow: the others are kinds enough for each change."""
+    return [pytest.param(name, marks=pytest.mark.slow) if place % 2 else name for place, name in enumerate(names)]
+
+
+@pytest.mark.parametrize("name", every_second_slow(BROKEN))
+def test_no_broken_model_is_missed(name: str, shards: Path, tmp_path: Path) -> None:
+    try:
+        cells = judge(build(name, broken=True), shards, tmp_path / "result.json")
+    except InputError:  # a model that attacks cannot be made on is refused, with the reason
+        return
+    assert not any(cell.missed() for cell in cells.values()), cells
+
+
+@pytest.mark.parametrize("name", every_second_slow(HONEST))
+def test_honest_models_raise_no_alarm(name: str, shards: Path, tmp_path: Path) -> None:
+    cells = judge(build(name, broken=False), shards, tmp_path / "result.json")
+    assert any(cell.alarmed() for cell in cells.values()) == (name in KNOWN_ALARMS), cells
+
+
+def test_one_alarm_at_most_among_enough_models() -> None:
+    assert len(KNOWN_ALARMS) <= 1
+    assert len(BROKEN) // 2 >= 40
+    assert len(HONEST) // 2 >= 15
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STATEFUL)
+def test_no_model_with_state_holds(name: str, shards: Path, tmp_path: Path) -> None:
+    cells = judge(build(name, broken=True), shards, tmp_path / "result.json", FULL)
+    assert "holds" not in {cell.word for cell in cells.values()}, cells
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["plain", "logits times 5", "8-bit rounding, straight-through gradient"])
+def test_an_honest_model_holds(name: str, shards: Path, tmp_path: Path) -> None:
+    cells = judge(build(name, broken=False), shards, tmp_path / "result.json", FULL)
+    assert {cell.word for cell in cells.values()} == {"holds"}, cells
+
+
+def test_the_page_shows_this_zoo_without_a_miss() -> None:
+    table = PAGE.read_text().split(BEGIN)[1].split(END)[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+    found = {(truth, int(models)) for truth, _, models, *_ in rows}
+    assert found == {(truth, len(models)) for truth, models in TRUTHS.items()}
+    for _, _, _, *counts in rows:
+        numbers = dict(zip(WORDS, counts, strict=True))
+        assert (numbers["holds"], numbers["crash"]) == ("0", "0")
