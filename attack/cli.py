@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from attack.evaluation.config import AttackConfig, TransferConfig
-from stylize.console import InputError, command_app, console, counted, run_command_line
+from stylize.console import InputError, command_app, console, counted, run_command_line, shown_progress
 from stylize.interruption import imports_torch
 from stylize.params import (
     PARAMS,
@@ -21,9 +21,8 @@ from stylize.params import (
     read_section,
     shard_folders,
 )
-from stylize.progress import shown_progress
 from stylize.settings import options_of
-from stylize.shards.cache import DEFAULT_CACHE, DEFAULT_GB, Cache, CacheGigabytes, opened_shards
+from stylize.shards.remote import DEFAULT_CACHE, DEFAULT_GB, Cache, CacheGigabytes, opened_shards
 
 if TYPE_CHECKING:
     from attack.evaluation.result import Result

@@ -17,8 +17,6 @@ from .networks.adain import Decoder as Decoder
 from .networks.adain import Encoder as Encoder
 from .networks.adain import adain as adain
 from .networks.adain import channel_statistics as channel_statistics
-from .networks.exchange import export_weights as export_weights
-from .networks.exchange import import_weights as import_weights
 from .networks.styles import Style as Style
 from .networks.styles import load_styles as load_styles
 from .networks.stylizer import Stylizer as Stylizer
@@ -26,6 +24,8 @@ from .networks.weights import LoadedEncoder as LoadedEncoder
 from .networks.weights import Pair as Pair
 from .networks.weights import default_decoder_file as default_decoder_file
 from .networks.weights import embedded_encoder as embedded_encoder
+from .networks.weights import export_weights as export_weights
+from .networks.weights import import_weights as import_weights
 from .networks.weights import load_decoder as load_decoder
 from .networks.weights import load_encoder as load_encoder
 from .networks.weights import load_pair as load_pair

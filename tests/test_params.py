@@ -18,7 +18,7 @@ from PIL import Image
 import attack.cli
 import stylize.cli.main
 import train.cli
-from stylize.cli.params import check_params
+from stylize.cli.main import check_params
 from stylize.console import InputError
 from stylize.params import FORBIDDEN, check_set_name, read_section
 

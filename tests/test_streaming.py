@@ -9,11 +9,9 @@ import pytest
 import torch
 
 from stylize.console import InputError
-from stylize.shards.cache import local_shards
-from stylize.shards.index import ORIGIN_NAME
+from stylize.shards.index import ORIGIN_NAME, write_side_files
 from stylize.shards.manifest import Manifest, read_manifest
-from stylize.shards.side_files import write_side_files
-from stylize.shards.upload import upload_shards
+from stylize.shards.remote import local_shards, upload_shards
 from train import TrainConfig, train_model
 from train.loading import process_context
 from train.pairs import PairedShards

@@ -23,7 +23,7 @@ from stylize.params import (
     shard_folders,
 )
 from stylize.settings import options_of
-from stylize.shards.cache import DEFAULT_CACHE, DEFAULT_GB, Cache, CacheGigabytes, opened_shards
+from stylize.shards.remote import DEFAULT_CACHE, DEFAULT_GB, Cache, CacheGigabytes, opened_shards
 from train.config import ARCHITECTURE_HELP, PRESETS, TrainConfig, with_preset
 
 GRID = ("method", "arch", "set", "seed")  # in the order of dvc.yaml

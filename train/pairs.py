@@ -25,12 +25,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from stylize.console import InputError
-from stylize.shards.cache import DEFAULT_CACHE, DEFAULT_GB, local_shards
 from stylize.shards.decode import MAX_PIXELS
 from stylize.shards.index import ORIGIN_NAME, SplitIndex, are_intact, differs, load_index, read_digests
-from stylize.shards.jpeg import decode_plain_jpeg
 from stylize.shards.manifest import SPLITS, read_manifest
-from stylize.shards.remote import RemoteFolder
+from stylize.shards.picture_files import decode_plain_jpeg
+from stylize.shards.remote import DEFAULT_CACHE, DEFAULT_GB, RemoteFolder, local_shards
 from stylize.shards.shard import image_roles, is_header_of, open_shard
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108

@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from stylize.console import InputError, LiteralConsole, counted
-from stylize.progress import Show, shown_progress
-from stylize.shards.sanity import has_single_class, sanity_warnings
+from stylize.console import InputError, LiteralConsole, Show, counted, shown_progress
+from stylize.shards.verify import has_single_class, sanity_warnings
 from train.augment import VIEWS, image_preset
 from train.batch_norm import without_auxiliary
 from train.checkpoint import MODEL_NAME, load_model, save_model, trust

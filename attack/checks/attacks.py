@@ -9,16 +9,7 @@ from torch import Tensor
 from attack.attacks.attack import AttackResult, Kind, Norm
 from attack.attacks.paper_path import AttackPath
 from attack.checks.check import Check, Failure
-from attack.checks.robustness import (
-    Robust,
-    accuracy,
-    breaks_more,
-    gain,
-    is_within,
-    looked_at,
-    radii,
-    worst_case,
-)
+from attack.checks.robustness import Robust, accuracy, breaks_more, gain, is_within, looked_at, radii, worst_case
 
 COPY_DIFFERS = 0.02  # of attacked images: rounding in another batch may change an answer
 UNBOUNDED = 0.01  # of the images may withstand an attack without bounds

@@ -1,8 +1,10 @@
-"""Result files: what they hold, written and read."""
+"""Result files: what they hold, a gallery of attacked images among it, written and read."""
 
+import base64
+import io
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from math import inf, isfinite
@@ -10,15 +12,76 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
 from attack.attacks.attack import NORM_NAMES, AttackResult, epsilon_name
 from attack.checks.check import Check
 from attack.checks.robustness import Cell, looked_at, robust_cells, wilson
 from attack.checks.verdict import Verdict, evaluate
-from attack.evaluation.gallery import check_pictures
+from attack.evaluation.config import AttackConfig
+from attack.evaluation.images import ImageSet
 from attack.evaluation.paper_path import Records, read_records
 from attack.evaluation.statistics import Share, share
+from attack.evaluation.suite import main_attack
+from attack.evaluation.target import Target
 from stylize.console import InputError, literal
 from stylize.files import write_atomically
+
+PICTURES = 3
+MAGNIFIED = 20  # times the change, on grey
+KEYS = ("class", "predicted", "attack", "epsilon", "original", "change", "attacked")
+
+
+def attacked_pictures(
+    target: Target, images: ImageSet, clean: Sequence[bool], config: AttackConfig
+) -> list[dict[str, Any]]:
+    """Attack the first three images that the model gets right by the suite's PGD at the largest radius.
+
+    Each comes with what it is (`class`), what it is taken for (`predicted`), and three PNG pictures in base64:
+    `original`, `change` (20 times, on grey) and `attacked`. The suite `paper` has no such attack, and no pictures.
+    """
+    rows = [index for index, right in enumerate(clean) if right][:PICTURES]
+    if config.suite == "paper" or not rows:
+        return []
+    epsilon = config.epsilons[-1]
+    originals, labels = images.pixels[rows], images.labels[rows]
+    attacked = main_attack(config, epsilon)(target.network, originals, labels).images
+    with torch.no_grad(), torch.autocast(attacked.device.type, enabled=False):
+        logits = target.network(attacked)
+    names, changes = target.card.class_names, 0.5 + MAGNIFIED * (attacked - originals)
+    return [
+        {
+            "class": names[label],
+            "predicted": names[row.argmax()] if row.isfinite().all() else "no class: a logit is not finite",
+            "attack": "PGD",
+            "epsilon": epsilon,
+            "original": _png(original),
+            "change": _png(change),
+            "attacked": _png(moved),
+        }
+        for label, row, original, change, moved in zip(
+            labels.tolist(), logits, originals, changes, attacked, strict=True
+        )
+    ]
+
+
+def check_pictures(pictures: Sequence[Mapping[str, Any]]) -> None:
+    """Raise `KeyError`, `TypeError` or `ValueError` where pictures of a result are damaged."""
+    for picture in pictures:
+        float(picture["epsilon"])
+        for name in KEYS:
+            picture[name]
+
+
+def _png(pixels: Tensor) -> str:
+    """Encode one image (3, H, W), clipped to [0, 1]."""
+    levels = pixels.clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).cpu().numpy()
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(levels)).save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def attack_document(attack: AttackResult) -> dict[str, Any]:

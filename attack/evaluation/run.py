@@ -22,13 +22,13 @@ from attack.checks.planted import check_planted
 from attack.checks.robustness import worst_case
 from attack.checks.verdict import evaluate
 from attack.evaluation.config import AttackConfig
-from attack.evaluation.gallery import attacked_pictures
 from attack.evaluation.images import ImageSet, ProgressReport, choose_images, load_image_set
 from attack.evaluation.paper_path import attack_along_path, path_attack, path_section
 from attack.evaluation.result import (
     FORMAT_VERSION,
     Partial,
     attack_document,
+    attacked_pictures,
     check_output,
     encode_result,
     read_attack,

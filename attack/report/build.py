@@ -11,14 +11,7 @@ from attack.attacks.attack import Norm
 from attack.evaluation.paper_path import Curve
 from attack.evaluation.result import Result, check_output, metrics, read_result
 from attack.evaluation.transfer import read_transfer
-from attack.report.figures import (
-    figure_bytes,
-    panel_figure,
-    path_panel,
-    read_examples,
-    read_png,
-    security_panel,
-)
+from attack.report.figures import figure_bytes, panel_figure, path_panel, read_examples, read_png, security_panel
 from attack.report.groups import Entry, Group, group_results, read_measurements, take_in
 from attack.report.page import GENERATOR, Extras, render_page
 from stylize.console import InputError, literal

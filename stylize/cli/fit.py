@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stylize.console import InputError, console
+from stylize.console import InputError, Show, console, counted_progress, shown_progress
 from stylize.files import write_atomically
 from stylize.fitting.settings import HOLD_OUT_FRACTION, PRESETS, REFINE, FitSettings, Phase
 from stylize.interruption import imports_torch
 from stylize.jobs.spec import STYLE_HELP, Encoder
-from stylize.progress import Show, counted_progress, shown_progress
 
 if TYPE_CHECKING:
     from stylize.fitting.styles import FitResult

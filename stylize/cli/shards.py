@@ -1,4 +1,4 @@
-"""`stylize shards`, and `stylize publish`, which joins what `stylize shards --only` made."""
+"""`stylize shards`, `publish` and `cue-conflict`."""
 
 from functools import partial
 from pathlib import Path
@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stylize.cli.verify_info import print_summary
-from stylize.console import InputError, console, counted, print_notice
+from stylize.cli.tools import failed_text, print_summary
+from stylize.console import Effort, InputError, console, counted, counted_progress, print_notice
 from stylize.interruption import imports_torch
 from stylize.jobs.spec import ShardOptions
 from stylize.networks.limits import COLOURS
-from stylize.progress import Effort, counted_progress
 from stylize.settings import options_of
 
 if TYPE_CHECKING:
@@ -63,7 +62,7 @@ def publish(
     out: Annotated[Path, typer.Argument(help="The --out of the parts.")], max_failures: MaxFailures = 0
 ) -> None:
     """Publish a folder whose parts were made by `stylize shards --only`."""
-    from stylize.jobs.parts import publish_parts
+    from stylize.jobs.run import publish_parts
 
     print_summary(out, publish_parts(out, max_failures))
 
@@ -101,7 +100,7 @@ def _effort(job: "Job") -> Effort | None:
 
 def _make_only(options: ShardOptions, out: Path, only: str, max_failures: int, retry_failed: bool) -> None:
     from stylize.jobs.job import open_job
-    from stylize.jobs.parts import make_part, parse_part
+    from stylize.jobs.run import make_part, parse_part
 
     part = parse_part(only)
     if retry_failed:
@@ -153,3 +152,31 @@ def _plan_line(estimate: "Estimate") -> str:
     disk = f"about {estimate.bytes / 1e6:.1f} MB of {estimate.free / 1e6:.0f} MB free"
     what = f"{counted(estimate.images, 'image')} in {counted(estimate.shards, 'shard')}"
     return f"{what}, {disk}, about {minutes:.1f} min at {pace:.3g} images/s"
+
+
+OPTIONS = (
+    *("data", "size", "work_size", "alpha", "seed", "test_fraction", "codec", "quality"),
+    *("dtype", "encoder", "decoder"),
+)
+
+
+@options_of(ShardOptions, *OPTIONS)
+@imports_torch
+def cue_conflict(
+    given: dict[str, Any],
+    out: Annotated[Path, typer.Option(help="Folder to make.")],
+    per_class: Annotated[int, typer.Option(min=1, help="Test images of every class.")] = 100,
+    max_failures: Annotated[int, typer.Option(help="Unusable images to accept; they are recorded.")] = 0,
+    texture_free: Annotated[bool, typer.Option("--texture-free", help="Plain shapes instead (shapes only).")] = False,
+) -> None:
+    """Make test shards with the shape of one class and the texture of another, for `attack shape-bias`.
+
+    The seed is to be that of the shards that models learn from: it chooses the held-out images too.
+    """
+    from stylize.jobs.cue_conflict import CUE_CONFLICT, TEXTURE_FREE, make_cue_set, open_cue_set
+
+    kind = TEXTURE_FREE if texture_free else CUE_CONFLICT
+    cues = open_cue_set(ShardOptions(**given), per_class, kind)
+    with counted_progress(console, f"Making {kind} images", cues.spec["counts"]["test"]) as report:
+        manifest = make_cue_set(cues, out, max_failures, report)
+    console.print(f"{out}: {counted(manifest.samples('test'), f'{kind} test image')}{failed_text(manifest)}")

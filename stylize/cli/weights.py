@@ -20,7 +20,7 @@ weights_app = command_app("List, import and export the networks' weights.")
 @imports_torch
 def list_command() -> None:
     """Show which weights there are: where, how large, whose, and the SHA-256 that manifests record."""
-    from stylize.networks.exchange import list_weights
+    from stylize.networks.weights import list_weights
 
     for record in list_weights():
         size = f"{record.bytes / 1e6:.1f} MB" if record.bytes is not None else "not downloaded yet"
@@ -39,7 +39,7 @@ def import_command(
     out: Annotated[Path, typer.Option(help="Folder for the files.")] = WEIGHTS,
 ) -> None:
     """Turn PyTorch files in the layout of pytorch-AdaIN or torchvision into files for --encoder and --decoder."""
-    from stylize.networks.exchange import import_weights
+    from stylize.networks.weights import import_weights
 
     paths = import_weights(encoder, decoder, out)
     _print_files(paths)
@@ -56,7 +56,7 @@ def export_command(
     decoder: Decoder = None,
 ) -> None:
     """Write a pair as pytorch-AdaIN and stylize-datasets load it; layers beyond relu4_1, unused, are zero."""
-    from stylize.networks.exchange import export_weights
+    from stylize.networks.weights import export_weights
 
     _print_files(export_weights(out, encoder, decoder))
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from stylize.console import InputError
+from stylize.console import InputError, Report
 from stylize.jobs.job import Codec, Failure, Job
 from stylize.jobs.make_shard import SourceImage, read_image
 from stylize.jobs.output import make_sample_set
@@ -18,7 +18,6 @@ from stylize.jobs.spec import ShardOptions, make_spec, shuffled, source_record
 from stylize.networks.styles import Style
 from stylize.networks.stylizer import Pixels, Stylizer, golden_style, self_test
 from stylize.networks.weights import load_pair
-from stylize.progress import Report
 from stylize.shards.decode import PictureError
 from stylize.shards.manifest import Manifest
 from stylize.shards.shard import Sample

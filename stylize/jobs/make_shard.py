@@ -17,14 +17,13 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from stylize.console import InputError
+from stylize.console import InputError, Report
 from stylize.files import file_sha256, temporary_path
 from stylize.jobs.job import Failure, Job
 from stylize.jobs.receipts import Receipt
 from stylize.jobs.spec import ShardPlan, Spec
 from stylize.networks.styles import style_choice
 from stylize.networks.stylizer import Pixels
-from stylize.progress import Report
 from stylize.shards.decode import PictureError
 from stylize.shards.manifest import Flag, ShardEntry
 from stylize.shards.shard import Sample, write_shard

@@ -11,12 +11,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
-from stylize.console import InputError, counted, option_name
+from stylize.console import InputError, Report, counted, option_name
 from stylize.files import file_sha256, remove_leftovers
 from stylize.jobs.job import Failure
 from stylize.jobs.spec import SAMPLES_PER_SHARD, ShardOptions, spec_digest
-from stylize.progress import Report
-from stylize.shards.diff import diff_specs, spec_text
+from stylize.shards.index import CARD_NAME, SIDE_NAME, render_card, write_side_files
 from stylize.shards.manifest import (
     FAILURES_NAME,
     MANIFEST_NAME,
@@ -27,7 +26,7 @@ from stylize.shards.manifest import (
     write_manifest,
 )
 from stylize.shards.shard import Sample, write_shard
-from stylize.shards.side_files import CARD_NAME, SIDE_NAME, render_card, write_side_files
+from stylize.shards.tools import diff_specs, spec_text
 
 STAGING = ".staging"
 LOCK_NAME = "lock"

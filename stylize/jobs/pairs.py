@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from stylize.console import InputError, counted
+from stylize.console import InputError, Report, counted
 from stylize.files import given_name
 from stylize.jobs.job import Codec, Failure
 from stylize.jobs.output import make_sample_set
@@ -22,11 +22,10 @@ from stylize.networks.openvino import calibration_sha256
 from stylize.networks.styles import load_styles
 from stylize.networks.stylizer import Pixels, Stylizer, golden_style
 from stylize.networks.weights import load_pair
-from stylize.progress import Report
 from stylize.shards.decode import PictureError, decode_picture
-from stylize.shards.diff import locate, read_located
 from stylize.shards.manifest import SPLITS, Manifest, read_manifest
 from stylize.shards.shard import MAX_COPIES, Sample, SampleLocation
+from stylize.shards.tools import locate, read_located
 from stylize.sources.folder import PictureFile, list_files
 from stylize.sources.source import Source, open_source
 

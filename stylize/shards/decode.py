@@ -12,9 +12,17 @@ import numpy as np
 from PIL import Image, TiffTags, UnidentifiedImageError
 
 from stylize.shards.colours import changes_colours, narrow_range, to_rgb, unknown_range, wrong_bits
-from stylize.shards.jpeg import decode_plain_jpeg, with_end
-from stylize.shards.plugins import HEIF, JXL, jxl_size, plugin_for
-from stylize.shards.side_data import SideData, orientation, read_side_data
+from stylize.shards.picture_files import (
+    HEIF,
+    JXL,
+    SideData,
+    decode_plain_jpeg,
+    jxl_size,
+    orientation,
+    plugin_for,
+    read_side_data,
+    with_end,
+)
 
 # Those that Pillow decodes itself: no EPS or WMF, which other programs would draw, and no films or containers.
 FORMATS = (

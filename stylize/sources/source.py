@@ -15,9 +15,7 @@ from PIL import Image
 from stylize.console import InputError
 from stylize.files import temporary_path
 from stylize.shards.decode import PictureError
-from stylize.sources.class_folders import open_class_folders
-from stylize.sources.folder import exists
-from stylize.sources.listed import ListedSource
+from stylize.sources.folder import ListedSource, exists, open_class_folders
 from stylize.sources.shapes import CLASS_NAMES, draw_shape
 from stylize.sources.splits import check_fraction
 from stylize.sources.tar import is_webdataset, list_tars, open_tars

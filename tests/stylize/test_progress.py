@@ -3,7 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
-from stylize.progress import BYTES, PACE_SECONDS, Effort, counted_progress, shown_progress
+from stylize.console import BYTES, PACE_SECONDS, Effort, counted_progress, shown_progress
 
 Steps = list[tuple[float, int]]  # seconds and images of one report
 STEPS: Steps = [(1.0, 2), (1.0, 4), (2.0, 6)]
@@ -39,7 +39,7 @@ def test_only_stylized_images_count_as_work() -> None:
 
 
 def plain_lines(steps: Steps, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    monkeypatch.setattr("stylize.progress.PLAIN_LINE_SECONDS", 0.0)
+    monkeypatch.setattr("stylize.console.PLAIN_LINE_SECONDS", 0.0)
     return [line for line in shown(steps).splitlines() if "images/s" in line and line.startswith("Stylizing:")]
 
 
@@ -70,7 +70,7 @@ def test_nothing_goes_beyond_100_percent() -> None:
 
 @pytest.mark.parametrize("terminal", [False, True])
 def test_bytes_and_stages_are_shown_by_the_same_display(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stylize.progress.PLAIN_LINE_SECONDS", 0.0)
+    monkeypatch.setattr("stylize.console.PLAIN_LINE_SECONDS", 0.0)
     file = io.StringIO()
     console = Console(file=file, width=200, force_terminal=terminal)
     with counted_progress(console, "Uploading", 5_000_000, BYTES) as report:

@@ -13,8 +13,7 @@ from train import TrainConfig
 from train.distributed import World
 from train.evaluation import Metrics
 from train.loop import Trainer, averaged, learning_rate, make_optimizer, mix, smooth
-from train.models import make_network
-from train.small_network import SmallNetwork, whitening
+from train.models import SmallNetwork, make_network, whitening
 
 CONFIG = TrainConfig(Path("shards"), "small", "pairing", Path("out"), epochs=10, learning_rate=0.1, dtype="fp32")
 CPU = World(0, 1, torch.device("cpu"))

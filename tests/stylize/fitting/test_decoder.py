@@ -13,12 +13,7 @@ from stylize.console import InputError
 from stylize.files import file_sha256
 from stylize.fitting.data import CropBatches, Pool, open_pool
 from stylize.fitting.decoder import CALLS_BEFORE, DecoderFit, Recorded, fit_decoder
-from stylize.fitting.optimise import (
-    Statistics,
-    Targets,
-    statistics_of,
-    style_targets,
-)
+from stylize.fitting.optimise import Statistics, Targets, statistics_of, style_targets
 from stylize.fitting.settings import PRESETS, FitSettings, Phase
 from stylize.networks.adain import Decoder, Encoder
 from stylize.networks.stylizer import Pixels

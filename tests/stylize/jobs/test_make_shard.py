@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from stylize.cli.verify_info import counts_line, warning_lines
+from stylize.cli.tools import counts_line, warning_lines
 from stylize.jobs.estimate import small_images_note
 from stylize.jobs.job import Job
 from stylize.jobs.make_shard import flag_copies, make_shard, start_workers

@@ -12,8 +12,7 @@ import pytest
 
 from stylize.console import InputError
 from stylize.jobs.job import Job
-from stylize.jobs.parts import Part, make_part, parse_part, publish_parts
-from stylize.jobs.run import make_shards
+from stylize.jobs.run import Part, make_part, make_shards, parse_part, publish_parts
 from stylize.shards.manifest import read_manifest
 from tests.stylize.jobs.contents import contents
 

@@ -13,16 +13,19 @@ from torch import Tensor, nn
 
 from stylize.console import InputError
 from stylize.networks.adain import AdaINNetwork, Decoder, Encoder
-from stylize.networks.exchange import (
+from stylize.networks.stylizer import Stylizer
+from stylize.networks.weights import (
     decoder_from_published,
     decoder_to_published,
+    default_decoder_file,
+    embedded_encoder,
     encoder_from_published,
     encoder_to_published,
     export_weights,
     import_weights,
+    load_pair,
+    save_decoder,
 )
-from stylize.networks.stylizer import Stylizer
-from stylize.networks.weights import default_decoder_file, embedded_encoder, load_pair, save_decoder
 from stylize.shards.manifest import read_manifest
 
 PATH = Path("weights.pth")

@@ -19,7 +19,6 @@ from torchvision.transforms.functional import normalize
 from stylize.console import InputError
 from stylize.files import read_weights
 from stylize.networks.adain import Decoder, Encoder
-from stylize.networks.exchange import import_weights
 from stylize.networks.weights import (
     CAFFE_MEAN_BGR,
     SHIPPED_SHA256,
@@ -28,6 +27,7 @@ from stylize.networks.weights import (
     default_decoder_file,
     embedded_encoder,
     encoder_from_torchvision,
+    import_weights,
     is_torchvision,
     load_decoder,
     load_encoder,

@@ -16,12 +16,9 @@ import pytest
 from s3fs import S3FileSystem
 
 from stylize.console import InputError
-from stylize.shards.cache import local_shards
-from stylize.shards.index import index_name, index_split, render_index
+from stylize.shards.index import index_name, index_split, render_index, write_side_files
 from stylize.shards.manifest import ShardEntry, read_manifest
-from stylize.shards.remote import RemoteFolder
-from stylize.shards.side_files import write_side_files
-from stylize.shards.upload import upload_shards
+from stylize.shards.remote import RemoteFolder, local_shards, upload_shards
 from stylize.shards.verify import verify_shards
 
 ShardFolderMaker = Callable[..., Path]

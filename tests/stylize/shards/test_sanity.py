@@ -10,8 +10,8 @@ from stylize.files import file_sha256
 from stylize.networks.stylizer import Pixels
 from stylize.shards.index import index_split
 from stylize.shards.manifest import Manifest, ShardEntry, read_manifest, write_manifest
-from stylize.shards.sanity import folder_warnings, resemblance
 from stylize.shards.shard import Sample, write_shard
+from stylize.shards.verify import folder_warnings, resemblance
 
 Pair = tuple[bytes, bytes]
 Run = Callable[..., tuple[int, str, str]]
@@ -119,7 +119,7 @@ def test_test_images_from_train_are_warned_of(
 
 
 def test_a_big_split_is_sampled(tmp_path: Path, pairs: list[Pair], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stylize.shards.sanity.READS", 30)
+    monkeypatch.setattr("stylize.shards.verify.READS", 30)
     train = samples(pairs, list(range(60)))
     folder = write_folder(tmp_path / "shards", train, [replace(sample, styled=()) for sample in train])
     (warning,) = found(folder)

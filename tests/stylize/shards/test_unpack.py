@@ -9,7 +9,7 @@ import pytest
 from stylize.console import InputError
 from stylize.shards.manifest import read_manifest, write_manifest
 from stylize.shards.shard import read_shard
-from stylize.shards.unpack import class_folder, unpack_shards
+from stylize.shards.tools import class_folder, unpack_shards
 
 MakeShards = Callable[..., Path]
 HOSTILE = (

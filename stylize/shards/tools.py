@@ -1,15 +1,101 @@
-"""`stylize unpack`: shards turned back into class folders of pictures."""
+"""`stylize diff` and `stylize unpack`: folders of shards compared, and turned back into class folders."""
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from stylize.console import InputError
 from stylize.files import TEMPORARY_SUFFIX, file_sha256, write_atomically
 from stylize.shards.index import differs
-from stylize.shards.manifest import MANIFEST_NAME, Manifest, ShardEntry, read_manifest
+from stylize.shards.manifest import MANIFEST_NAME, SPLITS, Manifest, ShardEntry, read_manifest
 from stylize.shards.remote import shard_files
-from stylize.shards.shard import Sample, read_shard
+from stylize.shards.shard import Sample, SampleLocation, index_shard, open_shard, read_sample, read_shard
+
+SHOWN_NAMES = 12
+PARTS = ("content", "styled", "label", "metadata")
+
+
+@dataclass(frozen=True)
+class SplitDiff:
+    """One split's samples by key: those in one folder alone, and how many of the common ones differ in what."""
+
+    split: str
+    only_first: list[str] = field(default_factory=list)
+    only_second: list[str] = field(default_factory=list)
+    common: int = 0
+    differing: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def is_empty(self) -> bool:
+        """Return whether the folders agree in this split."""
+        return not (self.only_first or self.only_second or self.differing)
+
+    def parts(self) -> Counter[str]:
+        """Return how many samples differ in each of `PARTS`."""
+        return Counter(part for parts in self.differing.values() for part in parts)
+
+
+def diff_specs(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[tuple[str, object, object]]:
+    """Yield (field, value in the first, value in the second) of the fields in which two specifications differ."""
+    for name in sorted({*first, *second}):
+        values = first.get(name), second.get(name)
+        if values[0] != values[1]:
+            yield name, *values
+
+
+def spec_text(value: object) -> str:
+    """Return a value of a specification for people; of a list the number and the first names."""
+    if isinstance(value, list):
+        names = [entry["name"] if isinstance(entry, dict) else str(entry) for entry in value]
+        return f"{len(names)}: {', '.join(names[:SHOWN_NAMES])}{' …' if len(names) > SHOWN_NAMES else ''}"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {entry}" for name, entry in value.items())
+    return "not set" if value is None else str(value)
+
+
+def diff_samples(first: Path, second: Path) -> Iterator[SplitDiff]:
+    """Yield the differences of every split that either folder has; samples are matched by key, whatever their order.
+
+    Raises `InputError` where a folder cannot be read.
+    """
+    manifests = read_manifest(first), read_manifest(second)
+    for split in SPLITS:
+        if any(manifest.samples(split) for manifest in manifests):
+            yield _diff_split(split, locate(first, manifests[0], split), locate(second, manifests[1], split))
+
+
+def locate(directory: Path, manifest: Manifest, split: str) -> dict[str, SampleLocation]:
+    """Return where a split's samples lie, by key and in order; raise `InputError` where a shard cannot be read."""
+    located: dict[str, SampleLocation] = {}
+    for path in manifest.paths(directory, split):
+        for location in index_shard(path):
+            if location.key in located:
+                raise InputError(f"{path} holds sample {location.key} again: run `stylize verify` on its folder.")
+            located[location.key] = location
+    return located
+
+
+def read_located(location: SampleLocation) -> Sample:
+    """Read a sample from its shard."""
+    with open_shard(location.shard) as file:
+        return read_sample(file, location)
+
+
+def _diff_split(split: str, one: dict[str, SampleLocation], other: dict[str, SampleLocation]) -> SplitDiff:
+    common = sorted(one.keys() & other.keys())
+    differing = {key: parts for key in common if (parts := tuple(_differing(one[key], other[key])))}
+    return SplitDiff(
+        split, sorted(one.keys() - other.keys()), sorted(other.keys() - one.keys()), len(common), differing
+    )
+
+
+def _differing(one: SampleLocation, other: SampleLocation) -> Iterator[str]:
+    first, second = read_located(one), read_located(other)
+    return (part for part in PARTS if getattr(first, part) != getattr(second, part))
+
 
 RECORD = "unpacked-from.json"  # the shards' manifest; no picture, and so ignored where the folder is read again
 ORIGINAL, STYLIZED = "original", "stylized"
