@@ -228,9 +228,16 @@ def input_gradient(values: Tensor, images: Tensor) -> Tensor:
 def separate_copy(model: nn.Module) -> nn.Module:
     """Return a copy of a model; raise `ValueError`, or what its own code raises, where it cannot be copied whole."""
     copied = copy.deepcopy(model)
-    if {id(module) for module in copied.modules()} & {id(module) for module in model.modules()}:
+    if _parts(copied) & _parts(model):
         raise ValueError("the model's copy shares parts with it")
     return copied
+
+
+def _parts(model: nn.Module) -> set[int]:
+    """Return the identities of a model's modules, and of the lists, dictionaries and sets that they hold."""
+    modules = list(model.modules())
+    held = (value for module in modules for value in vars(module).values())
+    return {id(part) for part in (*modules, *(value for value in held if isinstance(value, list | dict | set)))}
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from attack import AttackConfig
+from attack.attacks.attack import separate_copy
 from stylize.console import InputError
 from tests.attack.planted.honest import HONEST
 from tests.attack.planted.networks import TEST
@@ -66,3 +67,8 @@ def test_the_page_shows_this_zoo_without_a_miss() -> None:
     for _, _, _, *counts in rows:
         numbers = dict(zip(WORDS, counts, strict=True))
         assert (numbers["holds"], numbers["crash"]) == ("0", "0")
+
+
+def test_a_memory_that_copies_share_is_no_separate_copy() -> None:
+    with pytest.raises(ValueError, match="shares"):
+        separate_copy(build("memory of classes, shared by copies", broken=True))
