@@ -14,7 +14,7 @@ PACKAGES = ("stylize", "train", "attack")
 ORDER = (
     ("stylize.interruption",),
     ("stylize.console",),
-    ("stylize.files", "stylize.params", "stylize.console", "stylize.settings"),
+    ("stylize.files", "stylize.params", "stylize.settings"),
     ("stylize.shards",),
     ("stylize.sources",),
     ("stylize.networks",),
