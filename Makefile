@@ -15,7 +15,7 @@ repro: $(INSTALLED)  ## images → shards → classifiers → curves → report
 	PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
 
 test: $(INSTALLED)  ## all tests but the slow ones, in two processes
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal
 
 lint: $(INSTALLED)  ## rules, format and types
 	$(BIN)/ruff check

@@ -133,7 +133,7 @@ def small_images_note(spec: Spec, source: Source) -> str | None:
     side = min(_working_shape(spec, source) or [SMALL_SIDE])
     if side >= SMALL_SIDE:
         return None
-    advice = f"--work-size {GOOD_WORK_SIZE} keeps more, and classifiers learn more from it (docs/decoder.md)"
+    advice = f"--work-size {GOOD_WORK_SIZE} keeps more, and classifiers learn more from it"
     return f"Stylizing images of {side} pixels at their own size leaves little of their shapes: {advice}."
 
 
