@@ -216,7 +216,7 @@ def take_convolutions(
 def _take(state: Mapping[str, Any], name: str, shape: Sequence[int], path: Path) -> Tensor:
     tensor = state.get(name)
     if not isinstance(tensor, Tensor):
-        raise InputError(f"{path} has no tensor {name}: give weights in the layout that `stylize weights export` writes.")
+        raise InputError(f"{path} has no tensor {name}: give weights in the layout of `stylize weights export`.")
     plain = tensor.is_floating_point() and tensor.layout == torch.strided and tensor.device.type == "cpu"
     if tuple(tensor.shape) != tuple(shape) or not plain:
         found = f"{tuple(tensor.shape)} of {tensor.dtype}"
