@@ -130,7 +130,9 @@ def explain_command(
 
 def _short_name(model: str) -> str:
     path = Path(model)
-    return path.parent.name or path.stem if path.is_file() else model
+    if path.is_dir():
+        return path.resolve().name
+    return path.resolve().parent.name if path.is_file() else model
 
 
 def _share(share: Mapping[str, Any]) -> str:
@@ -156,23 +158,37 @@ Shards = Annotated[str, typer.Option(help="Shard folder, or its URL; its test sp
 @imports_torch
 def run(
     given: dict[str, Any],
-    model: Annotated[str, typer.Option(help=MODEL_HELP)],
+    model: Annotated[list[str], typer.Option(help=f"{MODEL_HELP} Repeat it for each model.")],
     shards: Shards,
-    out: Out,
+    out: Annotated[Path, typer.Option(help="Result to write (JSON); of several models a folder, a result each.")],
     trust: Trust = None,
     cache: Cache = DEFAULT_CACHE,
     cache_gb: CacheGigabytes = DEFAULT_GB,
 ) -> None:
-    """Attack one model, check the attacks, and write the result; the same command goes on after an interruption."""
+    """Attack models, check the attacks, and write the results; the same command goes on after an interruption."""
     from attack.evaluation.result import read_result
     from attack.evaluation.run import attack_model
 
-    config = AttackConfig(**given)
-    with opened_shards(shards, cache, cache_gb) as folder, shown_progress(console, unit="") as show:
-        attack_model(model, folder, out, config, progress=show)
-    result = read_result(out)
-    console.print(_table(result))
-    _print_reasons(result)
+    config, outs = AttackConfig(**given), _result_files(model, out)
+    with opened_shards(shards, cache, cache_gb) as folder:
+        for each, file in zip(model, outs, strict=True):
+            with shown_progress(console, unit="") as show:
+                attack_model(each, folder, file, config, progress=show)
+            result = read_result(file)
+            console.print(_table(result))
+            _print_reasons(result)
+
+
+def _result_files(models: list[str], out: Path) -> list[Path]:
+    """Return where each model's result goes: `out` itself of one, else a file in it named for the model."""
+    if len(models) == 1:
+        return [out]
+    names = [_short_name(model).replace(":", ".") for model in models]
+    if out.is_file():
+        raise InputError(f"--out {out} is a file: give a folder for the results of {len(models)} models.")
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise InputError(f"Two models are called {twice[0]}: attack them by a command each, with an --out each.")
+    return [out / f"{name}.json" for name in names]
 
 
 @app.command()

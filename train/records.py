@@ -21,12 +21,12 @@ from stylize.console import InputError
 from stylize.files import file_sha256, write_atomically
 from stylize.shards.manifest import MANIFEST_NAME, read_manifest
 from train.augment import ImagePreset
-from train.checkpoint import MODEL_NAME, ModelCard, read_card
 from train.config import IMAGENET, SCRATCH, TrainConfig
 from train.distributed import World, uses_bf16, uses_sync_batchnorm
 from train.evaluation import Metrics
 from train.loop import Trainer
 from train.methods import METHODS
+from train.model_file import MODEL_NAME, ModelCard, read_card
 from train.pairs import PairedShards
 from train.state import STATE_NAME, refuse_other_settings
 

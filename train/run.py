@@ -14,13 +14,13 @@ from stylize.console import InputError, LiteralConsole, Show, counted, shown_pro
 from stylize.shards.verify import has_single_class, sanity_warnings
 from train.augment import VIEWS, image_preset
 from train.batch_norm import without_auxiliary
-from train.checkpoint import MODEL_NAME, load_model, save_model, trust
 from train.config import TrainConfig
 from train.distributed import World, join_world, loading_workers
 from train.evaluation import Metrics, count
 from train.loading import EpochBatches, EvaluationImages, TrainingViews, hold_out, training_loader
 from train.loop import Trainer
 from train.methods import METHODS
+from train.model_file import MODEL_NAME, load_model, save_model, trust
 from train.models import build_model, check_model, is_reference
 from train.pairs import PairedShards
 from train.records import (

@@ -20,7 +20,7 @@ from stylize.files import file_sha256, given_name
 from stylize.shards.manifest import MANIFEST_NAME, Manifest, read_manifest
 from train import ModelCard, TestImage, load_model, load_test_images
 from train.augment import PAPER_SIZE
-from train.checkpoint import model_file, tensors_sha256
+from train.model_file import model_file, tensors_sha256
 from train.models import call_reference, copy_inference_tensors, is_reference
 
 NO_CLASS = -1

@@ -16,8 +16,8 @@ import typer
 from torch import Tensor
 
 from train.augment import image_preset
-from train.checkpoint import load_model
 from train.loading import hold_out
+from train.model_file import load_model
 from train.pairs import PairedShards
 
 VALIDATION_FRACTION = 0.1  # that of the studies' training

@@ -21,8 +21,7 @@ from stylize.console import InputError, Report
 from stylize.files import file_sha256, temporary_path
 from stylize.jobs.job import Failure, Job
 from stylize.jobs.receipts import Receipt
-from stylize.jobs.spec import ShardPlan, Spec
-from stylize.networks.styles import style_choice
+from stylize.jobs.spec import ShardPlan, Spec, style_choice
 from stylize.networks.stylizer import Pixels
 from stylize.shards.decode import PictureError
 from stylize.shards.manifest import Flag, ShardEntry

@@ -211,3 +211,9 @@ def plan_shards(spec: Spec, source: Source) -> Iterator[ShardPlan]:
 def shuffled(indices: Iterable[int], seed: int, split: str) -> list[int]:
     """Return the indices of a split's samples in the order of shards: by the SHA-256 of `SEED:SPLIT:INDEX`."""
     return sorted(indices, key=lambda index: hashlib.sha256(f"{seed}:{split}:{index}".encode()).digest())
+
+
+def style_choice(seed: int, key: str, copies: int, styles: int) -> list[int]:
+    """Choose the styles of an image's copies by hashing (seed, key, k), k = 0 … copies − 1: no generator, no state."""
+    digests = (hashlib.sha256(f"{seed}:{key}:{k}".encode()).digest() for k in range(copies))
+    return [int.from_bytes(digest[:8], "big") % styles for digest in digests]

@@ -1,4 +1,4 @@
-"""Style pictures: files, folders, zips, built-in patterns or fitted styles, and which image gets which."""
+"""Style pictures: files, folders, zips, built-in patterns or fitted styles."""
 
 import hashlib
 import json
@@ -183,9 +183,3 @@ def _check_fitted(picture: Tensor, mean: Tensor, std: Tensor) -> None:
             raise ValueError("statistics that are not finite")
     if std.min() <= 0:
         raise ValueError("standard deviations that are not positive")
-
-
-def style_choice(seed: int, key: str, copies: int, styles: int) -> list[int]:
-    """Choose the styles of an image's copies by hashing (seed, key, k), k = 0 … copies − 1: no generator, no state."""
-    digests = (hashlib.sha256(f"{seed}:{key}:{k}".encode()).digest() for k in range(copies))
-    return [int.from_bytes(digest[:8], "big") % styles for digest in digests]

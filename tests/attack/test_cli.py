@@ -50,6 +50,28 @@ def test_run_then_transfer_then_report(
     assert "Transfer between models" in (tmp_path / "report" / "index.html").read_text()
 
 
+def test_several_models_leave_a_result_each(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], shards: Path, make_model: Maker, tmp_path: Path
+) -> None:
+    files = [make_model(shards, name, seed=seed) for seed, name in enumerate(("one", "two"))]
+    places = [tmp_path / name / "model.safetensors" for name in ("first", "second")]
+    for file, place in zip(files, places, strict=True):
+        place.parent.mkdir()
+        file.rename(place)
+    words = ("--shards", shards, "--suite", "paper", "--images", 3, "--steps", 2)
+    assert (
+        call(monkeypatch, "run", "--model", places[0].parent, "--model", places[1], "--out", tmp_path / "r", *words)
+        == 0
+    )
+    assert sorted(path.name for path in (tmp_path / "r").iterdir()) == ["first.json", "second.json"]
+    assert call(monkeypatch, "run", "--model", places[0], "--out", tmp_path / "alone.json", *words) == 0
+    several, alone = (json.loads((tmp_path / name).read_text()) for name in ("r/first.json", "alone.json"))
+    assert several["path"] | {"seconds": 0} == alone["path"] | {"seconds": 0}
+    capsys.readouterr()
+    assert call(monkeypatch, "run", *("--model", places[0]) * 2, "--out", tmp_path / "r", *words) == 2
+    assert "first" in capsys.readouterr().err
+
+
 def test_shards_behind_a_url_are_attacked_alike(
     monkeypatch: pytest.MonkeyPatch, shards: Path, make_model: Maker, tmp_path: Path
 ) -> None:

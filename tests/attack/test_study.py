@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from train.checkpoint import load_model
 from train.loading import split_validation
+from train.model_file import load_model
 from train.pairs import PairedShards
 
 PROJECT = Path(__file__).parents[2]

@@ -8,7 +8,8 @@ from PIL import Image
 from scipy.stats import chi2_contingency, chisquare
 
 from stylize.console import InputError
-from stylize.networks.styles import STYLE_SIDE, load_styles, style_choice
+from stylize.jobs.spec import style_choice
+from stylize.networks.styles import STYLE_SIDE, load_styles
 from stylize.networks.stylizer import Pixels
 from stylize.sources.folder import PictureFile
 from stylize.sources.patterns import PATTERN_NAMES, draw_pattern
