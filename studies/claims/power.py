@@ -5,7 +5,6 @@
 A difference's variance is taken apart into training seeds, images, and the seed's chance on each image.
 """
 
-import sys
 from itertools import product
 from pathlib import Path
 from statistics import NormalDist
@@ -13,9 +12,7 @@ from statistics import NormalDist
 import numpy as np
 import typer
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "claims"))
-
-from answer import STRONG, Array, read_models, worst
+from studies.claims.answer import STRONG, Array, read_models, worst
 
 COMPARED = (("C1", "normal"), ("C3", "stylized"), ("K1", "wrong_partner"))
 FAMILY_WISE = NormalDist().inv_cdf(1 - 0.05 / len(COMPARED) / 2)
