@@ -106,7 +106,7 @@ def _make_only(options: ShardOptions, out: Path, only: str, max_failures: int, r
 def _make_on_ray(options: ShardOptions, out: Path, max_failures: int, retry_failed: bool) -> None:
     from stylize.jobs.job import open_job
     from stylize.jobs.ray import make_shards_on_ray, ray_pool
-    from stylize.sources.source import open_source
+    from stylize.sources.opening import open_source
 
     source = open_source(options.data, seed=options.seed, test_fraction=options.test_fraction)
     with (

@@ -21,8 +21,10 @@ from stylize.networks.weights import load_pair
 from stylize.shards.decode import PictureError
 from stylize.shards.manifest import Manifest
 from stylize.shards.shard import Sample
+from stylize.sources.arrays import SHAPES_SIDE
+from stylize.sources.opening import open_source
 from stylize.sources.shapes import CLASS_NAMES, draw_shape
-from stylize.sources.source import SHAPES_SIDE, ShapesSource, Source, open_source
+from stylize.sources.source import Source, encode_png
 
 CUE_CONFLICT, TEXTURE_FREE = "cue-conflict", "texture-free"
 DRAWN_SPLITS = {CUE_CONFLICT: "conflict", TEXTURE_FREE: "textureless"}
@@ -48,7 +50,7 @@ def open_cue_set(options: ShardOptions, per_class: int, kind: str = CUE_CONFLICT
     if per_class < 1:
         raise InputError(f"--per-class is {per_class}: give 1 or more.")
     source = open_source(options.data, seed=options.seed, test_fraction=options.test_fraction)
-    if isinstance(source, ShapesSource):
+    if options.data == "shapes":
         return _drawn(source, options, per_class, kind)
     if kind != CUE_CONFLICT:
         raise InputError(f"{options.data} has no {kind} images: only the data set shapes, which is drawn, has them.")
@@ -60,7 +62,7 @@ def make_cue_set(cues: CueSet, out: Path, max_failures: int = 0, report: Report 
     return make_sample_set(cues.spec, {"test": cues.results}, out, max_failures, report)
 
 
-def _drawn(source: ShapesSource, options: ShardOptions, per_class: int, kind: str) -> CueSet:
+def _drawn(source: Source, options: ShardOptions, per_class: int, kind: str) -> CueSet:
     split, codec = DRAWN_SPLITS[kind], Codec(options.codec, options.quality)
     indices = shuffled(range(per_class * len(CLASS_NAMES)), options.seed, split)
     spec = source_record(source, options) | {
@@ -72,13 +74,14 @@ def _drawn(source: ShapesSource, options: ShardOptions, per_class: int, kind: st
     }
 
     def draw(index: int) -> Sample:  # as the other images of `shapes`, through 64 × 64 pixels
-        data = source.read(split, index)
-        texture = draw_shape(index, size=SHAPES_SIDE, split=split).texture
-        metadata = {"source": source.path(split, index), "source_sha256": hashlib.sha256(data).hexdigest()}
-        if texture is not None:
-            metadata["texture"] = CLASS_NAMES[texture]
+        drawn = draw_shape(index, size=SHAPES_SIDE, split=split)
+        data = encode_png(drawn.picture)
+        path = f"{split}/{CLASS_NAMES[drawn.shape]}/{index:05d}.png"
+        metadata = {"source": path, "source_sha256": hashlib.sha256(data).hexdigest()}
+        if drawn.texture is not None:
+            metadata["texture"] = CLASS_NAMES[drawn.texture]
         content = codec.read_content(data, options.size).data
-        return Sample(f"{index:08d}", content, (), source.label(split, index), metadata)
+        return Sample(f"{index:08d}", content, (), drawn.shape, metadata)
 
     return CueSet(spec, map(draw, indices))
 

@@ -28,7 +28,8 @@ from stylize.shards.manifest import SPLITS, Manifest, read_manifest
 from stylize.shards.shard import MAX_COPIES, Sample, SampleLocation
 from stylize.shards.tools import locate, read_located
 from stylize.sources.folder import PictureFile, list_files
-from stylize.sources.source import Source, open_source
+from stylize.sources.opening import open_source
+from stylize.sources.source import Source
 
 MARK = "-stylized-"  # stylize-datasets makes PHOTO-stylized-STYLE.jpg of PHOTO.jpg
 PACKED, MERGED = "packed", "merged"
