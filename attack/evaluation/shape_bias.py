@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from attack.checks.robustness import wilson
-from attack.evaluation.images import ProgressReport
+from attack.evaluation.images import ProgressReport, check_positive
 from attack.evaluation.result import check_output, encode_result
 from attack.evaluation.target import Target, open_model, predict_split
 from stylize.console import InputError
@@ -76,8 +76,7 @@ def measure_shape_bias(
         InputError: a file is missing or damaged, the class names differ, or the images name no texture of another
             class.
     """
-    if batch_size < 1:
-        raise InputError(f"--batch-size is {batch_size}: give 1 or more.")
+    check_positive(batch_size=batch_size)
     check_output(out)
     textures = _read_textures(shards)
     target = open_model(model, shards)
