@@ -160,8 +160,7 @@ def measure_corruptions(
         seed: chooses the images and the noise.
         progress: called with (stage, done, in all).
 
-    Raises:
-        InputError: an argument is out of range, a file is missing, damaged or of another layout, or class names differ.
+    Raises `InputError` where an argument is out of range, a file is missing or of another layout, or classes differ.
     """
     check_positive(images=images, batch_size=batch_size)
     if bool(corruptions) != bool(labels):
@@ -175,8 +174,7 @@ def measure_corruptions(
     else:
         errors, files = _home_made_errors(target, shards, images, batch_size, seed, progress), []
     document = {
-        "kind": "corruptions",
-        "format_version": FORMAT_VERSION,
+        **{"kind": "corruptions", "format_version": FORMAT_VERSION},
         "corruptions_from": PUBLISHED_NAME if labels else HOME_MADE_NAME,
         **target.document,
         "files": files,

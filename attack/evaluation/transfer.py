@@ -95,11 +95,8 @@ def attack_transfer(
     """Attack each model by PGD, show the images to every other model, write to `out` who withstood them, and return it.
 
     The settings must be those of the models' results, so that `attack report` can take the transfers in. Finished
-    sources are kept beside `out` until the end.
-
-    Raises:
-        InputError: the same model twice, models that see images of different sizes, or a file
-            that is missing or damaged.
+    sources are kept beside `out` until the end. Raises `InputError` where a model is given twice, models see images of
+    different sizes, or a file is missing or damaged.
     """
     check_output(out)
     targets = [open_model(path, shards) for path in models]
