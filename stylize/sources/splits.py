@@ -132,7 +132,7 @@ def _check_alike(root: str, inner: Iterable[Folders]) -> None:
     if any(map(split_of, shared)):
         raise InputError(
             f"{root}: {listed(below)} all hold {listed(shared)}: put the splits above the classes, as in "
-            f"{min(shared, key=_split_first)}/{min(below)}."
+            f"{min(shared, key=lambda name: (split_of(name) is None, name))}/{min(below)}."
         )
     if len(shared) > 1 or all(names == shared for names in below.values()):
         raise InputError(
@@ -148,10 +148,6 @@ def _check_splits_below(root: str, inner: Iterable[Folders]) -> None:
     if len(named) > 1:
         found = listed(named.values())
         raise InputError(f"{root}: {found} name splits below classes: put the splits above the classes.")
-
-
-def _split_first(folder: str) -> tuple[bool, str]:
-    return split_of(folder) is None, folder
 
 
 def check_unknown_classes(root: str, places: Iterable[tuple[str, str]]) -> None:

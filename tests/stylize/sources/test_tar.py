@@ -12,7 +12,7 @@ from stylize.console import InputError
 from stylize.networks.stylizer import Pixels
 from stylize.shards.manifest import read_manifest
 from stylize.shards.shard import read_shard
-from stylize.sources.source import open_source
+from stylize.sources.opening import open_source
 
 MakeShards = Callable[..., Path]
 
