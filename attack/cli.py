@@ -254,10 +254,9 @@ def check_params(path: Path) -> None:
         raise InputError(f"{path}: attack.options has {misplaced[0]!r}: give it in attack.shared, for transfers too.")
     check_options(app, "run", shared, f"{path}: attack.shared", ("model", "out"))
     values = parse_options(app, "run", {**shared, **options}, f"{path}: attack.options", ("model", "out"))
-    given = {field.name: values[field.name] for field in fields(AttackConfig)}
-    given = {name: value for name, value in given.items() if value not in (None, [], ())}
+    given = {each.name: values[each.name] for each in fields(AttackConfig) if values[each.name] not in (None, [], ())}
     try:
-        AttackConfig(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+        AttackConfig(**{**given, "epsilons": tuple(given.get("epsilons", AttackConfig.epsilons))})
     except InputError as error:
         raise placed(error, options, f"{path}: attack.options", f"{path}: attack.shared") from None
     known = shard_folders(path)
