@@ -3,9 +3,9 @@
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -31,8 +31,7 @@ DRAWN_SPLITS = {CUE_CONFLICT: "conflict", TEXTURE_FREE: "textureless"}
 CHUNK_IMAGES = 64  # whose pixels, and statistics of textures, are in memory together
 
 
-@dataclass(frozen=True)
-class CueSet:
+class CueSet(NamedTuple):
     """A folder to make: its specification as the manifest holds it, and its samples, or why one cannot be made."""
 
     spec: dict[str, Any]
@@ -73,25 +72,21 @@ def _drawn(source: Source, options: ShardOptions, per_class: int, kind: str) -> 
         "styles": [],
         "styles_per_image": 0,
     }
-    return CueSet(spec, (draw_cue(split, index, codec, options.size) for index in indices))
+
+    def draw(index: int) -> Sample:  # as the other images of `shapes`, through 64 × 64 pixels
+        drawn = draw_shape(index, size=SHAPES_SIDE, split=split)
+        data = encode_png(drawn.picture)
+        path = f"{split}/{CLASS_NAMES[drawn.shape]}/{index:05d}.png"
+        metadata = {"source": path, "source_sha256": hashlib.sha256(data).hexdigest()}
+        if drawn.texture is not None:
+            metadata["texture"] = CLASS_NAMES[drawn.texture]
+        content = codec.read_content(data, options.size).data
+        return Sample(f"{index:08d}", content, (), drawn.shape, metadata)
+
+    return CueSet(spec, map(draw, indices))
 
 
-def draw_cue(split: str, index: int, codec: Codec, size: int | None) -> Sample:
-    """Draw an image of the exact splits of `shapes`, which goes the way of its other images, through 64 × 64 pixels."""
-    drawn = draw_shape(index, size=SHAPES_SIDE, split=split)
-    data = encode_png(drawn.picture)
-    content = codec.read_content(data, size).data
-    metadata = {
-        "source": f"{split}/{CLASS_NAMES[drawn.shape]}/{index:05d}.png",
-        "source_sha256": hashlib.sha256(data).hexdigest(),
-    }
-    if drawn.texture is not None:
-        metadata["texture"] = CLASS_NAMES[drawn.texture]
-    return Sample(f"{index:08d}", content, (), drawn.shape, metadata)
-
-
-@dataclass(frozen=True)
-class Cue:
+class Cue(NamedTuple):
     """One cue-conflict image to make, from two test images of different classes, named by their indices."""
 
     shape: int
@@ -113,18 +108,13 @@ def design_cues(source: Source, per_class: int, seed: int) -> list[Cue]:
             of_class.append(index)
     if len(chosen) < 2:
         raise InputError(f"{source.name} has test images of {len(chosen)} classes: a conflict of cues needs two.")
-    textures = {index: texture for label in chosen for index, texture in _textures(chosen, label, seed)}
+    textures = {}
+    for label, indices in chosen.items():  # they get the other classes in turn, in an order by hash, an image each
+        others = sorted(chosen.keys() - {label}, key=lambda other: _hash(seed, "class", label, other))
+        for turn, index in enumerate(indices):
+            donors = chosen[others[turn % len(others)]]
+            textures[index] = donors[_hash(seed, "image", index) % len(donors)]
     return [Cue(index, textures[index]) for index in order if index in textures]
-
-
-def _textures(chosen: dict[int, list[int]], label: int, seed: int) -> Sequence[tuple[int, int]]:
-    """Give the images of a class the other classes in turn, in an order by hash, and one image of that class each."""
-    others = sorted((other for other in chosen if other != label), key=lambda other: _hash(seed, "class", label, other))
-    pairs = []
-    for turn, index in enumerate(chosen[label]):
-        donors = chosen[others[turn % len(others)]]
-        pairs.append((index, donors[_hash(seed, "image", index) % len(donors)]))
-    return pairs
 
 
 def _hash(*parts: object) -> int:
@@ -140,7 +130,7 @@ def _painted(source: Source, options: ShardOptions, per_class: int) -> CueSet:
     spec = job.spec.document() | {"kind": CUE_CONFLICT, "per_class": per_class, "styles_per_image": 0}
     spec["counts"] = {"train": 0, "test": len(cues)}
     chunks = (cues[start : start + CHUNK_IMAGES] for start in range(0, len(cues), CHUNK_IMAGES))
-    return CueSet(spec, (result for chunk in chunks for result in paint_cues(job, chunk)))
+    return CueSet(spec, chain.from_iterable(paint_cues(job, chunk) for chunk in chunks))
 
 
 def paint_cues(job: Job, cues: Sequence[Cue]) -> Iterator[Sample | Failure]:
@@ -157,14 +147,13 @@ def paint_cues(job: Job, cues: Sequence[Cue]) -> Iterator[Sample | Failure]:
             painted[cue] = Failure("test", job.source.path("test", cue.shape), reason)
         else:
             usable.append((cue, shape, texture))
-    painted |= _stylize(job, usable)
+    if usable:
+        painted |= _stylize(job, usable)
     yield from (painted[cue] for cue in cues)
 
 
 def _stylize(job: Job, usable: Sequence[tuple[Cue, SourceImage, SourceImage]]) -> dict[Cue, Sample | Failure]:
     """Stylize in batches of one shape, and encode."""
-    if not usable:
-        return {}
     spec = job.spec
     job.stylizer.use_styles([_style(job, texture) for _, _, texture in usable])
     by_shape = defaultdict(list)
