@@ -219,19 +219,12 @@ def run_attack(
     for index, withstood, moved in zip(rows, found.robust, found.distance, strict=True):
         robust[index] = withstood
         distance[index] = math.inf if planned.epsilon is None and withstood else moved
+    forwards = attacked.forwards + (3 if "loss" in planned.settings else 2) * len(rows)
+    losses = _losses(found, attacked.last_losses) if attacked.forwards and "loss" in planned.settings else {}
     return AttackResult(
-        planned.name,
-        planned.kind,
-        planned.norm,
-        planned.epsilon,
-        tuple(robust),
-        tuple(distance),
-        attacked.forwards + (3 if "loss" in planned.settings else 2) * len(rows),
-        attacked.backwards,
-        round(time.perf_counter() - started, 2),
-        settings,
-        _losses(found, attacked.last_losses) if attacked.forwards and "loss" in planned.settings else {},
-    )
+        planned.name, planned.kind, planned.norm, planned.epsilon, tuple(robust), tuple(distance),
+        forwards, attacked.backwards, round(time.perf_counter() - started, 2), settings, losses,
+    )  # fmt: skip
 
 
 def _attack(

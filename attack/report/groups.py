@@ -85,11 +85,6 @@ class Group:
         """The norms and radii that all models were attacked at; none after the suite `paper`."""
         return tuple((cell.norm, cell.epsilon) for cell in self.entries[0].result.cells)
 
-    @property
-    def epsilons(self) -> tuple[float, ...]:
-        """The radii in L∞."""
-        return tuple(epsilon for norm, epsilon in self.radii if norm == "linf")
-
     @cached_property
     def common(self) -> tuple[str, ...]:
         """Keys of the images that every model of `ranked` classifies correctly, of those looked at for the path."""

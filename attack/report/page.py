@@ -13,7 +13,7 @@ from markupsafe import Markup
 from attack.attacks.attack import NORM_NAMES, epsilon_name, radius_name
 from attack.checks.robustness import looked_at
 from attack.checks.verdict import Verdict
-from attack.evaluation.paper_path import INTERPOLATORS, accuracy_at, mean_accuracy
+from attack.evaluation.paper_path import INTERPOLATORS, LINEAR_POINTS, path_values
 from attack.evaluation.result import Result, whole_split
 from attack.evaluation.statistics import Share, share
 from attack.report.figures import METHOD_STYLES, Example, Panel, inline_svg, panel_figure, path_panel, security_panel
@@ -149,7 +149,8 @@ def _measured(groups: Sequence[Group], extras: Extras) -> dict[str, Any]:
         "transfers": [
             (f"{group.title}, L∞ {epsilon_name(epsilon)}", transfer_table(group, epsilon))
             for group in groups
-            for epsilon in group.epsilons
+            for norm, epsilon in group.radii
+            if norm == "linf"
         ],
         "shape_tables": [(group.title, shape_table(group, extras.measurements)) for group in groups],
         "corruption_tables": [(group.title, corruption_table(group, extras.measurements)) for group in groups],
@@ -244,11 +245,11 @@ def distance_table(part: Group) -> Table:
     """Return the accuracy on the common images at fifths of the path's length."""
     largest = part.largest("linf")
     distances = [fifth * largest for fifth in FIFTHS]
+    points = [*(np.array([linf]) for linf in distances), np.linspace(0, largest, LINEAR_POINTS)]
     rows: Rows = []
     for entry in part.ranked:
         records = entry.records(part.common)
-        shares = [*(accuracy_at(records, linf) for linf in distances), mean_accuracy(records, largest)]
-        rows.append([entry, *map(str, shares)])
+        rows.append([entry, *(str(share(path_values(records, each))) for each in points)])
     return Table(["model", *(f"{255 * linf:.2f}/255" for linf in distances), "mean over the range"], rows)
 
 
