@@ -30,7 +30,7 @@ LARGEST_STYLE = 2048  # pixels; one picture of that size takes gigabytes in the 
 STYLE_HELP = "Picture, folder, zip, built-in or fitted style; repeat for more; `patterns` for all built-in ones."
 DATA_HELP = (
     "shapes, cifar10, cifar100, imagenet100:FOLDER, a folder or zip of class folders, maybe in train/, test/ and val/, "
-    "or a WebDataset: a folder of tars, or their paths with braces or wildcards."
+    "images.npz, hf:NAME_OR_FOLDER[:SPLIT], or a WebDataset: a folder of tars, or their paths with braces or wildcards."
 )
 SIZE_HELP = "Scale and crop to N × N pixels; else the images' own size."
 WORK_SIZE_HELP = "Short side while stylizing, if not --size."
