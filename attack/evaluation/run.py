@@ -97,13 +97,14 @@ def _evaluate(target: Target, config: AttackConfig, partial: Partial, progress: 
     known = [Check(**check) for check in (*checked["checks"], *path["checks"])]
     checks, verdicts = evaluate(clean, attacks, known, target.classes)
     right = sum(split["correct"].values())
+    known_images = {"keys": list(keys), "labels": images.labels.tolist(), "sha256": images.sha256}
     asked = {name: getattr(config, name) for name in ("suite", "images", "epsilons", "batch_size", "seed")}
     return {
         "format_version": FORMAT_VERSION,
         **target.document,
         "protocol": {**asked, "strong_images": config.strong_images or config.images},
         "clean": {"accuracy": right / target.test_images, "correct": right, "images": target.test_images},
-        "images": {"keys": list(keys), "labels": images.labels.tolist(), "correct": [int(one) for one in clean]},
+        "images": {**known_images, "correct": [int(one) for one in clean]},
         "verdicts": [asdict(verdict) for verdict in verdicts],
         "path": path["section"],
         "attacks": [attack_document(attack) for attack in attacks],

@@ -16,6 +16,7 @@ from attack.checks.verdict import Verdict
 from attack.evaluation.paper_path import INTERPOLATORS, LINEAR_POINTS, path_values
 from attack.evaluation.result import Result, whole_split
 from attack.evaluation.statistics import Share, share
+from attack.report.comparable import why_apart
 from attack.report.figures import METHOD_STYLES, Example, Panel, inline_svg, panel_figure, path_panel, security_panel
 from attack.report.groups import Entry, Group, Measurement, compare_models, measurement_of
 
@@ -100,7 +101,7 @@ def render_page(groups: Sequence[Group], extras: Extras) -> str:
     environment.filters["radius"] = epsilon_name
     functions = (
         attack_table, check_summary, check_table, colour, command, comparisons, distance_table, paper_words,
-        verdict_radius, verdict_table,
+        verdict_radius, verdict_table, why_apart,
     )  # fmt: skip
     environment.globals |= {function.__name__: function for function in functions}
     template = environment.get_template("page.html.j2")
