@@ -12,10 +12,8 @@ from attack.attacks.attack import (
     Loss,
     Norm,
     batches,
-    check_counts,
     check_images,
-    check_norm,
-    check_sizes,
+    check_numbers,
     counting,
     project,
     random_point,
@@ -69,10 +67,9 @@ def pgd(
         InputError: a module is in training mode, or an argument is out of range.
     """
     check_images(model, images, labels)
-    check_norm(norm)
-    check_counts(steps=steps, restarts=restarts, batch_size=batch_size)
+    given = {} if step_size is None else {"step_size": step_size}
+    check_numbers(norm, epsilon=epsilon, steps=steps, restarts=restarts, batch_size=batch_size, **given)
     step_size = OVERSHOOT * epsilon / steps if step_size is None else step_size
-    check_sizes(epsilon=epsilon, step_size=step_size)
     ascent = _Ascent(norm, epsilon, steps, step_size, loss, keep_going)
     best = _Best(images, min(LAST, steps + 1))
     generator = torch.Generator().manual_seed(seed)
@@ -121,8 +118,7 @@ def uniform_noise(images: Tensor, *, epsilon: float, norm: Norm = "linf", seed: 
 
     Raises `InputError` for an argument out of range.
     """
-    check_norm(norm)
-    check_sizes(epsilon=epsilon)
+    check_numbers(norm, epsilon=epsilon)
     return random_point(images, epsilon, norm, torch.Generator().manual_seed(seed))
 
 
