@@ -73,8 +73,9 @@ class _Sieve(nn.Module):
         return logits
 
 
-def _climb(attack: Any, counted: CountedModel, images: Tensor, labels: Tensor) -> Tensor:
+def _climb(attack: Any, counted: CountedModel, loss: str, images: Tensor, labels: Tensor) -> Tensor:
     """Run APGD once; return each image's first misclassified point, or the image itself where there is none."""
+    attack.loss = loss
     sieve = _Sieve(counted, images, labels)
     attack.model = sieve
     attack.init_hyperparam(images)
@@ -93,12 +94,9 @@ def _climb_to_targets(attack: Any, counted: CountedModel, images: Tensor, labels
         if not len(left):
             break
         attack.y_target = order[left, -nth]
-        found[left] = _climb(attack, counted, images[left], labels[left])
+        found[left] = _climb(attack, counted, "dlr-targeted", images[left], labels[left])
         left = left[~attack.model.wrong]
     return found
-
-
-_Attack = Callable[[Tensor, Tensor], Tensor]
 
 
 def autoattack(
@@ -124,18 +122,16 @@ def autoattack(
             mode, or an argument is out of range.
     """
 
-    def ensemble(counted: CountedModel) -> Sequence[_Attack]:
-        standard = _standard(counted, images, norm, epsilon, seed)
-        standard.apgd.loss, standard.fab.targeted = "ce", True
+    def ensemble(standard: Any, counted: CountedModel) -> Sequence[_Attack]:
+        standard.fab.targeted = True
         return (
-            partial(_climb, standard.apgd, counted),
+            partial(_climb, standard.apgd, counted, "ce"),
             partial(_climb_to_targets, standard.apgd_targeted, counted),
             standard.fab.perturb,
             standard.square.perturb,
         )
 
-    check_numbers(norm, epsilon=epsilon)
-    return _in_turn(ensemble, model, images, labels, seed, batch_size)
+    return _in_turn(ensemble, model, images, labels, norm, epsilon, seed, batch_size)
 
 
 def apgd(
@@ -154,31 +150,36 @@ def apgd(
     All else is as in `autoattack`.
     """
 
-    def only(counted: CountedModel) -> Sequence[_Attack]:
-        attack = _standard(counted, images, norm, epsilon, seed).apgd
-        attack.loss = loss
-        return (partial(_climb, attack, counted),)
+    def only(standard: Any, counted: CountedModel) -> Sequence[_Attack]:
+        return (partial(_climb, standard.apgd, counted, loss),)
 
-    check_numbers(norm, epsilon=epsilon)
-    return _in_turn(only, model, images, labels, seed, batch_size)
+    return _in_turn(only, model, images, labels, norm, epsilon, seed, batch_size)
+
+
+_Attack = Callable[[Tensor, Tensor], Tensor]
 
 
 def _in_turn(
-    choose: Callable[[CountedModel], Sequence[_Attack]],
+    choose: Callable[[Any, CountedModel], Sequence[_Attack]],
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
+    norm: Norm,
+    epsilon: float,
     seed: int,
     batch_size: int,
 ) -> Attacked:
-    """Run attacks one after the other, each on the images that are still classified correctly."""
+    """Run attacks of the library one after the other, each on the images that are still classified correctly."""
     check_images(model, images, labels)
-    check_numbers(batch_size=batch_size)
+    check_numbers(norm, epsilon=epsilon, batch_size=batch_size)
     images = images.contiguous()  # the library takes views
     found, wrong = images.clone(), torch.zeros(len(images), dtype=torch.bool, device=images.device)
     # The library seeds torch's global random numbers, which come back as they were.
     with counting(model) as counted, torch.random.fork_rng([images.device] if images.is_cuda else []):
-        attacks = (lambda images, _labels: images, *choose(counted)) if len(images) else ()
+        attacks: Sequence[_Attack] = ()
+        if len(images):
+            standard = _standard(counted, images, norm, epsilon, seed)
+            attacks = (lambda images, _labels: images, *choose(standard, counted))
         for attack in attacks:
             for rows in batches(~wrong, batch_size):
                 torch.manual_seed(seed)
