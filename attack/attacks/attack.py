@@ -121,7 +121,8 @@ def per_image(numbers: Tensor) -> Tensor:
 
 def size(delta: Tensor, norm: Norm) -> Tensor:
     """Return the norm of each perturbation, (B,)."""
-    return torch.linalg.vector_norm(delta.flatten(1), ord=math.inf if norm == "linf" else 2, dim=1)
+    sizes: Tensor = torch.linalg.vector_norm(delta.flatten(1), ord=math.inf if norm == "linf" else 2, dim=1)
+    return sizes
 
 
 def steepest(gradient: Tensor, norm: Norm) -> Tensor:

@@ -79,4 +79,4 @@ def fgsm_path(
                 loss, wrong = counted.scores(current, labels, "ce")
             losses.append(loss)
             right.append(~wrong)
-    return AttackPath(*(torch.stack(column, 1) for column in (right, losses, l2, linf, zeros)), current)
+    return AttackPath(*(torch.stack(column, 1) for column in (right, losses, l2, linf, zeros)), images=current)
