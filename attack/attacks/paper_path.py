@@ -79,4 +79,5 @@ def fgsm_path(
                 loss, wrong = counted.scores(current, labels, "ce")
             losses.append(loss)
             right.append(~wrong)
-    return AttackPath(*(torch.stack(column, 1) for column in (right, losses, l2, linf, zeros)), images=current)
+    correct, loss, moved, farthest, zero = (torch.stack(column, 1) for column in (right, losses, l2, linf, zeros))
+    return AttackPath(correct, loss, moved, farthest, zero, current)
