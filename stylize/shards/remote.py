@@ -76,34 +76,35 @@ class RemoteFolder:
         Raises `InputError` where it cannot be read, or is not the one with this SHA-256.
         """
         temporary = temporary_path(target)
+
+        def fetch_once() -> None:
+            with store_errors(f"{self.url}/{name}"):
+                self.files.get_file(self.path(name), str(temporary))
+            if sha256 and file_sha256(temporary) != sha256:
+                raise InputError(f"{self.url}/{name} differs from its manifest: upload it again.")
+
         try:
-            _tried(lambda: self._fetch_once(name, temporary, sha256))
+            _tried(fetch_once)
             temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
-
-    def _fetch_once(self, name: str, temporary: Path, sha256: str | None) -> None:
-        with store_errors(f"{self.url}/{name}"):
-            self.files.get_file(self.path(name), str(temporary))
-        if sha256 and file_sha256(temporary) != sha256:
-            raise InputError(f"{self.url}/{name} differs from its manifest: upload it again.")
 
     def read_parts(self, names: Sequence[str], starts: Sequence[int], ends: Sequence[int]) -> list[bytes]:
         """Return bytes `starts` to `ends` of files, asked for all at once; what fails is tried again.
 
         Raises `InputError` where they cannot be read, or the store sends something else.
         """
-        return _tried(lambda: self._read_parts_once(names, starts, ends))
 
-    def _read_parts_once(self, names: Sequence[str], starts: Sequence[int], ends: Sequence[int]) -> list[bytes]:
-        if not names:
-            return []
-        with store_errors(self.url):
-            paths = [self.path(name) for name in names]
-            parts: list[bytes] = self.files.cat_ranges(paths, list(starts), list(ends), on_error="raise")
-        if any(len(part) != end - start for part, start, end in zip(parts, starts, ends, strict=True)):
-            raise InputError(f"{self.url} does not send parts of files as asked: raise --cache-gb, or copy the folder.")
-        return parts
+        def read_once() -> list[bytes]:
+            with store_errors(self.url):
+                paths = [self.path(name) for name in names]
+                parts: list[bytes] = self.files.cat_ranges(paths, list(starts), list(ends), on_error="raise")
+            if any(len(part) != end - start for part, start, end in zip(parts, starts, ends, strict=True)):
+                advice = "raise --cache-gb, or copy the folder"
+                raise InputError(f"{self.url} does not send parts of files as asked: {advice}.")
+            return parts
+
+        return _tried(read_once) if names else []
 
     def fetch_manifest(self, folder: Path) -> Manifest:
         """Download the manifest into a folder and return it; raise `InputError` where there is none to be trusted."""
@@ -184,11 +185,11 @@ CacheGigabytes = Annotated[float, typer.Option(help="Size of that; what was not 
 
 def opened_shards(shards: str, cache: Path, gigabytes: float) -> AbstractContextManager[Path]:
     """Lend a folder of shards as `local_shards` does, and say what is downloaded."""
-    return local_shards(shards, cache, gigabytes, _say_downloaded)
 
+    def report(shard: ShardEntry) -> None:
+        console.print(f"{shard.name}: downloaded, {shard.bytes / 1e6:.1f} MB, SHA-256 as recorded")
 
-def _say_downloaded(shard: ShardEntry) -> None:
-    console.print(f"{shard.name}: downloaded, {shard.bytes / 1e6:.1f} MB, SHA-256 as recorded")
+    return local_shards(shards, cache, gigabytes, report)
 
 
 @contextmanager
@@ -273,8 +274,10 @@ def _complete(
     """Download the shards that the folder lacks, as far as the cache holds them; others are removed if not in use."""
     remove_leftovers(folder)
     manifest = read_manifest(folder)
-    kept = _fitting(manifest, gigabytes * 1e9)
-    missing = [shard for shard in kept if not _is_there(folder / shard.name, shard)]
+    totals = accumulate(shard.bytes for shard in manifest.shards)
+    kept = [shard for shard, total in zip(manifest.shards, totals, strict=True) if total <= gigabytes * 1e9]
+    there = {path.name: path.stat().st_size for path in folder.glob("*.tar")}  # whose SHA-256 was checked then
+    missing = [shard for shard in kept if there.get(shard.name) != shard.bytes]
     behind = manifest.shards[len(kept) :]
     _prepare_streaming(remote, folder, behind)
     for shard in behind if alone else ():
@@ -285,12 +288,6 @@ def _complete(
         report(shard)
     if missing and not behind:
         write_indices(folder, manifest)
-
-
-def _fitting(manifest: Manifest, limit: float) -> list[ShardEntry]:
-    """Return the first shards of a manifest, as many as have no more bytes than the limit."""
-    totals = accumulate(shard.bytes for shard in manifest.shards)
-    return [shard for shard, total in zip(manifest.shards, totals, strict=True) if total <= limit]
 
 
 def _prepare_streaming(remote: RemoteFolder, folder: Path, behind: Sequence[ShardEntry]) -> None:
@@ -312,15 +309,13 @@ def _prepare_streaming(remote: RemoteFolder, folder: Path, behind: Sequence[Shar
     write_atomically(folder / ORIGIN_NAME, remote.url.encode())
 
 
-def _is_there(path: Path, shard: ShardEntry) -> bool:
-    """Return whether a shard has been downloaded; its SHA-256 was checked then and is checked again by readers."""
-    return path.is_file() and path.stat().st_size == shard.bytes
-
-
 def _make_room(kept: list[ShardEntry], missing: list[ShardEntry], folder: Path, gigabytes: float) -> None:
     """Remove copies that are not in use, least recently used first, until this one fits."""
     wanted, limit = sum(shard.bytes for shard in kept), gigabytes * 1e9
-    others = sorted((lock for lock in folder.parent.glob(f"*/{_LOCK}") if lock.parent != folder), key=_last_use)
+    others = sorted(
+        (lock for lock in folder.parent.glob(f"*/{_LOCK}") if lock.parent != folder),
+        key=lambda lock: lock.stat().st_mtime_ns,
+    )
     total, needed = wanted + sum(map(_size, others)), sum(shard.bytes for shard in missing)
     for other in others:
         if total <= limit and shutil.disk_usage(folder).free >= needed:
@@ -331,10 +326,6 @@ def _make_room(kept: list[ShardEntry], missing: list[ShardEntry], folder: Path, 
         raise InputError(f"The cache {folder.parent} is full of shards in use: wait for them, or raise --cache-gb.")
     if (free := shutil.disk_usage(folder).free) < needed:
         raise InputError(f"The cache {folder.parent} needs {needed / 1e9:.1f} GB and has {free / 1e9:.1f}: make room.")
-
-
-def _last_use(lock: Path) -> int:
-    return lock.stat().st_mtime_ns
 
 
 def _size(lock: Path) -> int:
@@ -421,14 +412,11 @@ def _is_stored(path: Path, target: RemoteFolder, sha256: str) -> bool | None:
     with store_errors(url):
         recorded = target.files.metadata(target.path(path.name), refresh=True).get("sha256")
         same_size = bool(known["size"] == path.stat().st_size)
-        if recorded == sha256 and (not same_size or str(known.get("ETag")).strip('"') == _md5(path)):
+        with open(path, "rb") as file:
+            md5 = hashlib.file_digest(file, partial(hashlib.md5, usedforsecurity=False)).hexdigest()
+        if recorded == sha256 and (not same_size or str(known.get("ETag")).strip('"') == md5):
             return same_size
         whole = same_size and recorded in (None, sha256) and target.sha256(path.name) == sha256
     if not whole and recorded != sha256:
         raise InputError(f"{url} is there and differs: give another folder, or remove it first.")
     return whole
-
-
-def _md5(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, partial(hashlib.md5, usedforsecurity=False)).hexdigest()
