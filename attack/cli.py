@@ -232,9 +232,23 @@ def report(
 
     page = write_report(
         results, out, shards=shards or (), transfer=transfer, beside=beside or (), explanations=explanations,
-        across=across_architectures, paper=paper,
+        across=across_architectures, paper=paper, tell=console.print,
     )  # fmt: skip
     console.print(f"Report of {counted(len(results), 'result')}: {page}", highlight=False)
+
+
+@app.command()
+@imports_torch
+def export(
+    results: Annotated[list[Path], typer.Argument(metavar="RESULT...", help="Results of `attack run --suite full`.")],
+    out: Annotated[Path, typer.Option(help="Folder for the files.")],
+    dataset: Annotated[str | None, typer.Option(help="RobustBench's name of the data. [default: the shards']")] = None,
+) -> None:
+    """Write results as RobustBench's `model_info` files."""
+    from attack.report.robustbench import export_results
+
+    for path in export_results(results, out, dataset):
+        console.print(str(path), highlight=False)
 
 
 @app.command("check-params")

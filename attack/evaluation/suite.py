@@ -9,9 +9,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from attack.attacks.attack import NORM_NAMES, Attacked, Kind, Loss, Norm, attack_title
-from attack.attacks.autoattack import autoattack, square
+from attack.attacks.autoattack import autoattack
 from attack.attacks.minimal_norm import minimal_norm
 from attack.attacks.pgd import OVERSHOOT, pgd, single_step, unbounded, uniform_noise
+from attack.attacks.square import square
 from attack.evaluation.config import AttackConfig
 from stylize.console import InputError
 
