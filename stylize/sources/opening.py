@@ -5,8 +5,9 @@ from functools import partial
 from pathlib import Path
 
 from stylize.console import InputError
-from stylize.sources.arrays import ShapesSource, open_cifar
+from stylize.sources.arrays import ShapesSource, open_cifar, open_npz
 from stylize.sources.folder import exists, open_class_folders
+from stylize.sources.hub import HUB_PREFIX, open_hub
 from stylize.sources.source import Source
 from stylize.sources.splits import check_fraction
 from stylize.sources.tar import is_webdataset, list_tars, open_tars
@@ -17,8 +18,10 @@ EMBEDDED = ("shapes", "cifar10", "cifar100")
 
 
 def open_source(data: str, *, seed: int = 0, test_fraction: float = 0.1) -> Source:
-    """Open `shapes`, `cifar10`, `cifar100`, `imagenet100:FOLDER`, a folder or zip of class folders, or a WebDataset.
+    """Open what `--data` says.
 
+    That is `shapes`, `cifar10`, `cifar100`, `imagenet100:FOLDER`, `hf:NAME_OR_FOLDER[:SPLIT]`, a folder or zip of class
+    folders, `images.npz`, or a WebDataset.
     In a folder without a test split a fraction of every class's images is held out, by hash and seed; 0 for none.
     Raises `InputError` where the source does not exist, is empty, or has classes without images, or for a fraction
     beyond [0, 1).
@@ -28,22 +31,26 @@ def open_source(data: str, *, seed: int = 0, test_fraction: float = 0.1) -> Sour
     check_fraction(test_fraction)
     if data.startswith(PREFIX):
         return _open_imagenet100(data, seed, test_fraction)
+    if data.startswith(HUB_PREFIX):
+        return open_hub(data, seed, test_fraction)
     if is_webdataset(data):
         return open_tars(data, seed, test_fraction)
     check_source_exists(data)
+    if data.lower().endswith(".npz"):
+        return open_npz(data, seed, test_fraction)
     return open_class_folders(Path(data), seed, test_fraction)
 
 
 def check_source_exists(data: str) -> None:
     """Raise `InputError` for what is neither the name of an embedded data set nor a path that exists."""
-    if data in EMBEDDED:
+    if data in EMBEDDED or data.startswith(HUB_PREFIX):
         return
     if is_webdataset(data):
         list_tars(data, Counter())
         return
     path = data.removeprefix(PREFIX).partition(":")[0] if data.startswith(PREFIX) else data
     if not (path and exists(Path(path))):
-        raise InputError(f"There is no data set {data!r}: give {', '.join(EMBEDDED)}, or a folder, zip or tars.")
+        raise InputError(f"There is no data set {data!r}: give {', '.join(EMBEDDED)}, or a folder, zip, npz or tars.")
 
 
 def _open_imagenet100(data: str, seed: int, test_fraction: float) -> Source:

@@ -28,6 +28,7 @@ from stylize.sources.splits import (
     is_visible,
     listed,
     name_splits,
+    number_labels,
     outside_splits,
     split_of,
 )
@@ -84,7 +85,7 @@ def open_tars(data: str, seed: int, test_fraction: float) -> Source:
     images = [image for tar in tars for image in tar_images(tar, ignored)]
     if not images:
         raise InputError(f"{data} has no sample with a picture and a label: give another data set.")
-    class_names, labels = _classes(data, root, images)
+    class_names, labels = number_labels(data, _class_names(root), {image.label for image in images})
     inside = _folder_splits(data, images) if all(tar.split is None for tar in tars) else {}
     places = [(image.tar.split or inside.get(_top(image)), str(image.label)) for image in images]
     if any(isinstance(image.label, str) for image in images):
@@ -107,18 +108,6 @@ def _folder_splits(data: str, images: Sequence[TarImage]) -> dict[str, str]:
     if len(tops) < 2 or not all(map(split_of, tops)):
         return {}
     return {folder: split for split, folder in name_splits(data, tops).items()}
-
-
-def _classes(data: str, root: Path, images: Sequence[TarImage]) -> tuple[Sequence[str], Mapping[str | int, int]]:
-    """Return the names of classes, those of a manifest beside the tars where there is one, and their labels."""
-    names = _class_names(root)
-    found = sorted({image.label for image in images}, key=lambda label: (isinstance(label, str), label))
-    if not names:
-        return [str(label) for label in found], {label: number for number, label in enumerate(found)}
-    labels: dict[str | int, int] = {label: label for label in found if isinstance(label, int) and label < len(names)}
-    if len(labels) < len(found):
-        raise InputError(f"{data} has labels that its {MANIFEST_NAME} has no class for: run `stylize verify` on it.")
-    return names, labels
 
 
 def _class_names(folder: Path) -> list[str]:
