@@ -109,7 +109,13 @@ def clean_environment(folder: Path) -> dict[str, str]:
     """Return the environment of an installed wheel, without the sources, beside the packages that it needs."""
     wheels = folder / "wheels"
     sources = folder / "sources"
-    names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    names = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
     for name in (name for name in names.split("\0") if (ROOT / name).is_file()):
         (sources / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, sources / name)
