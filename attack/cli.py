@@ -79,9 +79,9 @@ def corruptions_command(
     shards: Annotated[Path, typer.Option(help="Shard folder; its test split is corrupted where there are no arrays.")],
     out: Out,
     corruptions: Annotated[
-        list[Path] | None, typer.Option(help="Array of CIFAR-10-C's layout, one a corruption; repeatable.")
+        list[Path] | None, typer.Option(help="Folder of CIFAR-10-C, or an array of it, one a corruption; repeatable.")
     ] = None,
-    labels: Annotated[Path | None, typer.Option(help="The arrays' labels.npy.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="The arrays' labels. [default: the folder's]")] = None,
     images: Annotated[int, typer.Option(help="Images of each corruption and severity, chosen by hash.")] = 1000,
     batch_size: ClassifiedAtATime = 100,
     seed: Annotated[int, typer.Option(help="Chooses images and noise.")] = 0,
