@@ -146,11 +146,12 @@ def rederive(
     style: Annotated[list[str] | None, typer.Option(help=STYLE_HELP)] = None,
     encoder: Encoder = None,
     decoder: Decoder = None,
+    stylizer: Annotated[str | None, typer.Option(help="The code of your own that made them, to run it again.")] = None,
 ) -> None:
     """Stylize one original again and say how far the stored copies are from that."""
     from stylize.jobs.pairs import rederive_pair
 
-    for number, copy in enumerate(rederive_pair(directory, key, style or (), encoder, decoder)):
+    for number, copy in enumerate(rederive_pair(directory, key, style or (), encoder, decoder, stylizer)):
         apart = f"differs by {copy.largest} of 255 at most, {copy.mean:.3f} on average"
         console.print(f"{key}, copy {number}, {copy.style}: {apart}", highlight=False)
 

@@ -198,10 +198,10 @@ def unit_range(pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     return pixels.to(dtype, memory_format=torch.channels_last).div_(255)
 
 
-def adain(content: Tensor, style_mean: Tensor, style_std: Tensor, alpha: float = 1.0) -> Tensor:
+def adain(content: Tensor, style_mean: Tensor, style_std: Tensor, alpha: float | Tensor = 1.0) -> Tensor:
     """Give content features (B, C, h, w) the channel statistics (B or 1, C, 1, 1) of a style (paper, equation 2).
 
-    `alpha` in [0, 1] blends in feature space: 0 keeps the content's features, 1 aligns them fully.
+    `alpha` in [0, 1], or (B, 1, 1, 1), blends in feature space: 0 keeps the content's features, 1 aligns them fully.
     """
     mean, std = channel_statistics(content)
     scale = style_std / std
@@ -228,7 +228,7 @@ class AdaINNetwork(nn.Module):
         """Return (mean, std) at relu4_1 of style pictures (B, 3, H, W)."""
         return channel_statistics(self.encoder(pad_to_stride(pixels)))
 
-    def forward(self, pixels: Tensor, style_mean: Tensor, style_std: Tensor, alpha: float = 1.0) -> Tensor:
+    def forward(self, pixels: Tensor, style_mean: Tensor, style_std: Tensor, alpha: float | Tensor = 1.0) -> Tensor:
         """Stylize (B, 3, H, W) in [0, 1] (paper, equations 3 and 4); returns the same shape, clipped to [0, 1]."""
         height, width = pixels.shape[-2:]
         target = adain(self.encoder(pad_to_stride(pixels)), style_mean, style_std, alpha)
