@@ -72,6 +72,8 @@ def test_seeds_and_strengths_are_handed_to_code_that_takes_them(run: Run, class_
     spec = read_manifest(tmp_path / "out").spec
     assert spec["alpha"] == "0.4:0.7"
     assert spec["styles"] == [{"name": "noise", "sha256": None}]
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert ("| stylizer | `noise` 1.2 |" in card, "Huang" in card) == (True, False)
     declared = {name: spec["stylizer"][name] for name in ("name", "version", "parameters", "deterministic")}
     assert declared == {"name": "noise", "version": "1.2", "parameters": {"std": 20}, "deterministic": True}
     for sample in pairs(tmp_path / "out"):
