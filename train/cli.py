@@ -24,7 +24,8 @@ from stylize.params import (
 )
 from stylize.settings import options_of
 from stylize.shards.remote import DEFAULT_CACHE, DEFAULT_GB, Cache, CacheGigabytes, opened_shards
-from train.config import ARCHITECTURE_HELP, PRESETS, TrainConfig, with_preset
+from train.architectures import ARCHITECTURE_HELP, TIMM
+from train.config import PRESETS, TrainConfig, with_preset
 
 GRID = ("method", "arch", "set", "seed")  # in the order of dvc.yaml
 
@@ -97,7 +98,8 @@ def check_params(path: Path) -> None:
             config = with_preset(
                 **{name: value for name, value in values.items() if value is not None and name in names}
             )
-            check_timm(config.arch)
+            if config.arch.startswith(TIMM):
+                check_timm(config.arch)
         except InputError as error:
             raise placed(error, own, where, shared) from None
 

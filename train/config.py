@@ -11,6 +11,7 @@ from typer import Option
 
 from stylize.console import InputError, option_name
 from stylize.settings import OneOf, check_settings
+from train.architectures import ARCHITECTURE_HELP, IMAGENET, SCRATCH, SMALL, STEMS, check_architecture
 
 if TYPE_CHECKING:
     from train.methods import Settings
@@ -22,12 +23,6 @@ METHODS = (
 )
 DISTANCES = ("mse", "kl", "jsd", "cosine")
 IMAGE_PRESETS = ("auto", "paper", "small")
-TIMM, LITE0, SMALL = "timm/", "efficientnet_lite0", "small"
-ARCHITECTURE_HELP = (
-    f"a torchvision classifier such as resnet34, {TIMM}NAME, {LITE0}, {SMALL}, or your own package.module:function."
-)
-STEMS = ("standard", "small")
-SCRATCH, IMAGENET = "scratch", "imagenet"
 LOGS = ("none", "dvclive", "tensorboard")
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
@@ -141,10 +136,7 @@ class TrainConfig:
     log: Annotated[str, OneOf(*LOGS), Option(help=f"Who follows the metrics in OUT/live: {', '.join(LOGS)}.")] = "none"
 
     def __post_init__(self) -> None:
-        from train.models import is_architecture, unknown_architecture
-
-        if not is_architecture(self.arch):
-            raise InputError(unknown_architecture(self.arch))
+        check_architecture(self.arch)
         check_settings(self)
         for name in ("learning_rate", "save_minutes", "validation_fraction", "epsilon"):
             _require(getattr(self, name) != 0, name, self, "a number above 0")

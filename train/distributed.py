@@ -46,18 +46,12 @@ class World:
         distributed.all_reduce(votes, distributed.ReduceOp.MAX)
         return bool(votes)
 
-    def sum(self, *values: float) -> list[float]:
-        """Return the sums of numbers over all processes, exact for whole ones."""
-        if self.size == 1:
-            return list(values)
-        totals = torch.tensor(values, dtype=torch.float64, device=self.device)
-        distributed.all_reduce(totals)
-        summed: list[float] = totals.tolist()
-        return summed
-
-    def mean(self, value: float) -> float:
-        """Return the mean of a number over all processes."""
-        return self.sum(value)[0] / self.size
+    def sum(self, values: Tensor) -> Tensor:
+        """Return the sums of numbers over all processes."""
+        total = values.to(self.device, copy=True)
+        if self.size > 1:
+            distributed.all_reduce(total)
+        return total
 
     def copy_from_main(self, tensors: Iterable[Tensor]) -> None:
         """Give tensors process 0's values on every process."""

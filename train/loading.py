@@ -181,7 +181,7 @@ def evaluation_loader(images: EvaluationImages, batch_size: int, workers: int) -
 
 
 def _collated(samples: Sequence[tuple[Tensor, int]]) -> tuple[Sent, Sent]:
-    """Return uint8 (B, V, 3, size, size) and labels (B,), pixel by pixel in memory as images were decoded."""
+    """Stack images pixel by pixel in memory as they were decoded."""
     images, labels = zip(*samples, strict=True)
     stacked = torch.stack([views.permute(0, 2, 3, 1) for views in images]).permute(0, 1, 4, 2, 3)
     return _sendable(stacked), _sendable(torch.tensor(labels))
@@ -196,16 +196,12 @@ def _sendable(tensor: Tensor) -> Sent:
 
 
 def _start_worker(environment: dict[str, str], worker: int) -> None:
-    """Give a worker the environment of now: that of its server process may be older than credentials, say."""
-    os.environ.update(environment)
-    _leave_interrupts_to_parent()
+    """Give a worker the environment of now: that of its server process may be older than credentials, say.
 
-
-def _leave_interrupts_to_parent() -> None:
-    """Let signals to all processes stop the main one alone, which still needs the workers to finish its step and save.
-
+    Signals to all processes stop the main one alone, which still needs the workers to finish its step and save.
     SIGTERM, by which the main process ends workers that are left too, ends them after a while.
     """
+    os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda _signal, _frame: signal.alarm(GRACE_SECONDS))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
@@ -247,17 +243,16 @@ def _shorten_socket_names() -> None:
     given = tempfile.gettempdir()
     if len(os.fsencode(given)) <= _LONGEST_TMPDIR:
         return
+    reason = "too long for the names of sockets"
     tempfile.tempdir = "/tmp"  # noqa: S108
     try:
         folder = util.get_temp_dir()  # which this process and its workers keep to
     except OSError as error:
-        raise InputError(
-            f"TMPDIR={given} is too long for sockets, and /tmp fails ({error.strerror}): set another."
-        ) from None
+        raise InputError(f"TMPDIR={given} is {reason}, and /tmp fails ({error.strerror}): set another.") from None
     finally:
         tempfile.tempdir = given
     if len(os.fsencode(folder)) > _LONGEST_TMPDIR:
-        raise InputError(f"TMPDIR={given} is too long for the names of sockets: set a shorter one, as TMPDIR=/tmp.")
+        raise InputError(f"TMPDIR={given} is {reason}: set a shorter one, as TMPDIR=/tmp.")
 
 
 def to_pixels(images: Tensor, device: torch.device) -> Tensor:

@@ -38,15 +38,13 @@ def cosine(logits: Tensor) -> Tensor:
     return (1 - F.cosine_similarity(logits[:, :1], logits[:, 1:], dim=-1)).mean()
 
 
-DISTANCES: Mapping[str, Callable[[Tensor], Tensor]] = {
+Distance = Callable[[Tensor], Tensor]  # of logits (B, V, classes)
+DISTANCES: Mapping[str, Distance] = {
     "mse": squared_difference,
     "kl": kullback_leibler,
     "jsd": jensen_shannon,
     "cosine": cosine,
 }
-
-
-Distance = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -133,10 +131,8 @@ def least_likely(model: nn.Module, views: Tensor, labels: Tensor, settings: Sett
 
     Guan et al. (2022), Section 4.2.  One joint forward pass over both, as adversaries join the training set.
     """
-    images = views[:, 0]
-    adversaries = least_likely_adversaries(model, images, settings.epsilon)
-    logits = joint_logits(model, torch.stack([images, adversaries], 1))
-    return Losses(F.cross_entropy(logits.flatten(0, 1), labels.repeat_interleave(2, 0)))
+    adversaries = least_likely_adversaries(model, views[:, 0], settings.epsilon)
+    return stylized(model, torch.stack([views[:, 0], adversaries], 1), labels, settings)
 
 
 def projected(model: nn.Module, views: Tensor, labels: Tensor, settings: Settings) -> Losses:
@@ -150,10 +146,8 @@ def logit_pairing(model: nn.Module, views: Tensor, labels: Tensor, settings: Set
 
     The cross-entropy over originals and PGD's adversaries in one batch, and the distance of their logits.
     """
-    images = views[:, 0]
-    adversaries = pgd_adversaries(model, images, labels, settings.epsilon, settings.attack_steps)
-    logits = joint_logits(model, torch.stack([images, adversaries], 1))
-    return Losses(F.cross_entropy(logits.flatten(0, 1), labels.repeat_interleave(2, 0)), settings.distance(logits))
+    adversaries = pgd_adversaries(model, views[:, 0], labels, settings.epsilon, settings.attack_steps)
+    return pairing(model, torch.stack([views[:, 0], adversaries], 1), labels, settings)
 
 
 def least_likely_adversaries(model: nn.Module, images: Tensor, epsilon: float) -> Tensor:

@@ -2,8 +2,7 @@
 
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from stylize.console import InputError, LiteralConsole, Show, counted, shown_progress
 from stylize.shards.verify import has_single_class, sanity_warnings
+from train.architectures import is_reference
 from train.augment import VIEWS, image_preset
 from train.batch_norm import without_auxiliary
 from train.config import TrainConfig
@@ -21,22 +21,17 @@ from train.loading import EpochBatches, EvaluationImages, TrainingViews, hold_ou
 from train.loop import Trainer
 from train.methods import METHODS
 from train.model_file import MODEL_NAME, load_model, save_model, trust
-from train.models import build_model, check_model, is_reference
+from train.models import build_model, check_model
 from train.pairs import PairedShards
 from train.records import (
-    Report,
     finished_metrics,
     live_log,
     locked_folder,
-    make_folder,
     model_card,
     remove_results,
     run_identity,
-    run_metrics,
-    run_record,
     write_epochs,
-    write_metrics,
-    write_record,
+    write_results,
 )
 from train.state import SaveClock, load_state, received_signals, save_state
 
@@ -55,7 +50,6 @@ def train_model(config: TrainConfig) -> dict[str, Any]:
         identity = run_identity(config, world)
         finished = finished_metrics(config.out, identity)
         if finished is None:
-            make_folder(config.out)
             with locked_folder(config.out, world):
                 return _Run(config, world, identity).train()
         if not world.is_main:
@@ -110,40 +104,41 @@ class _Run:
         elif self.world.is_main:
             remove_results(self.config.out)
         progress = self.trainer.progress
-        with self._display() as (show, self.report), received_signals() as self.received:
+        log = self.config.log if self.world.is_main else "none"
+        with (
+            shown_progress(self.console) as show,
+            live_log(log, self.config.out, progress.rows) as self.report,
+            received_signals() as self.received,
+        ):
             while progress.epoch < self.config.epochs:
                 self._advance(show)
             return self._publish()
 
-    @contextmanager
-    def _display(self) -> Iterator[tuple[Show, Report]]:
-        """Lend what the main process shows of the run: its progress, and its metrics epoch by epoch."""
-        log = self.config.log if self.world.is_main else "none"
-        with (
-            shown_progress(self.console) as show,
-            live_log(log, self.config.out, self.trainer.progress.rows) as report,
-        ):
-            yield show, report
-
     def _stopped(self) -> bool:
         return bool(self.received)
-
-    def _pause(self) -> bool:
-        return self._stopped() or (self.world.is_main and self.clock.due())
 
     def _advance(self, show: Show) -> None:
         """Train to the end of the epoch and evaluate, or to a pause; then save, and stop if a signal asked for it."""
         trainer, progress, started = self.trainer, self.trainer.progress, time.monotonic()
         self.batches.select(progress.epoch, progress.step)
-        trained = trainer.run_epoch(self.loader, self._pause, self._shown_images(show))
+        trained = trainer.run_epoch(
+            self.loader, lambda: self._stopped() or (self.world.is_main and self.clock.due()), self._shown_images(show)
+        )
         progress.training_seconds += time.monotonic() - started
-        metrics = self._validate() if trained else None
+        metrics = None
+        if trained:
+            self.batches.select(progress.epoch, count=RECALIBRATION_BATCHES)
+            trainer.recalibrate(self.loader)
+            metrics = self._count(self.validation_samples, self.validation)
         seconds = time.monotonic() - started
         progress.seconds, progress.epoch_seconds = progress.seconds + seconds, progress.epoch_seconds + seconds
         if metrics:
             row = trainer.finish_epoch(metrics)
             self.report(row)
-            self.console.print(epoch_line(row, self.config.epochs))
+            self.console.print(
+                f"epoch {row['epoch']}/{self.config.epochs}: loss {row['training_loss']:.4f}, "
+                f"validation accuracy {row['validation_accuracy']:.4f}, {row['seconds']:.1f} s"
+            )
         self._save(whole_epoch=metrics is not None)
         if self.world.any(self._stopped()) and progress.epoch < self.config.epochs:
             self._stop()
@@ -166,20 +161,14 @@ class _Run:
         self.console.print("Stopped and saved: the same command continues this run.")
         raise SystemExit(128 + (self.received or [signal.SIGTERM])[0])
 
-    def _validate(self) -> Metrics | None:
-        """Count what the model gets right on the validation images; None where a signal stopped it."""
-        self.batches.select(self.trainer.progress.epoch, count=RECALIBRATION_BATCHES)
-        self.trainer.recalibrate(self.loader)
-        return self._count(self.validation_samples, self.validation)
-
     def _count(self, samples: PairedShards, indices: NDArray[np.int64]) -> Metrics | None:
-        """Count over all processes, each of which takes its share of the images."""
+        """Count over all processes, each of which takes its share of the images; None where a signal stopped it."""
         share = indices[self.world.rank :: self.world.size].tolist()
         images = EvaluationImages(samples, self.preset, share, with_styled=True)
         metrics = count(self.trainer.evaluated, images, workers=self.workers, stop=self._stopped)
         if self.world.any(self._stopped()):
             return None
-        return Metrics.from_numbers(self.world.sum(*metrics.numbers()))
+        return Metrics(self.world.sum(metrics.by_class).cpu())
 
     def _save(self, whole_epoch: bool) -> None:
         started = time.monotonic()
@@ -204,10 +193,8 @@ class _Run:
             self._stop()
         if not self.world.is_main:
             return {}
-        metrics = run_metrics(self.trainer, tested, len(self.batches.indices), len(self.validation))
-        write_record(config.out, run_record(self.trainer, self.identity, tested, self.samples.class_names))
-        write_metrics(config.out, metrics)
-        return metrics
+        counts = {"training_images": len(self.batches.indices), "validation_images": len(self.validation)}
+        return write_results(config.out, self.trainer, self.identity, tested, self.samples.class_names, counts)
 
 
 def refuse_single_class(train: PairedShards) -> None:
@@ -228,11 +215,3 @@ def warn_of_wrong_pairs(train: PairedShards, others: Mapping[str, PairedShards],
 def training_console(visible: bool) -> LiteralConsole:
     """Return the run's console, on standard error; a silent one for all processes but the first."""
     return LiteralConsole(stderr=True, quiet=not visible, highlight=False)
-
-
-def epoch_line(row: dict[str, float], epochs: int) -> str:
-    """Return what is printed of an epoch's metrics."""
-    return (
-        f"epoch {row['epoch']}/{epochs}: loss {row['training_loss']:.4f}, "
-        f"validation accuracy {row['validation_accuracy']:.4f}, {row['seconds']:.1f} s"
-    )

@@ -19,9 +19,10 @@ from stylize.console import InputError
 from stylize.files import file_sha256, given_name
 from stylize.shards.manifest import MANIFEST_NAME, Manifest, read_manifest
 from train import ModelCard, TestImage, load_model, load_test_images
+from train.architectures import is_reference
 from train.augment import PAPER_SIZE
 from train.model_file import model_file, tensors_sha256
-from train.models import call_reference, copy_inference_tensors, is_reference
+from train.models import call_reference, copy_inference_tensors
 
 NO_CLASS = -1
 EXTERNAL = "external"  # the method of a model that this program did not train

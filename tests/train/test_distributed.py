@@ -47,7 +47,7 @@ with join_world("cpu") as world:
         losses[method] = []
         for step in range(steps):
             views = images[step, share, : 2 if METHODS[method].views == "copy" else 3]
-            losses[method].append(world.mean(float(trainer._step(views, labels[step, share])[0])))
+            losses[method].append(float(world.sum(trainer._step(views, labels[step, share])[0])) / world.size)
 if world.is_main:
     Path(out).write_text(json.dumps(losses))
 """
