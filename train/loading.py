@@ -1,18 +1,20 @@
 """Batches for training and evaluation: which samples, in which order, loaded by worker processes."""
 
 import errno
+import math
 import multiprocessing
 import os
 import signal
 import sys
 import tempfile
 import threading
+import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import partial
 from multiprocessing import forkserver, resource_tracker, util
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,10 +22,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
-from stylize.console import InputError, counted, plain_errors
+from stylize.console import NO_ANSWER, PATIENCE, InputError, counted, plain_errors
 from train.augment import VIEWS, ImagePreset, SampleBatch
 from train.pairs import SHARED_MEMORY, PairedShards, hashed, shared
 
+T = TypeVar("T")
 Batch = tuple[Tensor, Tensor]
 Sent = Tensor | NDArray[Any]
 GRACE_SECONDS = 15  # for the step at work, after SIGTERM to all processes
@@ -145,10 +148,10 @@ class EvaluationImages(Dataset[tuple[Tensor, int]]):
 
 
 class Loader(Iterable[Batch]):
-    """Batches made by worker processes, or by this one; their `InputError`s and their death are one here too."""
+    """Batches made by worker processes, or by this one; their `InputError`s, death and silence are one here too."""
 
     def __init__(self, workers: int, **options: Any) -> None:
-        self._options = options
+        self._options, self._workers = options, set[multiprocessing.process.BaseProcess]()
         self._batches: DataLoader[Any] = DataLoader(
             num_workers=workers,
             persistent_workers=workers > 0 and options["batch_size"] is None,
@@ -158,6 +161,7 @@ class Loader(Iterable[Batch]):
         )
 
     def __iter__(self) -> Iterator[Batch]:
+        earlier = set(multiprocessing.active_children())
         try:
             batches = iter(self._batches)
         except OSError as error:
@@ -165,8 +169,41 @@ class Loader(Iterable[Batch]):
                 raise
             warnings.warn(f"Shared memory, {SHARED_MEMORY}, is full: images are loaded without workers.", stacklevel=2)
             batches = iter(DataLoader(**self._options))
-        for images, labels in plain_errors(batches):
+        self._workers |= set(multiprocessing.active_children()) - earlier
+        for images, labels in plain_errors(_answered(batches, self._workers)):
             yield torch.as_tensor(images), torch.as_tensor(labels)
+
+
+def _answered(batches: Iterator[T], workers: Collection[multiprocessing.process.BaseProcess]) -> Iterator[T]:
+    """Yield batches, and kill workers that let this process wait for one too long.
+
+    PyTorch's `timeout` does not look while a worker hands over a tensor, nor end a worker that hangs.
+    """
+    asked, ended, hung = [time.monotonic()], threading.Event(), threading.Event()
+
+    def watch() -> None:
+        while workers and not ended.wait(PATIENCE / 100):
+            if time.monotonic() - asked[0] > PATIENCE:
+                hung.set()
+                for worker in workers:
+                    worker.kill()
+                return
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        while True:
+            asked[0] = time.monotonic()
+            batch = next(batches, None)
+            asked[0] = math.inf
+            if batch is None:
+                return
+            yield batch
+    except Exception as error:
+        if hung.is_set():
+            raise InputError(NO_ANSWER) from error
+        raise
+    finally:
+        ended.set()
 
 
 def training_loader(samples: TrainingViews, batches: EpochBatches, workers: int, pin_memory: bool) -> Loader:

@@ -18,7 +18,7 @@ import fsspec
 import typer
 
 from stylize.console import InputError, console, print_notice
-from stylize.files import file_sha256, remove_leftovers, temporary_path, write_atomically
+from stylize.files import file_sha256, remove_leftovers, temporary_path, wait_for_turn, write_atomically
 from stylize.shards.index import ORIGIN_NAME, checksum_path, index_name, side_names, write_indices
 from stylize.shards.manifest import FAILURES_NAME, MANIFEST_NAME, Manifest, ShardEntry, read_manifest
 
@@ -232,7 +232,7 @@ def _turn_to_download(folder: Path) -> Iterator[None]:
     try:
         if not _try_lock(descriptor):
             console.print(f"Waiting for another process, which downloads the same shards to {folder}.")
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            wait_for_turn(descriptor, folder, f"Another process, which downloads the same shards to {folder},")
         yield
     finally:
         os.close(descriptor)

@@ -1,5 +1,6 @@
 """Class folders as a source of labelled images, in a folder or a zip."""
 
+import hashlib
 import lzma
 import os
 import stat
@@ -7,17 +8,73 @@ import tarfile
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from posixpath import splitext
+from typing import Protocol
 
 from stylize.console import InputError
 from stylize.files import given_name
 from stylize.shards.decode import PICTURE_SUFFIXES, PictureError, is_picture
-from stylize.sources.source import Source
+from stylize.shards.manifest import SPLITS
 from stylize.sources.splits import Layout, complete_splits, ignore_rule, is_visible, look_alikes, read_layout
+
+
+class ListedImage(Protocol):
+    """An image that has a name in its source and can be read."""
+
+    @property
+    def name(self) -> str:
+        """What the image is called in the source."""
+
+    def read(self) -> bytes:
+        """Return the image file's bytes; raise `PictureError` where it cannot be read."""
+
+
+class ListedSource:
+    """Images by split, as a `Source`; `state` is what the fingerprint is taken of, say names and sizes."""
+
+    def __init__(
+        self,
+        name: str,
+        class_names: Iterable[str],
+        images: Iterable[tuple[str, int, ListedImage]],
+        state: object,
+        ignored: Mapping[str, int],
+        notes: tuple[str, ...],
+    ) -> None:
+        self.name = name
+        self.class_names = tuple(class_names)
+        self.ignored: Mapping[str, int] = {rule: count for rule, count in sorted(ignored.items()) if count}
+        self.notes = notes
+        self._images: dict[str, list[tuple[int, ListedImage]]] = {split: [] for split in SPLITS}
+        for split, label, image in images:
+            self._images[split].append((label, image))
+        self.splits = tuple(split for split in SPLITS if self._images[split])
+        self._fingerprint = hashlib.sha256(repr(state).encode()).hexdigest()
+
+    def count(self, split: str) -> int:
+        """Return the number of images of a split."""
+        return len(self._images[split])
+
+    def label(self, split: str, index: int) -> int:
+        """Return an image's label."""
+        return self._images[split][index][0]
+
+    def path(self, split: str, index: int) -> str:
+        """Return the path inside the folder, zip or tars."""
+        return self._images[split][index][1].name
+
+    def read(self, split: str, index: int) -> bytes:
+        """Return an image file's bytes; raise `PictureError` where it cannot be read."""
+        return self._images[split][index][1].read()
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 over names and sizes; a sample records its own bytes' hash."""
+        return self._fingerprint
+
 
 MAX_BYTES = 600_000_000  # more than the pixels of any accepted picture take
 
@@ -253,7 +310,7 @@ Choose = Callable[[list[str]], Iterable[str]]
 OUTSIDE = "outside the class folders"
 
 
-def open_class_folders(root: Path, seed: int, test_fraction: float, choose: Choose | None = None) -> Source:
+def open_class_folders(root: Path, seed: int, test_fraction: float, choose: Choose | None = None) -> ListedSource:
     """Open a folder or zip of class folders, optionally below split folders; classes are sorted by name.
 
     Pictures that all lie in the folder itself are of one class, called as the folder. `choose` returns, of all classes,
@@ -277,7 +334,7 @@ def open_class_folders(root: Path, seed: int, test_fraction: float, choose: Choo
     labels = {name: label for label, name in enumerate(sorted(set(classes)))}
     _check_classes(root, labels, flat=_is_flat(files))
     images = ((split, labels[name], file) for split, name, file in zip(splits, classes, files, strict=True))
-    return Source(given_name(root), labels, images, _sizes(root, files), listing.ignored, notes)
+    return ListedSource(given_name(root), labels, images, _sizes(root, files), listing.ignored, notes)
 
 
 def _check_classes(root: Path, names: Iterable[str], *, flat: bool) -> None:

@@ -17,8 +17,7 @@ from stylize.console import InputError
 from stylize.files import given_name
 from stylize.shards.decode import PICTURE_SUFFIXES, PictureError
 from stylize.shards.manifest import MANIFEST_NAME, SPLITS
-from stylize.sources.folder import check_bytes
-from stylize.sources.source import Source
+from stylize.sources.folder import ListedSource, check_bytes
 from stylize.sources.splits import (
     HIDDEN,
     check_unknown_classes,
@@ -71,7 +70,7 @@ class TarImage:
             raise PictureError(f"cannot be read: {error.strerror or error}") from None
 
 
-def open_tars(data: str, seed: int, test_fraction: float) -> Source:
+def open_tars(data: str, seed: int, test_fraction: float) -> ListedSource:
     """Open a folder of tars, or those that a path with braces or wildcards names.
 
     A sample's picture is its first member with a picture's suffix, so originals of this project's shards and not their
@@ -93,7 +92,7 @@ def open_tars(data: str, seed: int, test_fraction: float) -> Source:
     entries = sorted(zip(splits, (labels[image.label] for image in images), images, strict=True), key=_split_order)
     state = [(split, image.tar.name, image.member, image.offset, image.size, label) for split, label, image in entries]
     name = given_name(Path(data) if Path(data).is_dir() else root)
-    return Source(name, class_names, entries, state, ignored, notes)
+    return ListedSource(name, class_names, entries, state, ignored, notes)
 
 
 def _top(image: TarImage) -> str:

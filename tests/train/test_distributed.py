@@ -88,6 +88,6 @@ def test_a_process_whose_others_do_not_come_says_so(monkeypatch: pytest.MonkeyPa
     variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": 2, "RANK": rank, "LOCAL_RANK": rank}
     for name, value in variables.items():
         monkeypatch.setenv(name, str(value))
-    monkeypatch.setattr("train.distributed.PATIENCE", timedelta(seconds=1))
+    monkeypatch.setattr("train.distributed.LIMIT", timedelta(seconds=1))
     with pytest.raises(InputError, match=f"127.0.0.1:{port}"), join_world("cpu"):
         pass
