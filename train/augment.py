@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torchvision.transforms.v2 import functional
 
 from stylize.console import InputError
 from train.config import IMAGE_PRESETS
-from train.pairs import PairedShards, Pixels, hashed
+from train.pairs import Pixels, hashed
 
 PAPER_SIZE = 224
 LARGEST_SMALL_SIZE = 128
@@ -135,6 +136,17 @@ def augmix(image: Tensor) -> Tensor:
     return mixture
 
 
+class Samples(Protocol):
+    """Images with K copies each, of which any can be read, as `PairedShards` has them."""
+
+    keys: Any
+    labels: Any
+    copies: int
+
+    def read_many(self, indices: Sequence[int], images: Sequence[Sequence[int]]) -> list[Pixels]:
+        """Return the chosen images of each sample, V of each, as uint8 (V, H, W, 3)."""
+
+
 @dataclass(frozen=True)
 class SampleBatch:
     """N samples in one epoch: everything random about each is a hash of (seed, epoch, key).
@@ -142,7 +154,7 @@ class SampleBatch:
     `by_class` are, for each label, the ascending indices of the samples that are trained on.
     """
 
-    samples: PairedShards
+    samples: Samples
     by_class: Sequence[NDArray[np.int64]]
     preset: ImagePreset
     seed: int
@@ -224,17 +236,18 @@ def _with_random(batch: SampleBatch, transform: Callable[[Tensor], Tensor], *nam
 
 @dataclass(frozen=True)
 class Views:
-    """A function that makes the views, and how many copies of each image it needs."""
+    """A function that makes the views, how many copies of each image it needs, and whether it reads other images."""
 
     make: Callable[[SampleBatch], Tensor]
     copies: int = 0
+    others: bool = False
 
 
 VIEWS: Mapping[str, Views] = {
     "original": Views(original),
     "copy": Views(copy, copies=1),
     "two_copies": Views(two_copies, copies=2),
-    "copy_of_class": Views(copy_of_class, copies=1),
+    "copy_of_class": Views(copy_of_class, copies=1, others=True),
     "jitter": Views(jittered),
     "augmix": Views(augmixed),
 }

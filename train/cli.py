@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
@@ -45,12 +46,14 @@ def run(
     cache_gb: CacheGigabytes = DEFAULT_GB,
 ) -> None:
     """Train one classifier; the same command continues a stopped run."""
+    from train.loading import evaluated_shards
     from train.run import train_model
 
     if arch is not None:
         given["arch"] = arch
     config = with_preset(preset, shards=Path(shards), **given)
-    with opened_shards(shards, cache, cache_gb) as folder:
+    needed = partial(evaluated_shards, fraction=config.validation_fraction, seed=config.seed)
+    with opened_shards(shards, cache, cache_gb, needed) as folder:
         metrics = train_model(replace(config, shards=folder))
     _print_metrics(metrics, config.out)
 

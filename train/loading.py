@@ -23,6 +23,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from stylize.console import NO_ANSWER, PATIENCE, InputError, counted, plain_errors
+from stylize.shards.index import ORIGIN_NAME
+from stylize.shards.manifest import Manifest
+from stylize.shards.remote import without_pairs
 from train.augment import VIEWS, ImagePreset, SampleBatch
 from train.pairs import SHARED_MEMORY, PairedShards, hashed, shared
 
@@ -62,6 +65,33 @@ def split_validation(keys: NDArray[np.str_], fraction: float, seed: int) -> tupl
     return np.sort(order[count:]), np.sort(order[:count])
 
 
+def is_streamed(shards: Path) -> bool:
+    """Return whether some shards of a folder are behind the URL that it came from."""
+    return (shards / ORIGIN_NAME).exists()
+
+
+def held_out_shards(manifest: Manifest, fraction: float, seed: int) -> set[str]:
+    """Return the names of the training shards to validate on: none where there is a split for it.
+
+    They are the given fraction (at least one) whose hash of (seed, name) is smallest.
+    """
+    if manifest.samples("val"):
+        return set()
+    names = [shard.name for shard in manifest.entries("train")]
+    count = max(1, round(fraction * len(names)))
+    if count >= len(names):
+        raise InputError(
+            f"{counted(len(names), 'training shard')} that do not fit into the cache cannot be split into training and "
+            "validation: raise --cache-gb."
+        )
+    return set(sorted(names, key=lambda name: hashed(seed, "validation", name))[:count])
+
+
+def evaluated_shards(manifest: Manifest, fraction: float, seed: int) -> set[str]:
+    """Return the names of all shards that are evaluated on, which are read in any order."""
+    return without_pairs(manifest) | held_out_shards(manifest, fraction, seed)
+
+
 class EpochBatches(Sampler[tuple[int, list[int]]]):
     """Batches, as the epoch and sample indices, for one process: a fresh permutation of `indices` by (seed, epoch).
 
@@ -71,7 +101,8 @@ class EpochBatches(Sampler[tuple[int, list[int]]]):
 
     def __init__(self, indices: NDArray[np.int64], batch_size: int, seed: int, rank: int = 0, world_size: int = 1):
         self.indices = indices
-        self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
+        self.images, self.batch_size = len(indices), batch_size
+        self.seed, self.rank, self.world_size = seed, rank, world_size
         self.steps = len(indices) // (batch_size * world_size)
         if self.steps == 0:
             raise InputError(
@@ -108,13 +139,11 @@ class TrainingViews(Dataset[tuple[Sent, Sent]]):
     ) -> None:
         self.samples, self.preset, self.seed, self.views = samples, preset, seed, views
         self.by_class = samples.by_class(training)
-        self.images = 1 + (samples.copies if VIEWS[views].copies else 0)
 
     def __getitem__(self, batch: tuple[int, Sequence[int]]) -> tuple[Sent, Sent]:
         epoch, indices = batch
-        self.samples.fetch(indices, self.images)
         views = VIEWS[self.views].make(SampleBatch(self.samples, self.by_class, self.preset, self.seed, epoch, indices))
-        return _sendable(views), _sendable(torch.from_numpy(self.samples.labels[list(indices)]))
+        return sendable(views), sendable(torch.from_numpy(self.samples.labels[list(indices)]))
 
 
 class EvaluationImages(Dataset[tuple[Tensor, int]]):
@@ -137,10 +166,6 @@ class EvaluationImages(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitems__(self, positions: Sequence[int]) -> list[tuple[Tensor, int]]:
-        self.samples.fetch([int(self.indices[position]) for position in positions], len(self.images))
-        return [self[position] for position in positions]
-
     def __getitem__(self, position: int) -> tuple[Tensor, int]:
         index = int(self.indices[position])
         pixels = self.samples.read(index, self.images)
@@ -154,7 +179,7 @@ class Loader(Iterable[Batch]):
         self._options, self._workers = options, set[multiprocessing.process.BaseProcess]()
         self._batches: DataLoader[Any] = DataLoader(
             num_workers=workers,
-            persistent_workers=workers > 0 and options["batch_size"] is None,
+            persistent_workers=workers > 0 and "sampler" in options,
             worker_init_fn=partial(_start_worker, dict(os.environ)),
             multiprocessing_context=process_context(workers),
             **options,
@@ -221,10 +246,10 @@ def _collated(samples: Sequence[tuple[Tensor, int]]) -> tuple[Sent, Sent]:
     """Stack images pixel by pixel in memory as they were decoded."""
     images, labels = zip(*samples, strict=True)
     stacked = torch.stack([views.permute(0, 2, 3, 1) for views in images]).permute(0, 1, 4, 2, 3)
-    return _sendable(stacked), _sendable(torch.tensor(labels))
+    return sendable(stacked), sendable(torch.tensor(labels))
 
 
-def _sendable(tensor: Tensor) -> Sent:
+def sendable(tensor: Tensor) -> Sent:
     """Return a tensor for the main process: in shared memory or, where that is full, as an array for a pipe.
 
     Left to itself PyTorch finds the shared memory full in a thread, and the main process waits for ever.

@@ -23,8 +23,9 @@ from stylize.shards.manifest import MANIFEST_NAME, read_manifest
 from train.architectures import IMAGENET, SCRATCH
 from train.augment import ImagePreset
 from train.config import TrainConfig
-from train.distributed import World, uses_bf16, uses_sync_batchnorm
+from train.distributed import World, loading_workers, uses_bf16, uses_sync_batchnorm
 from train.evaluation import Metrics
+from train.loading import is_streamed
 from train.loop import Trainer
 from train.methods import METHODS
 from train.model_file import MODEL_NAME, ModelCard, read_card
@@ -53,6 +54,7 @@ def run_identity(config: TrainConfig, world: World) -> dict[str, Any]:
         "device": world.device.type,
         "sync_batchnorm": uses_sync_batchnorm(config, world),
         "world_size": world.size,
+        "streaming_workers": loading_workers(config, world.device, True) if is_streamed(config.shards) else None,
     }
 
 

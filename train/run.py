@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from stylize.console import InputError, LiteralConsole, Show, counted, shown_progress
+from stylize.shards.manifest import read_manifest
 from stylize.shards.verify import has_single_class, sanity_warnings
 from train.architectures import is_reference
 from train.augment import VIEWS, image_preset
@@ -17,7 +18,16 @@ from train.batch_norm import without_auxiliary
 from train.config import TrainConfig
 from train.distributed import World, join_world, loading_workers
 from train.evaluation import Metrics, count
-from train.loading import EpochBatches, EvaluationImages, TrainingViews, hold_out, training_loader
+from train.loading import (
+    Batch,
+    EpochBatches,
+    EvaluationImages,
+    TrainingViews,
+    held_out_shards,
+    hold_out,
+    is_streamed,
+    training_loader,
+)
 from train.loop import Trainer
 from train.methods import METHODS
 from train.model_file import MODEL_NAME, load_model, save_model, trust
@@ -34,6 +44,7 @@ from train.records import (
     write_results,
 )
 from train.state import SaveClock, load_state, received_signals, save_state
+from train.streaming import StreamedBatches
 
 RECALIBRATION_BATCHES = 20  # enough for the averages of BatchNorm
 
@@ -64,7 +75,9 @@ class _Run:
     def __init__(self, config: TrainConfig, world: World, identity: dict[str, Any]) -> None:
         self.config, self.world, self.identity = config, world, identity
         method = METHODS[config.method]
-        self.samples = PairedShards(config.shards, "train")
+        streamed, fraction = is_streamed(config.shards), config.validation_fraction
+        held_out = held_out_shards(read_manifest(config.shards), fraction, config.seed) if streamed else None
+        self.samples = PairedShards(config.shards, "train", names=held_out)
         needed = VIEWS[method.views].copies
         if self.samples.copies < needed:
             there = counted(self.samples.copies, "stylized copy", "stylized copies")
@@ -74,13 +87,22 @@ class _Run:
             )
         self.test_samples = PairedShards(config.shards, "test")
         self.preset = image_preset(config.image_preset, self.samples.size)
-        training, self.validation_samples, self.validation = hold_out(
-            config.shards, self.samples, config.validation_fraction, config.seed
-        )
-        self.batches = EpochBatches(training, config.batch_size, config.seed, world.rank, world.size)
-        views = TrainingViews(self.samples, training, self.preset, config.seed, method.views)
-        self.workers = loading_workers(config, world.device, self.samples.streamed is not None)
-        self.loader = training_loader(views, self.batches, self.workers, world.device.type == "cuda")
+        self.workers = loading_workers(config, world.device, streamed)
+        self.loader: Iterable[Batch]
+        self.batches: EpochBatches | StreamedBatches
+        if held_out is None:
+            training, self.validation_samples, self.validation = hold_out(
+                config.shards, self.samples, fraction, config.seed
+            )
+            self.batches = EpochBatches(training, config.batch_size, config.seed, world.rank, world.size)
+            views = TrainingViews(self.samples, training, self.preset, config.seed, method.views)
+            self.loader = training_loader(views, self.batches, self.workers, world.device.type == "cuda")
+        else:
+            self.validation_samples = self.samples if held_out else PairedShards(config.shards, "val")
+            self.validation = np.arange(len(self.validation_samples))
+            self.batches = self.loader = StreamedBatches(
+                config.shards, held_out, self.preset, config, world, self.workers
+            )
         classes = len(self.samples.class_names)
         torch.manual_seed(config.seed)
         if is_reference(config.arch):
@@ -94,7 +116,8 @@ class _Run:
 
     def train(self) -> dict[str, Any]:
         """Run all epochs that are left, then publish the best model."""
-        refuse_single_class(self.samples)
+        if isinstance(self.batches, EpochBatches):
+            refuse_single_class(self.samples)
         if self.world.is_main:
             warn_of_wrong_pairs(self.samples, {"test": self.test_samples}, training_console(visible=True).print)
         state = load_state(self.config.out, self.identity)
@@ -193,7 +216,7 @@ class _Run:
             self._stop()
         if not self.world.is_main:
             return {}
-        counts = {"training_images": len(self.batches.indices), "validation_images": len(self.validation)}
+        counts = {"training_images": self.batches.images, "validation_images": len(self.validation)}
         return write_results(config.out, self.trainer, self.identity, tested, self.samples.class_names, counts)
 
 
@@ -205,9 +228,6 @@ def refuse_single_class(train: PairedShards) -> None:
 
 def warn_of_wrong_pairs(train: PairedShards, others: Mapping[str, PairedShards], warn: Callable[[str], None]) -> None:
     """Warn of what looks wrong with a folder though it can be trained on."""
-    if train.streamed:  # a request for each of some thousand images
-        warn("Warning: shards stay behind their URL, so whether copies are of their originals was not looked at.")
-        return
     for sentence in sanity_warnings(train.index, {split: samples.index for split, samples in others.items()}):
         warn(f"Warning: {sentence}")
 
