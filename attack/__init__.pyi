@@ -3,7 +3,6 @@
 from .attacks.attack import Attacked as Attacked
 from .attacks.autoattack import apgd as apgd
 from .attacks.autoattack import autoattack as autoattack
-from .attacks.autoattack import square as square
 from .attacks.minimal_norm import minimal_norm as minimal_norm
 from .attacks.paper_path import AttackPath as AttackPath
 from .attacks.paper_path import fgsm_path as fgsm_path
@@ -12,6 +11,7 @@ from .attacks.pgd import pgd as pgd
 from .attacks.pgd import single_step as single_step
 from .attacks.pgd import unbounded as unbounded
 from .attacks.pgd import uniform_noise as uniform_noise
+from .attacks.square import square as square
 from .checks.attacks import check_path as check_path
 from .checks.check import Check as Check
 from .checks.model import check_model as check_model
@@ -39,5 +39,6 @@ from .evaluation.target import Target as Target
 from .evaluation.target import open_model as open_model
 from .evaluation.transfer import attack_transfer as attack_transfer
 from .report.build import write_report as write_report
+from .report.robustbench import export_results as export_results
 
 __version__: str

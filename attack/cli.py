@@ -27,17 +27,17 @@ from stylize.shards.remote import DEFAULT_CACHE, DEFAULT_GB, Cache, CacheGigabyt
 if TYPE_CHECKING:
     from attack.evaluation.result import Result
 
+app = command_app("Find out how robust classifiers are, and report it.", "attack")
 MODEL_HELP = "Model that `train run` wrote (file or folder), or package.module:function."
 ClassifiedAtATime = Annotated[int, typer.Option(help="Images classified at a time.")]
 Out = Annotated[Path, typer.Option(help="Result to write (JSON).")]
 
 
 def _trust(references: list[str] | None) -> list[str] | None:
-    if references:
-        from train import trust
+    from train import trust
 
-        for reference in references:
-            trust(reference)
+    for reference in references or ():
+        trust(reference)
     return references
 
 
@@ -47,6 +47,7 @@ Trust = Annotated[  # its callback does all, so commands take it and do not look
 ]
 
 
+@app.command("shape-bias")
 @imports_torch
 def shape_bias_command(
     model: Annotated[str, typer.Option(help=MODEL_HELP)],
@@ -61,10 +62,9 @@ def shape_bias_command(
     """Measure whether a model goes by shape or by texture where the two disagree (Geirhos et al. 2019)."""
     from attack.evaluation.shape_bias import measure_shape_bias
 
+    options: dict[str, Any] = {"texture_free": texture_free, "batch_size": batch_size}
     with shown_progress(console, unit="") as show:
-        document = measure_shape_bias(
-            model, shards, out, texture_free=texture_free, batch_size=batch_size, progress=show
-        )
+        document = measure_shape_bias(model, shards, out, **options, progress=show)
     for name in ("shape_bias", "shape_accuracy", "texture_accuracy", "neither"):
         console.print(f"{name.replace('_', ' ')}: {_share(document[name])}")
     if document["texture_free"]:
@@ -72,6 +72,7 @@ def shape_bias_command(
     console.print(f"result: {out}")
 
 
+@app.command("corruptions")
 @imports_torch
 def corruptions_command(
     model: Annotated[str, typer.Option(help=MODEL_HELP)],
@@ -98,12 +99,13 @@ def corruptions_command(
         console.print(f"clean error: {_share(document['clean_error'])}")
     for record in document["records"]:
         console.print(f"{record['corruption']} {record['severity']}: {_share(record['error'])}")
-    mean, spread = (document["mean_corruption_error"][name] for name in ("mean", "standard_error"))
+    mean, spread = document["mean_corruption_error"].values()
     error = "" if spread is None else f" ± {100 * spread:.1f}"
     console.print(f"mean corruption error ({document['corruptions_from']}): {100 * mean:.1f}{error} %")
     console.print(f"result: {out}")
 
 
+@app.command("explain")
 @imports_torch
 def explain_command(
     model: Annotated[list[str], typer.Option(help=f"{MODEL_HELP} Repeat it for each model.")],
@@ -142,11 +144,6 @@ def _share(share: Mapping[str, Any]) -> str:
     return f"{100 * share['share']:.1f} % [{low:.1f}, {high:.1f}], {share['successes']} of {share['n']}"
 
 
-app = command_app("Find out how robust classifiers are, and report it.", "attack")
-app.command("shape-bias")(shape_bias_command)
-app.command("corruptions")(corruptions_command)
-app.command("explain")(explain_command)
-
 # Options of both `run` and `transfer` in the pipeline.
 SHARED = ("shards", "images", "epsilon", "batch-size", "seed", "trust")
 REPORT_FLAGS = ("across-architectures", "paper")
@@ -174,9 +171,7 @@ def run(
         for each, file in zip(model, outs, strict=True):
             with shown_progress(console, unit="") as show:
                 attack_model(each, folder, file, config, progress=show)
-            result = read_result(file)
-            console.print(_table(result))
-            _print_reasons(result)
+            _print_result(read_result(file))
 
 
 def _result_files(models: list[str], out: Path) -> list[Path]:
@@ -237,9 +232,23 @@ def report(
 
     page = write_report(
         results, out, shards=shards or (), transfer=transfer, beside=beside or (), explanations=explanations,
-        across=across_architectures, paper=paper,
+        across=across_architectures, paper=paper, tell=console.print,
     )  # fmt: skip
     console.print(f"Report of {counted(len(results), 'result')}: {page}", highlight=False)
+
+
+@app.command()
+@imports_torch
+def export(
+    results: Annotated[list[Path], typer.Argument(metavar="RESULT...", help="Results of `attack run --suite full`.")],
+    out: Annotated[Path, typer.Option(help="Folder for the files.")],
+    dataset: Annotated[str | None, typer.Option(help="RobustBench's name of the data. [default: the shards']")] = None,
+) -> None:
+    """Write results as RobustBench's `model_info` files."""
+    from attack.report.robustbench import export_results
+
+    for path in export_results(results, out, dataset):
+        console.print(str(path), highlight=False)
 
 
 @app.command("check-params")
@@ -259,9 +268,7 @@ def check_params(path: Path) -> None:
         raise InputError(f"{path}: attack.options has {misplaced[0]!r}: give it in attack.shared, for transfers too.")
     check_options(app, "run", shared, f"{path}: attack.shared", ("model", "out"))
     values = parse_options(app, "run", {**shared, **options}, f"{path}: attack.options", ("model", "out"))
-    given = {
-        field.name: values[field.name] for field in fields(AttackConfig) if values[field.name] not in (None, [], ())
-    }
+    given = {each.name: values[each.name] for each in fields(AttackConfig) if values[each.name] not in (None, [], ())}
     try:
         AttackConfig(**{**given, "epsilons": tuple(given.get("epsilons", AttackConfig.epsilons))})
     except InputError as error:
@@ -274,13 +281,14 @@ def check_params(path: Path) -> None:
     check_list(section.get("shards"), f"{path}: report.shards", known)
 
 
-def _table(result: "Result") -> Table:
+def _print_result(result: "Result") -> None:
+    """Print what attacks left, what the verdicts rest on, and every failed check."""
     from attack.attacks.attack import radius_name
     from attack.evaluation.result import whole_split
     from attack.evaluation.statistics import share
 
     table = Table(title=f"{result.method} {result.arch} on {result.shards_name}", show_header=False)
-    clean = whole_split(result)
+    clean, failed = whole_split(result), [check for check in result.checks if not check.passed]
     table.add_row("clean accuracy", f"{clean}, n = {clean.n}")
     for cell, verdict in zip(result.cells, result.verdicts, strict=False):
         radius = f"robust at {radius_name(cell.norm, cell.epsilon)}, n = {len(cell.robust)}"
@@ -288,24 +296,16 @@ def _table(result: "Result") -> Table:
     if not result.cells:
         table.add_row("verdict", result.verdicts[0].word)
     table.add_row("attacks", f"{len(result.attacks)}, {result.document['forwards']:,} forward passes")
-    passed = sum(check.passed for check in result.checks)
-    table.add_row("checks", f"{passed} of {len(result.checks)} passed")
+    table.add_row("checks", f"{len(result.checks) - len(failed)} of {len(result.checks)} passed")
     table.add_row("seconds", str(result.document["seconds"]))
     table.add_row("result", str(result.path))
-    return table
-
-
-def _print_reasons(result: "Result") -> None:
-    """Print what the verdicts rest on, and every failed check."""
-    from attack.attacks.attack import radius_name
-
+    console.print(table)
     for verdict in result.verdicts:
         place = "" if verdict.epsilon is None else f"{radius_name(verdict.norm, verdict.epsilon)}: "
         for reason in verdict.reasons:
             console.print(f"{place}{verdict.word}: {reason}", highlight=False)
-    for check in result.checks:
-        if not check.passed:
-            console.print(f"Check failed: {check.title}: {check.detail}", style="bold red")
+    for check in failed:
+        console.print(f"Check failed: {check.title}: {check.detail}", style="bold red")
 
 
 def main() -> None:

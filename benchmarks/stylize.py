@@ -38,8 +38,9 @@ from stylize.networks.styles import load_styles
 from stylize.networks.stylizer import DTYPES, Stylizer
 from stylize.networks.weights import load_pair
 from stylize.shards.decode import decode_picture
+from stylize.sources.opening import open_source
 from stylize.sources.shapes import draw_shape
-from stylize.sources.source import Source, open_source
+from stylize.sources.source import Source
 
 LOOP_STYLE_SIDE = 512  # of the published tools, the short one
 LOOP_STYLE_SHAPE = (640, 480)  # of the style's file, as many paintings

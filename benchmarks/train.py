@@ -26,7 +26,7 @@ from PIL import Image, ImageOps
 from benchmarks.stylize import LOOP_STYLE_SHAPE, published_loop, rate
 from stylize.console import console
 from stylize.networks.styles import load_styles
-from stylize.sources.source import open_source
+from stylize.sources.opening import open_source
 from train import TrainConfig, image_preset
 from train.distributed import World, loading_workers
 from train.loading import Batch, EpochBatches, TrainingViews, training_loader

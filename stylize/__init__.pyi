@@ -37,7 +37,7 @@ from .shards.shard import Sample as Sample
 from .shards.shard import read_shard as read_shard
 from .shards.shard import write_shard as write_shard
 from .shards.verify import verify_shards as verify_shards
+from .sources.opening import open_source as open_source
 from .sources.source import Source as Source
-from .sources.source import open_source as open_source
 
 __version__: str

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from types import FrameType
-from typing import Annotated, Any, TextIO, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -175,15 +175,11 @@ def command_app(description: str, program: str | None = None) -> typer.Typer:
             console.print(f"{program} {version(DISTRIBUTION)}", highlight=False)
             raise typer.Exit
 
-    def no_options() -> None: ...
+    option = typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
 
-    def program_options(
-        version: Annotated[
-            bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
-        ] = False,
-    ) -> None: ...
+    def program_options(version: Annotated[bool, option] = False) -> None: ...
 
-    app.callback()(program_options if program else no_options)
+    app.callback()(program_options if program else lambda: None)
     return app
 
 
@@ -213,15 +209,19 @@ def run_command_line(app: typer.Typer) -> None:
 
 def _run(app: typer.Typer) -> int:
     try:
-        _check_words(sys.argv)
+        for word in sys.argv:  # names that no result file could hold are refused before any work is done
+            if any("\ud800" <= letter <= "\udfff" for letter in word):  # bytes of another encoding
+                raise InputError(f"{word!r} is not UTF-8: rename the file or folder.")
         code = app(standalone_mode=False)
     except InputError as error:
-        return _fail(f"Error: {error}")
+        print_error(f"Error: {error}")
+        return 2
     except BaseException as end:
         if _is_interruption(end):
             code = INTERRUPTED
         elif hasattr(end, "show"):  # a wrong option; Typer's class for it has no stable place
-            return _fail(*_usage(end))
+            _show_usage(end)
+            return 2
         else:
             raise
     if code == INTERRUPTED:
@@ -229,36 +229,17 @@ def _run(app: typer.Typer) -> int:
     return code or 0
 
 
-def _check_words(words: Iterable[str]) -> None:
-    """Refuse names that no result file could hold before any work is done."""
-    for word in words:
-        try:
-            word.encode()
-        except UnicodeEncodeError:  # bytes of another encoding, which Python keeps as lone surrogates
-            raise InputError(f"{word!r} is not UTF-8: rename the file or folder.") from None
-
-
-def _usage(error: Any) -> list[str]:
-    """Return the lines that Typer shows for a wrong option."""
+def _show_usage(error: Any) -> None:
+    """Print the lines that Typer shows for a wrong option, whose text may quote a name."""
     shown = io.StringIO()
     error.show(shown)
     message = f"Error: {error.format_message()}"
-    return shown.getvalue().replace(message, literal(message)).split("\n")[:-1]
-
-
-def _fail(*lines: str) -> int:
-    for line in lines:
+    for line in shown.getvalue().replace(message, literal(message)).split("\n")[:-1]:
         print_error(line)
-    return 2
 
 
 def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any, **__: Any
 ) -> None:
     """Show a library's warning in one line; its text may quote a name."""
     print_error(f"Warning: {message} ({category.__name__}, {filename}:{lineno})")

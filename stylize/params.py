@@ -39,8 +39,7 @@ def read_section(path: Path, name: str, keys: Iterable[str] | None = None) -> di
         raise InputError(f"{path} is not YAML ({reason}): mend it.") from None
     section = document.get(name) if isinstance(document, dict) else None
     section = mapping(section, f"{path}: {name}")
-    unknown = [key for key in section if keys is not None and key not in keys]
-    if unknown:
+    if unknown := [key for key in section if keys is not None and key not in keys]:
         raise InputError(f"{path}: {name} has no key {unknown[0]!r}: there are {', '.join(keys or ())}.")
     return section
 
@@ -105,9 +104,8 @@ def check_set_name(name: Any, where: str) -> None:
 def parse_options(
     app: typer.Typer, command: str, given: Mapping[str, Any], where: str, stage: Iterable[str] = ()
 ) -> dict[str, Any]:
-    """Return a command's values for options as DVC hands them over, checked by the command's own parser.
+    """Return a command's values for options as DVC hands them over, as the command's own parser reads them.
 
-    `stage` names the options that the pipeline's stage gives itself.
     Raises `InputError` for what `check_options` refuses, and for an option that is missing.
     """
     check_options(app, command, given, where, stage)
@@ -116,8 +114,13 @@ def parse_options(
 
 def _parse(app: typer.Typer, command: str, given: Mapping[str, Any], where: str) -> dict[str, Any]:
     parser: Any = get_command(app)
+    words: list[str] = []  # as DVC does: a list repeats its option, true is a flag, and false is nothing
+    for name, value in given.items():
+        for one in value if isinstance(value, list) else [value]:
+            if one is not False:
+                words += [f"--{name}"] if one is True else [f"--{name}", str(one)]
     try:
-        with parser.commands[command].make_context(command, list(_words(given))) as context:
+        with parser.commands[command].make_context(command, words) as context:
             values: dict[str, Any] = context.params
             return values
     except InputError as error:  # of an option's own parser
@@ -177,11 +180,3 @@ def placed(error: InputError, own: Mapping[str, Any], where: str, shared: str) -
     """Return an error with the place of the option that it names: `where` for one of `own`, or that of shared ones."""
     named = re.match(r"--([\w-]+) is ", str(error))
     return InputError(f"{shared if named and named[1] not in own else where}: {error}")
-
-
-def _words(options: Mapping[str, Any]) -> Iterable[str]:
-    """Yield options as words, as DVC does: a list repeats its option, true is a flag, and false is nothing."""
-    for name, value in options.items():
-        for one in value if isinstance(value, list) else [value]:
-            if one is not False:
-                yield from [f"--{name}"] if one is True else [f"--{name}", str(one)]

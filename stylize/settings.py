@@ -2,21 +2,19 @@
 
 @dataclass(frozen=True)
 class Settings:
-size: Annotated[int, typer.Option(min=8, help="Side in pixels.")] = 64
-codec: Annotated[str, OneOf("jpg", "png"), typer.Option(help="Of copies.")] = "jpg"
-
-def __post_init__(self) -> None:
-check_settings(self)
+    size: Annotated[int, typer.Option(min=8, help="Side in pixels.")] = 64
+    codec: Annotated[str, OneOf("jpg", "png"), typer.Option(help="Of copies.")] = "jpg"
 
 @app.command()
 @options_of(Settings)
 def make(given: dict[str, Any], out: Path) -> None:
-settings = Settings(**given)
+    settings = Settings(**given)
+    check_settings(settings)
 """
 
 from collections.abc import Callable, Iterator
 from copy import copy
-from dataclasses import MISSING, Field, dataclass, fields
+from dataclasses import MISSING, Field, fields
 from functools import wraps
 from inspect import Parameter, signature
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
@@ -26,14 +24,11 @@ from typer.models import OptionInfo
 from stylize.console import InputError, option_name
 
 
-@dataclass(frozen=True, init=False)
 class OneOf:
     """The texts that a setting may be, beside None where its type admits that."""
 
-    choices: tuple[str, ...]
-
     def __init__(self, *choices: str) -> None:
-        object.__setattr__(self, "choices", choices)
+        self.choices = choices
 
 
 def options_of(settings: type, *names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -42,8 +37,8 @@ def options_of(settings: type, *names: str) -> Callable[[Callable[..., None]], C
     In their place the command has a parameter `given`, the options that were given, {field: value}; what was not given
     is left to the dataclass, or to a preset.  A field of type tuple[T, ...] is an option that may be repeated.
     """
-    annotated = {field.name: _parameter(field, option) for field, option in _options(settings)}
-    annotated = {name: annotated[name] for name in names or annotated}
+    every = {field.name: _parameter(field, option) for field, option in _options(settings)}
+    annotated = {name: every[name] for name in names or every}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = list(signature(command, eval_str=True).parameters.values())
@@ -51,8 +46,10 @@ def options_of(settings: type, *names: str) -> Callable[[Callable[..., None]], C
 
         @wraps(command)
         def run(**values: Any) -> None:
-            given = {name: values.pop(name) for name in annotated}
-            command(given={name: _value(value) for name, value in given.items() if _is_given(value)}, **values)
+            options = {name: values.pop(name) for name in annotated}
+            given = {name: value for name, value in options.items() if value not in (None, [])}
+            tuples = {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
+            command(given=given | tuples, **values)
 
         own[place : place + 1] = annotated.values()
         parameters = [parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in own]
@@ -85,15 +82,10 @@ def _check(field: Field[Any], option: OptionInfo, value: Any) -> None:
 
 def _range(option: OptionInfo) -> str:
     """Return what values an option takes; nothing where there is no limit."""
-    match option.min, option.max:
-        case None, None:
-            return ""
-        case low, None:
-            return f"{low} or more"
-        case None, high:
-            return f"{high} or less"
-        case low, high:
-            return f"{low} to {high}"
+    low, high = option.min, option.max
+    if high is None:
+        return "" if low is None else f"{low} or more"
+    return f"{high} or less" if low is None else f"{low} to {high}"
 
 
 def _options(settings: type) -> Iterator[tuple[Field[Any], OptionInfo]]:
@@ -127,11 +119,3 @@ def _parameter(field: Field[Any], option: OptionInfo) -> Parameter:
     if field.default is MISSING:
         return Parameter(field.name, Parameter.KEYWORD_ONLY, annotation=Annotated[kind, option])
     return Parameter(field.name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option])
-
-
-def _is_given(value: Any) -> bool:
-    return value is not None and value != []
-
-
-def _value(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value

@@ -14,6 +14,8 @@ from torch import Generator, Tensor, nn
 from stylize.console import InputError
 
 Norm = Literal["l2", "linf"]
+NORM_NAMES: dict[Norm, str] = {"linf": "L∞", "l2": "L2"}
+TINY = 1e-12  # keeps a zero vector from being divided by zero
 Kind = Literal["white-box", "black-box", "transfer", "noise", "single-step", "minimal-norm", "unbounded"]
 
 
@@ -88,20 +90,12 @@ def attack_loss(loss: Loss, logits: Tensor, labels: Tensor) -> Tensor:
         raise InputError(f"Loss {loss!r} needs {fewest} classes and the model has {logits.shape[1]}: attack with 'ce'.")
     if loss == "ce":
         return F.cross_entropy(logits, labels, reduction="none")
-    margin = _margin(logits, labels)
+    others = logits.scatter(1, labels[:, None], -math.inf)
+    margin = others.amax(1) - logits.gather(1, labels[:, None])[:, 0]
     if loss == "margin":
         return margin
     largest = logits.topk(3, dim=1).values
     return margin / (largest[:, 0] - largest[:, 2] + 1e-12)  # the published code's guard against equal logits
-
-
-def _margin(logits: Tensor, labels: Tensor) -> Tensor:
-    true = logits.gather(1, labels[:, None])
-    others = logits.scatter(1, labels[:, None], float("-inf"))
-    return others.amax(1) - true[:, 0]
-
-
-NORM_NAMES: dict[Norm, str] = {"linf": "L∞", "l2": "L2"}
 
 
 def epsilon_name(epsilon: float) -> str:
@@ -120,15 +114,6 @@ def attack_title(name: str, norm: Norm, epsilon: float | None) -> str:
     return f"{name} {NORM_NAMES[norm] if epsilon is None else radius_name(norm, epsilon)}"
 
 
-TINY = 1e-12  # keeps a zero vector from being divided by zero
-
-
-def check_norm(norm: str) -> None:
-    """Raise `InputError` unless the norm is one of those that attacks know."""
-    if norm not in ("l2", "linf"):
-        raise InputError(f"Norm is {norm!r}: give l2 or linf.")
-
-
 def per_image(numbers: Tensor) -> Tensor:
     """Give one number an image (B,) the shape (B, 1, 1, 1)."""
     return numbers[:, None, None, None]
@@ -136,8 +121,8 @@ def per_image(numbers: Tensor) -> Tensor:
 
 def size(delta: Tensor, norm: Norm) -> Tensor:
     """Return the norm of each perturbation, (B,)."""
-    flat = delta.flatten(1)
-    return flat.abs().amax(1) if norm == "linf" else torch.linalg.vector_norm(flat, dim=1)
+    sizes: Tensor = torch.linalg.vector_norm(delta.flatten(1), ord=math.inf if norm == "linf" else 2, dim=1)
+    return sizes
 
 
 def steepest(gradient: Tensor, norm: Norm) -> Tensor:
@@ -146,9 +131,7 @@ def steepest(gradient: Tensor, norm: Norm) -> Tensor:
     A gradient that is not finite counts as 0, so that images stay images.
     """
     gradient = gradient.nan_to_num(0.0, 0.0, 0.0)
-    if norm == "linf":
-        return gradient.sign()
-    return gradient / per_image(size(gradient, "l2").clamp_min(TINY))
+    return gradient.sign() if norm == "linf" else gradient / per_image(size(gradient, "l2").clamp_min(TINY))
 
 
 def project(current: Tensor, origin: Tensor, epsilon: float | Tensor, norm: Norm) -> Tensor:
@@ -196,12 +179,13 @@ class CountedModel(nn.Module):
             logits: Tensor = self.model(images).to(images.dtype)
         if images.requires_grad and not logits.requires_grad:  # a cut graph: zero gradients, for AutoAttack's code too
             logits = logits + 0 * images.flatten(1).sum(1, keepdim=True)
-        if logits.requires_grad:
-            logits.register_hook(self._count_backward)  # type: ignore[no-untyped-call]
-        return logits
 
-    def _count_backward(self, gradient: Tensor) -> None:
-        self.backwards += len(gradient)
+        def count(gradient: Tensor) -> None:
+            self.backwards += len(gradient)
+
+        if logits.requires_grad:
+            logits.register_hook(count)  # type: ignore[no-untyped-call]
+        return logits
 
     def scores(self, images: Tensor, labels: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
         """Return, for each image, its loss and whether it is misclassified, both (B,)."""
@@ -227,17 +211,14 @@ def input_gradient(values: Tensor, images: Tensor) -> Tensor:
 
 def separate_copy(model: nn.Module) -> nn.Module:
     """Return a copy of a model; raise `ValueError`, or what its own code raises, where it cannot be copied whole."""
-    copied = copy.deepcopy(model)
-    if _parts(copied) & _parts(model):
+    copied, parts = copy.deepcopy(model), []
+    for each in (model, copied):
+        modules = list(each.modules())
+        held = (value for module in modules for value in vars(module).values() if isinstance(value, list | dict | set))
+        parts.append({id(part) for part in (*modules, *held)})
+    if parts[0] & parts[1]:
         raise ValueError("the model's copy shares parts with it")
     return copied
-
-
-def _parts(model: nn.Module) -> set[int]:
-    """Return the identities of a model's modules, and of the lists, dictionaries and sets that they hold."""
-    modules = list(model.modules())
-    held = (value for module in modules for value in vars(module).values())
-    return {id(part) for part in (*modules, *(value for value in held if isinstance(value, list | dict | set)))}
 
 
 @contextmanager
@@ -267,18 +248,14 @@ def check_images(model: nn.Module, images: Tensor, labels: Tensor) -> None:
         raise InputError(f"The pixels lie in [{low:g}, {high:g}]: scale them to [0, 1] and normalise inside the model.")
 
 
-def check_counts(**counts: int) -> None:
-    """Raise `InputError` for a number of steps, restarts, queries or the like below 1."""
-    for name, count in counts.items():
-        if count < 1:
-            raise InputError(f"{name.replace('_', ' ').capitalize()} is {count}: give 1 or more.")
-
-
-def check_sizes(**sizes: float) -> None:
-    """Raise `InputError` for a radius or step that is not a positive number."""
-    for name, size in sizes.items():
-        if not (math.isfinite(size) and size > 0):
-            raise InputError(f"{name.replace('_', ' ').capitalize()} is {size}: give a number above 0.")
+def check_numbers(norm: str = "linf", **numbers: float) -> None:
+    """Raise `InputError` for an unknown norm, a radius or step that is no positive number, or a count below 1."""
+    if norm not in NORM_NAMES:
+        raise InputError(f"Norm is {norm!r}: give {' or '.join(NORM_NAMES)}.")
+    for name, number in numbers.items():
+        least = "a number above 0" if name in ("epsilon", "step_size") else "1 or more"
+        if not (math.isfinite(number) and number > 0 and (number >= 1 or "above" in least)):
+            raise InputError(f"{name.replace('_', ' ').capitalize()} is {number}: give {least}.")
 
 
 def batches(left: Tensor, batch_size: int) -> Iterator[Tensor]:

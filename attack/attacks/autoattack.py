@@ -1,16 +1,14 @@
-"""APGD, Square and the whole AutoAttack, by the library of its authors."""
+"""APGD and the whole AutoAttack, by the library of its authors."""
 
 import importlib
 import logging
-import math
-from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from attack.attacks.attack import (
     BATCH_SIZE,
@@ -18,10 +16,8 @@ from attack.attacks.attack import (
     CountedModel,
     Norm,
     batches,
-    check_counts,
     check_images,
-    check_norm,
-    check_sizes,
+    check_numbers,
     counting,
     misclassified,
 )
@@ -77,8 +73,9 @@ class _Sieve(nn.Module):
         return logits
 
 
-def _climb(attack: Any, counted: CountedModel, images: Tensor, labels: Tensor) -> Tensor:
+def _climb(attack: Any, counted: CountedModel, loss: str, images: Tensor, labels: Tensor) -> Tensor:
     """Run APGD once; return each image's first misclassified point, or the image itself where there is none."""
+    attack.loss = loss
     sieve = _Sieve(counted, images, labels)
     attack.model = sieve
     attack.init_hyperparam(images)
@@ -97,12 +94,9 @@ def _climb_to_targets(attack: Any, counted: CountedModel, images: Tensor, labels
         if not len(left):
             break
         attack.y_target = order[left, -nth]
-        found[left] = _climb(attack, counted, images[left], labels[left])
+        found[left] = _climb(attack, counted, "dlr-targeted", images[left], labels[left])
         left = left[~attack.model.wrong]
     return found
-
-
-_Attack = Callable[[Tensor, Tensor], Tensor]
 
 
 def autoattack(
@@ -121,32 +115,23 @@ def autoattack(
     wrong classes, or all where there are fewer. An image comes back unchanged where it is wrong already, or where all
     fail. Random numbers are drawn per batch: `batch_size` and the images beside an image are part of the seed.
 
-    Args:
-        model: maps float32 [0, 1] pixels (B, C, H, W) to logits (B, classes); every module in eval mode.
-        images: float32 in [0, 1], (N, C, H, W).
-        labels: true labels, int64 (N,).
-        epsilon: radius of the ball, in units of the [0, 1] range.
-        norm: `l2` or `linf`.
-        seed: of all random numbers; the global ones are left as they were.
-        batch_size: images at a time.
+    The arguments are those of `pgd`; the global random numbers are left as they were.
 
     Raises:
         InputError: the extra `attacks` is not installed, the model has fewer than 4 classes, a module is in training
             mode, or an argument is out of range.
     """
 
-    def ensemble(counted: CountedModel) -> Sequence[_Attack]:
-        standard = _standard(counted, images, norm, epsilon, seed)
-        standard.apgd.loss, standard.fab.targeted = "ce", True
+    def ensemble(standard: Any, counted: CountedModel) -> Sequence[_Attack]:
+        standard.fab.targeted = True
         return (
-            partial(_climb, standard.apgd, counted),
+            partial(_climb, standard.apgd, counted, "ce"),
             partial(_climb_to_targets, standard.apgd_targeted, counted),
             standard.fab.perturb,
             standard.square.perturb,
         )
 
-    _check(model, images, labels, norm, epsilon, batch_size)
-    return _in_turn(ensemble, model, images, labels, seed, batch_size)
+    return _in_turn(ensemble, model, images, labels, norm, epsilon, seed, batch_size)
 
 
 def apgd(
@@ -165,35 +150,36 @@ def apgd(
     All else is as in `autoattack`.
     """
 
-    def only(counted: CountedModel) -> Sequence[_Attack]:
-        attack = _standard(counted, images, norm, epsilon, seed).apgd
-        attack.loss = loss
-        return (partial(_climb, attack, counted),)
+    def only(standard: Any, counted: CountedModel) -> Sequence[_Attack]:
+        return (partial(_climb, standard.apgd, counted, loss),)
 
-    _check(model, images, labels, norm, epsilon, batch_size)
-    return _in_turn(only, model, images, labels, seed, batch_size)
+    return _in_turn(only, model, images, labels, norm, epsilon, seed, batch_size)
 
 
-def _check(model: nn.Module, images: Tensor, labels: Tensor, norm: str, epsilon: float, batch_size: int) -> None:
-    check_images(model, images, labels)
-    check_norm(norm)
-    check_sizes(epsilon=epsilon)
-    check_counts(batch_size=batch_size)
+_Attack = Callable[[Tensor, Tensor], Tensor]
 
 
 def _in_turn(
-    choose: Callable[[CountedModel], Sequence[_Attack]],
+    choose: Callable[[Any, CountedModel], Sequence[_Attack]],
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
+    norm: Norm,
+    epsilon: float,
     seed: int,
     batch_size: int,
 ) -> Attacked:
-    """Run attacks one after the other, each on the images that are still classified correctly."""
+    """Run attacks of the library one after the other, each on the images that are still classified correctly."""
+    check_images(model, images, labels)
+    check_numbers(norm, epsilon=epsilon, batch_size=batch_size)
     images = images.contiguous()  # the library takes views
     found, wrong = images.clone(), torch.zeros(len(images), dtype=torch.bool, device=images.device)
-    with counting(model) as counted, _own_random_numbers(images.device):
-        attacks = (lambda images, _labels: images, *choose(counted)) if len(images) else ()
+    # The library seeds torch's global random numbers, which come back as they were.
+    with counting(model) as counted, torch.random.fork_rng([images.device] if images.is_cuda else []):
+        attacks: Sequence[_Attack] = ()
+        if len(images):
+            standard = _standard(counted, images, norm, epsilon, seed)
+            attacks = (lambda images, _labels: images, *choose(standard, counted))
         for attack in attacks:
             for rows in batches(~wrong, batch_size):
                 torch.manual_seed(seed)
@@ -201,86 +187,3 @@ def _in_turn(
                 fooled = counted.scores(adversarial, labels[rows], "ce")[1]
                 wrong[rows], found[rows[fooled]] = fooled, adversarial[fooled]
     return Attacked(found, counted.forwards, counted.backwards)
-
-
-@contextmanager
-def _own_random_numbers(device: torch.device) -> Iterator[None]:
-    """Give back torch's global random numbers, which the library seeds, as they were."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        yield
-
-
-FIRST_SHARE = 0.8  # of the picture that the first squares cover
-HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # queries, in ten thousandths of all
-
-
-def square(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    epsilon: float,
-    queries: int = 1000,
-    seed: int = 0,
-    batch_size: int = BATCH_SIZE,
-) -> Attacked:
-    """Set one square after another, in each channel, to the image ± epsilon, and keep what makes the margin larger.
-
-    The search starts with vertical stripes of ±epsilon. The squares shrink by the paper's schedule, scaled to the
-    number of queries. An image is left alone once it is misclassified; returned is, for each image, the best point
-    found, or the image itself where it is wrong already.
-
-    Args:
-        model: maps float32 [0, 1] pixels (B, C, H, W) to logits (B, classes); every module in eval mode.
-        images: float32 in [0, 1], (N, C, H, W).
-        labels: true labels, int64 (N,).
-        epsilon: radius of the linf ball, in units of the [0, 1] range.
-        queries: points tried for an image, the stripes included.
-        seed: of all random choices, which depend on nothing else but the place of the image among the N.
-        batch_size: images at a time. It changes results by float rounding only.
-
-    Raises:
-        InputError: a module is in training mode, or an argument is out of range.
-    """
-    check_images(model, images, labels)
-    check_sizes(epsilon=epsilon)
-    check_counts(queries=queries, batch_size=batch_size)
-    generator = torch.Generator().manual_seed(seed)
-    best, wrong = images.clone(), torch.zeros_like(labels, dtype=torch.bool)
-    margins = torch.full(labels.shape, -math.inf, device=images.device)
-    with counting(model) as counted:
-        for rows in batches(~wrong, batch_size):
-            wrong[rows] = counted.scores(images[rows], labels[rows], "margin")[1]
-        for query in range(queries):
-            inside, signs = _stripes(images, generator) if query == 0 else _squares(images, query / queries, generator)
-            for rows in batches(~wrong, batch_size):
-                moved = (images[rows] + epsilon * signs[rows]).clamp(0, 1)
-                tried = torch.where(inside[rows], moved, best[rows])
-                reached, fooled = counted.scores(tried, labels[rows], "margin")
-                better = reached > margins[rows]
-                taken = rows[better]
-                best[taken], margins[taken], wrong[taken] = tried[better], reached[better], fooled[better]
-    return Attacked(best, counted.forwards, counted.backwards)
-
-
-def _stripes(images: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Return the whole picture (N, 1, H, W) and a random sign for each of its columns and channels (N, C, 1, W)."""
-    count, channels, height, width = images.shape
-    signs = torch.randint(0, 2, (count, channels, 1, width), generator=generator) * 2 - 1
-    return torch.ones(count, 1, height, width, dtype=torch.bool).to(images.device), signs.to(images.device)
-
-
-def _squares(images: Tensor, progress: float, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Return where each image's random square is (N, 1, H, W), and a random sign for each of its channels (N, C, 1, 1).
-
-    `progress` is the share of the queries that is spent.
-    """
-    count, channels, height, width = images.shape
-    share = FIRST_SHARE / 2 ** bisect_left(HALVINGS, progress * 10_000)
-    side = min(max(round(math.sqrt(share * height * width)), 1), height, width)
-    top = torch.randint(0, height - side + 1, (count, 1, 1, 1), generator=generator)
-    left = torch.randint(0, width - side + 1, (count, 1, 1, 1), generator=generator)
-    signs = torch.randint(0, 2, (count, channels, 1, 1), generator=generator) * 2 - 1
-    row, column = torch.arange(height)[:, None], torch.arange(width)
-    inside = (row >= top) & (row < top + side) & (column >= left) & (column < left + side)
-    return inside.to(images.device), signs.to(images.device)

@@ -12,9 +12,8 @@ from attack.attacks.attack import (
     CountedModel,
     Norm,
     batches,
-    check_counts,
     check_images,
-    check_norm,
+    check_numbers,
     counting,
     per_image,
     project,
@@ -47,21 +46,11 @@ def minimal_norm(
     Returned is the nearest misclassified point of each image; the image itself where it is wrong already, or where
     none was found, which a pass over the returned images tells apart.
 
-    Args:
-        model: maps float32 [0, 1] pixels (B, C, H, W) to logits (B, classes); every module in eval mode.
-        images: float32 in [0, 1], (N, C, H, W).
-        labels: true labels, int64 (N,).
-        norm: `l2` or `linf`, the distance to make small.
-        steps: points visited, each with one pass forwards and one backwards.
-        seed: of the directions taken where a gradient is zero.
-        batch_size: images at a time. It changes results by float rounding only.
-
-    Raises:
-        InputError: a module is in training mode, or an argument is out of range.
+    `norm` is the distance to make small, `steps` the number of points visited, each with one pass forwards and one
+    backwards, `seed` that of the directions taken where a gradient is zero; the rest, and errors, are as in `pgd`.
     """
     check_images(model, images, labels)
-    check_norm(norm)
-    check_counts(steps=steps, batch_size=batch_size)
+    check_numbers(norm, steps=steps, batch_size=batch_size)
     found, right = images.clone(), torch.ones_like(labels, dtype=torch.bool)
     detours = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed)).to(images.device)
     with counting(model) as counted:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor, nn
 
-from attack.attacks.attack import check_counts, check_images, check_sizes, counting
+from attack.attacks.attack import check_images, check_numbers, counting, size
 from stylize.console import InputError
 
 # What an element with a zero gradient does: `stay` where it is (sign(0) = 0), or step by -1 as in the authors' code.
@@ -58,31 +58,26 @@ def fgsm_path(
     Raises:
         InputError: a module is in training mode, or an argument is out of range.
     """
-    check_counts(steps=steps)
-    check_sizes(step_size=step_size)
+    check_numbers(steps=steps, step_size=step_size)
     if zero_gradient not in ZERO_GRADIENT:
         raise InputError(f"Zero gradient is {zero_gradient!r}: give {' or '.join(ZERO_GRADIENT)}.")
     check_images(model, images, labels)
-    current = images.detach().clone()
-    scores, moves, zeros = [], [], []
+    current, origin = images.detach().clone(), images.double()
+    losses, right, l2, linf, zeros = [], [], [], [], []
     with counting(model) as counted:
         for step in range(steps + 1):
             # Distances come from the pixels reached: float32 additions of 1e-4 do not add up to exactly step · 1e-4.
-            moves.append((current.double() - images.double()).flatten(1))
-            if step == steps:
-                scores.append(counted.scores(current, labels, "ce"))
-                break
-            loss, wrong, gradient = counted.gradients(current, labels, "ce")
-            scores.append((loss, wrong))
-            zeros.append((gradient == 0).flatten(1).sum(1))
-            current = (current + step_size * _direction(gradient, zero_gradient)).clamp(0, 1)
-    losses, errors = (torch.stack(column, 1) for column in zip(*scores, strict=True))
-    l2 = torch.stack([move.norm(dim=1) for move in moves], 1)
-    linf = torch.stack([move.abs().amax(1) for move in moves], 1)
-    return AttackPath(~errors, losses, l2, linf, torch.stack(zeros, 1), current)
-
-
-def _direction(gradient: Tensor, zero_gradient: str) -> Tensor:
-    if zero_gradient == "minus-one":
-        return (gradient > 0).to(gradient.dtype) * 2 - 1
-    return gradient.sign()
+            move = current.double() - origin
+            l2.append(size(move, "l2"))
+            linf.append(size(move, "linf"))
+            if step < steps:
+                loss, wrong, gradient = counted.gradients(current, labels, "ce")
+                zeros.append((gradient == 0).flatten(1).sum(1))
+                direction = gradient.sign() if zero_gradient == "stay" else (gradient > 0).to(gradient.dtype) * 2 - 1
+                current = (current + step_size * direction).clamp(0, 1)
+            else:
+                loss, wrong = counted.scores(current, labels, "ce")
+            losses.append(loss)
+            right.append(~wrong)
+    correct, loss, moved, farthest, zero = (torch.stack(column, 1) for column in (right, losses, l2, linf, zeros))
+    return AttackPath(correct, loss, moved, farthest, zero, current)

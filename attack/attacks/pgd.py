@@ -1,6 +1,6 @@
 """Projected gradient descent, single-step attacks, and random noise."""
 
-from dataclasses import dataclass
+import math
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +12,8 @@ from attack.attacks.attack import (
     Loss,
     Norm,
     batches,
-    check_counts,
     check_images,
-    check_norm,
-    check_sizes,
+    check_numbers,
     counting,
     project,
     random_point,
@@ -23,6 +21,7 @@ from attack.attacks.attack import (
 )
 
 LAST = 10  # steps whose losses are kept
+UNBOUNDED_LOSSES: tuple[Loss, ...] = ("ce", "margin")
 OVERSHOOT = 2.5  # steps of 2.5 ε / steps can cross the ball from end to end (Madry et al. 2018)
 
 
@@ -69,20 +68,16 @@ def pgd(
         InputError: a module is in training mode, or an argument is out of range.
     """
     check_images(model, images, labels)
-    check_norm(norm)
-    check_counts(steps=steps, restarts=restarts, batch_size=batch_size)
+    given = {} if step_size is None else {"step_size": step_size}
+    check_numbers(norm, epsilon=epsilon, steps=steps, restarts=restarts, batch_size=batch_size, **given)
     step_size = OVERSHOOT * epsilon / steps if step_size is None else step_size
-    check_sizes(epsilon=epsilon, step_size=step_size)
-    ascent = _Ascent(norm, epsilon, steps, step_size, loss, keep_going)
-    best = _Best(images, min(LAST, steps + 1))
+    ascent = _Ascent(images, labels, norm, epsilon, steps, step_size, keep_going)
     generator = torch.Generator().manual_seed(seed)
     with counting(model) as counted:
         for restart in range(restarts):
             starts = random_point(images, epsilon, norm, generator) if restart else images
-            left = torch.ones_like(best.wrong) if keep_going else ~best.wrong
-            for rows in batches(left, batch_size):
-                _climb(counted, ascent, starts[rows], images[rows], labels[rows], best, rows)
-    return Attacked(best.images, counted.forwards, counted.backwards, best.last_losses)
+            ascent.run(counted, starts, loss, batch_size)
+    return Attacked(ascent.images, counted.forwards, counted.backwards, ascent.last_losses)
 
 
 def single_step(
@@ -105,15 +100,13 @@ def unbounded(model: nn.Module, images: Tensor, labels: Tensor, *, batch_size: i
     still right, along the margin, whose gradient is there where a model is sure. An image is left alone once it is
     misclassified.
     """
-    first = pgd(model, images, labels, epsilon=1.0, steps=50, batch_size=batch_size)
+    check_images(model, images, labels)
+    check_numbers(batch_size=batch_size)
+    ascent = _Ascent(images, labels, "linf", 1.0, 50, OVERSHOOT / 50, keep_going=False)
     with counting(model) as counted:
-        rows = batches(torch.ones_like(labels, dtype=torch.bool), batch_size)
-        wrong = [counted.scores(first.images[row], labels[row], "ce")[1] for row in rows]
-    left = ~torch.cat([labels[:0].bool(), *wrong])
-    second = pgd(model, images[left], labels[left], epsilon=1.0, steps=50, loss="margin", batch_size=batch_size)
-    found = first.images.index_put((left,), second.images)
-    forwards, backwards = first.forwards + counted.forwards + second.forwards, first.backwards + second.backwards
-    return Attacked(found, forwards, backwards)
+        for loss in UNBOUNDED_LOSSES:
+            ascent.run(counted, images, loss, batch_size)
+    return Attacked(ascent.images, counted.forwards, counted.backwards)
 
 
 def uniform_noise(images: Tensor, *, epsilon: float, norm: Norm = "linf", seed: int = 0) -> Tensor:
@@ -121,56 +114,60 @@ def uniform_noise(images: Tensor, *, epsilon: float, norm: Norm = "linf", seed: 
 
     Raises `InputError` for an argument out of range.
     """
-    check_norm(norm)
-    check_sizes(epsilon=epsilon)
+    check_numbers(norm, epsilon=epsilon)
     return random_point(images, epsilon, norm, torch.Generator().manual_seed(seed))
 
 
-@dataclass(frozen=True)
 class _Ascent:
-    norm: Norm
-    epsilon: float
-    steps: int
-    step_size: float
-    loss: Loss
-    keep_going: bool
+    """Runs of PGD, and the worst point that they found for each of N images.
 
+    That is a misclassified point before any other, then the one of the larger loss.
+    """
 
-class _Best:
-    """The worst point found so far for each of N images: misclassified before not, then the larger loss."""
-
-    def __init__(self, images: Tensor, last: int) -> None:
-        self.images = images.clone()
-        self.losses = torch.full(images.shape[:1], float("-inf"), device=images.device)
+    def __init__(
+        self, images: Tensor, labels: Tensor, norm: Norm, epsilon: float, steps: int, step_size: float, keep_going: bool
+    ) -> None:
+        self.origins, self.labels, self.images = images, labels, images.clone()
+        self.norm, self.epsilon, self.steps, self.step_size, self.keep_going = (
+            norm,
+            epsilon,
+            steps,
+            step_size,
+            keep_going,
+        )
+        self.losses = torch.full(images.shape[:1], -math.inf, device=images.device)
         self.wrong = torch.zeros(images.shape[:1], dtype=torch.bool, device=images.device)
-        self.last_losses = torch.zeros(len(images), last, device=images.device)
+        self.last_losses = torch.zeros(len(images), min(LAST, steps + 1), device=images.device)
 
-    def update(self, rows: Tensor, images: Tensor, losses: Tensor, wrong: Tensor) -> Tensor:
+    def run(self, counted: CountedModel, starts: Tensor, loss: Loss, batch_size: int) -> None:
+        """Climb from the starts (N, C, H, W) of all images that are not misclassified yet."""
+        left = torch.ones_like(self.wrong) if self.keep_going else ~self.wrong
+        for rows in batches(left, batch_size):
+            self._climb(counted, starts[rows], loss, rows)
+
+    def _climb(self, counted: CountedModel, current: Tensor, loss: Loss, rows: Tensor) -> None:
+        active = torch.arange(len(rows), device=rows.device)
+        trace = torch.empty(self.steps + 1, len(rows), device=current.device)
+        improved = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
+        for step in range(self.steps + 1):
+            labels = self.labels[rows[active]]
+            if step == self.steps:
+                losses, wrong = counted.scores(current, labels, loss)
+            else:
+                losses, wrong, gradient = counted.gradients(current, labels, loss)
+            trace[step:, active] = losses  # of the steps to come too: an image left alone keeps its loss
+            improved[active] |= self._update(rows[active], current, losses, wrong)
+            going = torch.ones_like(wrong) if self.keep_going else ~wrong
+            active = active[going]
+            if step == self.steps or not len(active):
+                break
+            moved = current[going] + self.step_size * steepest(gradient[going], self.norm)
+            current = project(moved, self.origins[rows[active]], self.epsilon, self.norm)
+        self.last_losses[rows[improved]] = trace[-self.last_losses.shape[1] :, improved].T
+
+    def _update(self, rows: Tensor, images: Tensor, losses: Tensor, wrong: Tensor) -> Tensor:
         """Take the points that are better than what the rows have, and return which were, (B,) bool."""
         better = (wrong & ~self.wrong[rows]) | ((wrong == self.wrong[rows]) & (losses > self.losses[rows]))
         taken = rows[better]
         self.images[taken], self.losses[taken], self.wrong[taken] = images[better], losses[better], wrong[better]
         return better
-
-
-def _climb(
-    counted: CountedModel, ascent: _Ascent, starts: Tensor, origins: Tensor, labels: Tensor, best: _Best, rows: Tensor
-) -> None:
-    """Run one batch from its starts, and enter into `best` what it finds for the images in `rows`."""
-    current, active = starts, torch.arange(len(rows), device=rows.device)
-    trace = torch.empty(ascent.steps + 1, len(rows), device=starts.device)
-    improved = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
-    for step in range(ascent.steps + 1):
-        if step == ascent.steps:
-            losses, wrong = counted.scores(current, labels[active], ascent.loss)
-        else:
-            losses, wrong, gradient = counted.gradients(current, labels[active], ascent.loss)
-        trace[step:, active] = losses  # of the steps to come too: an image left alone keeps its loss
-        improved[active] |= best.update(rows[active], current, losses, wrong)
-        going = torch.ones_like(wrong) if ascent.keep_going else ~wrong
-        active = active[going]
-        if step == ascent.steps or not len(active):
-            break
-        moved = current[going] + ascent.step_size * steepest(gradient[going], ascent.norm)
-        current = project(moved, origins[active], ascent.epsilon, ascent.norm)
-    best.last_losses[rows[improved]] = trace[-best.last_losses.shape[1] :, improved].T

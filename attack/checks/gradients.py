@@ -1,6 +1,6 @@
 """What a model's gradient is like at clean images: absent, wrong, silent, or good for a step."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -46,8 +46,8 @@ def slopes_at(model: nn.Module, images: Tensor, labels: Tensor, logits: Tensor, 
     """
     generator = torch.Generator().manual_seed(seed)
     parts = [
-        _slopes(model, images[rows], labels[rows], logits[rows], seed, generator)
-        for rows in torch.split(torch.arange(len(images)), _at_a_time(images))
+        _slopes(_Probe(model, images[rows], _pair(labels[rows], logits[rows]), seed), logits[rows], generator)
+        for rows in _split(images)
     ]
     columns = zip(*(part[1:] for part in parts), strict=True)
     return Slopes(parts[0].fine, *(torch.cat(column) for column in columns))
@@ -72,14 +72,10 @@ def _distance(one: Tensor, other: Tensor) -> Tensor:
     return shares
 
 
-def _slopes(
-    model: nn.Module, images: Tensor, labels: Tensor, logits: Tensor, seed: int, generator: torch.Generator
-) -> Slopes:
-    as_attacked = _Probe(model, images, _pair(labels, logits), seed)
-    gradient = as_attacked.gradient().flatten(1)
-    entropy = _gradient(lambda points: as_attacked.cross_entropy(points), images).flatten(1)
+def _slopes(attacked: "_Probe", logits: Tensor, generator: torch.Generator) -> Slopes:
+    gradient, entropy = (each.flatten(1) for each in (attacked.gradient(), attacked.entropy_gradient()))
     silent = (entropy.abs().amax(1) < UNDERFLOW) & (gradient.abs().amax(1) >= UNDERFLOW)
-    probe = _precise(as_attacked, generator)
+    probe = _precise(attacked, generator)
     precise, fine = probe.gradient(), FINE[probe.points.dtype]
     direction = precise.sign()
     near, far = probe.slope(direction, fine), probe.slope(direction, STEP)
@@ -88,7 +84,7 @@ def _slopes(
         gradient.isfinite().all(1),
         (gradient == 0).all(1),
         (gradient == 0).double().mean(1),
-        silent & (logits.argmax(1) == labels),
+        silent & (logits.argmax(1) == attacked.pair[:, 0]),
         _disagreement(probe, precise, generator),
         far / precise.flatten(1).abs().sum(1).clamp_min(1e-30),
         torch.where(near.abs() > far.abs(), far.abs() / near.abs(), 1.0),
@@ -97,15 +93,13 @@ def _slopes(
 
 def entropy_gradient(model: nn.Module, images: Tensor, labels: Tensor, seed: int) -> Tensor:
     """Return the gradient of the cross-entropy by images (N, C, H, W)."""
-    parts = zip(*(torch.split(part, _at_a_time(images)) for part in (images, labels)), strict=True)
-    return torch.cat(
-        [_gradient(_Probe(model, some, truth[:, None], seed).cross_entropy, some) for some, truth in parts]
-    )
+    parts = [_Probe(model, images[rows], labels[rows, None], seed).entropy_gradient() for rows in _split(images)]
+    return torch.cat(parts)
 
 
-def _at_a_time(images: Tensor) -> int:
-    height, width = images.shape[-2:]
-    return max(8, PIXELS_AT_A_TIME // (height * width))
+def _split(images: Tensor) -> tuple[Tensor, ...]:
+    at_a_time = max(8, PIXELS_AT_A_TIME // (images.shape[2] * images.shape[3]))
+    return torch.split(torch.arange(len(images)), at_a_time)
 
 
 @dataclass(frozen=True)
@@ -126,12 +120,6 @@ class _Probe:
             chosen: Tensor = self.model(points).gather(1, self.pair)
         return chosen[:, 0] - chosen[:, 1]
 
-    def cross_entropy(self, points: Tensor) -> Tensor:
-        """Return the cross-entropy (n,) of the true labels at points (n, C, H, W)."""
-        with same_numbers(points, self.seed):
-            losses: Tensor = F.cross_entropy(self.model(points), self.pair[:, 0], reduction="none")
-        return losses
-
     @torch.no_grad()
     def slope(self, direction: Tensor, step: float) -> Tensor:
         """Return the central difference (n,) of the margin over `step` · `direction` to both sides."""
@@ -140,13 +128,17 @@ class _Probe:
 
     def gradient(self) -> Tensor:
         """Return the margin's gradient (n, C, H, W) by the model's own backward pass; zero where the graph is cut."""
-        return _gradient(self.margin, self.points)
+        leaf = self.points.detach().clone().requires_grad_()
+        with torch.enable_grad():
+            return input_gradient(self.margin(leaf), leaf)
 
-
-def _gradient(function: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
-    leaf = points.detach().clone().requires_grad_()
-    with torch.enable_grad():
-        return input_gradient(function(leaf), leaf)
+    def entropy_gradient(self) -> Tensor:
+        """Return that of the cross-entropy of the true labels."""
+        leaf = self.points.detach().clone().requires_grad_()
+        with torch.enable_grad():
+            with same_numbers(leaf, self.seed):
+                losses = F.cross_entropy(self.model(leaf), self.pair[:, 0], reduction="none")
+            return input_gradient(losses, leaf)
 
 
 def _precise(probe: _Probe, generator: torch.Generator) -> _Probe:

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from attack.attacks.attack import Attacked
-from attack.checks.check import Check
+from attack.checks.check import Check, could_not_run
 from attack.checks.gradients import logits_of
-from attack.checks.model import could_not_run
 from attack.checks.robustness import wilson
 
 PLANTED_IMAGES = 8
@@ -40,33 +39,23 @@ class _Readout(nn.Module):
 
 
 class _Features(nn.Module):
-    """What goes into a model's last linear layer (N, F); its logits where it has none."""
+    """What goes into the last linear layer that a model calls (N, F); its logits where it calls none."""
 
-    def __init__(self, model: nn.Module, images: Tensor) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model, self.last = model, None
-        fired: list[nn.Module] = []
-        linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
-        handles = [module.register_forward_hook(lambda module, *_: fired.append(module)) for module in linear]
-        try:
-            logits_of(model, images, 0)
-        finally:
-            for handle in handles:
-                handle.remove()
-        self.last = fired[-1] if fired else None
+        self.model = model
+        self.linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the features (N, F)."""
-        if self.last is None:
-            logits: Tensor = self.model(images)
-            return logits.flatten(1).float()
         seen: list[Tensor] = []
-        handle = self.last.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        handles = [layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])) for layer in self.linear]
         try:
-            self.model(images)
+            logits: Tensor = self.model(images)
         finally:
-            handle.remove()
-        return seen[-1].flatten(1).float()
+            for handle in handles:
+                handle.remove()
+        return (seen[-1] if seen else logits).flatten(1).float()
 
 
 def check_planted(model: nn.Module, images: Tensor, attack: AttackImages, *, epsilon: float, seed: int = 0) -> Check:
@@ -84,13 +73,24 @@ def check_planted(model: nn.Module, images: Tensor, attack: AttackImages, *, eps
         found, planted = _search(model, images, attack, epsilon, seed)
     except Exception as error:  # of a foreign model
         return Check(NAME, False, could_not_run(error), MEANING, norm="linf", epsilon=epsilon)
-    return _check(found, planted, len(images), epsilon)
+    enough = planted >= FEWEST
+    says = "" if enough else "; too few for the test to say anything"
+    return Check(
+        NAME,
+        enough and wilson(found, planted)[1] >= FOUND,
+        f"the attack finds {found} of {planted} examples planted in {len(images)} images{says}",
+        MEANING,
+        {"found": found, "planted": planted, "images": len(images)},
+        "masking" if enough else "note",
+        "linf",
+        epsilon,
+    )
 
 
 def _search(model: nn.Module, images: Tensor, attack: AttackImages, epsilon: float, seed: int) -> tuple[int, int]:
     """Return how many planted points were found, of how many."""
     generator = torch.Generator().manual_seed(seed)
-    features = _Features(model, images[:1]).eval()
+    features = _Features(model).eval()
     plants = (_plant(features, image, epsilon, generator) for image in images)
     planted = list(islice((plant for plant in plants if plant is not None), PLANTED_IMAGES))
     return sum(_finds(readout, image, attack, epsilon) for readout, image in planted), len(planted)
@@ -144,18 +144,3 @@ def _finds(readout: _Readout, image: Tensor, attack: AttackImages, epsilon: floa
     near = float((attacked - image).abs().amax()) <= epsilon * (1 + 1e-3)
     pixels = 0 <= float(attacked.amin()) <= float(attacked.amax()) <= 1
     return near and pixels and bool(logits_of(readout, attacked, 0).argmax(1) == 1)
-
-
-def _check(found: int, planted: int, images: int, epsilon: float) -> Check:
-    enough = planted >= FEWEST
-    says = "" if enough else "; too few for the test to say anything"
-    return Check(
-        NAME,
-        enough and wilson(found, planted)[1] >= FOUND,
-        f"the attack finds {found} of {planted} examples planted in {images} images{says}",
-        MEANING,
-        {"found": found, "planted": planted, "images": images},
-        "masking" if enough else "note",
-        "linf",
-        epsilon,
-    )

@@ -1,6 +1,6 @@
 """The verdict in words, for each norm and radius: holds, not robust, masking suspected, inconclusive, near chance."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -83,7 +83,7 @@ def verdicts(
     if cells:
         return tuple(_verdict(cell, clean[: len(cell.robust)], attacks, checks, classes) for cell in cells)
     numbers = _clean_numbers(clean, classes)
-    if near_chance := _near_chance(numbers, classes):
+    if near_chance := _near_chance(numbers):
         return (Verdict("near chance", (near_chance,), numbers),)
     return (Verdict("inconclusive", ("No attack within a radius was made.",), numbers),)
 
@@ -91,33 +91,34 @@ def verdicts(
 def _verdict(
     cell: Cell, clean: Sequence[bool], attacks: Sequence[AttackResult], checks: Sequence[Check], classes: int
 ) -> Verdict:
-    numbers = _clean_numbers(clean, classes) | _robust_numbers(cell, accuracy(clean), classes)
-    word, reasons = _word(
-        cell, numbers, attacks, [check for check in checks if check.concerns(cell.norm, cell.epsilon)]
-    )
+    """Return the first word that fits, and why."""
+    numbers = _clean_numbers(clean, classes)
+    chance, (low, high) = 1 / max(classes, 2), wilson(sum(cell.robust), len(cell.robust))
+    skill = (numbers["clean"] - chance) / (1 - chance)  # 0: guesses, 1: always right
+    floor = chance + (1 - chance) * max(NEAR_CHANCE, KEPT * skill)
+    numbers |= {"worst": accuracy(cell.robust), "worst_low": low, "worst_high": high, "floor": floor}
+    left = f"Attacks within {radius_name(cell.norm, cell.epsilon)} leave {_share(numbers, 'worst')}"
+    left += f" of {numbers['clean']:.1%} on {len(cell.robust)} images"
+    failed = [check for check in checks if not check.passed and check.concerns(cell.norm, cell.epsilon)]
+    made = {check.name for check in checks if check.concerns(cell.norm, cell.epsilon)}
+    word: Word
+    reasons: tuple[str, ...]
+    if near_chance := _near_chance(numbers):
+        word, reasons = "near chance", (near_chance,)
+    elif high < floor:
+        word, reasons = "not robust", (f"{left}, below {floor:.1%}.",)
+    elif reasons := tuple(_sentence(check) for check in failed if check.failure == "masking"):
+        word = "masking suspected"
+    elif reasons := tuple(_doubts(cell, numbers, attacks, made, failed)):
+        word = "inconclusive"
+    else:
+        word, reasons = "holds", (f"{left}, above {floor:.1%}, and all checks for masking passed.",)
     return Verdict(word, reasons, numbers, cell.norm, cell.epsilon)
 
 
-def _word(
-    cell: Cell, numbers: Mapping[str, float], attacks: Sequence[AttackResult], checks: Sequence[Check]
-) -> tuple[Word, tuple[str, ...]]:
-    """Return the first word that fits, and why; `checks` are those of the model and of this radius."""
-    if near_chance := _near_chance(numbers, numbers["classes"]):
-        return "near chance", (near_chance,)
-    left = f"Attacks within {_radius(cell)} leave {_share(numbers, 'worst')} of {numbers['clean']:.1%}"
-    left += f" on {len(cell.robust)} images"
-    if numbers["worst_high"] < numbers["floor"]:
-        return "not robust", (f"{left}, below {numbers['floor']:.1%}.",)
-    if masked := tuple(_sentence(check) for check in checks if not check.passed and check.failure == "masking"):
-        return "masking suspected", masked
-    if doubts := tuple(_doubts(cell, numbers, attacks, checks)):
-        return "inconclusive", doubts
-    return "holds", (f"{left}, above {numbers['floor']:.1%}, and all checks for masking passed.",)
-
-
-def _near_chance(numbers: Mapping[str, float], classes: float) -> str:
+def _near_chance(numbers: Mapping[str, float]) -> str:
     """Return the rule in a sentence where the clean accuracy is too near guessing, else nothing."""
-    chance = 1 / max(classes, 2)
+    chance = 1 / max(numbers["classes"], 2)
     least = chance + NEAR_CHANCE * (1 - chance)
     if numbers["clean_low"] >= least:
         return ""
@@ -133,27 +134,24 @@ def _clean_numbers(clean: Sequence[bool], classes: int) -> dict[str, float]:
     return {**numbers, "clean": accuracy(clean), "clean_low": low, "clean_high": high}
 
 
-def _robust_numbers(cell: Cell, clean: float, classes: int) -> dict[str, float]:
-    low, high = wilson(sum(cell.robust), len(cell.robust))
-    chance = 1 / max(classes, 2)
-    skill = (clean - chance) / (1 - chance)  # 0: guesses, 1: always right
-    floor = chance + (1 - chance) * max(NEAR_CHANCE, KEPT * skill)
-    return {"worst": accuracy(cell.robust), "worst_low": low, "worst_high": high, "floor": floor}
-
-
 def _doubts(
-    cell: Cell, numbers: Mapping[str, float], attacks: Sequence[AttackResult], checks: Sequence[Check]
+    cell: Cell,
+    numbers: Mapping[str, float],
+    attacks: Sequence[AttackResult],
+    made: Container[str],
+    failed: Sequence[Check],
 ) -> Iterator[str]:
-    """Yield what keeps a model that was not broken from being called robust."""
+    """Yield what keeps a model that was not broken from being called robust, by checks made, and failed, here."""
     if not is_within(SMALLEST[cell.norm], cell.epsilon):
         yield f"The radius is below {radius_name(cell.norm, SMALLEST[cell.norm])}."
     if len(cell.robust) < ENOUGH_IMAGES:
         yield f"Only {len(cell.robust)} images met all attacks; {ENOUGH_IMAGES} are needed."
     if missing := _missing_attacks([a for a in attacks if (a.norm, a.epsilon) == (cell.norm, cell.epsilon)]):
-        yield f"Strong attacks are missing at {_radius(cell)}: {missing}."
-    if unchecked := [name for name in NEEDED if name not in {check.name for check in checks}]:
+        yield f"Strong attacks are missing at {radius_name(cell.norm, cell.epsilon)}: {missing}."
+    if unchecked := [name for name in NEEDED if name not in made]:
         yield f"Checks are missing: {', '.join(unchecked)}."
-    yield from (_sentence(check) for check in checks if not check.passed and _is_doubt(check))
+    # A needed check that could tell nothing counts too.
+    yield from (_sentence(check) for check in failed if check.failure == "inconclusive" or check.name in NEEDED)
     if numbers["worst_low"] <= numbers["floor"]:
         yield f"What attacks leave, {_share(numbers, 'worst')}, is not clearly above {numbers['floor']:.1%}."
 
@@ -170,17 +168,8 @@ def _missing_attacks(here: Sequence[AttackResult]) -> str:
     return ", ".join(missing)
 
 
-def _is_doubt(check: Check) -> bool:
-    """Tell whether a failure counts against a claim of robustness; a needed check that could tell nothing does."""
-    return check.failure == "inconclusive" or check.name in NEEDED
-
-
 def _sentence(check: Check) -> str:
     return f"{check.name[0].upper()}{check.name[1:]}: {check.detail}."
-
-
-def _radius(cell: Cell) -> str:
-    return radius_name(cell.norm, cell.epsilon)
 
 
 def _share(numbers: Mapping[str, float], name: str) -> str:

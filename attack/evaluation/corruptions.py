@@ -2,8 +2,7 @@
 
 import hashlib
 import io
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from attack.evaluation.images import ProgressReport, choose_images, image_order
+from attack.evaluation.images import ProgressReport, check_positive, choose_images, image_order
 from attack.evaluation.result import check_output, encode_result
 from attack.evaluation.shape_bias import share
 from attack.evaluation.target import Target, image_batches, open_model, predict
@@ -54,18 +53,6 @@ def pixelate(pixels: Tensor, strength: float, generator: torch.Generator) -> Ten
     return large
 
 
-def brightness(pixels: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """Multiply by the strength."""
-    brighter: Tensor = F.adjust_brightness(pixels, strength)
-    return brighter
-
-
-def contrast(pixels: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """Shrink the differences from the mean grey to a share."""
-    paler: Tensor = F.adjust_contrast(pixels, strength)
-    return paler
-
-
 def jpeg(pixels: Tensor, strength: float, generator: torch.Generator) -> Tensor:
     """Compress as JPEG of a quality from 1 to 100; by Pillow, because torchvision's encoder is on its way out."""
     buffer = io.BytesIO()
@@ -74,14 +61,14 @@ def jpeg(pixels: Tensor, strength: float, generator: torch.Generator) -> Tensor:
         return torch.from_numpy(np.array(compressed)).permute(2, 0, 1) / 255
 
 
-# Name: function, and its strength at the severities 1, 2 and 3.
+# Name: function of pixels, strength and generator, and its strength at the severities 1, 2 and 3.
 HOME_MADE: dict[str, tuple[Corruption, tuple[float, float, float]]] = {
     "gaussian noise": (gaussian_noise, (0.04, 0.08, 0.12)),
     "impulse noise": (impulse_noise, (0.01, 0.03, 0.06)),
     "gaussian blur": (gaussian_blur, (0.01, 0.02, 0.03)),
     "pixelate": (pixelate, (0.75, 0.5, 0.35)),
-    "brightness": (brightness, (1.25, 1.5, 1.75)),
-    "contrast": (contrast, (0.7, 0.5, 0.3)),
+    "brightness": (lambda pixels, factor, _: F.adjust_brightness(pixels, factor), (1.25, 1.5, 1.75)),
+    "contrast": (lambda pixels, share, _: F.adjust_contrast(pixels, share), (0.7, 0.5, 0.3)),
     "jpeg": (jpeg, (50, 25, 10)),
 }
 
@@ -100,50 +87,31 @@ def to_uint8(pixels: Tensor) -> Tensor:
 
 
 PUBLISHED_SEVERITIES = 5
+_MEND = "give files in the layout of CIFAR-10-C."
 
 
-@dataclass(frozen=True)
-class CorruptionArray:
-    """One corruption: its file, and uint8 images (5 N, H, W, 3), the N of severity 1 first."""
-
-    path: Path
-    images: NDArray[Any]
-
-    @property
-    def name(self) -> str:
-        """The corruption, as its file is called."""
-        return self.path.stem.replace("_", " ")
-
-
-def open_arrays(paths: Sequence[Path], labels: Path, classes: int) -> tuple[list[CorruptionArray], NDArray[np.int64]]:
-    """Open arrays of corrupted images and their labels (5 N,), of which the first N are returned.
+def open_arrays(
+    paths: Sequence[Path], labels: Path, classes: int
+) -> tuple[dict[str, NDArray[np.uint8]], NDArray[np.int64]]:
+    """Open arrays of corrupted images (5 N, H, W, 3), the N of severity 1 first, by corruption, and the N labels.
 
     Raises `InputError` where a file is missing, not such an array, or does not fit the others or the classes.
     """
-    arrays = [CorruptionArray(path, _open(path)) for path in paths]
-    for array in arrays:
-        shape = array.images.shape
-        if (
-            array.images.dtype != np.uint8
-            or len(shape) != 4
-            or shape[3] != 3
-            or shape[0] % PUBLISHED_SEVERITIES
-            or not shape[0]
-        ):
-            raise InputError(f"{array.path} holds {array.images.dtype} {shape}, not uint8 (5 N, H, W, 3): {_MEND}")
+    arrays = {path: _open(path) for path in paths}
+    for path, array in arrays.items():
+        pictures = array.dtype == np.uint8 and array.ndim == 4 and array.shape[3] == 3
+        if not pictures or not len(array) or len(array) % PUBLISHED_SEVERITIES:
+            raise InputError(f"{path} holds {array.dtype} {array.shape}, not uint8 (5 N, H, W, 3): {_MEND}")
     given = _open(labels)
     if given.ndim != 1 or not np.issubdtype(given.dtype, np.integer):
         raise InputError(f"{labels} holds {given.dtype} {given.shape}, not integer labels (5 N,): {_MEND}")
-    for array in arrays:
-        if len(array.images) != len(given):
-            raise InputError(f"{array.path} has {len(array.images)} images but {labels} {len(given)} labels: {_MEND}")
+    for path, array in arrays.items():
+        if len(array) != len(given):
+            raise InputError(f"{path} has {len(array)} images but {labels} {len(given)} labels: {_MEND}")
     blocks = np.asarray(given, np.int64).reshape(PUBLISHED_SEVERITIES, -1)
     if (blocks != blocks[0]).any() or blocks.min() < 0 or blocks.max() >= classes:
         raise InputError(f"{labels} does not hold five equal blocks of labels below {classes}: {_MEND}")
-    return arrays, blocks[0]
-
-
-_MEND = "give files in the layout of CIFAR-10-C."
+    return {path.stem.replace("_", " "): array for path, array in arrays.items()}, blocks[0]
 
 
 def _open(path: Path) -> NDArray[Any]:
@@ -183,8 +151,7 @@ def measure_corruptions(
 
     Args:
         model: see `open_model`.
-        shards: the shard folder; its classes must be the model's, and its test images are those that are corrupted
-            where there are no arrays.
+        shards: the shard folder, of the model's classes; its test images are corrupted where there are no arrays.
         out: the JSON file to write.
         corruptions: arrays in CIFAR-10-C's layout, one a corruption; without any, the home-made sweep.
         labels: their labels.
@@ -193,10 +160,11 @@ def measure_corruptions(
         seed: chooses the images and the noise.
         progress: called with (stage, done, in all).
 
-    Raises:
-        InputError: an argument is out of range, a file is missing, damaged or of another layout, or class names differ.
+    Raises `InputError` where an argument is out of range, a file is missing or of another layout, or classes differ.
     """
-    _check_arguments(images, batch_size, corruptions, labels)
+    check_positive(images=images, batch_size=batch_size)
+    if bool(corruptions) != bool(labels):
+        raise InputError("--corruptions and --labels belong together: give both, or neither for the home-made sweep.")
     check_output(out)
     target = open_model(model, shards)
     if labels:
@@ -206,8 +174,7 @@ def measure_corruptions(
     else:
         errors, files = _home_made_errors(target, shards, images, batch_size, seed, progress), []
     document = {
-        "kind": "corruptions",
-        "format_version": FORMAT_VERSION,
+        **{"kind": "corruptions", "format_version": FORMAT_VERSION},
         "corruptions_from": PUBLISHED_NAME if labels else HOME_MADE_NAME,
         **target.document,
         "files": files,
@@ -219,30 +186,20 @@ def measure_corruptions(
     return document
 
 
-def _check_arguments(images: int, batch_size: int, corruptions: Sequence[Path], labels: Path | None) -> None:
-    for name, value in (("--images", images), ("--batch-size", batch_size)):
-        if value < 1:
-            raise InputError(f"{name} is {value}: give 1 or more.")
-    if bool(corruptions) != bool(labels):
-        raise InputError("--corruptions and --labels belong together: give both, or neither for the home-made sweep.")
-
-
 def summarise_errors(errors: Errors) -> dict[str, Any]:
     """Return the mean corruption error with its standard error over images, and each error with Wilson's interval.
 
     Errors on the clean images, if there, stand under the name "clean" and apart from the mean.
     """
-    clean = errors.get(CLEAN)
-    corrupted = {place: found for place, found in errors.items() if place != CLEAN}
-    of_images = np.mean(list(corrupted.values()), axis=0)
+    shares = {place: share(int(found.sum()), len(found)) for place, found in errors.items()}
+    of_images = np.mean([found for place, found in errors.items() if place != CLEAN], axis=0)
     spread = float(of_images.std(ddof=1) / np.sqrt(len(of_images))) if len(of_images) > 1 else None
     return {
         "images": len(of_images),
-        "clean_error": share(int(clean.sum()), len(clean)) if clean is not None else None,
+        "clean_error": shares.pop(CLEAN, None),
         "mean_corruption_error": {"mean": float(of_images.mean()), "standard_error": spread},
         "records": [
-            {"corruption": name, "severity": severity, "error": share(int(found.sum()), len(found))}
-            for (name, severity), found in corrupted.items()
+            {"corruption": name, "severity": severity, "error": error} for (name, severity), error in shares.items()
         ],
     }
 
@@ -254,20 +211,19 @@ def _home_made_errors(
     places = [CLEAN, *((name, severity) for name in HOME_MADE for severity in SEVERITIES)]
     found: dict[tuple[str, int], list[bool]] = {place: [] for place in places}
     for batch in image_batches(target, batch_size, keys):
-        for name, severity in places:
-            clean = (name, severity) == CLEAN
+        for place in places:
             pixels = [
-                image.pixels if clean else corrupt(image.pixels, name, severity, seed, image.key) for image in batch
+                image.pixels if place == CLEAN else corrupt(image.pixels, *place, seed, image.key) for image in batch
             ]
             classes = predict(target, torch.stack(pixels))
-            found[name, severity] += [each != image.label for each, image in zip(classes, batch, strict=True)]
+            found[place] += [each != image.label for each, image in zip(classes, batch, strict=True)]
         progress("Home-made corruptions", len(found[CLEAN]), len(keys))
     return {place: np.array(values) for place, values in found.items()}
 
 
 def _published_errors(
     target: Target,
-    arrays: Sequence[CorruptionArray],
+    arrays: Mapping[str, NDArray[np.uint8]],
     labels: NDArray[np.int64],
     images: int,
     batch_size: int,
@@ -275,21 +231,15 @@ def _published_errors(
     progress: ProgressReport,
 ) -> Errors:
     chosen = np.sort([int(key) for key in image_order(map(str, range(len(labels))), seed)[:images]])
+    preset = image_preset(target.card.image_preset, target.card.image_size)
     errors: Errors = {}
-    for array in arrays:
+    for name, array in arrays.items():
         for severity in range(1, PUBLISHED_SEVERITIES + 1):
-            rows = chosen + (severity - 1) * len(labels)
-            classes = [each for batch in _batches(rows, batch_size) for each in _classify(target, array, batch)]
-            errors[array.name, severity] = np.array(classes) != labels[chosen]
+            classes: list[int] = []
+            for start in range(0, len(chosen), batch_size):
+                rows = chosen[start : start + batch_size] + (severity - 1) * len(labels)
+                pixels = torch.from_numpy(array[rows]).permute(0, 3, 1, 2)
+                classes += predict(target, preset.resize(pixels).float().div(255))
+            errors[name, severity] = np.array(classes) != labels[chosen]
             progress("Corruptions", len(errors), len(arrays) * PUBLISHED_SEVERITIES)
     return errors
-
-
-def _batches(rows: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
-    return (rows[start : start + size] for start in range(0, len(rows), size))
-
-
-def _classify(target: Target, array: CorruptionArray, rows: NDArray[np.int64]) -> list[int]:
-    preset = image_preset(target.card.image_preset, target.card.image_size)
-    pixels = torch.from_numpy(array.images[rows]).permute(0, 3, 1, 2)
-    return predict(target, preset.resize(pixels).float().div(255))

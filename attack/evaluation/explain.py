@@ -1,5 +1,6 @@
 """Which regions of an image a classifier looks at, by LIME (Ribeiro et al. 2016)."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from attack.evaluation.images import ImageSet, ProgressReport, choose_images, load_image_set
+from attack.evaluation.images import ImageSet, ProgressReport, check_positive, choose_images, load_image_set
 from attack.evaluation.target import Target, open_model, predict
 from stylize.console import InputError
-from stylize.shards.manifest import read_manifest
 
 KERNEL_WIDTH = 0.25  # of the cosine distance between what is kept and the whole image, as in the authors' lime_image
 RIDGE = 1.0
@@ -85,7 +85,12 @@ def lime_weights(
     Raises:
         InputError: captum is not installed.
     """
-    lime = _open_captum(model)
+    try:
+        from captum.attr import Lime  # an extra
+    except ImportError:
+        raise InputError("Explanations need captum: pip install 'stylized-pairing[explain]'.") from None
+    probabilities = nn.Sequential(model, nn.Softmax(1))
+    lime = Lime(probabilities, interpretable_model=WeightedRidge(), similarity_func=_similarity)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         weights: Tensor = lime.attribute(
@@ -99,19 +104,6 @@ def lime_weights(
         )
     values: NDArray[np.float64] = weights.flatten().cpu().double().numpy()
     return values
-
-
-def _open_captum(model: nn.Module) -> Any:
-    try:
-        from captum.attr import Lime  # an extra
-    except ImportError:
-        raise InputError("Explanations need captum: pip install 'stylized-pairing[explain]'.") from None
-
-    def probabilities(images: Tensor) -> Tensor:
-        chances: Tensor = model(images).softmax(1)
-        return chances
-
-    return Lime(probabilities, interpretable_model=WeightedRidge(), similarity_func=_similarity)
 
 
 def _similarity(_original: Tensor, _perturbed: Tensor, kept: Tensor, **_: object) -> float:
@@ -169,9 +161,7 @@ def explain_models(
         InputError: a file is missing or damaged, classes or image sizes differ, an argument is below 1, captum is not
             installed, or no image is classified correctly by all.
     """
-    for name, value in (("--images", images), ("--parts", parts), ("--samples", samples)):
-        if value < 1:
-            raise InputError(f"{name} is {value}: give 1 or more.")
+    check_positive(images=images, parts=parts, samples=samples)
     targets = [open_model(model, shards) for model in models]
     sizes = {target.sees for target in targets}
     if len(sizes) != 1:
@@ -179,39 +169,31 @@ def explain_models(
     ((size, preset),) = sizes
     tests = load_image_set(shards, size, preset, choose_images(shards, CANDIDATES, seed))
     chosen = _choose(targets, tests, images)
-    names = read_manifest(shards).class_names
     explanations = []
-    for number, index in enumerate(chosen):
-        explanations.append(_explain(targets, tests, index, names, parts, samples, seed))
-        progress("Explain", number + 1, len(chosen))
+    for index in chosen:
+        pixels, label = tests.pixels[index], int(tests.labels[index])
+        segments = superpixels(pixels, parts)
+        weights = tuple(
+            lime_weights(target.network, pixels.to(target.device), label, segments, samples=samples, seed=seed)
+            for target in targets
+        )
+        shown = pixels.mul(255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+        name = targets[0].card.class_names[label]
+        explanations.append(Explanation(tests.keys[index], name, shown, segments.numpy(), weights))
+        progress("Explain", len(explanations), len(chosen))
     return explanations
 
 
 def _choose(targets: Sequence[Target], tests: ImageSet, images: int) -> list[int]:
     """Return the first images that all models get right, in rounds of one image of each class."""
     batches = torch.split(tests.pixels, BATCH)
-    right = [
-        np.concatenate([predict(target, batch) for batch in batches]) == tests.labels.numpy() for target in targets
-    ]
-    seen: dict[int, int] = {}
+    answers = [np.concatenate([predict(target, batch) for batch in batches]) for target in targets]
+    seen: Counter[int] = Counter()
     rounds = []
-    for index in np.flatnonzero(np.all(right, axis=0)).tolist():
+    for index in np.flatnonzero(np.all(np.array(answers) == tests.labels.numpy(), axis=0)).tolist():
         label = int(tests.labels[index])
-        seen[label] = seen.get(label, 0) + 1
+        seen[label] += 1
         rounds.append((seen[label], index))
     if not rounds:
         raise InputError(f"No test image of {len(tests.keys)} is classified correctly by all models: train longer.")
     return [index for _, index in sorted(rounds)[:images]]
-
-
-def _explain(
-    targets: Sequence[Target], tests: ImageSet, index: int, names: Sequence[str], parts: int, samples: int, seed: int
-) -> Explanation:
-    pixels, label = tests.pixels[index], int(tests.labels[index])
-    segments = superpixels(pixels, parts)
-    weights = tuple(
-        lime_weights(target.network, pixels.to(target.device), label, segments, samples=samples, seed=seed)
-        for target in targets
-    )
-    shown = pixels.mul(255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-    return Explanation(tests.keys[index], names[label], shown, segments.numpy(), weights)

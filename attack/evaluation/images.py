@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from stylize.console import InputError, option_name
 from train import load_test_images
 from train.pairs import PairedShards
 
@@ -21,6 +22,18 @@ class ImageSet:
     keys: tuple[str, ...]
     pixels: Tensor
     labels: Tensor
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the pixels as 8-bit levels: what tells whether two evaluations were on the same images."""
+        return hashlib.sha256(self.pixels.mul(255).round().byte().cpu().numpy().tobytes()).hexdigest()
+
+
+def check_positive(**counts: int) -> None:
+    """Raise `InputError` for the first count below 1."""
+    for name, count in counts.items():
+        if count < 1:
+            raise InputError(f"{option_name(name)} is {count}: give 1 or more.")
 
 
 def image_order(keys: Iterable[str], seed: int = 0) -> list[str]:

@@ -15,7 +15,6 @@ from attack.attacks.paper_path import AttackPath, fgsm_path, join_paths
 from attack.checks.robustness import wilson
 from attack.evaluation.config import AttackConfig
 from attack.evaluation.images import ImageSet, ProgressReport
-from attack.evaluation.statistics import Share, share
 
 
 def attack_along_path(
@@ -27,13 +26,9 @@ def attack_along_path(
         done = 0
         for rows in torch.split(torch.tensor(indices), config.batch_size):
             yield fgsm_path(
-                model,
-                images.pixels[rows],
-                images.labels[rows],
-                step_size=config.step_size,
-                steps=config.steps,
+                model, images.pixels[rows], images.labels[rows], step_size=config.step_size, steps=config.steps,
                 zero_gradient=config.zero_gradient,
-            )
+            )  # fmt: skip
             done += len(rows)
             progress("Paper's path", done, len(indices))
 
@@ -71,7 +66,10 @@ def path_attack(keys: Sequence[str], clean: Sequence[bool], section: Mapping[str
 
     That is infinite where it found none, or where an image did not walk.
     """
-    found = {record["key"]: _first_error(record) for record in section["records"]}
+    found = {}
+    for record in section["records"]:
+        errors = (far for far, right in zip(record["linf"], record["correct"], strict=True) if not right)
+        found[record["key"]] = min(errors, default=inf)
     distance = tuple(found.get(key, inf) if right else 0.0 for key, right in zip(keys, clean, strict=True))
     settings = {"steps": section["steps"], "step_size": section["step_size"]}
     settings |= {"images": section["images"], "attacked": len(found)}
@@ -79,10 +77,6 @@ def path_attack(keys: Sequence[str], clean: Sequence[bool], section: Mapping[str
         "paper-path", "minimal-norm", "linf", None, tuple(far == inf for far in distance), distance,
         section["forwards"], section["backwards"], section["seconds"], settings,
     )  # fmt: skip
-
-
-def _first_error(record: Mapping[str, Any]) -> float:
-    return min((far for far, right in zip(record["linf"], record["correct"], strict=True) if not right), default=inf)
 
 
 Array = NDArray[np.float64]
@@ -163,10 +157,11 @@ def _curve(interpolator: str, norm: str, points: Array, values: Array, images: N
     """Average values (N, P) over images, leaving out NaN."""
     counts = np.isfinite(values).sum(0)
     totals = np.nansum(values, axis=0)
-    intervals = [wilson(round(total), int(n)) for total, n in zip(totals.tolist(), counts, strict=True)]
-    low, high = ([interval[end] for interval in intervals] for end in (0, 1))
-    mean = (totals / np.maximum(counts, 1)).tolist()
-    return Curve(interpolator, norm, points.tolist(), mean, low, high, images.tolist())
+    ends = [wilson(round(total), int(n)) for total, n in zip(totals.tolist(), counts, strict=True)]
+    low, high = map(list, zip(*ends, strict=True))
+    return Curve(
+        interpolator, norm, points.tolist(), (totals / np.maximum(counts, 1)).tolist(), low, high, images.tolist()
+    )
 
 
 @dataclass(frozen=True)
@@ -193,16 +188,6 @@ def read_records(documents: Sequence[Mapping[str, Any]]) -> Records:
         if not np.isfinite(array).all():
             raise ValueError("a record holds a number that is not finite")
     return Records(tuple(record["key"] for record in documents), *columns)
-
-
-def accuracy_at(records: Records, linf: float) -> Share:
-    """Return the accuracy at one L∞ distance (linear interpolation)."""
-    return share(path_values(records, np.array([linf])))
-
-
-def mean_accuracy(records: Records, largest_linf: float) -> Share:
-    """Return the accuracy averaged over the whole L∞ range: the height of the curve in one number."""
-    return share(path_values(records, np.linspace(0, largest_linf, LINEAR_POINTS)))
 
 
 def path_values(records: Records, points: Array) -> Array:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from math import inf, isfinite
+from operator import itemgetter
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -32,7 +33,7 @@ from stylize.files import write_atomically
 
 PICTURES = 3
 MAGNIFIED = 20  # times the change, on grey
-KEYS = ("class", "predicted", "attack", "epsilon", "original", "change", "attacked")
+PICTURE_KEYS = ("class", "predicted", "attack", "epsilon", "original", "change", "attacked")
 
 
 def attacked_pictures(
@@ -52,28 +53,13 @@ def attacked_pictures(
     with torch.no_grad(), torch.autocast(attacked.device.type, enabled=False):
         logits = target.network(attacked)
     names, changes = target.card.class_names, 0.5 + MAGNIFIED * (attacked - originals)
+    taken_for = [names[row.argmax()] if row.isfinite().all() else "no class: a logit is not finite" for row in logits]
+    triples = zip(originals, changes, attacked, strict=True)
     return [
-        {
-            "class": names[label],
-            "predicted": names[row.argmax()] if row.isfinite().all() else "no class: a logit is not finite",
-            "attack": "PGD",
-            "epsilon": epsilon,
-            "original": _png(original),
-            "change": _png(change),
-            "attacked": _png(moved),
-        }
-        for label, row, original, change, moved in zip(
-            labels.tolist(), logits, originals, changes, attacked, strict=True
-        )
+        {"class": names[label], "predicted": predicted, "attack": "PGD", "epsilon": epsilon}
+        | dict(zip(("original", "change", "attacked"), map(_png, triple), strict=True))
+        for label, predicted, triple in zip(labels.tolist(), taken_for, triples, strict=True)
     ]
-
-
-def check_pictures(pictures: Sequence[Mapping[str, Any]]) -> None:
-    """Raise `KeyError`, `TypeError` or `ValueError` where pictures of a result are damaged."""
-    for picture in pictures:
-        float(picture["epsilon"])
-        for name in KEYS:
-            picture[name]
 
 
 def _png(pixels: Tensor) -> str:
@@ -120,7 +106,14 @@ LISTS = ("records", "attacks", "checks", "verdicts", "gallery")  # written with 
 
 @dataclass(frozen=True)
 class Result:
-    """A result that was read back: its JSON document, and its parts as what they are."""
+    """A result that was read back: its JSON document, its parts as what they are, and what is often asked of it.
+
+    From the model's card: `arch`, `method`, `training_seed`, `trained_on` (SHA-256 of the manifest of its shards), and
+    the number of `classes`; `model_name` is of the folder that holds its file. From the shards attacked: `shards_name`,
+    `shards_sha256` (of the manifest). Of the N images: `keys`, whether each is right as it is (`clean`), and
+    `pixels_sha256` (see `ImageSet.sha256`; empty in older files).
+    `epsilons` are the L∞ radii, growing; `largest_linf` is the L∞ distance of the whole path, steps × step size.
+    """
 
     path: Path
     document: dict[str, Any]
@@ -128,52 +121,19 @@ class Result:
     attacks: tuple[AttackResult, ...]
     checks: tuple[Check, ...]
     verdicts: tuple[Verdict, ...]
-
-    @property
-    def arch(self) -> str:
-        """Architecture, as the model card says."""
-        return str(self.document["model"]["card"]["arch"])
-
-    @property
-    def method(self) -> str:
-        """Training method, as the model card says."""
-        return str(self.document["model"]["card"]["method"])
-
-    @property
-    def training_seed(self) -> int:
-        """Seed of the training, as the model card says."""
-        return int(self.document["model"]["card"]["seed"])
-
-    @property
-    def trained_on(self) -> str:
-        """SHA-256 of the manifest of the shards that the model was trained on."""
-        return str(self.document["model"]["card"]["shards_sha256"])
-
-    @property
-    def shards_name(self) -> str:
-        """Name of the shard folder whose test split was attacked."""
-        return str(self.document["shards"]["name"])
-
-    @property
-    def shards_sha256(self) -> str:
-        """SHA-256 of that folder's manifest."""
-        return str(self.document["shards"]["manifest_sha256"])
-
-    @property
-    def model_name(self) -> str:
-        """Name of the folder that holds the model file: what tells two models of one method apart."""
-        path = Path(self.document["model"]["path"])
-        return path.parent.name or path.stem
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """Keys of the N images of the evaluation, in their order."""
-        return tuple(self.document["images"]["keys"])
-
-    @property
-    def clean(self) -> tuple[bool, ...]:
-        """Whether the model classifies each of the N images correctly as it is."""
-        return tuple(map(bool, self.document["images"]["correct"]))
+    arch: str
+    method: str
+    training_seed: int
+    trained_on: str
+    classes: int
+    model_name: str
+    shards_name: str
+    shards_sha256: str
+    keys: tuple[str, ...]
+    clean: tuple[bool, ...]
+    pixels_sha256: str
+    epsilons: tuple[float, ...]
+    largest_linf: float
 
     @cached_property
     def cells(self) -> tuple[Cell, ...]:
@@ -184,21 +144,6 @@ class Result:
     def near_chance(self) -> bool:
         """Whether the model is hardly better than guessing."""
         return self.verdicts[0].word == "near chance"
-
-    @property
-    def epsilons(self) -> tuple[float, ...]:
-        """The L∞ radii of the evaluation, growing."""
-        return tuple(self.document["protocol"]["epsilons"])
-
-    @property
-    def classes(self) -> int:
-        """Number of classes."""
-        return len(self.document["model"]["card"]["class_names"])
-
-    @property
-    def largest_linf(self) -> float:
-        """The L∞ distance of the whole path, steps × step size."""
-        return float(self.document["path"]["steps"] * self.document["path"]["step_size"])
 
 
 class Partial:
@@ -313,19 +258,29 @@ def _result(path: Path, document: dict[str, Any]) -> Result:
         raise TypeError("versions are no names and values")
     attacks = tuple(read_attack(attack) for attack in document["attacks" if version > 2 else "attempts"])
     checks = tuple(Check(**check) for check in document["checks"])
-    check_pictures(document.get("gallery", ()))
+    for picture in document.get("gallery", ()):
+        float(picture["epsilon"])
+        itemgetter(*PICTURE_KEYS)(picture)  # a missing one raises
     images = document["images"]
     lengths = {len(images[name]) for name in ("keys", "labels", "correct")}
     if len(lengths | {len(attack.robust) for attack in attacks}) != 1:
         raise ValueError("the numbers of images do not fit together")
+    card, shards, steps = document["model"]["card"], document["shards"], document["path"]
+    clean, classes = tuple(map(bool, images["correct"])), len(card["class_names"])
     if version > 2:
         verdicts = tuple(Verdict(**{**one, "reasons": tuple(one["reasons"])}) for one in document["verdicts"])
     else:
-        classes = len(document["model"]["card"]["class_names"])
-        checks, verdicts = evaluate(tuple(map(bool, images["correct"])), attacks, checks, classes)
+        checks, verdicts = evaluate(clean, attacks, checks, classes)
     if not verdicts:
         raise ValueError("there is no verdict")
-    return Result(path, document, read_records(document["path"]["records"]), attacks, checks, verdicts)
+    return Result(
+        path, document, read_records(document["path"]["records"]), attacks, checks, verdicts,
+        arch=str(card["arch"]), method=str(card["method"]), training_seed=int(card["seed"]),
+        trained_on=str(card["shards_sha256"]), classes=classes, model_name=folder_name(document["model"]["path"]),
+        shards_name=str(shards["name"]), shards_sha256=str(shards["manifest_sha256"]), keys=tuple(images["keys"]),
+        clean=clean, pixels_sha256=str(images.get("sha256", "")), epsilons=tuple(document["protocol"]["epsilons"]),
+        largest_linf=float(steps["steps"] * steps["step_size"]),
+    )  # fmt: skip
 
 
 def whole_split(result: Result) -> Share:
@@ -345,7 +300,7 @@ def metrics(result: Result) -> dict[str, Any]:
         return {"verdict": result.verdicts[0].word, **clean}
     columns: dict[str, Any] = {}
     for cell, verdict in zip(result.cells, result.verdicts, strict=True):
-        radius = _column(cell)
+        radius = epsilon_name(cell.epsilon).replace("/", "_of_") if cell.norm == "linf" else f"l2_{cell.epsilon:.4g}"
         columns[f"verdict_{radius}"] = verdict.word
         columns[f"robust_{radius}"] = round(share(cell.robust).mean, 4)
         columns[f"images_{radius}"] = len(cell.robust)
@@ -367,6 +322,6 @@ def _is_minimal(attack: AttackResult) -> bool:
     return attack.kind == "minimal-norm" and attack.name != "paper-path"  # whose steps end at a small distance
 
 
-def _column(cell: Cell) -> str:
-    name = epsilon_name(cell.epsilon).replace("/", "_of_")
-    return name if cell.norm == "linf" else f"l2_{cell.epsilon:.4g}"
+def folder_name(model: str) -> str:
+    """Return the name of the folder that holds a model file, or of the file where there is none."""
+    return Path(model).parent.name or Path(model).stem

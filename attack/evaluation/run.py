@@ -4,7 +4,8 @@ import copy
 import json
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial as call_later
 from pathlib import Path
@@ -42,17 +43,13 @@ from train.records import describe_environment
 CHECKED_IMAGES = 64  # of the image set: the checks of the model are on few images, but enough to see a share of them
 
 
-def silent(stage: str, done: int, total: int) -> None:
-    """Report no progress."""
-
-
 def attack_model(
     model: str | Path | nn.Module,
     shards: Path,
     out: Path,
     config: AttackConfig = AttackConfig(),  # noqa: B008 (frozen)
     *,
-    progress: ProgressReport = silent,
+    progress: ProgressReport = lambda stage, done, total: None,
 ) -> dict[str, Any]:
     """Evaluate a trained model on the test split of a shard folder, write the result to `out` and return it.
 
@@ -99,15 +96,15 @@ def _evaluate(target: Target, config: AttackConfig, partial: Partial, progress: 
     gallery = partial.once("gallery", lambda: _pictures(target, images, clean, config))
     known = [Check(**check) for check in (*checked["checks"], *path["checks"])]
     checks, verdicts = evaluate(clean, attacks, known, target.classes)
-    seconds = split["seconds"] + checked["seconds"] + sum(attack.seconds for attack in attacks)
     right = sum(split["correct"].values())
+    known_images = {"keys": list(keys), "labels": images.labels.tolist(), "sha256": images.sha256}
     asked = {name: getattr(config, name) for name in ("suite", "images", "epsilons", "batch_size", "seed")}
     return {
         "format_version": FORMAT_VERSION,
         **target.document,
         "protocol": {**asked, "strong_images": config.strong_images or config.images},
         "clean": {"accuracy": right / target.test_images, "correct": right, "images": target.test_images},
-        "images": {"keys": list(keys), "labels": images.labels.tolist(), "correct": [int(one) for one in clean]},
+        "images": {**known_images, "correct": [int(one) for one in clean]},
         "verdicts": [asdict(verdict) for verdict in verdicts],
         "path": path["section"],
         "attacks": [attack_document(attack) for attack in attacks],
@@ -116,7 +113,7 @@ def _evaluate(target: Target, config: AttackConfig, partial: Partial, progress: 
         **describe_environment(target.device),
         "forwards": sum(attack.forwards for attack in attacks),
         "backwards": sum(attack.backwards for attack in attacks),
-        "seconds": round(seconds, 1),
+        "seconds": round(split["seconds"] + checked["seconds"] + sum(attack.seconds for attack in attacks), 1),
     }
 
 
@@ -127,14 +124,21 @@ def _classify(target: Target, config: AttackConfig, progress: ProgressReport) ->
     return {"correct": correct, "seconds": round(time.perf_counter() - started, 2)}
 
 
-def _pictures(target: Target, images: ImageSet, clean: Sequence[bool], config: AttackConfig) -> list[dict[str, Any]]:
-    """Return the pictures of attacked images; none of a model whose errors stop the attack, as a check says."""
+@contextmanager
+def _errors_kept(errors: list[str]) -> Iterator[None]:
+    """Go on after an error of a foreign model, and keep it: no reason to lose the attacks that were made."""
     try:
-        return attacked_pictures(target, images, clean, config)
+        yield
     except (InputError, MemoryError, torch.OutOfMemoryError):
         raise
-    except Exception:
-        return []
+    except Exception as error:
+        errors.append(f"{type(error).__name__}: {error}")
+
+
+def _pictures(target: Target, images: ImageSet, clean: Sequence[bool], config: AttackConfig) -> list[dict[str, Any]]:
+    with _errors_kept([]):  # a check tells of them
+        return attacked_pictures(target, images, clean, config)
+    return []
 
 
 def _follow_path(
@@ -145,16 +149,25 @@ def _follow_path(
     rows = [index for index, right in enumerate(clean) if right]
     path: AttackPath | None = None
     found: Iterable[Check] = ()
-    try:
+    errors: list[str] = []
+    with _errors_kept(errors):
         if rows:
             path = attack_along_path(target.network, images, rows, config, progress)
             found = check_path(path, steps=config.steps, step_size=config.step_size)
-    except (InputError, MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:  # of a foreign model, see `_attack`
-        rows, found = [], (check_errors({"paper-path": f"{type(error).__name__}: {error}"}),)
+    if errors:
+        rows, path, found = [], None, (check_errors({"paper-path": errors[0]}),)
     section = path_section([images.keys[row] for row in rows], path, config, len(clean), time.perf_counter() - started)
     return {"section": section, "checks": [asdict(check) for check in found]}
+
+
+def _met(
+    planned: Planned, clean: Sequence[bool], earlier: Sequence[AttackResult], config: AttackConfig
+) -> tuple[Sequence[bool], int, list[int]]:
+    """Return which images withstood earlier attacks, how many from the first an attack is for, and which it meets."""
+    before = clean if planned.epsilon is None else worst_case(clean, earlier, planned.norm, planned.epsilon)
+    looked_at = min(len(clean), config.strong_images or len(clean)) if planned.strong else len(clean)
+    candidates = before if planned.survivors else clean
+    return before, looked_at, [index for index in range(looked_at) if candidates[index]]
 
 
 def _estimate(planned: Planned, clean: Sequence[bool], attacks: Sequence[AttackResult], config: AttackConfig) -> str:
@@ -162,7 +175,7 @@ def _estimate(planned: Planned, clean: Sequence[bool], attacks: Sequence[AttackR
     spent = sum(attack.forwards + 2 * attack.backwards for attack in attacks)
     if not (planned.strong and spent):
         return ""
-    rows = _rows(planned, clean, attacks, config)
+    _, _, rows = _met(planned, clean, attacks, config)
     seconds = len(rows) * planned.passes * sum(attack.seconds for attack in attacks) / spent
     return f", {counted(len(rows), 'image')}, up to {math.ceil(seconds / 60)} min"
 
@@ -199,67 +212,41 @@ def run_attack(
     that remembers what it saw can answer right from memory. `settings` says on how many the copy answers otherwise.
     """
     started = time.perf_counter()
-    before = _before(planned, clean, earlier)
-    looked_at, rows = _looked_at(planned, clean, config), _rows(planned, clean, earlier, config)
-    pixels, labels = images.pixels[rows], images.labels[rows]
+    before, looked_at, rows = _met(planned, clean, earlier, config)
     settings: dict[str, Any] = {**planned.settings, "images": looked_at, "attacked": len(rows)}
-    attacked, found = _attack(planned, target, pixels, labels, settings, config.batch_size)
-    robust, distance = _states(planned, before, clean, rows, found)
+    attacked, found = _attack(planned, target, images.pixels[rows], images.labels[rows], settings, config.batch_size)
+    robust = list(before)
+    distance = [math.inf if planned.epsilon is None and right else 0.0 for right in clean]
+    for index, withstood, moved in zip(rows, found.robust, found.distance, strict=True):
+        robust[index] = withstood
+        distance[index] = math.inf if planned.epsilon is None and withstood else moved
+    forwards = attacked.forwards + (3 if "loss" in planned.settings else 2) * len(rows)
+    losses = _losses(found, attacked.last_losses) if attacked.forwards and "loss" in planned.settings else {}
     return AttackResult(
-        planned.name,
-        planned.kind,
-        planned.norm,
-        planned.epsilon,
-        robust,
-        distance,
-        attacked.forwards + (3 if "loss" in planned.settings else 2) * len(rows),
-        attacked.backwards,
-        round(time.perf_counter() - started, 2),
-        settings,
-        _losses(found, attacked.last_losses) if attacked.forwards and "loss" in planned.settings else {},
-    )
-
-
-def _before(planned: Planned, clean: Sequence[bool], earlier: Sequence[AttackResult]) -> Sequence[bool]:
-    """Return which images withstood the earlier attacks within the radius."""
-    return clean if planned.epsilon is None else worst_case(clean, earlier, planned.norm, planned.epsilon)
-
-
-def _looked_at(planned: Planned, clean: Sequence[bool], config: AttackConfig) -> int:
-    """Return how many images, from the first, an attack is for."""
-    return min(len(clean), config.strong_images or len(clean)) if planned.strong else len(clean)
-
-
-def _rows(planned: Planned, clean: Sequence[bool], earlier: Sequence[AttackResult], config: AttackConfig) -> list[int]:
-    """Return which images an attack meets."""
-    candidates = _before(planned, clean, earlier) if planned.survivors else clean
-    return [index for index in range(_looked_at(planned, clean, config)) if candidates[index]]
+        planned.name, planned.kind, planned.norm, planned.epsilon, tuple(robust), tuple(distance),
+        forwards, attacked.backwards, round(time.perf_counter() - started, 2), settings, losses,
+    )  # fmt: skip
 
 
 def _attack(
     planned: Planned, target: Target, pixels: Tensor, labels: Tensor, settings: dict[str, Any], batch_size: int
 ) -> tuple[Attacked, "Evaluated"]:
-    """Attack images and see what became of them; enter into `settings` what the copy says, or what went wrong.
-
-    An error inside a foreign model, which others may be without, is no reason to lose the attacks that were made.
-    """
-    nothing = Attacked(pixels, 0, 0), Evaluated([True] * len(labels), 0.0, 0.0, [0.0] * len(labels))
-    if not len(labels):
-        return nothing
-    loss = planned.settings.get("loss")
-    try:
+    """Attack images and see what became of them; enter into `settings` what the copy says, or what went wrong."""
+    errors: list[str] = []
+    with _errors_kept(errors):
+        if not len(labels):
+            return Attacked(pixels, 0, 0), Evaluated([], 0.0, 0.0, [])
         attacked = planned.attack(target.network, pixels, labels)
+        loss = planned.settings.get("loss")
         found = evaluate_images(target.network, pixels, attacked.images, labels, planned.norm, batch_size, loss)
-        again = _ask_untouched(target, attacked.images, labels, batch_size)
-    except (InputError, MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:
-        settings["error"] = f"{type(error).__name__}: {error}"
-        return nothing
-    if again is None:
-        return attacked, found
-    settings["copy_differs"] = sum(one != other for one, other in zip(found.robust, again, strict=True))
-    return attacked, found._replace(robust=[one and other for one, other in zip(found.robust, again, strict=True)])
+        if target.untouched is None:
+            return attacked, found
+        fresh, last_first = copy.deepcopy(target.untouched), attacked.images.flip(0)
+        again = (~misclassified(_logits(fresh, last_first, batch_size), labels.flip(0))).flip(0).tolist()
+        settings["copy_differs"] = sum(one != other for one, other in zip(found.robust, again, strict=True))
+        return attacked, found._replace(robust=[one and other for one, other in zip(found.robust, again, strict=True)])
+    settings["error"] = errors[0]
+    return Attacked(pixels, 0, 0), Evaluated([True] * len(labels), 0.0, 0.0, [0.0] * len(labels))
 
 
 class Evaluated(NamedTuple):
@@ -284,53 +271,26 @@ def evaluate_images(
 
     With a loss, that of the images as they were is computed too; without, both mean losses are 0.
     """
-    robust, first, last = [], [], []
-    batches = (torch.split(part, batch_size) for part in (images, attacked, labels))
-    for before, after, truth in zip(*batches, strict=True):
-        with torch.no_grad(), torch.autocast(before.device.type, enabled=False):
-            end = model(after)
-            if loss:
-                first += attack_loss(loss, model(before), truth).tolist()
-                last += attack_loss(loss, end, truth).tolist()
-        robust += (~misclassified(end, truth)).tolist()
+    end, first, last = _logits(model, attacked, batch_size), 0.0, 0.0
+    if loss:
+        start = _logits(model, images, batch_size)
+        first, last = (float(attack_loss(loss, logits, labels).double().mean()) for logits in (start, end))
     moves = (attacked.double() - images.double()).flatten(1)
     distance = moves.abs().amax(1) if norm == "linf" else moves.norm(dim=1)
-    count = max(len(labels), 1)
-    return Evaluated(robust, sum(first) / count, sum(last) / count, distance.tolist())
+    return Evaluated((~misclassified(end, labels)).tolist(), first, last, distance.tolist())
 
 
-def _ask_untouched(target: Target, attacked: Tensor, labels: Tensor, batch_size: int) -> list[bool] | None:
-    """Return which attacked images a copy that saw no image before is right on, the last image first."""
-    if target.untouched is None:
-        return None
-    model, right = copy.deepcopy(target.untouched), []
-    for images, truth in zip(*(torch.split(part.flip(0), batch_size) for part in (attacked, labels)), strict=True):
-        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-            right += (~misclassified(model(images), truth)).tolist()
-    return right[::-1]
+@torch.no_grad()
+def _logits(model: nn.Module, images: Tensor, batch_size: int) -> Tensor:
+    """Return the logits (B, classes) of images, without autocast."""
+    with torch.autocast(images.device.type, enabled=False):
+        return torch.cat([model(batch) for batch in torch.split(images, batch_size)])
 
 
-def _states(
-    planned: Planned,
-    before: Sequence[bool],
-    clean: Sequence[bool],
-    rows: Sequence[int],
-    found: Evaluated,
-) -> tuple[tuple[bool, ...], tuple[float, ...]]:
-    """Return who withstood the attack and how far each of N images was moved."""
-    robust = list(before)
-    distance = [math.inf if planned.epsilon is None and right else 0.0 for right in clean]
-    for index, withstood, moved in zip(rows, found.robust, found.distance, strict=True):
-        robust[index] = withstood
-        distance[index] = math.inf if planned.epsilon is None and withstood else moved
-    return tuple(robust), tuple(distance)
-
-
-def _losses(found: Evaluated, last_losses: Tensor | None) -> Mapping[str, float]:
+def _losses(found: Evaluated, last_losses: Tensor | None) -> dict[str, float]:
     """Summarise for checks: the attack's mean loss before and after, and how much of it the last steps still gave."""
     losses = {"first": found.first, "last": found.last}
     if last_losses is not None and last_losses.shape[1] > 1:
         means = last_losses.double().mean(0)
-        change = (means[-1] - means[0]) / means[0].abs().clamp_min(1e-12)
-        losses["change_last_10"] = float(change)
+        losses["change_last_10"] = float((means[-1] - means[0]) / means[0].abs().clamp_min(1e-12))
     return losses

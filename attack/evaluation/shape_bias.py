@@ -8,9 +8,9 @@ from typing import Any
 from torch import nn
 
 from attack.checks.robustness import wilson
-from attack.evaluation.images import ProgressReport
+from attack.evaluation.images import ProgressReport, check_positive
 from attack.evaluation.result import check_output, encode_result
-from attack.evaluation.target import open_model, predict_split
+from attack.evaluation.target import Target, open_model, predict_split
 from stylize.console import InputError
 from stylize.files import write_atomically
 from stylize.shards.manifest import read_manifest
@@ -76,8 +76,7 @@ def measure_shape_bias(
         InputError: a file is missing or damaged, the class names differ, or the images name no texture of another
             class.
     """
-    if batch_size < 1:
-        raise InputError(f"--batch-size is {batch_size}: give 1 or more.")
+    check_positive(batch_size=batch_size)
     check_output(out)
     textures = _read_textures(shards)
     target = open_model(model, shards)
@@ -88,7 +87,7 @@ def measure_shape_bias(
         "format_version": FORMAT_VERSION,
         **target.document,
         **summarise(decisions),
-        "texture_free": _accuracy(model, texture_free, batch_size, progress) if texture_free else None,
+        "texture_free": _accuracy(open_model(model, texture_free), batch_size, progress) if texture_free else None,
         **describe_environment(target.device),
         "records": [asdict(decision) for decision in decisions],
     }
@@ -96,8 +95,7 @@ def measure_shape_bias(
     return document
 
 
-def _accuracy(model: str | Path | nn.Module, shards: Path, batch_size: int, progress: ProgressReport) -> dict[str, Any]:
-    target = open_model(model, shards)
+def _accuracy(target: Target, batch_size: int, progress: ProgressReport) -> dict[str, Any]:
     predictions = predict_split(target, batch_size, progress)
     correct = sum(each.predicted == each.label for each in predictions)
     return {"shards": target.document["shards"], "accuracy": share(correct, len(predictions))}

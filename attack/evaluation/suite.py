@@ -9,9 +9,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from attack.attacks.attack import NORM_NAMES, Attacked, Kind, Loss, Norm, attack_title
-from attack.attacks.autoattack import autoattack, square
+from attack.attacks.autoattack import autoattack
 from attack.attacks.minimal_norm import minimal_norm
 from attack.attacks.pgd import OVERSHOOT, pgd, single_step, unbounded, uniform_noise
+from attack.attacks.square import square
 from attack.evaluation.config import AttackConfig
 from stylize.console import InputError
 
@@ -55,47 +56,43 @@ def plan_attacks(config: AttackConfig, classes: int) -> list[Planned]:
     """
     if config.suite == "paper":
         return []
-    second_loss: Loss = "dlr" if classes > 2 else "margin"
-    if config.suite == "quick":
-        return [*_quick(config, second_loss), _unbounded(config)]
-    _check_library()
-    ensemble = [_autoattack(epsilon, config) for epsilon in config.epsilons if classes >= AUTOATTACK_CLASSES]
-    return [*_full(config, second_loss), *ensemble, _unbounded(config)]
-
-
-def _check_library() -> None:
-    """Raise `InputError` where AutoAttack is not installed, before long work."""
-    if find_spec("pyautoattack") is None:
+    full = config.suite == "full"
+    if full and find_spec("pyautoattack") is None:  # said before long work
         raise InputError("--suite full needs AutoAttack, an extra: pip install 'stylized-pairing[attacks]'.")
+    second_loss: Loss = "dlr" if classes > 2 else "margin"
+    plans = [planned for epsilon in config.epsilons for planned in _within(epsilon, config, second_loss)]
+    if full:
+        plans += [_minimal_norm(norm, config) for norm in NORM_NAMES]
+    if full and classes >= AUTOATTACK_CLASSES:
+        plans += [_autoattack(epsilon, config) for epsilon in config.epsilons]
+    return [*plans, Planned("unbounded", "unbounded", 1.0, partial(unbounded, batch_size=config.batch_size))]
 
 
 def main_attack(config: AttackConfig, epsilon: float) -> Callable[[nn.Module, Tensor, Tensor], Attacked]:
     """Return the suite's PGD within a radius: the attack that has to find a planted weakness."""
-    return _pgd("pgd-ce", epsilon, "ce", config, steps=STEPS[config.suite]).attack
+    return _pgd("pgd-ce", epsilon, "ce", config).attack
 
 
-def _quick(config: AttackConfig, second_loss: Loss) -> Iterator[Planned]:
-    for epsilon in config.epsilons:
-        yield from _simple(epsilon, config, second_loss)
-        yield _square(epsilon, config)
+def _within(epsilon: float, config: AttackConfig, second_loss: Loss) -> Iterator[Planned]:
+    """Yield the attacks within a radius, but for AutoAttack, whose estimate rests on all others."""
+    fgsm = partial(single_step, norm="linf", epsilon=epsilon, batch_size=config.batch_size)
+    yield Planned("single-step", "single-step", epsilon, fgsm)
 
+    def noise(_model: nn.Module, images: Tensor, _labels: Tensor) -> Attacked:
+        return Attacked(uniform_noise(images, epsilon=epsilon, norm="linf", seed=config.seed), 0, 0)
 
-def _full(config: AttackConfig, second_loss: Loss) -> Iterator[Planned]:
-    steps = STEPS["full"]
-    for epsilon in config.epsilons:
-        yield from _simple(epsilon, config, second_loss)
-        yield _pgd("pgd-ce-doubled", epsilon, "ce", config, steps=2 * steps, survivors=True)
-        yield _pgd("pgd-restarts", epsilon, "ce", config, steps=steps, restarts=RESTARTS, survivors=True)
-        yield _square(epsilon, config)
-    yield from (_minimal_norm(norm, config) for norm in NORM_NAMES)
-
-
-def _simple(epsilon: float, config: AttackConfig, second_loss: Loss) -> Iterator[Planned]:
-    steps = STEPS[config.suite]
-    yield _single_step(epsilon, config)
-    yield _noise(epsilon, config)
-    yield _pgd("pgd-ce", epsilon, "ce", config, steps=steps)
-    yield _pgd(f"pgd-{second_loss}", epsilon, second_loss, config, steps=steps, survivors=True)
+    yield Planned("noise", "noise", epsilon, noise)
+    yield _pgd("pgd-ce", epsilon, "ce", config)
+    yield _pgd(f"pgd-{second_loss}", epsilon, second_loss, config, survivors=True)
+    if config.suite == "full":
+        yield _pgd("pgd-ce-doubled", epsilon, "ce", config, steps=2 * STEPS["full"], survivors=True)
+        yield _pgd("pgd-restarts", epsilon, "ce", config, restarts=RESTARTS, survivors=True)
+    queries = QUERIES[config.suite]
+    black_box = partial(square, epsilon=epsilon, queries=queries, seed=config.seed, batch_size=config.batch_size)
+    yield Planned(
+        "square", "black-box", epsilon, black_box, settings={"queries": queries}, survivors=True, strong=True,
+        passes=queries,
+    )  # fmt: skip
 
 
 def _pgd(
@@ -104,10 +101,11 @@ def _pgd(
     loss: Loss,
     config: AttackConfig,
     *,
-    steps: int,
+    steps: int | None = None,
     restarts: int = 1,
     survivors: bool = False,
 ) -> Planned:
+    steps = steps or STEPS[config.suite]
     step_size = OVERSHOOT * epsilon / steps
     attack = partial(
         pgd, norm="linf", epsilon=epsilon, steps=steps, step_size=step_size, loss=loss, restarts=restarts,
@@ -115,33 +113,6 @@ def _pgd(
     )  # fmt: skip
     settings = {"loss": loss, "steps": steps, "step_size": step_size, "restarts": restarts}
     return Planned(name, "white-box", epsilon, attack, settings=settings, survivors=survivors)
-
-
-def _single_step(epsilon: float, config: AttackConfig) -> Planned:
-    attack = partial(single_step, norm="linf", epsilon=epsilon, batch_size=config.batch_size)
-    return Planned("single-step", "single-step", epsilon, attack)
-
-
-def _noise(epsilon: float, config: AttackConfig) -> Planned:
-    def attack(_model: nn.Module, images: Tensor, _labels: Tensor) -> Attacked:
-        return Attacked(uniform_noise(images, epsilon=epsilon, norm="linf", seed=config.seed), 0, 0)
-
-    return Planned("noise", "noise", epsilon, attack)
-
-
-def _square(epsilon: float, config: AttackConfig) -> Planned:
-    queries = QUERIES[config.suite]
-    attack = partial(square, epsilon=epsilon, queries=queries, seed=config.seed, batch_size=config.batch_size)
-    return Planned(
-        "square",
-        "black-box",
-        epsilon,
-        attack,
-        settings={"queries": queries},
-        survivors=True,
-        strong=True,
-        passes=queries,
-    )
 
 
 def _minimal_norm(norm: Norm, config: AttackConfig) -> Planned:
@@ -152,18 +123,7 @@ def _minimal_norm(norm: Norm, config: AttackConfig) -> Planned:
 
 def _autoattack(epsilon: float, config: AttackConfig) -> Planned:
     attack = partial(autoattack, norm="linf", epsilon=epsilon, seed=config.seed, batch_size=config.batch_size)
-    version = {"version": "standard"}
     return Planned(
-        "autoattack",
-        "white-box",
-        epsilon,
-        attack,
-        settings=version,
-        survivors=True,
-        strong=True,
+        "autoattack", "white-box", epsilon, attack, settings={"version": "standard"}, survivors=True, strong=True,
         passes=AUTOATTACK_PASSES,
-    )
-
-
-def _unbounded(config: AttackConfig) -> Planned:
-    return Planned("unbounded", "unbounded", 1.0, partial(unbounded, batch_size=config.batch_size))
+    )  # fmt: skip

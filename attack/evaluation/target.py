@@ -3,7 +3,7 @@
 import hashlib
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import islice
@@ -68,16 +68,10 @@ class Target:
     @cached_property
     def document(self) -> dict[str, Any]:
         """The sections `model` and `shards` of a result."""
-        digest = file_sha256(self.shards / MANIFEST_NAME)
-        return {
-            "model": {"path": self.reference, "sha256": self.sha256, "card": asdict(self.card)},
-            "shards": {
-                "path": self.shards.as_posix(),
-                "name": given_name(self.shards),
-                "manifest_sha256": digest,
-                "used_in_training": digest == self.card.shards_sha256,
-            },
-        }
+        digest, trained = file_sha256(self.shards / MANIFEST_NAME), self.card.shards_sha256
+        shards = {"path": self.shards.as_posix(), "name": given_name(self.shards), "manifest_sha256": digest}
+        model = {"path": self.reference, "sha256": self.sha256, "card": asdict(self.card)}
+        return {"model": model, "shards": {**shards, "used_in_training": digest == trained}}
 
     @property
     def identity(self) -> dict[str, str]:
@@ -116,12 +110,18 @@ def open_model(model: str | Path | nn.Module, shards: Path) -> Target:
 
 def _opened(target: Target) -> Target:
     """Check a target, and put its network into eval mode on the device to use."""
-    _check_classes(target)
+    known, given = target.card.class_names, target.manifest.class_names
+    mend = "attack it on shards of the data set that it was trained on."
+    if len(known) != len(given):
+        raise InputError(f"{target.reference} knows {len(known)} classes but {target.shards} has {len(given)}: {mend}")
+    for label, (ours, theirs) in enumerate(zip(known, given, strict=True)):
+        if ours != theirs:
+            raise InputError(
+                f"Class {label} is {ours!r} in {target.reference} but {theirs!r} in {target.shards}: {mend}"
+            )
     target.network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-    try:
+    with suppress(Exception):  # whatever keeps a foreign network from being copied: a check says so
         target = replace(target, untouched=separate_copy(target.network))
-    except Exception:  # whatever keeps a foreign network from being copied: a check says so
-        target = replace(target, untouched=None)
     _check_outputs(target)
     return target
 
@@ -162,22 +162,11 @@ def _digest(network: nn.Module, reference: str) -> str:
     return digest.hexdigest()
 
 
-def _check_classes(target: Target) -> None:
-    known, given, shards = target.card.class_names, target.manifest.class_names, target.shards
-    mend = "attack it on shards of the data set that it was trained on."
-    if len(known) != len(given):
-        raise InputError(f"{target.reference} knows {len(known)} classes but {shards} has {len(given)}: {mend}")
-    for label, (ours, theirs) in enumerate(zip(known, given, strict=True)):
-        if ours != theirs:
-            raise InputError(f"Class {label} is {ours!r} in {target.reference} but {theirs!r} in {shards}: {mend}")
-
-
 @torch.no_grad()
 def _check_outputs(target: Target) -> None:
     """Show the network one grey image, and raise `InputError` where it does not answer with a row of logits."""
     size, classes = target.card.image_size, target.classes
-    image = torch.full((1, 3, size, size), 0.5, device=target.device)
-    outputs = _ask(target, image)
+    outputs = _ask(target, torch.full((1, 3, size, size), 0.5, device=target.device))
     if not isinstance(outputs, Tensor):
         raise InputError(f"Model {target.reference} returns {type(outputs).__name__}: return the logits alone.")
     if not outputs.is_floating_point():
@@ -230,9 +219,8 @@ def predict(target: Target, pixels: Tensor) -> list[int]:
 
     It is `NO_CLASS` where a logit is NaN or infinite: an error, whatever the label.
     """
-    device = target.device
-    with torch.no_grad(), torch.autocast(device.type, enabled=False), without_tf32():
-        logits = _ask(target, pixels.to(device))
+    with torch.no_grad(), torch.autocast(target.device.type, enabled=False), without_tf32():
+        logits = _ask(target, pixels.to(target.device))
     classes: list[int] = logits.argmax(1).where(logits.isfinite().all(1), NO_CLASS).tolist()
     return classes
 

@@ -12,8 +12,8 @@ from attack.attacks.attack import AttackResult
 from attack.attacks.pgd import OVERSHOOT, pgd
 from attack.evaluation.config import TransferConfig
 from attack.evaluation.images import ImageSet, ProgressReport, choose_images, load_image_set
-from attack.evaluation.result import Partial, Result, check_output, encode_result
-from attack.evaluation.run import evaluate_images, silent
+from attack.evaluation.result import Partial, Result, check_output, encode_result, folder_name
+from attack.evaluation.run import evaluate_images
 from attack.evaluation.suite import STEPS
 from attack.evaluation.target import Target, open_model, without_tf32
 from stylize.console import InputError
@@ -38,9 +38,9 @@ class Transfer:
     @property
     def names(self) -> list[str]:
         """Names of the models' folders, or their paths where two folders share a name."""
-        paths = [Path(model["path"]) for model in self.document["models"]]
-        names = [path.parent.name or path.stem for path in paths]
-        return names if len(set(names)) == len(names) else [path.as_posix() for path in paths]
+        paths = [str(model["path"]) for model in self.document["models"]]
+        names = [folder_name(path) for path in paths]
+        return names if len(set(names)) == len(names) else paths
 
 
 def read_transfer(path: Path) -> Transfer:
@@ -68,22 +68,19 @@ def transfer_attacks(transfer: Transfer, result: Result) -> list[AttackResult]:
     """
     if result.document["model"]["sha256"] not in transfer.digests:
         return []
-    if tuple(transfer.document["images"]["keys"]) != result.keys:
+    images = transfer.document["images"]
+    pixels = images.get("sha256", result.pixels_sha256) or result.pixels_sha256
+    if tuple(images["keys"]) != result.keys or (result.pixels_sha256 and pixels != result.pixels_sha256):
         raise InputError(f"{transfer.path} was made on other images than {result.path}: give both the same options.")
-    target = transfer.digests.index(result.document["model"]["sha256"])
-    return [
-        _attack(source, name, tried, target, result)
-        for number, (source, name) in enumerate(zip(transfer.document["sources"], transfer.names, strict=True))
-        for tried in source["tried"]
-        if number != target
-    ]
-
-
-def _attack(source: dict[str, Any], name: str, tried: dict[str, Any], target: int, result: Result) -> AttackResult:
-    robust = tuple(bool(right) and clean for right, clean in zip(tried["right"][target], result.clean, strict=True))
-    epsilon = float(tried["epsilon"])
-    distance = (epsilon,) * len(robust)
-    return AttackResult(f"transfer:{name}", "transfer", "linf", epsilon, robust, distance, len(robust), 0, 0.0)
+    target, n = transfer.digests.index(result.document["model"]["sha256"]), len(result.clean)
+    found = []
+    for number, (source, name) in enumerate(zip(transfer.document["sources"], transfer.names, strict=True)):
+        for tried in source["tried"] if number != target else ():
+            right, epsilon = tried["right"][target], float(tried["epsilon"])
+            robust = tuple(bool(one) and clean for one, clean in zip(right, result.clean, strict=True))
+            moved = (epsilon,) * n
+            found.append(AttackResult(f"transfer:{name}", "transfer", "linf", epsilon, robust, moved, n, 0, 0.0))
+    return found
 
 
 TRANSFER_STEPS = STEPS["quick"]
@@ -95,20 +92,24 @@ def attack_transfer(
     out: Path,
     config: TransferConfig = TransferConfig(),  # noqa: B008 (frozen)
     *,
-    progress: ProgressReport = silent,
+    progress: ProgressReport = lambda stage, done, total: None,
 ) -> dict[str, Any]:
     """Attack each model by PGD, show the images to every other model, write to `out` who withstood them, and return it.
 
     The settings must be those of the models' results, so that `attack report` can take the transfers in. Finished
-    sources are kept beside `out` until the end.
-
-    Raises:
-        InputError: the same model twice, models that see images of different sizes, or a file
-            that is missing or damaged.
+    sources are kept beside `out` until the end. Raises `InputError` where a model is given twice, models see images of
+    different sizes, or a file is missing or damaged.
     """
     check_output(out)
     targets = [open_model(path, shards) for path in models]
-    _check_targets(models, targets)
+    for index, (path, target) in enumerate(zip(models, targets, strict=True)):
+        if twice := [models[i] for i in range(index) if targets[i].sha256 == target.sha256]:
+            raise InputError(f"{twice[0]} and {path} are the same model: give each once.")
+        if target.sees != targets[0].sees:
+            raise InputError(
+                f"{models[0]} sees images of {targets[0].sees[0]} pixels and {path} of {target.sees[0]} by other "
+                "presets: try transfer among models that see the same images."
+            )
     keys = choose_images(shards, config.images, config.seed)
     images = load_image_set(shards, *targets[0].sees, keys, targets[0].device)
     identity = {"models": [target.identity for target in targets], "config": asdict(config)}
@@ -122,32 +123,17 @@ def attack_transfer(
         "format_version": TRANSFER_VERSION,
         "models": [target.document["model"] for target in targets],
         "shards": targets[0].document["shards"],
-        "images": {"keys": list(keys), "labels": images.labels.tolist()},
-        "protocol": {"seed": config.seed, "epsilons": config.epsilons, "batch_size": config.batch_size, **_numbers()},
+        "images": {"keys": list(keys), "labels": images.labels.tolist(), "sha256": images.sha256},
+        "protocol": {
+            "seed": config.seed, "epsilons": config.epsilons, "batch_size": config.batch_size, "attack": "pgd",
+            "loss": "ce", "steps": TRANSFER_STEPS, "step_size": f"{OVERSHOOT:g} ε / steps",
+        },
         "sources": sources,
         **describe_environment(targets[0].device),
-    }
+    }  # fmt: skip
     write_atomically(out, encode_result(document))
     partial.remove()
     return document
-
-
-def _numbers() -> dict[str, Any]:
-    return {"attack": "pgd", "loss": "ce", "steps": TRANSFER_STEPS, "step_size": f"{OVERSHOOT:g} ε / steps"}
-
-
-def _check_targets(models: Sequence[Path], targets: Sequence[Target]) -> None:
-    digests = [target.identity["model"] for target in targets]
-    for index, path in enumerate(models):
-        first = digests.index(digests[index])
-        if first != index:
-            raise InputError(f"{models[first]} and {path} are the same model: give each once.")
-        sizes = [target.sees for target in (targets[0], targets[index])]
-        if sizes[0] != sizes[1]:
-            raise InputError(
-                f"{models[0]} sees images of {sizes[0][0]} pixels and {path} of {sizes[1][0]} by other presets: "
-                "try transfer among models that see the same images."
-            )
 
 
 def _try(source: Target, targets: Sequence[Target], images: ImageSet, config: TransferConfig) -> dict[str, Any]:
@@ -155,20 +141,19 @@ def _try(source: Target, targets: Sequence[Target], images: ImageSet, config: Tr
 
     Every image climbs to the last step, also where the source is wrong early: for images that shall fool others.
     """
-    started = time.perf_counter()
+    started, pixels, labels = time.perf_counter(), images.pixels, images.labels
     forwards = backwards = 0
     tried = []
-    pixels, labels = images.pixels, images.labels
     for epsilon in config.epsilons:
         attacked = pgd(
             source.network, pixels, labels, epsilon=epsilon, steps=TRANSFER_STEPS, seed=config.seed,
             batch_size=config.batch_size, keep_going=True,
         )  # fmt: skip
         evaluated = [
-            evaluate_images(target.network, pixels, attacked.images, labels, "linf", config.batch_size)
+            evaluate_images(target.network, pixels, attacked.images, labels, "linf", config.batch_size).robust
             for target in targets
         ]
-        tried.append({"epsilon": epsilon, "right": [[int(right) for right in one.robust] for one in evaluated]})
+        tried.append({"epsilon": epsilon, "right": [list(map(int, robust)) for robust in evaluated]})
         forwards, backwards = forwards + attacked.forwards, backwards + attacked.backwards
     seconds = round(time.perf_counter() - started, 2)
     return {"tried": tried, "forwards": forwards, "backwards": backwards, "seconds": seconds}

@@ -4,15 +4,18 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import product
 from pathlib import Path
 
 from attack.attacks.attack import Norm
 from attack.evaluation.paper_path import Curve
 from attack.evaluation.result import Result, check_output, metrics, read_result
 from attack.evaluation.transfer import read_transfer
+from attack.report.comparable import why_apart
 from attack.report.figures import figure_bytes, panel_figure, path_panel, read_examples, read_png, security_panel
-from attack.report.groups import Entry, Group, group_results, read_measurements, take_in
+from attack.report.groups import Group, group_results, read_measurements, take_in
 from attack.report.page import GENERATOR, Extras, render_page
 from stylize.console import InputError, literal
 from stylize.files import file_sha256, given_name, write_atomically
@@ -25,31 +28,25 @@ COLUMNS = ("distance", "accuracy", "low", "high", "images")
 
 def curves_csv(groups: Sequence[Group]) -> str:
     """Return every curve along the path, one line per point; `over` says which images it is over."""
-    names = ("shards", "arch", "method", "model", "over", "interpolator", "norm")
-    rows = (row for group in groups for part in group.parts for entry in part.ranked for row in _curves(part, entry))
-    return _csv((*names, *COLUMNS), rows)
-
-
-def _curves(part: Group, entry: Entry) -> Iterator[tuple[str, ...]]:
-    names = (entry.result.shards_name, entry.result.arch, entry.result.method, entry.label)
-    for common, over in ((True, "common"), (False, "all")):
-        for interpolator in ("linear", "authors"):
-            for norm in NORMS:
-                if (part.common or not common) and (common or interpolator == "linear"):
-                    curve = part.curve(entry, norm, interpolator=interpolator, common=common)
-                    yield from ((*names, over, interpolator, norm, *point) for point in _points(curve))
+    rows: list[tuple[str, ...]] = []
+    ranked = [(part, entry) for group in groups for part in group.parts for entry in part.ranked]
+    for part, entry in ranked:
+        names = (entry.result.shards_name, entry.result.arch, entry.result.method, entry.label)
+        kinds = [("common", "linear"), ("common", "authors"), ("all", "linear")]
+        for (over, interpolator), norm in product(kinds if part.common else kinds[-1:], NORMS):
+            curve = part.curve(entry, norm, interpolator=interpolator, common=over == "common")
+            rows += [(*names, over, interpolator, norm, *point) for point in _points(curve)]
+    return _csv(("shards", "arch", "method", "model", "over", "interpolator", "norm", *COLUMNS), rows)
 
 
 def security_csv(groups: Sequence[Group]) -> str:
     """Return the security curves, one line per model, norm and radius."""
-    rows = (
-        (part.title, entry.label, norm, *point)
-        for group in groups
-        for part in group.parts
-        for norm in part.norms()
-        for entry in part.entries
-        for point in _points(part.security_curve(entry, norm))
-    )
+    rows: list[tuple[str, ...]] = []
+    for group in groups:
+        for part in group.parts:
+            for norm, entry in product(part.norms(), part.entries):
+                curve = part.security_curve(entry, norm)
+                rows += [(part.title, entry.label, norm, *point) for point in _points(curve)]
     return _csv(("group", "model", "norm", "epsilon", *COLUMNS[1:]), rows)
 
 
@@ -88,7 +85,7 @@ def _csv(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return text.getvalue()
 
 
-LARGEST_HEAD = 4096  # bytes of a page that hold it
+LARGEST_HEAD = 4096  # bytes of a page that name its generator
 
 
 def write_report(
@@ -101,10 +98,11 @@ def write_report(
     explanations: Path | None = None,
     across: bool = False,
     paper: bool = False,
+    tell: Callable[[str], object] = lambda text: None,
 ) -> Path:
     """Write `index.html` and, for other tools, figures, curves, plots and metrics into `out`; return the page's path.
 
-    The same files give the same bytes.  Nothing is written unless everything could be made.
+    The same files give the same bytes. Nothing is written unless everything could be made.
 
     Args:
         results: JSON files of `attack run`, made with one protocol.
@@ -115,25 +113,39 @@ def write_report(
         explanations: picture of `attack explain`.
         across: compare models of different architectures too.
         paper: show the paper's figures, tables and numbers beside ours.
+        tell: called with a sentence for each group of results that is not compared with the first.
 
     Raises:
         InputError: a file is missing or damaged, results cannot be compared, a folder was not used, or `out` holds
-            files of such names that are no report's.
+            files that are no report's.
     """
     read = [read_result(path) for path in results]
     if transfer is not None:
-        transferred = read_transfer(transfer)
-        read = [take_in(transferred, result) for result in read]
-    pairs = [(literal(given_name(folder)), read_examples(_used(folder, read))) for folder in shards]
-    measured = read_measurements(beside, read)
-    extras = Extras(measured, read_png(explanations) if explanations else None, pairs, paper)
-    names = {file_sha256(folder / MANIFEST_NAME): literal(given_name(folder)) for folder in shards}
-    content = build_report(group_results(read, names, across=across), extras)
-    check_output(out / "index.html", begins=b"<")
-    _check_own(out, content)
+        read = list(map(partial(take_in, read_transfer(transfer)), read))
+    pairs = [(literal(given_name(folder)), read_examples(folder)) for folder in shards]
+    style_sets = {_used(folder, read): name for folder, (name, _) in zip(shards, pairs, strict=True)}
+    extras = Extras(read_measurements(beside, read), read_png(explanations) if explanations else None, pairs, paper)
+    groups = group_results(read, style_sets, across=across)
+    content = build_report(groups, extras)
+    page = out / "index.html"
+    check_output(page, begins=b"<")
+    ours = page.is_file() and GENERATOR.encode() in page.read_bytes()[:LARGEST_HEAD]
+    if foreign := [] if ours else [out / name for name in content if (out / name).exists()]:
+        raise InputError(f"{foreign[0]} is not of an earlier report, and would be replaced: give another --out.")
     for name, payload in content.items():
         write_atomically(out / name, payload)
-    return out / "index.html"
+    for group in groups[1:]:
+        why = why_apart(groups[0].entries[0].result, group.entries[0].result)
+        tell(f"{group.title} is not compared with {groups[0].title}: {why}.")
+    return page
+
+
+def _used(folder: Path, results: Sequence[Result]) -> str:
+    """Return the digest of a shard folder that a result was made, or its model trained, from."""
+    digest = file_sha256(folder / MANIFEST_NAME)
+    if digest not in {known for result in results for known in (result.shards_sha256, result.trained_on)}:
+        raise InputError(f"{folder} is not a shard folder of these results: give one that they were made from.")
+    return digest
 
 
 def build_report(groups: Sequence[Group], extras: Extras) -> dict[str, bytes]:
@@ -151,16 +163,6 @@ def build_report(groups: Sequence[Group], extras: Extras) -> dict[str, bytes]:
     return content
 
 
-def _check_own(out: Path, names: Iterable[str]) -> None:
-    """Raise `InputError` where a file would be replaced that no report wrote: ours names its generator in its page."""
-    page = out / "index.html"
-    if page.is_file() and GENERATOR.encode() in page.read_bytes()[:LARGEST_HEAD]:
-        return
-    for name in names:
-        if (out / name).exists():
-            raise InputError(f"{out / name} is not of an earlier report, and would be replaced: give another --out.")
-
-
 def _figures(part: Group, taken: Iterable[str]) -> dict[str, bytes]:
     """Return security curves and curves along the path as files of names not yet taken; none where there are none."""
     name = re.sub(r"[^\w.-]+", "-", part.title).strip("-")
@@ -175,12 +177,3 @@ def _figures(part: Group, taken: Iterable[str]) -> dict[str, bytes]:
             panels, f"The paper's path: {part.title}, {len(part.common)} common images"
         )
     return {f"figures/{name}.{kind}": figure_bytes(figure, kind) for name, figure in drawn.items() for kind in KINDS}
-
-
-def _used(folder: Path, results: Sequence[Result]) -> Path:
-    """Return the folder if a result was made, or its model trained, from it."""
-    manifest = folder / MANIFEST_NAME
-    known = {str(digest) for result in results for digest in (result.shards_sha256, result.trained_on)}
-    if manifest.is_file() and file_sha256(manifest) not in known:
-        raise InputError(f"{folder} is not a shard folder of these results: give one that they were made from.")
-    return folder

@@ -103,7 +103,10 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
     ends = []
     for entry, curve in panel.lines:
         style = _style(entry, entries)
-        enough = _until_zero(curve) if panel.security else _measured(curve)
+        if panel.security:  # up to the first point where nothing is left
+            enough = curve.accuracy.index(0) + 1 if 0 in curve.accuracy else len(curve.accuracy)
+        else:  # where more than half of the images reach: beyond, most would be held, not measured
+            enough = max(1, sum(2 * images > max(curve.images) for images in curve.images))
         x, y = curve.distance[:enough], curve.accuracy[:enough]
         marks = [x.index(radius) for radius in panel.radii if radius in x] if panel.security else (0.06, 0.16)
         axes.fill_between(x, curve.low[:enough], curve.high[:enough], color=style.colour, alpha=0.14, linewidth=0)
@@ -118,22 +121,12 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
         _label_ends(axes, sorted(ends))
 
 
-def _until_zero(curve: Curve) -> int:
-    """Return how many points there are up to the first where nothing is left."""
-    return curve.accuracy.index(0) + 1 if 0 in curve.accuracy else len(curve.accuracy)
-
-
 def _style(entry: Entry, entries: Sequence[Entry]) -> LineStyle:
     """Return the method's style; models that share its colour differ in dashes and marker."""
     styles = [METHOD_STYLES.get(other.result.method, OTHER_STYLE) for other in entries]
     own = entries.index(entry)
     place, style = styles[:own].count(styles[own]), styles[own]
     return replace(style, dashes=DASHES[place - 1], marker=MARKERS[place - 1]) if 0 < place <= len(DASHES) else style
-
-
-def _measured(curve: Curve) -> int:
-    """Return how many points lie where more than half of the images reach: beyond, most would be held, not measured."""
-    return max(1, sum(2 * images > max(curve.images) for images in curve.images))
 
 
 def _prepare_axes(axes: Axes, norm: Norm, largest: float) -> None:
@@ -145,15 +138,10 @@ def _prepare_axes(axes: Axes, norm: Norm, largest: float) -> None:
     axes.locator_params(axis="x", nbins=6)
     axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.8)
     if norm == "linf":
-        for level in _levels(255 * largest):
+        step = max(1, 2 ** math.ceil(math.log2(255 * largest / 4)))  # at most four whole levels, evenly spaced
+        for level in range(step, int(255 * largest + 1e-9) + 1, step):
             axes.axvline(level / 255, color=INK, alpha=0.35, linewidth=0.8, linestyle=(0, (1, 2)))
             axes.text(level / 255, 1.035, f"{level}/255", color=INK, alpha=0.75, fontsize=8, ha="center", va="bottom")
-
-
-def _levels(largest: float) -> list[int]:
-    """Return at most four whole levels, evenly spaced, up to the largest distance."""
-    step = max(1, 2 ** math.ceil(math.log2(largest / 4)))
-    return list(range(step, int(largest + 1e-9) + 1, step))
 
 
 def _label_ends(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
@@ -232,16 +220,16 @@ def read_examples(shards: Path) -> list[Example]:
                 first.setdefault(location.label, location)
             if len(first) == wanted:
                 break
-    return [_read(first[label], manifest.class_names[label]) for label in sorted(first)]
-
-
-def _read(location: SampleLocation, class_name: str) -> Example:
-    with open_shard(location.shard) as file:
-        sample = read_sample(file, location)
-    try:
-        return Example(literal(class_name), _data_url(sample.content), _data_url(sample.styled[0]))
-    except PictureError as error:
-        raise InputError(f"{location.shard}: sample {location.key} {error}: make the shard again.") from None
+    examples = []
+    for label, location in sorted(first.items()):
+        with open_shard(location.shard) as file:
+            sample = read_sample(file, location)
+        try:
+            pair = _data_url(sample.content), _data_url(sample.styled[0])
+        except PictureError as error:
+            raise InputError(f"{location.shard}: sample {location.key} {error}: make the shard again.") from None
+        examples.append(Example(literal(manifest.class_names[label]), *pair))
+    return examples
 
 
 def _data_url(encoded: bytes) -> str:

@@ -27,6 +27,7 @@ from attack.evaluation.result import Result, whole_split
 from attack.evaluation.statistics import Difference, compare_family, share
 from attack.evaluation.target import EXTERNAL
 from attack.evaluation.transfer import Transfer, transfer_attacks
+from attack.report.comparable import check_attacks, check_protocol, image_sets
 from stylize.console import InputError, option_name
 
 SECURITY_POINTS = 61
@@ -41,16 +42,6 @@ class Entry:
     label: str
     recipe: str
     result: Result
-
-    @property
-    def near_chance(self) -> bool:
-        """Whether the model is hardly better than guessing."""
-        return self.result.near_chance
-
-    @property
-    def family(self) -> str:
-        """What it is compared within: its architecture; models of one's own are a family together."""
-        return "models of your own" if self.result.method == EXTERNAL else self.result.arch
 
     def robust(self, epsilon: float, norm: Norm = "linf") -> Array:
         """Return 0/1 for each of the N images: the worst case over all attacks within a radius."""
@@ -76,10 +67,11 @@ class Group:
 
     @cached_property
     def parts(self) -> tuple["Group", ...]:
-        """The models that are compared with each other, as groups: of one architecture each, or all."""
+        """The models that are compared with each other, as groups: of one architecture each, one's own, or all."""
         found: dict[str, list[Entry]] = {}
         for entry in self.entries:
-            found.setdefault("" if self.across else entry.family, []).append(entry)
+            family = "models of your own" if entry.result.method == EXTERNAL else entry.result.arch
+            found.setdefault("" if self.across else family, []).append(entry)
         if len(found) == 1:
             return (self,)
         return tuple(Group(f"{self.title}, {family}", tuple(members), True) for family, members in found.items())
@@ -87,17 +79,12 @@ class Group:
     @cached_property
     def ranked(self) -> tuple[Entry, ...]:
         """The models that are compared: those that are not near chance."""
-        return tuple(entry for entry in self.entries if not entry.near_chance)
+        return tuple(entry for entry in self.entries if not entry.result.near_chance)
 
     @property
     def radii(self) -> tuple[tuple[Norm, float], ...]:
         """The norms and radii that all models were attacked at; none after the suite `paper`."""
         return tuple((cell.norm, cell.epsilon) for cell in self.entries[0].result.cells)
-
-    @property
-    def epsilons(self) -> tuple[float, ...]:
-        """The radii in L∞."""
-        return tuple(epsilon for norm, epsilon in self.radii if norm == "linf")
 
     @cached_property
     def common(self) -> tuple[str, ...]:
@@ -113,19 +100,11 @@ class Group:
         first = self.entries[0].result
         return first.keys[: first.document["path"]["images"]]
 
-    @property
-    def largest_linf(self) -> float:
-        """The L∞ distance that the whole path can reach."""
-        return self.entries[0].result.largest_linf
-
-    @cached_property
-    def largest_l2(self) -> float:
-        """The largest L2 distance that occurs."""
-        return max(float(entry.result.records.l2.max(initial=0)) for entry in self.entries)
-
     def largest(self, norm: Norm) -> float:
-        """Return where the curves of a norm end."""
-        return self.largest_linf if norm == "linf" else self.largest_l2
+        """Return where the path's curves end: the L∞ distance that it can reach, the largest L2 distance there is."""
+        if norm == "linf":
+            return self.entries[0].result.largest_linf
+        return max(float(entry.result.records.l2.max(initial=0)) for entry in self.entries)
 
     def curve(self, entry: Entry, norm: Norm, *, interpolator: str = "linear", common: bool = True) -> Curve:
         """Return an accuracy curve of the path: on the common images, or over all that were looked at."""
@@ -134,18 +113,6 @@ class Group:
         if interpolator == "authors":
             return authors_curve(norm, distance, records.correct, AUTHORS_POINTS[norm])
         return linear_curve(norm, distance, records.correct, np.linspace(0, self.largest(norm), LINEAR_POINTS))
-
-    def by_recipe(self, values: Sequence[Array]) -> dict[str, Array]:
-        """Stack values (N,) of the models of `ranked` by recipe, (S, N): S training seeds."""
-        found: dict[str, list[Array]] = {}
-        for entry, row in zip(self.ranked, values, strict=True):
-            found.setdefault(entry.recipe, []).append(row)
-        return {recipe: np.stack(rows) for recipe, rows in found.items()}
-
-    def seeds(self, *recipes: str) -> int:
-        """Return the smallest number of trained models that one of these recipes has here."""
-        counts = Counter(entry.recipe for entry in self.ranked)
-        return min(counts[recipe] for recipe in recipes)
 
     def norms(self) -> tuple[Norm, ...]:
         """Return the norms in which a security curve can be drawn: every model met an attack beside the path."""
@@ -192,14 +159,11 @@ class Group:
 
 
 def _mean_curve(recipe: str, seeds: Sequence[tuple[Entry, Curve]]) -> tuple[Entry, Curve]:
-    first, curves = seeds[0], [curve for _, curve in seeds]
-    accuracy = np.mean([curve.accuracy for curve in curves], 0).tolist()
-    low, high = (
-        np.min([curve.low for curve in curves], 0).tolist(),
-        np.max([curve.high for curve in curves], 0).tolist(),
-    )
-    label = f"{recipe}, {len(seeds)} seeds"
-    return Entry(label, recipe, first[0].result), replace(first[1], accuracy=accuracy, low=low, high=high)
+    (entry, curve), curves = seeds[0], [curve for _, curve in seeds]
+    accuracy = np.mean([each.accuracy for each in curves], 0).tolist()
+    low, high = np.min([each.low for each in curves], 0).tolist(), np.max([each.high for each in curves], 0).tolist()
+    mean = replace(curve, accuracy=accuracy, low=low, high=high)
+    return Entry(f"{recipe}, {len(seeds)} seeds", recipe, entry.result), mean
 
 
 def _bounded(result: Result, norm: Norm) -> list[AttackResult]:
@@ -233,35 +197,38 @@ def compare_models(group: Group) -> list[Comparison]:
         n = min(map(len, robust), default=0)
         measured.append((f"{radius_name(*radius)}, n = {n}", [np.array(each[:n], float) for each in robust]))
     if group.common:
-        points = np.linspace(0, group.largest_linf, LINEAR_POINTS)
+        points = np.linspace(0, group.largest("linf"), LINEAR_POINTS)
         values = [path_values(entry.records(group.common), points) for entry in group.ranked]
         measured.append((f"paper’s path, mean, n = {len(group.common)}", values))
-    found = compare_family([group.by_recipe(values) for _, values in measured])
+    rows: dict[str, list[int]] = {}  # of the models of each recipe, which differ in their training seed
+    for row, entry in enumerate(group.ranked):
+        rows.setdefault(entry.recipe, []).append(row)
+    found = compare_family([{name: np.stack(values)[own] for name, own in rows.items()} for _, values in measured])
     return [
-        Comparison(at, gap, group.seeds(gap.first, gap.second))
+        Comparison(at, gap, min(len(rows[gap.first]), len(rows[gap.second])))
         for (at, _), gaps in zip(measured, found, strict=True)
         for gap in gaps
     ]
 
 
-COMPARED = ("suite", "strong_images", "epsilons", "seed")
 NAMED = ("method", "seed", "shards_sha256")
 
 
 def group_results(
     results: Sequence[Result], style_sets: Mapping[str, str] | None = None, *, across: bool = False
 ) -> list[Group]:
-    """Group results by their images, known by key, label and classes; refuse what cannot be compared.
+    """Group results by their images (see `image_sets`); refuse what cannot be compared.
 
     `style_sets` names shard folders by the SHA-256 of their manifests: models of one method that were trained on
     several are told apart by these names. `across` compares models of different architectures too.
     """
-    _check_comparable(results)
+    check_protocol(results)
     found: dict[tuple[object, ...], list[Result]] = {}
-    for result in results:
-        labels, classes = result.document["images"]["labels"], result.document["model"]["card"]["class_names"]
-        found.setdefault((result.keys, tuple(labels), tuple(classes)), []).append(result)
-    members = sorted(found.values(), key=lambda group: min(_sorting(result) for result in group))
+    for result, images in zip(results, image_sets(results), strict=True):
+        found.setdefault(images, []).append(result)
+    for group in found.values():
+        check_attacks(group)
+    members = sorted(found.values(), key=lambda group: min(map(_sorting, group)))
     entries = [_label(group, style_sets or {}) for group in members]
     return [Group(title, each, across) for title, each in zip(_titles(members), entries, strict=True)]
 
@@ -288,49 +255,43 @@ def take_in(transfer: Transfer, result: Result) -> Result:
     return replace(result, attacks=attacks, checks=checks, verdicts=verdicts)
 
 
-def _check_comparable(results: Sequence[Result]) -> None:
-    if not results:
-        raise InputError("There is no result to report: give the JSON files that `attack run` wrote.")
-    first = results[0]
-    for result in results[1:]:
-        for section, names in (("protocol", COMPARED), ("path", ("images", "steps", "step_size", "zero_gradient"))):
-            for name in names:
-                here, there = first.document[section][name], result.document[section][name]
-                if here != there:
-                    raise InputError(
-                        f"{first.path} was made with {option_name(name)} {here!r} but {result.path} with {there!r}: "
-                        "attack all models with one protocol, or write two reports."
-                    )
-
-
 def _label(results: list[Result], style_sets: Mapping[str, str]) -> tuple[Entry, ...]:
     """Label models by what differs, adding seed, folder or path only where that is needed; return the best first."""
     results = sorted(results, key=_sorting)
     recipes = _recipes(results, style_sets)
-    shared, paths = Counter(recipes), [str(result.document["model"]["path"]) for result in results]
+    shared, known = Counter(recipes), dict[tuple[str, str], Path]()
+    for recipe, result in zip(recipes, results, strict=True):
+        first = known.setdefault((recipe, result.document["model"]["sha256"]), result.path)
+        if first is not result.path:
+            raise InputError(f"{first} and {result.path} are of the same model: give each model once.")
     for endings in (
         [""] * len(results),
         [f", seed {result.training_seed}" for result in results],
         [f" ({result.model_name})" for result in results],
-        [f" ({path})" for path in paths],
+        [f" ({result.document['model']['path']})" for result in results],
+        [f" ({result.path})" for result in results],  # models of one path, of several people
     ):
         named = zip(recipes, endings, strict=True)
         labels = [f"{recipe}{ending}" if shared[recipe] > 1 else recipe for recipe, ending in named]
         if len(set(labels)) == len(labels):
-            entries = map(Entry, labels, _same_seed_apart(labels, recipes, results), results)
-            return tuple(sorted(entries, key=_rank))
-    again = next(path for path in paths if paths.count(path) > 1)
-    raise InputError(f"Two results are of the same model, {again}: give each model once.")
+            seeds = Counter(zip(recipes, [result.training_seed for result in results], strict=True))
+            mixed = {recipe for (recipe, _), models in seeds.items() if models > 1}  # each a recipe of its own
+            apart = [label if recipe in mixed else recipe for label, recipe in zip(labels, recipes, strict=True)]
+            break
+    return tuple(sorted(map(Entry, labels, apart, results), key=_rank))
 
 
 def _rank(entry: Entry) -> tuple[bool, float, float, str]:
     """Sort by robust accuracy at all radii together, then by clean accuracy; models near chance come last."""
     robust = sum(share(cell.robust).mean for cell in entry.result.cells)
-    return entry.near_chance, -robust, -whole_split(entry.result).mean, entry.label
+    return entry.result.near_chance, -robust, -whole_split(entry.result).mean, entry.label
 
 
 def _recipes(results: Sequence[Result], style_sets: Mapping[str, str]) -> list[str]:
-    """Name what a model was trained with: its method, its style set and its settings, where the others' are other."""
+    """Name what a model was trained with: its method, its style set and its settings, where the others' are other.
+
+    Such as `pairing, lambda 3`: settings are all but `NAMED`, which labels say elsewhere.
+    """
     trained_on: dict[str, set[str]] = {}
     for result in results:
         trained_on.setdefault(result.method, set()).add(result.trained_on)
@@ -340,7 +301,17 @@ def _recipes(results: Sequence[Result], style_sets: Mapping[str, str]) -> list[s
         else f"{name} on {style_sets.get(result.trained_on, result.trained_on[:8])}"
         for name, result in zip(_kinds(results), results, strict=True)
     ]
-    return _with_settings(names, [_settings(result) for result in results])
+    settings = [
+        {name: value for name, value in result.document["model"]["card"]["config"].items() if name not in NAMED}
+        for result in results
+    ]
+    named = []
+    for name, own in zip(names, settings, strict=True):
+        alike = [others for other, others in zip(names, settings, strict=True) if other == name]
+        differing = [key for key in own if any(others.get(key) != own[key] for others in alike)]
+        parts = [f"{option_name(key).strip('-')} {_shown(own[key])}" for key in differing]
+        named.append(", ".join([name, *parts]))
+    return named
 
 
 def _kinds(results: Sequence[Result]) -> list[str]:
@@ -357,32 +328,8 @@ def _kinds(results: Sequence[Result]) -> list[str]:
     ]
 
 
-def _with_settings(names: Sequence[str], settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Add to each name the settings in which models of that name differ, such as `pairing, lambda 3`."""
-    named = []
-    for name, own in zip(names, settings, strict=True):
-        alike = [others for other, others in zip(names, settings, strict=True) if other == name]
-        differing = [key for key in own if any(others.get(key) != own[key] for others in alike)]
-        parts = [f"{option_name(key).strip('-')} {_shown(own[key])}" for key in differing]
-        named.append(", ".join([name, *parts]))
-    return named
-
-
 def _shown(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _same_seed_apart(labels: Sequence[str], recipes: Sequence[str], results: Sequence[Result]) -> list[str]:
-    """Return the recipes; where two models of one have the same seed, each is a recipe of its own."""
-    seeds = Counter((recipe, result.training_seed) for recipe, result in zip(recipes, results, strict=True))
-    mixed = {recipe for (recipe, _), models in seeds.items() if models > 1}
-    return [label if recipe in mixed else recipe for label, recipe in zip(labels, recipes, strict=True)]
-
-
-def _settings(result: Result) -> dict[str, Any]:
-    """Return what a model was trained with that its name does not say yet: all but method, shards and seed."""
-    settings: dict[str, Any] = result.document["model"]["card"]["config"]
-    return {name: value for name, value in settings.items() if name not in NAMED}
 
 
 NEEDED = {

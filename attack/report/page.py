@@ -2,22 +2,23 @@
 
 import base64
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from attack.attacks.attack import NORM_NAMES, AttackResult, epsilon_name, radius_name
+from attack.attacks.attack import NORM_NAMES, epsilon_name, radius_name
 from attack.checks.robustness import looked_at
 from attack.checks.verdict import Verdict
-from attack.evaluation.paper_path import INTERPOLATORS, accuracy_at, mean_accuracy
+from attack.evaluation.paper_path import INTERPOLATORS, LINEAR_POINTS, path_values
 from attack.evaluation.result import Result, whole_split
 from attack.evaluation.statistics import Share, share
+from attack.report.comparable import why_apart
 from attack.report.figures import METHOD_STYLES, Example, Panel, inline_svg, panel_figure, path_panel, security_panel
-from attack.report.groups import Comparison, Entry, Group, Measurement, compare_models, measurement_of
+from attack.report.groups import Entry, Group, Measurement, compare_models, measurement_of
 
 GENERATOR = "stylized-pairing, attack report"
 TITLE = "Robustness, and how far to believe it"
@@ -42,7 +43,7 @@ PAPER_FIGURES = {
 }
 PAPER_PATH = {"steps": 100, "step_size": 1e-4}
 PAPER_IMAGES = 100
-SHARES = (0.2, 0.4, 0.6, 0.8, 1.0)  # of the path's length
+FIFTHS = (0.2, 0.4, 0.6, 0.8, 1.0)  # of the path's length
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,11 @@ class Extras:
     paper: bool = False
 
 
-@dataclass
 class Pictures:
     """Draws panels for the page; every picture has ids of its own."""
 
-    drawn: int = field(default=0)
+    def __init__(self) -> None:
+        self.drawn = 0
 
     def __call__(self, panel: Panel, description: str) -> Markup:
         """Return an <svg> element."""
@@ -100,7 +101,7 @@ def render_page(groups: Sequence[Group], extras: Extras) -> str:
     environment.filters["radius"] = epsilon_name
     functions = (
         attack_table, check_summary, check_table, colour, command, comparisons, distance_table, paper_words,
-        verdict_table, verdict_title,
+        verdict_radius, verdict_table, why_apart,
     )  # fmt: skip
     environment.globals |= {function.__name__: function for function in functions}
     template = environment.get_template("page.html.j2")
@@ -113,7 +114,7 @@ def _summary(groups: Sequence[Group]) -> dict[str, Any]:
     found = [verdict for result in results for verdict in result.verdicts]
     words: dict[str, list[str]] = {}
     for verdict in found:
-        words.setdefault(_radius(verdict), []).append(verdict.word)
+        words.setdefault(verdict_radius(verdict), []).append(verdict.word)
     return {
         "generator": GENERATOR,
         "title": TITLE,
@@ -149,7 +150,8 @@ def _measured(groups: Sequence[Group], extras: Extras) -> dict[str, Any]:
         "transfers": [
             (f"{group.title}, L∞ {epsilon_name(epsilon)}", transfer_table(group, epsilon))
             for group in groups
-            for epsilon in group.epsilons
+            for norm, epsilon in group.radii
+            if norm == "linf"
         ],
         "shape_tables": [(group.title, shape_table(group, extras.measurements)) for group in groups],
         "corruption_tables": [(group.title, corruption_table(group, extras.measurements)) for group in groups],
@@ -172,45 +174,33 @@ def verdict_table(group: Group) -> Table:
     rows: Rows = []
     for entry in group.entries:
         clean = whole_split(entry.result)
-        cells = zip(entry.result.verdicts, entry.result.cells, strict=False)
-        robust: list[Cell] = [
-            _verdict_cell(verdict, f"{share(cell.robust)}, n = {len(cell.robust)}") for verdict, cell in cells
-        ]
-        rows.append([entry, f"{clean}, n = {clean.n}", *(robust or [_word(entry.result.verdicts[0])])])
+        row: list[Cell] = [entry, f"{clean}, n = {clean.n}"]
+        for verdict, cell in zip(entry.result.verdicts, entry.result.cells, strict=False):
+            look = "doubtful" if verdict.word == "masking suspected" else "number"
+            row.append((Mark(f"{share(cell.robust)}, n = {len(cell.robust)}", look), _word(verdict)))
+        rows.append(row if group.radii else [*row, _word(entry.result.verdicts[0])])
     return Table(header if group.radii else [*header, "verdict"], rows)
-
-
-def _verdict_cell(verdict: Verdict, robust: str) -> tuple[Mark, Mark]:
-    """Return a robust accuracy and the verdict on it; an accuracy that may be too high is marked as such."""
-    return Mark(robust, "doubtful" if verdict.word == "masking suspected" else "number"), _word(verdict)
 
 
 def _word(verdict: Verdict) -> Mark:
     return Mark(verdict.word, WORD_CLASSES.get(verdict.word, "unsure"))
 
 
-def verdict_title(verdict: Verdict) -> str:
-    """Return a verdict's radius and word."""
-    return f"{_radius(verdict)}: {verdict.word}".removeprefix(": ")
-
-
-def _radius(verdict: Verdict) -> str:
+def verdict_radius(verdict: Verdict) -> str:
+    """Return a verdict's norm and radius; nothing where no attack had one."""
     return "" if verdict.epsilon is None else radius_name(verdict.norm, verdict.epsilon)
 
 
 def comparisons(part: Group) -> tuple[Table, int]:
     """Return the paired differences of models, and how many comparisons are left out because nothing differs."""
     found = compare_models(part)
-    rows = [_difference(each) for each in found if not each.alike]
+    rows: Rows = []
+    for gap, at, seeds in ((each.difference, each.at, each.seeds) for each in found if not each.alike):
+        higher = gap.first if gap.mean > 0 else gap.second
+        so = f"{higher} is better" if seeds > 1 else f"{higher} is higher, on this training seed"
+        text = f"{100 * gap.mean:+.1f} [{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]".replace("-", "−")
+        rows.append([f"{gap.first} − {gap.second}", at, text, f"{gap.adjusted:.3f}", "tie" if gap.tie else so])
     return Table(["pair", "at", "difference", "adjusted p", "so"], rows), sum(each.alike for each in found)
-
-
-def _difference(found: Comparison) -> list[Cell]:
-    gap = found.difference
-    higher = gap.first if gap.mean > 0 else gap.second
-    so = f"{higher} is better" if found.seeds > 1 else f"{higher} is higher, on this training seed"
-    text = f"{100 * gap.mean:+.1f} [{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]".replace("-", "−")
-    return [f"{gap.first} − {gap.second}", found.at, text, f"{gap.adjusted:.3f}", "tie" if gap.tie else so]
 
 
 def security_pictures(part: Group, draw: Pictures) -> tuple[str, list[Markup]]:
@@ -223,99 +213,88 @@ def security_pictures(part: Group, draw: Pictures) -> tuple[str, list[Markup]]:
 
 
 def path_pictures(part: Group, draw: Pictures, paper: bool) -> list[tuple[str, list[Markup]]]:
-    """Return the curves of the paper's path by title: common images, all images and, if asked, the paper's figures."""
+    """Return the curves of the paper's path by title: common images, all images and, if asked, the paper's figures.
+
+    Those are Figures 3, 4, 5 and 7: what they compare, on the same common images.
+    """
+    ranked = part.ranked
+
+    def path(entries: Sequence[Entry] = ranked, **options: Any) -> list[Markup]:
+        text = f"Accuracy along the paper's path, {part.title}, "
+        return [draw(path_panel(part, entries, norm, **options), text + NORM_NAMES[norm]) for norm in ("l2", "linf")]
+
     if not part.common:
         return []
-    ranked = part.ranked
     shown = [
-        (f"{len(part.common)} common images", _path(part, ranked, draw)),
-        ("All images that were looked at, clean errors counted", _path(part, ranked, draw, common=False)),
+        (f"{len(part.common)} common images", path()),
+        ("All images that were looked at, clean errors counted", path(common=False)),
     ]
     if not paper:
         return shown
-    return [
-        *shown,
-        ("The authors’ interpolator", _path(part, ranked, draw, interpolator="authors")),
-        *_pairs(part, draw),
-    ]
-
-
-def _path(part: Group, entries: Sequence[Entry], draw: Pictures, **options: Any) -> list[Markup]:
-    text = f"Accuracy along the paper's path, {part.title}, "
-    return [draw(path_panel(part, entries, norm, **options), text + NORM_NAMES[norm]) for norm in ("l2", "linf")]
-
-
-def _pairs(part: Group, draw: Pictures) -> Iterator[tuple[str, list[Markup]]]:
-    """Yield Figures 3, 4, 5 and 7 of the paper: what they compare, on the same common images."""
-    methods = {entry.result.method for entry in part.ranked}
+    shown.append(("The authors’ interpolator", path(interpolator="authors")))
+    methods = {entry.result.method for entry in ranked}
     for figure, (pair, question) in PAPER_FIGURES.items():
         if set(pair) <= methods:
-            shown = [entry for entry in part.ranked if entry.result.method in pair]
-            yield f"Figure {figure}: {question}", _path(part, shown, draw)
-    styles = [entry for entry in part.ranked if entry.result.method == "pairing"]
+            shown.append((f"Figure {figure}: {question}", path([e for e in ranked if e.result.method in pair])))
+    styles = [entry for entry in ranked if entry.result.method == "pairing"]
     if len({entry.result.trained_on for entry in styles}) > 1:
-        yield "Figure 7: style sets compared, pairing", _path(part, styles, draw)
+        shown.append(("Figure 7: style sets compared, pairing", path(styles)))
+    return shown
 
 
 def distance_table(part: Group) -> Table:
     """Return the accuracy on the common images at fifths of the path's length."""
-    distances = [part_of * part.largest_linf for part_of in SHARES]
+    largest = part.largest("linf")
+    distances = [fifth * largest for fifth in FIFTHS]
+    points = [*(np.array([linf]) for linf in distances), np.linspace(0, largest, LINEAR_POINTS)]
     rows: Rows = []
     for entry in part.ranked:
         records = entry.records(part.common)
-        shares = [*(accuracy_at(records, linf) for linf in distances), mean_accuracy(records, part.largest_linf)]
-        rows.append([entry, *map(str, shares)])
+        rows.append([entry, *(str(share(path_values(records, each))) for each in points)])
     return Table(["model", *(f"{255 * linf:.2f}/255" for linf in distances), "mean over the range"], rows)
 
 
 def paper_clean_table(groups: Sequence[Group]) -> Table:
     """Return Tables 1 and 2 of the paper beside the clean accuracy of our models."""
-    rows: Rows = [
-        [
-            entry, entry.result.arch, str(whole_split(entry.result)),
-            *(_printed(numbers, entry.result) for numbers in PAPER_CLEAN.values()),
+    rows: Rows = []
+    for entry in (entry for group in groups for entry in group.entries):
+        arch = "mobilenet" if entry.result.arch.startswith("mobilenet") else entry.result.arch
+        column = {"pairing": 0, "normal": 1}.get(entry.result.method)
+        printed = [
+            "–" if column is None or arch not in numbers else f"{numbers[arch][column]:.2f} %"
+            for numbers in PAPER_CLEAN.values()
         ]
-        for group in groups
-        for entry in group.entries
-    ]  # fmt: skip
+        rows.append([entry, entry.result.arch, str(whole_split(entry.result)), *printed])
     return Table(["model", "network", "ours, whole test split", *(f"paper, {name}" for name in PAPER_CLEAN)], rows)
 
 
-def _printed(numbers: Mapping[str, tuple[float, float]], result: Result) -> str:
-    """Return the paper's number for a model, where it has one."""
-    pair = numbers.get("mobilenet" if result.arch.startswith("mobilenet") else result.arch)
-    column = {"pairing": 0, "normal": 1}.get(result.method)
-    return "–" if pair is None or column is None else f"{pair[column]:.2f} %"
-
-
 def transfer_table(group: Group, epsilon: float) -> Table:
-    """Return who withstood whose adversarial images at a radius; without rows where `attack transfer` was not run."""
-    found = {entry.label: _transferred(entry, epsilon) for entry in group.entries}
-    names = list(dict.fromkeys(name for rows in found.values() for name in rows))
-    sources: list[tuple[Cell, str]] = [(entry, name) for entry in group.entries for name in names if _is(entry, name)]
-    sources += [(name, name) for name in names if not any(_is(entry, name) for entry in group.entries)]
-    rows: Rows = [
-        [source, *(_transfer_cell(found, entry, name) for entry in group.entries)] for source, name in sources
-    ]
-    return Table(["attacked", *(entry.label for entry in group.entries)], rows)
+    """Return who withstood whose adversarial images at a radius; without rows where `attack transfer` was not run.
 
-
-def _is(entry: Entry, name: str) -> bool:
-    """Tell whether a transfer names this model so: by its folder, or by its path where two folders share a name."""
-    return name in (entry.result.model_name, entry.result.document["model"]["path"])
-
-
-def _transfer_cell(found: Mapping[str, Mapping[str, str]], entry: Entry, source: str) -> str:
-    """Return what a model withstood of a source: nothing is known of itself, or where it took no part."""
-    return found[entry.label].get(source, "its own" if found[entry.label] else "–")
-
-
-def _transferred(entry: Entry, epsilon: float) -> dict[str, str]:
-    return {
-        attack.name.removeprefix("transfer:"): f"{100 * np.mean(attack.robust):.1f} %"
-        for attack in entry.result.attacks
-        if attack.kind == "transfer" and attack.epsilon == epsilon
+    Nothing is known of a model's own images, or where it took no part. Transfers name a model by its folder, or by its
+    path where two folders share a name.
+    """
+    found = {
+        entry.label: {
+            attack.name.removeprefix("transfer:"): f"{100 * np.mean(attack.robust):.1f} %"
+            for attack in entry.result.attacks
+            if attack.kind == "transfer" and attack.epsilon == epsilon
+        }
+        for entry in group.entries
     }
+    names = list(dict.fromkeys(name for withstood in found.values() for name in withstood))
+    rows: Rows = []
+    for entry in group.entries:
+        known = (entry.result.model_name, entry.result.document["model"]["path"])
+        rows += [[entry, name] for name in names if name in known]
+    rows += [[name, name] for name in names if name not in [row[1] for row in rows]]
+    return Table(
+        ["attacked", *found],
+        [
+            [source, *(withstood.get(str(name), "its own" if withstood else "–") for withstood in found.values())]
+            for source, name in rows
+        ],
+    )
 
 
 def shape_table(group: Group, measurements: Sequence[Measurement]) -> Table:
@@ -341,15 +320,10 @@ def corruption_table(group: Group, measurements: Sequence[Measurement]) -> Table
     for entry, document in known:
         clean = _share(document["clean_error"]) if document["clean_error"] else "–"
         mean = f"{100 * document['mean_corruption_error']['mean']:.1f} %"
-        cells = (_kind_error(document, kind) for kind in kinds)
+        errors = {kind: [r["error"]["share"] for r in document["records"] if r["corruption"] == kind] for kind in kinds}
+        cells = [f"{100 * sum(each) / len(each):.1f} %" if each else "–" for each in errors.values()]  # all severities
         rows.append([entry, document["corruptions_from"], clean, mean, *cells])
     return Table(["model", "images", "clean", "mean", *kinds], rows)
-
-
-def _kind_error(document: Mapping[str, Any], kind: str) -> str:
-    """Return a corruption's error, averaged over its severities."""
-    errors = [record["error"]["share"] for record in document["records"] if record["corruption"] == kind]
-    return f"{100 * sum(errors) / len(errors):.1f} %" if errors else "–"
 
 
 def _share(found: Mapping[str, Any]) -> str:
@@ -385,24 +359,20 @@ def _not_made(group: Group, entry: Entry) -> list[str]:
 
 def attack_table(entry: Entry) -> Table:
     """Return a model's attacks, one a row."""
-    header = ["attack", "kind", "radius", "still right", "images", "passes forward / back", "seconds"]
-    return Table(header, [_attack_row(attack) for attack in entry.result.attacks if attack.kind != "transfer"])
-
-
-def _attack_row(attack: AttackResult) -> list[str]:
-    n = looked_at(attack)
-    if attack.epsilon is None:
-        radius, found = f"smallest {NORM_NAMES[attack.norm]}", _median(attack, n)
-    else:
-        radius, found = radius_name(attack.norm, attack.epsilon), str(share(attack.robust[:n]))
-    passes = f"{attack.forwards:,} / {attack.backwards:,}"
-    return [attack.name, attack.kind, radius, found, str(n), passes, f"{attack.seconds:.1f}"]
-
-
-def _median(attack: AttackResult, n: int) -> str:
-    middle = float(np.median(attack.distance[:n]))
-    size = f"{255 * middle:.2f}/255" if attack.norm == "linf" else f"{middle:.3f}"
-    return f"median {size}" if np.isfinite(middle) else "found none for half of the images"
+    rows: Rows = []
+    for attack in entry.result.attacks:
+        n = looked_at(attack)
+        if attack.epsilon is None:
+            middle = float(np.median(attack.distance[:n]))
+            size = f"{255 * middle:.2f}/255" if attack.norm == "linf" else f"{middle:.3f}"
+            found = f"median {size}" if np.isfinite(middle) else "found none for half of the images"
+            radius = f"smallest {NORM_NAMES[attack.norm]}"
+        else:
+            radius, found = radius_name(attack.norm, attack.epsilon), str(share(attack.robust[:n]))
+        passes = f"{attack.forwards:,} / {attack.backwards:,}"
+        if attack.kind != "transfer":
+            rows.append([attack.name, attack.kind, radius, found, str(n), passes, f"{attack.seconds:.1f}"])
+    return Table(["attack", "kind", "radius", "still right", "images", "passes forward / back", "seconds"], rows)
 
 
 def paper_words(result: Result) -> str:

@@ -78,10 +78,14 @@ def read_models(results: Path, shape: Path) -> dict[str, list[Model]]:
     """Read all models by NAME."""
     found: dict[str, list[Model]] = {}
     for path in sorted(results.glob("*.json")):
-        records = json.loads((shape / path.name).read_text(encoding="utf-8"))["records"]
-        by_shape = np.array([record["predicted"] == record["shape"] for record in records], float)
-        found.setdefault(path.stem.rpartition("-")[0], []).append(Model(read_result(path), by_shape))
+        found.setdefault(path.stem.rpartition("-")[0], []).append(read_model(path, shape / path.name))
     return found
+
+
+def read_model(result: Path, shape: Path) -> Model:
+    """Read one model from its files."""
+    records = json.loads(shape.read_text(encoding="utf-8"))["records"]
+    return Model(read_result(result), np.array([record["predicted"] == record["shape"] for record in records], float))
 
 
 def answer(claim: Claim, first: Sequence[Model], second: Sequence[Model]) -> Answer:

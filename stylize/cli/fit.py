@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -14,10 +14,10 @@ from stylize.fitting.settings import HOLD_OUT_FRACTION, PRESETS, REFINE, FitSett
 from stylize.interruption import imports_torch
 from stylize.jobs.spec import STYLE_HELP, Encoder
 
-if TYPE_CHECKING:
-    from stylize.fitting.styles import FitResult
-
 LINE_STEPS = 25
+PRESET_HELP = f"The recipe: {', '.join(PRESETS)}; {REFINE} goes on from --start."
+START_HELP = "A decoder to go on from; `stylize weights list` names the shipped one."
+HELD_OUT_HELP = "Fraction of photos, by hash, that training held out; 1 for all."
 Style = Annotated[list[str], typer.Option(help=STYLE_HELP)]
 Decoder = Annotated[Path | None, typer.Option(help="A decoder from fit-decoder; else the shipped one.")]
 Photos = Annotated[Path, typer.Option(help="Folder or zip of photos.")]
@@ -46,15 +46,9 @@ def fit_decoder(
     style: Style,
     output: Annotated[Path, typer.Option("--output", "-o", help="The safetensors file to write.")],
     hold_out: Annotated[list[str], typer.Option(help="Name of a style kept for evaluation.")] = [],  # noqa: B006
-    hold_out_fraction: Annotated[
-        float, typer.Option(help="Fraction of photos kept for evaluation.")
-    ] = HOLD_OUT_FRACTION,
-    preset: Annotated[
-        str, typer.Option(help=f"The recipe: {', '.join(PRESETS)}; {REFINE} goes on from --start.")
-    ] = "shipped",
-    start: Annotated[
-        Path | None, typer.Option(help="A decoder to go on from; `stylize weights list` names the shipped one.")
-    ] = None,
+    hold_out_fraction: Annotated[float, typer.Option(help="Fraction of photos kept for it too.")] = HOLD_OUT_FRACTION,
+    preset: Annotated[str, typer.Option(help=PRESET_HELP)] = "shipped",
+    start: Annotated[Path | None, typer.Option(help=START_HELP)] = None,
     seed: Annotated[int, typer.Option(help="Chooses the crops.")] = FitSettings.seed,
     encoder: Encoder = None,
 ) -> None:
@@ -91,16 +85,13 @@ def fit_styles(
     results = fitting.fit_styles(load_pair(encoder, decoder), styles, out)
     with counted_progress(console, "Fitting styles", len(styles), "styles") as report:
         for result in results:
-            console.print(_fit_line(result), highlight=False)
+            line = "there already"
+            if result.before is not None and result.after is not None:
+                pairs = zip(("content", "style"), result.before, result.after, strict=True)
+                changes = ", ".join(f"{name} {before:.3f} → {after:.3f}" for name, before, after in pairs)
+                line = f"losses on drawn pictures: {changes}"
+            console.print(f"{result.path}: {line}", highlight=False)
             report(1)
-
-
-def _fit_line(result: "FitResult") -> str:
-    if result.before is None or result.after is None:
-        return f"{result.path}: there already"
-    pairs = zip(("content", "style"), result.before, result.after, strict=True)
-    changes = ", ".join(f"{name} {before:.3f} → {after:.3f}" for name, before, after in pairs)
-    return f"{result.path}: losses on drawn pictures: {changes}"
 
 
 @imports_torch
@@ -108,9 +99,7 @@ def evaluate_decoder(
     content: Photos,
     style: Style,
     decoder: Decoder = None,
-    held_out_fraction: Annotated[
-        float, typer.Option(help="Fraction of photos, by hash, that training held out; 1 for all.")
-    ] = HOLD_OUT_FRACTION,
+    held_out_fraction: Annotated[float, typer.Option(help=HELD_OUT_HELP)] = HOLD_OUT_FRACTION,
     photos: Annotated[int, typer.Option(help="At most so many photos.")] = 50,
     size: Annotated[int, typer.Option(help="Side of the photos, in pixels.")] = 224,
     lower_bound: Annotated[int, typer.Option(help="Photos per style whose pixels are optimised; minutes each.")] = 0,

@@ -32,7 +32,7 @@ def check_params(app: typer.Typer, path: Path) -> None:
     data = read_section(path, "data")
     if not isinstance(data.get("source"), str):
         raise InputError(f"{path}: data: source is {data.get('source')!r}: give a data set's name or a path, as text.")
-    from stylize.sources.source import check_source_exists
+    from stylize.sources.opening import check_source_exists
 
     values = parse_options(app, "images", data, f"{path}: data", ("out", "data"))
     try:

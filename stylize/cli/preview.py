@@ -37,9 +37,7 @@ def preview(
     given: dict[str, Any],
     image: Annotated[list[Path] | None, typer.Argument(help="Pictures or folders to stylize.")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The sheet to write.")] = Path("preview.png"),
-    shards: Annotated[
-        str | None, typer.Option(help="Show the pairs of this folder of shards, or its URL, by class instead.")
-    ] = None,
+    shards: Annotated[str | None, typer.Option(help="Show the pairs of this folder, or URL, by class instead.")] = None,
     size: Annotated[int, typer.Option(min=MIN_SIDE, help="Side of the stylized pictures, in pixels.")] = 224,
 ) -> None:
     """Write a contact sheet of pictures × styles, or of a shard folder's pairs."""
@@ -76,22 +74,17 @@ def contact_sheet(
     sheet = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(sheet)
     for column, label in enumerate(column_labels):
-        draw.text((left + column * (tile + MARGIN), MARGIN), _shorten(label, tile, font), "black", font)
+        while label and font.getlength(label) > tile:
+            label = label[:-1]
+        draw.text((left + column * (tile + MARGIN), MARGIN), label, "black", font)
     for row, (pictures, label) in enumerate(zip(rows, row_labels, strict=True)):
         top = LABEL_HEIGHT + MARGIN + row * (tile + MARGIN)
         draw.text((MARGIN, top + tile // 2 - 8), label, "black", font)
         for column, picture in enumerate(pictures):
             resampling = Image.Resampling.NEAREST if picture.width < tile else Image.Resampling.BICUBIC
-            sheet.paste(
-                ImageOps.pad(picture, (tile, tile), resampling, "white"), (left + column * (tile + MARGIN), top)
-            )
+            padded = ImageOps.pad(picture, (tile, tile), resampling, "white")
+            sheet.paste(padded, (left + column * (tile + MARGIN), top))
     return sheet
-
-
-def _shorten(label: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    while label and font.getlength(label) > width:
-        label = label[:-1]
-    return label
 
 
 def style_sheet(stylizer: "Stylizer", styles: "Sequence[Style]", images: Sequence[Path], size: int) -> Image.Image:

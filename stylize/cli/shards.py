@@ -14,7 +14,6 @@ from stylize.networks.limits import COLOURS
 from stylize.settings import options_of
 
 if TYPE_CHECKING:
-    from stylize.jobs.estimate import Estimate
     from stylize.jobs.job import Job
 
 EXECUTORS = ("local", "ray")
@@ -42,7 +41,10 @@ def shards(
     """Make shards of originals and stylized copies; run the same command again to go on after an interruption."""
     options = ShardOptions(**given)
     out = out or SHARDS / "-".join(Path(name).stem for name in options.style)
-    uses_ray = _uses_ray(executor, only)
+    if executor not in EXECUTORS:
+        raise InputError(f"--executor is {executor!r}: give {' or '.join(EXECUTORS)}.")
+    if executor == "ray" and only:
+        raise InputError("--only makes a part in this process, and --executor ray all shards: give one of them.")
     if dry_run:
         _print_plan(options, out, retry_failed)
     elif not given.keys() & {"style", "data"}:
@@ -50,7 +52,7 @@ def shards(
             f"This would make pairs of the built-in data set {options.data}, stylized as {options.style[0]}, in {out}: "
             f"give --style {options.style[0]} for that, or --style and --data of your own."
         )
-    elif uses_ray:
+    elif executor == "ray":
         _make_on_ray(options, out, max_failures, retry_failed)
     elif only:
         _make_only(options, out, only, max_failures, retry_failed)
@@ -58,21 +60,11 @@ def shards(
         _make(options, out, max_failures, retry_failed)
 
 
-def publish(
-    out: Annotated[Path, typer.Argument(help="The --out of the parts.")], max_failures: MaxFailures = 0
-) -> None:
+def publish(out: Out, max_failures: MaxFailures = 0) -> None:
     """Publish a folder whose parts were made by `stylize shards --only`."""
     from stylize.jobs.run import publish_parts
 
     print_summary(out, publish_parts(out, max_failures))
-
-
-def _uses_ray(executor: str, only: str | None) -> bool:
-    if executor not in EXECUTORS:
-        raise InputError(f"--executor is {executor!r}: give {' or '.join(EXECUTORS)}.")
-    if executor == "ray" and only:
-        raise InputError("--only makes a part in this process, and --executor ray all shards: give one of them.")
-    return executor == "ray"
 
 
 def _make(options: ShardOptions, out: Path, max_failures: int, retry_failed: bool) -> None:
@@ -114,7 +106,7 @@ def _make_only(options: ShardOptions, out: Path, only: str, max_failures: int, r
 def _make_on_ray(options: ShardOptions, out: Path, max_failures: int, retry_failed: bool) -> None:
     from stylize.jobs.job import open_job
     from stylize.jobs.ray import make_shards_on_ray, ray_pool
-    from stylize.sources.source import open_source
+    from stylize.sources.opening import open_source
 
     source = open_source(options.data, seed=options.seed, test_fraction=options.test_fraction)
     with (
@@ -139,34 +131,29 @@ def _print_plan(options: ShardOptions, out: Path, retry_failed: bool) -> None:
         console.print(f"{out}: finished, nothing to do")
         return
     estimate = estimate_run(job, out)
-    console.print(f"{out}: {'at most ' if finished else ''}{_plan_line(estimate)}; nothing was written")
+    minutes, pace = estimate.seconds / 60, estimate.images / max(estimate.seconds, 1e-9)
+    console.print(
+        f"{out}: {'at most ' if finished else ''}"
+        f"{counted(estimate.images, 'image')} in {counted(estimate.shards, 'shard')}, "
+        f"about {estimate.bytes / 1e6:.1f} MB of {estimate.free / 1e6:.0f} MB free, "
+        f"about {minutes:.1f} min at {pace:.3g} images/s; nothing was written"
+    )
     if not finished and (advice := size_advice(job)):
         print_notice(advice)
     if estimate.bytes > estimate.free:
         console.print("Warning: the disk is too small for this", style="yellow")
 
 
-def _plan_line(estimate: "Estimate") -> str:
-    """Return what a run would make and take."""
-    minutes, pace = estimate.seconds / 60, estimate.images / max(estimate.seconds, 1e-9)
-    disk = f"about {estimate.bytes / 1e6:.1f} MB of {estimate.free / 1e6:.0f} MB free"
-    what = f"{counted(estimate.images, 'image')} in {counted(estimate.shards, 'shard')}"
-    return f"{what}, {disk}, about {minutes:.1f} min at {pace:.3g} images/s"
+CUE_OPTIONS = "data size work_size alpha seed test_fraction codec quality dtype encoder decoder"
 
 
-OPTIONS = (
-    *("data", "size", "work_size", "alpha", "seed", "test_fraction", "codec", "quality"),
-    *("dtype", "encoder", "decoder"),
-)
-
-
-@options_of(ShardOptions, *OPTIONS)
+@options_of(ShardOptions, *CUE_OPTIONS.split())
 @imports_torch
 def cue_conflict(
     given: dict[str, Any],
     out: Annotated[Path, typer.Option(help="Folder to make.")],
     per_class: Annotated[int, typer.Option(min=1, help="Test images of every class.")] = 100,
-    max_failures: Annotated[int, typer.Option(help="Unusable images to accept; they are recorded.")] = 0,
+    max_failures: MaxFailures = 0,
     texture_free: Annotated[bool, typer.Option("--texture-free", help="Plain shapes instead (shapes only).")] = False,
 ) -> None:
     """Make test shards with the shape of one class and the texture of another, for `attack shape-bias`.

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -15,10 +15,12 @@ from stylize.shards.manifest import FAILURES_NAME, MANIFEST_NAME, Manifest, insp
 from stylize.shards.tools import spec_text
 
 NAMED_FLAGS = 5
+NAMED = 10  # samples that differ
+Folder = Annotated[str, typer.Argument(help="Folder of shards, or its URL.")]
 
 
 def verify(
-    directory: Annotated[str, typer.Argument(help="Folder of shards, or its URL.")],
+    directory: Folder,
     quick: Annotated[bool, typer.Option("--quick", help="Manifest, names and sizes of a folder only.")] = False,
 ) -> None:
     """Read a shard folder again and name every defect; exit code 1 if there is one."""
@@ -41,7 +43,7 @@ def verify(
             print_notice(f"Warning: {sentence}")
 
 
-def info(directory: Annotated[str, typer.Argument(help="Folder of shards, or its URL.")]) -> None:
+def info(directory: Folder) -> None:
     """Print a shard folder's manifest for people."""
     from stylize.shards.remote import shard_files
 
@@ -72,10 +74,9 @@ def print_summary(directory: Path | str, manifest: Manifest, remark: str = "") -
 def counts_line(manifest: Manifest) -> str:
     """Return how many pairs, test images and shards there are, their size, and how many images failed."""
     megabytes = sum(shard.bytes for shard in manifest.shards) / 1e6
-    split_counts = [counted(manifest.samples("train"), "training pair")]
-    if validation := manifest.samples("val"):
-        split_counts.append(counted(validation, "validation image"))
-    counts = f"{', '.join(split_counts)} and {counted(manifest.samples('test'), 'test image')}"
+    train, val, test = (manifest.samples(split) for split in ("train", "val", "test"))
+    validation = f", {counted(val, 'validation image')}" if val else ""
+    counts = f"{counted(train, 'training pair')}{validation} and {counted(test, 'test image')}"
     shards = counted(len(manifest.shards), "shard")
     return f"{counts} in {shards}, {megabytes:.1f} MB{ignored_text(manifest.ignored)}{failed_text(manifest)}"
 
@@ -102,10 +103,6 @@ def warning_lines(manifest: Manifest) -> Iterator[str]:
         yield f"Warning: {len(manifest.flagged)} samples look wrong, all of them in {MANIFEST_NAME} under `flagged`"
 
 
-if TYPE_CHECKING:
-    from stylize.shards.tools import SplitDiff
-
-NAMED = 10
 STYLE_HELP = "The style's picture, where it is not built in; repeat for more, in the manifest's order."
 
 
@@ -113,26 +110,22 @@ def diff(first: Path, second: Path) -> None:
     """Say what two folders of shards differ in; exit code 1 if they do."""
     from stylize.shards.tools import diff_samples, diff_specs
 
-    differing = False
-    for name, one, other in diff_specs(read_manifest(first).spec, read_manifest(second).spec):
-        differing = True
+    specs = list(diff_specs(read_manifest(first).spec, read_manifest(second).spec))
+    for name, one, other in specs:
         console.print(f"spec {name}: {one} | {other}", highlight=False)
+    differing = bool(specs)
     for split in diff_samples(first, second):
         differing |= not split.is_empty
-        _print_split(split, first, second)
+        for folder, keys in ((first, split.only_first), (second, split.only_second)):
+            if keys:
+                console.print(f"{split.split}: {counted(len(keys), 'sample')} only in {folder}, from {keys[0]} on")
+        parts = ", ".join(f"{part} of {number}" for part, number in split.parts().items())
+        console.print(f"{split.split}: {len(split.differing)} of {split.common} common samples differ {parts}".rstrip())
+        for key, found in list(split.differing.items())[:NAMED]:
+            console.print(f"{split.split} {key}: {', '.join(found)}", highlight=False)
     if differing:
         raise typer.Exit(1)
     console.print(f"{first} and {second}: the same specification and samples")
-
-
-def _print_split(split: "SplitDiff", first: Path, second: Path) -> None:
-    for folder, keys in ((first, split.only_first), (second, split.only_second)):
-        if keys:
-            console.print(f"{split.split}: {counted(len(keys), 'sample')} only in {folder}, from {keys[0]} on")
-    parts = ", ".join(f"{part} of {number}" for part, number in split.parts().items())
-    console.print(f"{split.split}: {len(split.differing)} of {split.common} common samples differ {parts}".rstrip())
-    for key, found in list(split.differing.items())[:NAMED]:
-        console.print(f"{split.split} {key}: {', '.join(found)}", highlight=False)
 
 
 @imports_torch
@@ -178,7 +171,7 @@ def pack(
 
 
 def unpack(
-    directory: Annotated[str, typer.Argument(help="Folder of shards, or its URL.")],
+    directory: Folder,
     out: Annotated[Path, typer.Option(help="Folder to make, with original/ and stylized/ in it.")],
 ) -> None:
     """Write originals and copies as files in class folders; run the same command again to go on."""
@@ -201,7 +194,8 @@ def images(
     data: Annotated[str, typer.Option("--data", "--source", help=DATA_HELP)] = ShardOptions.data,
 ) -> None:
     """Write a data set's untouched images as one zip of class folders."""
-    from stylize.sources.source import export_images, open_source
+    from stylize.sources.opening import open_source
+    from stylize.sources.source import export_images
 
     options = ShardOptions(data=data, **given)
     source = open_source(data, seed=options.seed, test_fraction=options.test_fraction)

@@ -155,22 +155,16 @@ def sample_sheet(decoder: Decoder, encoder: Encoder, pool: Pool, settings: FitSe
     The crops are of training pictures, so that held-out ones stay unseen until the decoder is judged.
     """
     content, style = CropBatches(pool, settings, SAMPLE_SIDE)[0]
-    weight = next(decoder.parameters())
-    device, dtype = weight.device, next(encoder.parameters()).dtype
+    device, dtype = next(decoder.parameters()).device, next(encoder.parameters()).dtype
     network = AdaINNetwork(encoder, decoder)
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         statistics = network.style_statistics(unit_range(style.to(device)))
         stylized = network(unit_range(content.to(device)), *statistics)
     rows = [content, style, (stylized.float() * 255).round().byte().cpu()]
-    buffer = io.BytesIO()
-    _tile(rows).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def _tile(rows: list[Tensor]) -> Image.Image:
-    """Put rows of pictures (B, 3, H, W) below each other."""
     pixels = torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1)
-    return Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def recolour(crop: Image.Image, rng: np.random.Generator) -> Image.Image:

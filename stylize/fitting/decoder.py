@@ -102,15 +102,12 @@ class DecoderFit:
         self.decoder = decoder.to(self.device)
         self.step = 0
         if not start:
-            self._initialise()
+            content, _ = CropBatches(pool, settings, settings.phases[0].side)[0]
+            initialise_from_encoder(self.decoder, self.encoder.float(), self._pixels(content).float())
+            self.encoder.to(self.dtype)
         self.optimisation = Optimisation(self.decoder, settings, self.dtype)
         self.recorded: dict[Any, Recorded] = {}
         torch.backends.cudnn.benchmark = self.device.type == "cuda"  # every batch of a phase has the same shapes
-
-    def _initialise(self) -> None:
-        content, _ = CropBatches(self.pool, self.settings, self.settings.phases[0].side)[0]
-        initialise_from_encoder(self.decoder, self.encoder.float(), self._pixels(content).float())
-        self.encoder.to(self.dtype)
 
     def _pixels(self, batch: Tensor) -> Tensor:
         return unit_range(batch.to(self.device, non_blocking=True))
@@ -218,18 +215,18 @@ class Recorded:
         """Return the function's results for a batch, from any device."""
         if self.device.type != "cuda":
             return self.function(*batch)
-        self._copy(batch)
-        self.calls += 1
-        if self.calls <= CALLS_BEFORE:
-            return self._called()
-        self.graph = self.graph or self._record()
-        self.graph.replay()
-        return self.results
-
-    def _copy(self, batch: tuple[Tensor, ...]) -> None:
         self.inputs = self.inputs or [torch.empty_like(given, device=self.device) for given in batch]
         for mine, given in zip(self.inputs, batch, strict=True):
             mine.copy_(given, non_blocking=True)
+        self.calls += 1
+        if self.calls <= CALLS_BEFORE:
+            return self._called()
+        if self.graph is None:
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph):
+                self.results = self.function(*self.inputs)
+        self.graph.replay()
+        return self.results
 
     def _called(self) -> dict[str, Tensor]:
         """Call the function in a stream of its own, as recording will."""
@@ -239,9 +236,3 @@ class Recorded:
             results = self.function(*self.inputs)
         torch.cuda.current_stream(self.device).wait_stream(stream)
         return results
-
-    def _record(self) -> torch.cuda.CUDAGraph:
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self.results = self.function(*self.inputs)
-        return graph

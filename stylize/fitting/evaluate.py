@@ -93,8 +93,8 @@ def evaluate_decoder(
 
 
 def _summaries(per_style: str, overall: str, scores: dict[str, Tensor]) -> dict[str, Any]:
-    every = {name: summarise_scores(of_style) for name, of_style in scores.items()}
-    return {per_style: every, overall: summarise_scores(torch.cat(list(scores.values())))}
+    every = {name: _summarise_scores(of_style) for name, of_style in scores.items()}
+    return {per_style: every, overall: _summarise_scores(torch.cat(list(scores.values())))}
 
 
 def held_out_photos(content: Path, fraction: float, limit: int) -> list[PictureFile]:
@@ -113,7 +113,7 @@ def _decode(file: PictureFile) -> Image.Image:
     return decode_picture(file.read())
 
 
-def summarise_scores(scores: Tensor) -> dict[str, Any]:
+def _summarise_scores(scores: Tensor) -> dict[str, Any]:
     """Summarise the `SCORES` of some photos, (N, 3)."""
     return {name: summarise(column) for name, column in zip(SCORES, scores.T.tolist(), strict=True)}
 
@@ -181,18 +181,16 @@ class Evaluator:
         for photo in torch.split(self.photos[:photos], 1):
             with torch.no_grad():
                 _, targets = self._targets(photo, statistics_of(self._layers(pad_to_stride(style_pixels))))
-            candidates = [optimise(self._objective(targets), photo) for optimise in (_by_adam, _by_lbfgs)]
+            objective = partial(self._objective, targets)
+            candidates = [optimise(objective, photo) for optimise in (_by_adam, _by_lbfgs)]
             best, _ = min(candidates, key=lambda candidate: candidate[1])
             with torch.no_grad():
                 rows.append(self._scores(best, targets, style_pixels))
         return torch.cat(rows)
 
-    def _objective(self, targets: Targets) -> Callable[[Tensor], Tensor]:
-        def objective(pixels: Tensor) -> Tensor:
-            losses = style_transfer_losses(self.encoder, pixels.clamp(0, 1).to(self.dtype), targets)
-            return losses["content"] + FitSettings.style_weight * losses["style"]
-
-        return objective
+    def _objective(self, targets: Targets, pixels: Tensor) -> Tensor:
+        losses = style_transfer_losses(self.encoder, pixels.clamp(0, 1).to(self.dtype), targets)
+        return losses["content"] + FitSettings.style_weight * losses["style"]
 
 
 def _colour_distance(output: Tensor, style: Tensor) -> Tensor:

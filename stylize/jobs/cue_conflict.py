@@ -3,9 +3,9 @@
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -21,16 +21,17 @@ from stylize.networks.weights import load_pair
 from stylize.shards.decode import PictureError
 from stylize.shards.manifest import Manifest
 from stylize.shards.shard import Sample
+from stylize.sources.arrays import SHAPES_SIDE
+from stylize.sources.opening import open_source
 from stylize.sources.shapes import CLASS_NAMES, draw_shape
-from stylize.sources.source import SHAPES_SIDE, ShapesSource, Source, open_source
+from stylize.sources.source import Source, encode_png
 
 CUE_CONFLICT, TEXTURE_FREE = "cue-conflict", "texture-free"
 DRAWN_SPLITS = {CUE_CONFLICT: "conflict", TEXTURE_FREE: "textureless"}
 CHUNK_IMAGES = 64  # whose pixels, and statistics of textures, are in memory together
 
 
-@dataclass(frozen=True)
-class CueSet:
+class CueSet(NamedTuple):
     """A folder to make: its specification as the manifest holds it, and its samples, or why one cannot be made."""
 
     spec: dict[str, Any]
@@ -49,7 +50,7 @@ def open_cue_set(options: ShardOptions, per_class: int, kind: str = CUE_CONFLICT
     if per_class < 1:
         raise InputError(f"--per-class is {per_class}: give 1 or more.")
     source = open_source(options.data, seed=options.seed, test_fraction=options.test_fraction)
-    if isinstance(source, ShapesSource):
+    if options.data == "shapes":
         return _drawn(source, options, per_class, kind)
     if kind != CUE_CONFLICT:
         raise InputError(f"{options.data} has no {kind} images: only the data set shapes, which is drawn, has them.")
@@ -61,7 +62,7 @@ def make_cue_set(cues: CueSet, out: Path, max_failures: int = 0, report: Report 
     return make_sample_set(cues.spec, {"test": cues.results}, out, max_failures, report)
 
 
-def _drawn(source: ShapesSource, options: ShardOptions, per_class: int, kind: str) -> CueSet:
+def _drawn(source: Source, options: ShardOptions, per_class: int, kind: str) -> CueSet:
     split, codec = DRAWN_SPLITS[kind], Codec(options.codec, options.quality)
     indices = shuffled(range(per_class * len(CLASS_NAMES)), options.seed, split)
     spec = source_record(source, options) | {
@@ -71,22 +72,21 @@ def _drawn(source: ShapesSource, options: ShardOptions, per_class: int, kind: st
         "styles": [],
         "styles_per_image": 0,
     }
-    return CueSet(spec, (draw_cue(source, split, index, codec, options.size) for index in indices))
+
+    def draw(index: int) -> Sample:  # as the other images of `shapes`, through 64 × 64 pixels
+        drawn = draw_shape(index, size=SHAPES_SIDE, split=split)
+        data = encode_png(drawn.picture)
+        path = f"{split}/{CLASS_NAMES[drawn.shape]}/{index:05d}.png"
+        metadata = {"source": path, "source_sha256": hashlib.sha256(data).hexdigest()}
+        if drawn.texture is not None:
+            metadata["texture"] = CLASS_NAMES[drawn.texture]
+        content = codec.read_content(data, options.size).data
+        return Sample(f"{index:08d}", content, (), drawn.shape, metadata)
+
+    return CueSet(spec, map(draw, indices))
 
 
-def draw_cue(source: ShapesSource, split: str, index: int, codec: Codec, size: int | None) -> Sample:
-    """Draw an image of the exact splits of `shapes`, which goes the way of its other images, through 64 × 64 pixels."""
-    data = source.read(split, index)
-    content = codec.read_content(data, size).data
-    texture = draw_shape(index, size=SHAPES_SIDE, split=split).texture
-    metadata = {"source": source.path(split, index), "source_sha256": hashlib.sha256(data).hexdigest()}
-    if texture is not None:
-        metadata["texture"] = CLASS_NAMES[texture]
-    return Sample(f"{index:08d}", content, (), source.label(split, index), metadata)
-
-
-@dataclass(frozen=True)
-class Cue:
+class Cue(NamedTuple):
     """One cue-conflict image to make, from two test images of different classes, named by their indices."""
 
     shape: int
@@ -108,18 +108,13 @@ def design_cues(source: Source, per_class: int, seed: int) -> list[Cue]:
             of_class.append(index)
     if len(chosen) < 2:
         raise InputError(f"{source.name} has test images of {len(chosen)} classes: a conflict of cues needs two.")
-    textures = {index: texture for label in chosen for index, texture in _textures(chosen, label, seed)}
+    textures = {}
+    for label, indices in chosen.items():  # they get the other classes in turn, in an order by hash, an image each
+        others = sorted(chosen.keys() - {label}, key=lambda other: _hash(seed, "class", label, other))
+        for turn, index in enumerate(indices):
+            donors = chosen[others[turn % len(others)]]
+            textures[index] = donors[_hash(seed, "image", index) % len(donors)]
     return [Cue(index, textures[index]) for index in order if index in textures]
-
-
-def _textures(chosen: dict[int, list[int]], label: int, seed: int) -> Sequence[tuple[int, int]]:
-    """Give the images of a class the other classes in turn, in an order by hash, and one image of that class each."""
-    others = sorted((other for other in chosen if other != label), key=lambda other: _hash(seed, "class", label, other))
-    pairs = []
-    for turn, index in enumerate(chosen[label]):
-        donors = chosen[others[turn % len(others)]]
-        pairs.append((index, donors[_hash(seed, "image", index) % len(donors)]))
-    return pairs
 
 
 def _hash(*parts: object) -> int:
@@ -135,7 +130,7 @@ def _painted(source: Source, options: ShardOptions, per_class: int) -> CueSet:
     spec = job.spec.document() | {"kind": CUE_CONFLICT, "per_class": per_class, "styles_per_image": 0}
     spec["counts"] = {"train": 0, "test": len(cues)}
     chunks = (cues[start : start + CHUNK_IMAGES] for start in range(0, len(cues), CHUNK_IMAGES))
-    return CueSet(spec, (result for chunk in chunks for result in paint_cues(job, chunk)))
+    return CueSet(spec, chain.from_iterable(paint_cues(job, chunk) for chunk in chunks))
 
 
 def paint_cues(job: Job, cues: Sequence[Cue]) -> Iterator[Sample | Failure]:
@@ -152,14 +147,13 @@ def paint_cues(job: Job, cues: Sequence[Cue]) -> Iterator[Sample | Failure]:
             painted[cue] = Failure("test", job.source.path("test", cue.shape), reason)
         else:
             usable.append((cue, shape, texture))
-    painted |= _stylize(job, usable)
+    if usable:
+        painted |= _stylize(job, usable)
     yield from (painted[cue] for cue in cues)
 
 
 def _stylize(job: Job, usable: Sequence[tuple[Cue, SourceImage, SourceImage]]) -> dict[Cue, Sample | Failure]:
     """Stylize in batches of one shape, and encode."""
-    if not usable:
-        return {}
     spec = job.spec
     job.stylizer.use_styles([_style(job, texture) for _, _, texture in usable])
     by_shape = defaultdict(list)

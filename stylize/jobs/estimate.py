@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stylize.console import InputError, counted
+from stylize.console import InputError, Report, counted
 from stylize.jobs.job import Failure, Job
 from stylize.jobs.make_shard import SourceImage, read_images, start_workers, stylized_samples
 from stylize.jobs.spec import ShardPlan, Spec, plan_shards
@@ -50,17 +50,13 @@ def estimate_run(job: Job, out: Path) -> Estimate:
     size, seconds = 0.0, 0.0
     for split in job.source.splits:
         first = next(plan for plan in plans if plan.split == split)
-        sample_size, sample_seconds = _probe(job, replace(first, indices=first.indices[: _probed_images(job)]))
+        side = job.spec.size
+        images = max(PROBED_IMAGES, _warming_images(job, (side, side)) if side else 0)  # every stream gets a batch
+        sample_size, sample_seconds = _probe(job, replace(first, indices=first.indices[:images]))
         size += sample_size * job.spec.counts[split]
         seconds += sample_seconds * job.spec.counts[split]
     free = shutil.disk_usage(next(folder for folder in out.resolve().parents if folder.is_dir())).free
     return Estimate(len(plans), sum(job.spec.counts.values()), round(size), seconds, free)
-
-
-def _probed_images(job: Job) -> int:
-    """Return how many images give every stream a batch."""
-    side = job.spec.size
-    return max(PROBED_IMAGES, _warming_images(job, (side, side)) if side else 0)
 
 
 def _warming_images(job: Job, shape: tuple[int, ...]) -> int:
@@ -71,15 +67,16 @@ def _warming_images(job: Job, shape: tuple[int, ...]) -> int:
 def _probe(job: Job, plan: ShardPlan) -> tuple[float, float]:
     """Return bytes and seconds per sample."""
     failures: list[Failure] = []
+    nobody: Report = lambda images: None  # noqa: E731
     with start_workers(job.stylizer.streams) as workers:
         started = time.monotonic()
-        images = list(_while_time(READ_SECONDS, read_images(job, plan, failures, _nobody, workers.codec)))
+        images = list(_while_time(READ_SECONDS, read_images(job, plan, failures, nobody, workers.codec)))
         reading = (time.monotonic() - started) / max(len(images), 1)
         parts = [_part(job, image) for image in images]
         warming = parts[: _warming_images(job, parts[0].pixels.shape)] if parts else []
-        list(stylized_samples(job, plan.split, _while_time(READ_SECONDS, warming), failures, [], _nobody, workers))
+        list(stylized_samples(job, plan.split, _while_time(READ_SECONDS, warming), failures, [], nobody, workers))
         timed, started = _while_time(2 * READ_SECONDS, parts), time.monotonic()
-        samples = list(stylized_samples(job, plan.split, timed, failures, [], _nobody, workers))
+        samples = list(stylized_samples(job, plan.split, timed, failures, [], nobody, workers))
         stylizing = time.monotonic() - started
     if not samples:
         reason = f"{failures[0].path} {failures[0].reason}"
@@ -101,10 +98,6 @@ def _while_time(seconds: float, images: Iterable[SourceImage]) -> Iterator[Sourc
         yield image
         if time.monotonic() > end:
             return
-
-
-def _nobody(_images: int) -> None:
-    """Report to nobody."""
 
 
 def _part(job: Job, image: SourceImage) -> SourceImage:
@@ -155,9 +148,14 @@ def _large_images_note(job: Job) -> str | None:
     shape = _working_shape(job.spec, job.source)
     if shape is None or shape[0] * shape[1] <= LARGE_PIXELS:
         return None
-    rate = _pixel_seconds(job)
+    picture = np.random.default_rng(0).integers(0, 256, (1, PROBED_SIDE, PROBED_SIDE, 3), np.uint8)
+    for _ in range(2):  # the first warms up
+        started = time.monotonic()
+        job.stylizer(picture, [0], job.spec.alpha, None, job.spec.transfer)
+    rate = (time.monotonic() - started) / PROBED_SIDE**2
+    bytes_per_pixel = BYTES_PER_PIXEL[2 if job.stylizer.dtype_name != "float32" else 4]
     pixels = shape[0] * shape[1], round(LARGE_WORK_SIZE**2 * max(shape) / min(shape))
-    (seconds, memory), (less, little) = ((rate * count, _memory(job, count)) for count in pixels)
+    (seconds, memory), (less, little) = ((rate * count, NETWORK_BYTES + bytes_per_pixel * count) for count in pixels)
     copies = job.spec.counts["train"] * job.spec.styles_per_image
     return (
         f"Stylizing pictures of {shape[0]}×{shape[1]} pixels at their own size takes about {seconds:.1f} s and "
@@ -165,17 +163,3 @@ def _large_images_note(job: Job) -> str | None:
         f"--work-size {LARGE_WORK_SIZE} takes about {less:.1f} s and {little / 1e9:.1f} GB, "
         f"and --size {LARGE_WORK_SIZE} stores small pictures too."
     )
-
-
-def _pixel_seconds(job: Job) -> float:
-    """Return seconds per pixel in the networks, measured on a picture of noise."""
-    picture = np.random.default_rng(0).integers(0, 256, (1, PROBED_SIDE, PROBED_SIDE, 3), np.uint8)
-    for _ in range(2):  # the first warms up
-        started = time.monotonic()
-        job.stylizer(picture, [0], job.spec.alpha, None, job.spec.transfer)
-    return (time.monotonic() - started) / PROBED_SIDE**2
-
-
-def _memory(job: Job, pixels: int) -> float:
-    """Return about how many bytes of memory a picture's stylizing takes."""
-    return NETWORK_BYTES + pixels * BYTES_PER_PIXEL[2 if job.stylizer.dtype_name != "float32" else 4]

@@ -16,7 +16,8 @@ from stylize.networks.stylizer import Pixels, Stylizer, golden_style, self_test
 from stylize.networks.weights import load_pair
 from stylize.shards.decode import MAX_PIXELS, PictureError, decode, decode_picture
 from stylize.shards.picture_files import decode_plain_jpeg
-from stylize.sources.source import Source, open_source
+from stylize.sources.opening import open_source
+from stylize.sources.source import Source
 
 _PILLOW_FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
 

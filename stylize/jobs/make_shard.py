@@ -4,11 +4,12 @@ import gc
 import hashlib
 import os
 from collections import defaultdict, deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import starmap
 from operator import attrgetter
 from pathlib import Path
 from threading import Lock
@@ -37,8 +38,8 @@ BATCHES_AHEAD = 6  # for every stream but the first, so that none waits while a 
 MIN_DIFFERENCE = 3.0
 MIN_STD = 3.0
 Item = TypeVar("Item")
-_Result = tuple[Sample | Failure, list[Flag]]
-_Encoding = Future[dict[int, _Result]]
+_Made = tuple[int, Sample | Failure, list[Flag]]  # the image's index first
+_Encoding = Future[list[_Made]]
 _Stylizing = Future[list[_Encoding]]
 
 
@@ -94,9 +95,9 @@ def start_workers(streams: int) -> Iterator[Workers]:
     threads of one operation wait for the one whose core has just decoded a picture.
     """
     threads = torch.get_num_threads()
-    share = (max(1, threads // streams),)
-    network = ThreadPoolExecutor(streams, initializer=_use_threads, initargs=share)
-    workers = Workers(streams, threads, network, ThreadPoolExecutor(_cores()), ThreadPoolExecutor(2))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    network = ThreadPoolExecutor(streams, initializer=_use_threads, initargs=(max(1, threads // streams),))
+    workers = Workers(streams, threads, network, ThreadPoolExecutor(cores), ThreadPoolExecutor(2))
     gc.freeze()  # what is loaded stays: garbage collections among thousands of pictures need not walk through it
     try:
         yield workers
@@ -115,10 +116,6 @@ def _use_threads(share: int) -> None:
     torch.set_num_threads(share)
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def make_shard(job: Job, plan: ShardPlan, folder: Path, report: Report, workers: Workers) -> Receipt:
     """Make one shard under a temporary name, flush and rename it, and return its receipt."""
     failures: list[Failure] = []
@@ -127,10 +124,15 @@ def make_shard(job: Job, plan: ShardPlan, folder: Path, report: Report, workers:
     final = folder / plan.name
     temporary = temporary_path(final)
     images = read_images(job, plan, failures, report, workers.codec)
+
+    def note_source(sample: Sample) -> Sample:
+        sources[sample.key] = str(sample.metadata["source_sha256"])
+        return sample
+
     try:
         # Closed, because it may hold the turn when writing fails, and the error keeps it alive.
         with closing(stylized_samples(job, plan.split, images, failures, flags, report, workers)) as samples:
-            count = write_shard(temporary, _note_sources(samples, sources), job.spec.codec)
+            count = write_shard(temporary, map(note_source, samples), job.spec.codec)
         entry = ShardEntry(plan.name, plan.split, count, temporary.stat().st_size, file_sha256(temporary))
         temporary.rename(final)
     except OSError as error:
@@ -141,40 +143,34 @@ def make_shard(job: Job, plan: ShardPlan, folder: Path, report: Report, workers:
     return Receipt(entry, ordered, tuple(flags), sources, job.spec.source_fingerprint)
 
 
-def _note_sources(samples: Iterable[Sample], sources: dict[str, str]) -> Iterator[Sample]:
-    for sample in samples:
-        sources[sample.key] = str(sample.metadata["source_sha256"])
-        yield sample
-
-
 def read_images(
     job: Job, plan: ShardPlan, failures: list[Failure], report: Report, pool: Executor
 ) -> Iterator[SourceImage]:
     """Yield a shard's usable images in their order, with the next ones already being read; note and report others."""
+    for image in _read_ahead(job, plan, pool):
+        if isinstance(image, Failure):
+            failures.append(image)
+            report(1)
+        else:
+            yield image
+
+
+def _read_ahead(job: Job, plan: ShardPlan, pool: Executor) -> Iterator[SourceImage | Failure]:
     waiting: deque[Future[list[SourceImage | Failure]]] = deque()
-    side = job.spec.size or GUESSED_SIDE
-    ahead = max(1, min(CHUNK_IMAGES, READ_AHEAD_VALUES // (3 * side * side)))
-    for indices in _cut_tasks(plan.indices, 3 * side * side):
+    values = 3 * (job.spec.size or GUESSED_SIDE) ** 2
+    ahead = max(1, min(CHUNK_IMAGES, READ_AHEAD_VALUES // values))
+    for indices in _cut_tasks(plan.indices, values):
         waiting.append(pool.submit(list, map(partial(read_image, job, plan.split), indices)))
         if len(waiting) * len(indices) > ahead:
-            yield from _usable(waiting.popleft().result(), failures, report)
+            yield from waiting.popleft().result()
     for future in waiting:
-        yield from _usable(future.result(), failures, report)
+        yield from future.result()
 
 
 def _cut_tasks(items: Sequence[Item], values: int) -> Iterator[Sequence[Item]]:
     """Cut items of about so many pixel values into tasks for a thread."""
     size = max(1, TASK_VALUES // values)
     return (items[start : start + size] for start in range(0, len(items), size))
-
-
-def _usable(images: Sequence[SourceImage | Failure], failures: list[Failure], report: Report) -> Iterator[SourceImage]:
-    for image in images:
-        if isinstance(image, Failure):
-            failures.append(image)
-            report(1)
-        else:
-            yield image
 
 
 def read_image(job: Job, split: str, index: int) -> SourceImage | Failure:
@@ -235,34 +231,31 @@ def _batches(job: Job, chunk: Sequence[SourceImage]) -> Iterator[Sequence[Source
 
 def _stylize_batch(job: Job, split: str, workers: Workers, batch: Sequence[SourceImage]) -> list[_Encoding]:
     """Stylize images of one shape, those of `train` alone, and submit them to be encoded."""
-    height, width, _ = batch[0].pixels.shape
     copies: Sequence[Sequence[Pixels]] = [[] for _ in batch]
     if split == "train":
+        height, width, _ = batch[0].pixels.shape
         large = job.stylizer.is_large(height, width, job.spec.work_size)
         with workers.all_threads() if large else nullcontext():
-            copies = _stylize(job, batch)
+            copies = [list(styled) for styled in _stylize(job, batch)]
     made = list(zip(batch, copies, strict=True))
-    return [workers.codec.submit(_encode, job, split, task) for task in _cut_tasks(made, batch[0].pixels.size)]
+    make = partial(_make_sample, job, split)
+    return [workers.codec.submit(list, starmap(make, task)) for task in _cut_tasks(made, batch[0].pixels.size)]
 
 
-def _stylize(job: Job, images: Sequence[SourceImage]) -> list[list[Pixels]]:
-    """Stylize images of one shape and return every image's copies."""
+def _stylize(job: Job, images: Sequence[SourceImage]) -> list[Pixels]:
+    """Stylize images of one shape and return every image's copies, (copies, H, W, 3)."""
     spec, copies = job.spec, job.spec.styles_per_image
-    pixels = np.stack([image.pixels for image in images for _ in range(copies)])
+    pixels = np.stack([image.pixels for image in images]).repeat(copies, axis=0)
     choice = [style for image in images for style in _style_choice(spec, image)]
     styled = job.stylizer(pixels, choice, spec.alpha, spec.work_size, spec.transfer)
-    return [list(styled[first : first + copies]) for first in range(0, len(styled), copies)]
+    return list(styled.reshape(len(images), copies, *pixels.shape[1:]))
 
 
 def _style_choice(spec: Spec, image: SourceImage) -> list[int]:
     return style_choice(spec.seed, image.key, spec.styles_per_image, len(spec.styles))
 
 
-def _encode(job: Job, split: str, images: Sequence[tuple[SourceImage, Sequence[Pixels]]]) -> dict[int, _Result]:
-    return {image.index: _make_sample(job, split, image, copies) for image, copies in images}
-
-
-def _make_sample(job: Job, split: str, image: SourceImage, copies: Sequence[Pixels]) -> _Result:
+def _make_sample(job: Job, split: str, image: SourceImage, copies: Sequence[Pixels]) -> _Made:
     source, spec = job.source.path(split, image.index), job.spec
     metadata: dict[str, object] = {"source": source, "source_sha256": image.sha256}
     if copies:
@@ -270,10 +263,10 @@ def _make_sample(job: Job, split: str, image: SourceImage, copies: Sequence[Pixe
     try:
         encoded = tuple(job.codec.encode(pixels) for pixels in copies)
     except PictureError as error:
-        return Failure(split, source, f"copy {error}"), []
+        return image.index, Failure(split, source, f"copy {error}"), []
     warned = [Flag(split, image.key, f"{source}: {text}") for text in image.warnings]
     sample = Sample(image.key, image.content, encoded, job.source.label(split, image.index), metadata)
-    return sample, [*warned, *flag_copies(image.key, image.pixels, copies)]
+    return image.index, sample, [*warned, *flag_copies(image.key, image.pixels, copies)]
 
 
 def _encoded(
@@ -285,7 +278,7 @@ def _encoded(
 ) -> Iterator[Sample]:
     """Yield a chunk's samples in their order, once all are made."""
     encodings = [encoding for batch in stylizing for encoding in batch.result()]
-    made = {index: result for encoding in encodings for index, result in encoding.result().items()}
+    made = {index: (result, found) for encoding in encodings for index, result, found in encoding.result()}
     for image in chunk:
         result, found = made[image.index]
         flags += found
@@ -312,7 +305,6 @@ def flag_copies(key: str, content: Pixels, copies: Sequence[Pixels]) -> list[Fla
         if std < MIN_STD:
             flags.append(Flag("train", key, f"copy {number} is nearly constant (std {std:.1f} of 255)"))
         elif difference < MIN_DIFFERENCE:
-            flags.append(
-                Flag("train", key, f"copy {number} is nearly its content (difference {difference:.1f} of 255)")
-            )
+            reason = f"copy {number} is nearly its content (difference {difference:.1f} of 255)"
+            flags.append(Flag("train", key, reason))
     return flags

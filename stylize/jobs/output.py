@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
@@ -30,6 +30,7 @@ from stylize.shards.tools import diff_specs, spec_text
 
 STAGING = ".staging"
 LOCK_NAME = "lock"
+JUST_ENDED = "Another run has just ended in {}: run the same command again."
 FOLDERS = ("shards", "receipts", "locks")  # in a staging folder
 MAX_HASHED_BYTES = 1_000_000_000  # a second or two of hashing, where the disk is as fast
 OPTIONS = {
@@ -60,7 +61,7 @@ def make_output(
         InputError: `out` holds something else or cannot be written, or another run is at work.
     """
     out = out.resolve()  # a link to a folder could not be renamed onto
-    staging = staging_folder(out, spec)
+    staging = out.parent / STAGING / spec_digest(spec)[:16]
     finished = find_finished(out, spec, other_images=other_images)
     try:
         if finished and not staging.exists() and (kept := keep(finished)) is not None:
@@ -73,11 +74,6 @@ def make_output(
             return make(staging, finished)
     except OSError as error:
         raise InputError(f"{out} cannot be written ({error.strerror}): mend it, run the same command.") from None
-
-
-def staging_folder(out: Path, spec: Mapping[str, Any]) -> Path:
-    """Return where the shards of a specification lie until they are published as `out`: hidden, beside it."""
-    return out.parent / STAGING / spec_digest(spec)[:16]
 
 
 def find_finished(out: Path, spec: Mapping[str, Any], *, other_images: bool = False) -> Manifest | None:
@@ -95,20 +91,21 @@ def find_finished(out: Path, spec: Mapping[str, Any], *, other_images: bool = Fa
         raise InputError(f"{out} cannot be read ({error.strerror}): give another --out.") from None
     if not (out / MANIFEST_NAME).is_file():
         raise InputError(f"{out} exists and is not a shard folder: give another --out, or remove it.")
-    manifest = _read_own_manifest(out)
+    try:
+        manifest = read_manifest(out)
+    except InputError as error:  # nothing tells what the shards are, and a run cannot go on from them
+        reason = str(error).rpartition(": ")[0] or str(error).rstrip(".")  # without its own advice
+        raise InputError(
+            f"{out} cannot be taken as finished, {reason}: fetch it again, or remove {out} and run again."
+        ) from None
     differing = {name: values for name, *values in diff_specs(manifest.spec, spec)}
     fingerprints = differing.pop("source_fingerprint", None)
     if differing:
-        raise InputError(
-            f"{out} holds shards made with other options ({_differences(differing)}): give another --out, or remove it."
-        )
+        options = "; ".join(f"{OPTIONS.get(name, name)}: {_difference(*each)}" for name, each in differing.items())
+        raise InputError(f"{out} holds shards made with other options ({options}): give another --out, or remove it.")
     if fingerprints and not other_images:
         raise InputError(f"{out} was made before some images changed: give --retry-failed, or another --out.")
     return manifest
-
-
-def _differences(differing: Mapping[str, list[Any]]) -> str:
-    return "; ".join(f"{OPTIONS.get(name, name)}: {_difference(*values)}" for name, values in differing.items())
 
 
 def _difference(one: Any, other: Any) -> str:
@@ -117,17 +114,6 @@ def _difference(one: Any, other: Any) -> str:
         one, other = ({name: values.get(name) for name in names} for values in (one, other))
     before, now = spec_text(one), spec_text(other)
     return f"{before}, now {now}" if before != now else f"not the same {now}"
-
-
-def _read_own_manifest(out: Path) -> Manifest:
-    """Read the manifest; where it is damaged nothing tells what the shards are, and a run cannot go on from them."""
-    try:
-        return read_manifest(out)
-    except InputError as error:
-        reason = str(error).rpartition(": ")[0] or str(error).rstrip(".")  # without its own advice
-        raise InputError(
-            f"{out} cannot be taken as finished, {reason}: fetch it again, or remove {out} and run again."
-        ) from None
 
 
 @contextmanager
@@ -141,15 +127,17 @@ def _locked_staging(staging: Path, *, shared: bool) -> Iterator[None]:
     with _open_lock(staging) as lock:
         try:
             fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            in_place = os.path.samestat(os.fstat(lock.fileno()), os.stat(lock.name))  # noqa: PTH116
+        except FileNotFoundError:  # the run that held it has removed it
+            in_place = False
         except BlockingIOError:
             raise InputError(f"Another run is making the same shards in {staging}: wait for it to end.") from None
-        if not _is_in_place(lock):
-            raise _just_ended(staging)
+        if not in_place:
+            raise InputError(JUST_ENDED.format(staging))
         for folder in FOLDERS:  # made under the lock: who is refused leaves nothing behind
             (staging / folder).mkdir(exist_ok=True)
-        if not shared:
-            remove_leftovers(staging / "shards")
-            remove_leftovers(staging / "receipts")
+            if not shared:
+                remove_leftovers(staging / folder)
         try:
             yield
         except BaseException:
@@ -165,21 +153,9 @@ def _open_lock(staging: Path) -> TextIO:
         (staging.parent / ".gitignore").write_text("*\n")
         return open(staging / LOCK_NAME, "w")
     except FileNotFoundError:  # the folder went between the lines
-        raise _just_ended(staging) from None
+        raise InputError(JUST_ENDED.format(staging)) from None
     except OSError as error:
         raise InputError(f"{staging.parent.parent} cannot be written ({error.strerror}): give another --out.") from None
-
-
-def _just_ended(staging: Path) -> InputError:
-    return InputError(f"Another run has just ended in {staging}: run the same command again.")
-
-
-def _is_in_place(lock: TextIO) -> bool:
-    """Return whether an open lock is still the file of that name: the run that held it may have removed it."""
-    try:
-        return os.path.samestat(os.fstat(lock.fileno()), os.stat(lock.name))  # noqa: PTH116
-    except FileNotFoundError:
-        return False
 
 
 def _remove_empty(staging: Path, made: list[Path]) -> None:
@@ -208,33 +184,28 @@ def locked_shard(staging: Path, name: str) -> Iterator[None]:
         yield
 
 
-def has_full_check(finished: Manifest) -> bool:
-    """Return whether a folder is small enough that a run which finds it finished reads it all."""
-    return sum(shard.bytes for shard in finished.shards) <= MAX_HASHED_BYTES
+def damaged_files(finished: Manifest, out: Path) -> tuple[list[str], bool]:
+    """Return the names of a finished folder's files that are missing or not as written, and whether all was read.
 
-
-def damaged_files(finished: Manifest, out: Path) -> list[str]:
-    """Return the names of a finished folder's files that are missing or not as they were written.
-
-    Sizes always tell, SHA-256 only where `has_full_check`; `failures.jsonl` counts too.
+    `failures.jsonl` counts too. Sizes always tell; SHA-256 where the shards are small enough together.
     """
-    read = has_full_check(finished)
-    damaged = [shard.name for shard in finished.shards if not _is_as_written(out / shard.name, shard, read)]
+    read = sum(shard.bytes for shard in finished.shards) <= MAX_HASHED_BYTES
+    damaged = [
+        shard.name
+        for shard in finished.shards
+        if not (path := out / shard.name).is_file()
+        or path.stat().st_size != shard.bytes
+        or (read and file_sha256(path) != shard.sha256)
+    ]
     record = out / FAILURES_NAME
     if finished.failures_sha256 and not (record.is_file() and file_sha256(record) == finished.failures_sha256):
         damaged.append(FAILURES_NAME)
-    return damaged
-
-
-def _is_as_written(path: Path, shard: ShardEntry, read: bool) -> bool:
-    if not path.is_file() or path.stat().st_size != shard.bytes:
-        return False
-    return not read or file_sha256(path) == shard.sha256
+    return damaged, read
 
 
 def refuse_damaged(finished: Manifest, out: Path, advice: str) -> None:
     """Raise `InputError`, with the advice, where files of a finished folder are damaged or missing."""
-    if damaged := damaged_files(finished, out):
+    if damaged := damaged_files(finished, out)[0]:
         raise InputError(f"{out} is damaged ({', '.join(damaged)}): {advice}.")
 
 
@@ -266,30 +237,24 @@ def publish(manifest: Manifest, staging: Path, out: Path, *, replace: bool = Fal
     if manifest.failures:
         (staging / FAILURES_NAME).replace(shards / FAILURES_NAME)
     if replace:
-        _keep_edited_card(out, shards)
+        _keep_own_files(out, shards)
     write_side_files(shards, manifest)
     write_manifest(shards, manifest)
     remove_leftovers(shards)  # a worker that was given up may have gone on until now
     if replace:
-        _keep_foreign_files(out, shards)
         out.rename(staging / "replaced")
     shards.rename(out)
     _remove_staging(staging)
 
 
-def _keep_edited_card(out: Path, shards: Path) -> None:
-    """Link a data card that somebody has edited into the folder that replaces its own."""
-    card = out / CARD_NAME
-    if card.is_file() and card.read_bytes() != render_card(read_manifest(out)).encode():
-        link_or_copy(card, shards / CARD_NAME)
-
-
-def _keep_foreign_files(out: Path, shards: Path) -> None:
-    """Link what else lies in the folder, say a note, into the one that replaces it."""
-    named = (MANIFEST_NAME, FAILURES_NAME, CARD_NAME)
+def _keep_own_files(out: Path, shards: Path) -> None:
+    """Link a data card that somebody has edited, and what else lies in the folder, into the one that replaces it."""
+    made = (MANIFEST_NAME, FAILURES_NAME)
     for path in out.iterdir():
-        ours = path.name in named or SHARD_NAME.fullmatch(path.name) or SIDE_NAME.fullmatch(path.name)
-        if path.is_file() and not ours and not (shards / path.name).exists():
+        ours: object = path.name in made or SHARD_NAME.fullmatch(path.name) or SIDE_NAME.fullmatch(path.name)
+        if path.name == CARD_NAME and path.is_file():
+            ours = path.read_bytes() == render_card(read_manifest(out)).encode()
+        if path.is_file() and not ours:
             link_or_copy(path, shards / path.name)
 
 
@@ -316,7 +281,7 @@ def _remove_staging(staging: Path) -> None:
 
 
 def write_failures(failures: Sequence[Failure], staging: Path, max_failures: int) -> tuple[int, str | None]:
-    """Write `failures.jsonl` into the staging folder and return the number of lines and, if any, the SHA-256.
+    """Write `failures.jsonl` into the staging folder; return the number of lines and, if any, the SHA-256.
 
     Raises `InputError` where there are more than `max_failures`.
     """
@@ -364,7 +329,13 @@ def make_sample_set(
         failures: list[Failure] = []
         entries: list[ShardEntry] = []
         for split, made in results.items():
-            entries += _write_shards(split, _samples(made, failures, report), staging / "shards", spec["codec"])
+            samples = _samples(made, failures, report)
+            for number in count():
+                path = staging / "shards" / f"{split}-{number:06d}.tar"
+                if not (batch := list(islice(samples, SAMPLES_PER_SHARD))):
+                    break
+                write_shard(path, batch, spec["codec"])
+                entries.append(ShardEntry(path.name, split, len(batch), path.stat().st_size, file_sha256(path)))
         manifest = Manifest(spec, tuple(entries), *write_failures(failures, staging, max_failures))
         publish(manifest, staging, out.resolve())
         return manifest
@@ -379,12 +350,3 @@ def _samples(results: Results, failures: list[Failure], report: Report) -> Itera
         else:
             yield result
         report(1)
-
-
-def _write_shards(split: str, samples: Iterator[Sample], folder: Path, codec: str) -> Iterator[ShardEntry]:
-    number = 0
-    while batch := list(islice(samples, SAMPLES_PER_SHARD)):
-        path = folder / f"{split}-{number:06d}.tar"
-        write_shard(path, batch, codec)
-        yield ShardEntry(path.name, split, len(batch), path.stat().st_size, file_sha256(path))
-        number += 1

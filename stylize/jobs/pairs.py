@@ -2,13 +2,14 @@
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,20 +21,23 @@ from stylize.jobs.spec import SAMPLES_PER_SHARD, VERSIONED, ShardOptions, shuffl
 from stylize.networks.limits import FEATURES
 from stylize.networks.openvino import calibration_sha256
 from stylize.networks.styles import load_styles
-from stylize.networks.stylizer import Pixels, Stylizer, golden_style
+from stylize.networks.stylizer import Stylizer, golden_style
 from stylize.networks.weights import load_pair
 from stylize.shards.decode import PictureError, decode_picture
 from stylize.shards.manifest import SPLITS, Manifest, read_manifest
 from stylize.shards.shard import MAX_COPIES, Sample, SampleLocation
 from stylize.shards.tools import locate, read_located
 from stylize.sources.folder import PictureFile, list_files
-from stylize.sources.source import Source, open_source
+from stylize.sources.opening import open_source
+from stylize.sources.source import Source
 
 MARK = "-stylized-"  # stylize-datasets makes PHOTO-stylized-STYLE.jpg of PHOTO.jpg
+PACKED, MERGED = "packed", "merged"
+ALIKE = ("class_names", "codec", "size")  # what both folders must have alike for one to be made of them
+Located = dict[str, dict[str, SampleLocation]]
 
 
-@dataclass(frozen=True)
-class Copy:
+class Copy(NamedTuple):
     """A stylized copy that exists: its file, and the name of its style, as far as that can be told."""
 
     file: PictureFile
@@ -48,17 +52,23 @@ def pair_copies(source: Source, folders: Sequence[Path]) -> dict[str, list[Copy]
     Raises `InputError` where training images have no copies or different numbers, or copies no original.
     """
     names = {split: [source.path(split, i) for i in range(source.count(split))] for split in source.splits}
-    train = _by_stem(names.get("train", []))
+    train: dict[str, str] = {}
+    for name in names.get("train", ()):
+        if train.setdefault(_stem(name), name) != name:
+            raise InputError(
+                f"Two originals are called {_stem(name)}, but for their suffix: rename one and its copies."
+            )
     others = {_stem(name) for split, of in names.items() if split != "train" for name in of}
     copies: dict[str, list[Copy]] = {name: [] for name in train.values()}
     strangers = []
     for folder in folders:
         for file in list_files(folder).files:
-            found = next((split for split in _readings(file, folder) if split[0] in train or split[0] in others), None)
-            if found is None:
+            readings = _readings(file.path_stem, given_name(folder))
+            stem, style = next((one for one in readings if one[0] in train or one[0] in others), ("", ""))
+            if stem in train:
+                copies[train[stem]].append(Copy(file, style))
+            elif not stem:
                 strangers.append(file.name)
-            elif found[0] in train:
-                copies[train[found[0]]].append(Copy(file, found[1]))
     _check(copies, strangers)
     return copies
 
@@ -67,21 +77,11 @@ def _stem(name: str) -> str:
     return str(PurePosixPath(name).with_suffix(""))
 
 
-def _by_stem(names: Sequence[str]) -> dict[str, str]:
-    stems = {_stem(name): name for name in names}
-    if len(stems) < len(names):
-        twice = next(stem for stem, count in Counter(map(_stem, names)).items() if count > 1)
-        raise InputError(f"Two originals are called {twice}, but for their suffix: rename one and its copies.")
-    return stems
-
-
-def _readings(file: PictureFile, folder: Path) -> Iterator[tuple[str, str]]:
+def _readings(stem: str, folder: str) -> Iterator[tuple[str, str]]:
     """Yield (stem of the original, style) as a copy's name can be read: whole, then cut at each mark."""
-    yield file.path_stem, given_name(folder)
-    start = file.path_stem.find(MARK)
-    while start >= 0:
-        yield file.path_stem[:start], file.path_stem[start + len(MARK) :]
-        start = file.path_stem.find(MARK, start + 1)
+    yield stem, folder
+    for mark in re.finditer(f"(?={MARK})", stem):
+        yield stem[: mark.start()], stem[mark.start() + len(MARK) :]
 
 
 def _check(copies: Mapping[str, Sequence[Copy]], strangers: Sequence[str]) -> None:
@@ -106,9 +106,6 @@ def _check(copies: Mapping[str, Sequence[Copy]], strangers: Sequence[str]) -> No
         )
 
 
-PACKED = "packed"
-
-
 def pack_pairs(
     options: ShardOptions,
     copies: Sequence[Path],
@@ -130,19 +127,16 @@ def pack_pairs(
     if not pairs or len(next(iter(pairs.values()))) > MAX_COPIES:
         raise InputError(f"{options.data} has no training images, or more than {MAX_COPIES} copies of each.")
     codec = Codec(options.codec, options.quality)
-    results = {
-        split: map(
-            partial(_sample, source, split, pairs, codec, options.size),
-            shuffled(range(source.count(split)), options.seed, split),
-        )
-        for split in source.splits
-    }
+    results = {}
+    for split in source.splits:
+        make = partial(_sample, source, split, pairs, codec, options.size)
+        results[split] = map(make, shuffled(range(source.count(split)), options.seed, split))
     return make_sample_set(_spec(options, source, pairs), results, out, max_failures, report)
 
 
 def _spec(options: ShardOptions, source: Source, pairs: Mapping[str, Sequence[Copy]]) -> dict[str, object]:
     styles = sorted({copy.style for copies in pairs.values() for copy in copies})
-    files = [(name, copy.file.name, copy.style, _size(copy)) for name, own in pairs.items() for copy in own]
+    files = [(name, copy.file.name, copy.style, _size(copy.file)) for name, own in pairs.items() for copy in own]
     fingerprint = hashlib.sha256(repr((source.fingerprint(), files)).encode()).hexdigest()
     return source_record(source, options) | {
         "kind": PACKED,
@@ -155,44 +149,37 @@ def _spec(options: ShardOptions, source: Source, pairs: Mapping[str, Sequence[Co
     }
 
 
-def _size(copy: Copy) -> int:
+def _size(file: PictureFile) -> int:
     """Return a file's size, −1 for one in a zip or that cannot be looked at."""
-    path = copy.file.root / copy.file.name
+    path = file.root / file.name
     return path.stat().st_size if path.is_file() else -1
 
 
 def _sample(
     source: Source, split: str, pairs: Mapping[str, Sequence[Copy]], codec: Codec, size: int | None, index: int
 ) -> Sample | Failure:
-    path = source.path(split, index)
+    path, of = source.path(split, index), ""
+    own = pairs[path] if split == "train" else ()
     try:
         data = source.read(split, index)
         content = codec.read_content(data, size)
+        of = "copy "
+        styled = tuple(_read_copy(copy.file, codec, size, content.pixels.shape) for copy in own)
     except PictureError as error:
-        return Failure(split, path, str(error))
+        return Failure(split, path, f"{of}{error}")
     metadata: dict[str, object] = {"source": path, "source_sha256": hashlib.sha256(data).hexdigest()}
-    own = pairs[path] if split == "train" else ()
-    try:
-        styled = tuple(_read_copy(copy, codec, size, content.pixels.shape) for copy in own)
-    except PictureError as error:
-        return Failure(split, path, f"copy {error}")
     if own:
         metadata |= {"alpha": None, "styles": [copy.style for copy in own]}
     return Sample(f"{index:08d}", content.data, styled, source.label(split, index), metadata)
 
 
-def _read_copy(copy: Copy, codec: Codec, size: int | None, shape: tuple[int, ...]) -> bytes:
+def _read_copy(file: PictureFile, codec: Codec, size: int | None, shape: tuple[int, ...]) -> bytes:
     """Return a copy's bytes; raise `PictureError` where it cannot be used, or has another size than its original."""
-    content = codec.read_content(copy.file.read(), size)
+    content = codec.read_content(file.read(), size)
     if content.pixels.shape != shape:
         height, width, _ = content.pixels.shape
-        raise PictureError(f"{copy.file.name} has {width}×{height} pixels, its original {shape[1]}×{shape[0]}")
+        raise PictureError(f"{file.name} has {width}×{height} pixels, its original {shape[1]}×{shape[0]}")
     return content.data
-
-
-MERGED = "merged"
-ALIKE = ("class_names", "codec", "size")  # what both folders must have alike for one to be made of them
-Located = dict[str, dict[str, SampleLocation]]
 
 
 def merge_shards(first: Path, second: Path, out: Path, report: Report = lambda images: None) -> Manifest:
@@ -217,13 +204,16 @@ def merge_shards(first: Path, second: Path, out: Path, report: Report = lambda i
     sources = [_sources(of) for of in located]
     if sources[0] == sources[1]:
         results = {split: _with_both_copies(located[0][split], located[1][split]) for split in SPLITS}
-        counts, copies = _counts(located[:1]), sum(manifest.styles_per_image for manifest in manifests)
+        copies = sum(manifest.styles_per_image for manifest in manifests)
+        located.pop()
     else:
         _check_apart(first, second, manifests, sources)
         results = {split: _of_both(split, located[0][split], located[1][split]) for split in SPLITS}
-        counts, copies = _counts(located), manifests[0].styles_per_image
+        copies = manifests[0].styles_per_image
     if copies > MAX_COPIES:
         raise InputError(f"{out} would have {copies} copies of every image: the format holds {MAX_COPIES}.")
+    counts = {split: sum(len(of[split]) for of in located) for split in SPLITS}
+    counts = {split: count for split, count in counts.items() if count or split != "val"}
     return make_sample_set(_merged_spec(manifests, counts, copies), results, out, report=report)
 
 
@@ -248,11 +238,6 @@ def _check_apart(
     one, other = (manifest.styles_per_image for manifest in manifests)
     if one != other:
         raise InputError(f"{first} has {one} copies of an image, {second} has {other}: merge what has as many.")
-
-
-def _counts(located: list[Located]) -> dict[str, int]:
-    counts = {split: sum(len(of[split]) for of in located) for split in SPLITS}
-    return {split: count for split, count in counts.items() if count or split != "val"}
 
 
 def _with_both_copies(one: dict[str, SampleLocation], other: dict[str, SampleLocation]) -> Iterator[Sample]:
@@ -299,8 +284,7 @@ def _merged_spec(manifests: tuple[Manifest, Manifest], counts: Mapping[str, int]
     }
 
 
-@dataclass(frozen=True)
-class CopyDifference:
+class CopyDifference(NamedTuple):
     """How far a copy that was computed again is from the stored one, in grey levels of 255."""
 
     style: str
@@ -329,9 +313,12 @@ def rederive_pair(
     contents, transfer = np.stack([content] * len(choice)), spec.get("transfer", FEATURES)
     made = stylizer(contents, choice, spec["alpha"], spec["work_size"], transfer)
     codec = Codec(spec["codec"], spec["quality"])
-    again = [np.asarray(decode_picture(codec.encode(pixels))) for pixels in made]
-    stored = [np.asarray(decode_picture(copy)) for copy in sample.styled]
-    return [_difference(*pair) for pair in zip(names, stored, again, strict=True)]
+    differences = []
+    for name, copy, pixels in zip(names, sample.styled, made, strict=True):
+        stored, again = (np.asarray(decode_picture(data), np.int16) for data in (copy, codec.encode(pixels)))
+        apart = np.abs(stored - again)
+        differences.append(CopyDifference(name, int(apart.max()), float(apart.mean())))
+    return differences
 
 
 def _engine(
@@ -354,8 +341,3 @@ def _engine(
         raise InputError(f"{directory} was made with another calibration of int8: use the version that made it.")
     # The self-test's style belongs to what int8 is calibrated with when a job opens.
     return Stylizer(pair.encoder.network, pair.decoder, [*loaded, golden_style()], spec["dtype"], spec["backend"])
-
-
-def _difference(style: str, stored: Pixels, again: Pixels) -> CopyDifference:
-    apart = np.abs(stored.astype(np.int16) - again)
-    return CopyDifference(style, int(apart.max()), float(apart.mean()))

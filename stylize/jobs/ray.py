@@ -49,21 +49,11 @@ def make_shards_on_ray(
     return run_job(pool.spec, source, partial(pool.make, report), out, max_failures, retry_failed, notice, advise)
 
 
-@contextmanager
-def ray_pool(opener: Callable[[], Job]) -> Iterator["RayPool"]:
-    """Join or start a cluster and open the job on it, one worker a GPU, or a node where there are no GPUs.
-
-    Raises `InputError` where Ray or the cluster is not there, or the job cannot be opened.
-    """
-    with ray_cluster() as ray:
-        yield RayPool(ray, opener)
-
-
 @dataclass(eq=False)
 class _Worker:
     actor: Any
     needs: dict[str, float]
-    busy: int = 0
+    busy: int = 1  # calls that it has been given: first, to open the job
 
 
 class RayPool:
@@ -74,9 +64,8 @@ class RayPool:
         self._make_actor = partial(ray.remote(ShardMaker).options, max_concurrency=SHARDS_AT_ONCE)
         self._arguments = opener, Path.cwd()
         self._workers: list[_Worker] = []
-        self._waiting: dict[
-            Any, tuple[_Worker, ShardPlan | None]
-        ] = {}  # by reference; without a shard it opens the job
+        # By reference; without a shard the worker opens the job.
+        self._waiting: dict[Any, tuple[_Worker, ShardPlan | None]] = {}
         self._again: deque[ShardPlan] = deque()
         self._troubles: Counter[tuple[str, str]] = Counter()
         self._spec: Spec | None = None
@@ -138,11 +127,9 @@ class RayPool:
         else:
             if plan is None:
                 self._welcome(worker, value)
-                return None
             worker.busy -= 1
             return plan
-        if plan:
-            self._again.append(plan)
+        self._again.extend([plan] if plan else [])
         return None
 
     def _wait(self) -> Any:
@@ -189,13 +176,11 @@ class RayPool:
 class ShardMaker:
     """Makes shards of one job in folders that all nodes share; knows nothing of Ray.
 
-    Two calls of `make` at once are best: the network goes on while the end of the other shard is being written.
+    `folder` is where the relative paths of the job that `opener` opens start.
     """
 
     def __init__(self, opener: Callable[[], Job], folder: Path) -> None:
-        """Note how the job is opened, and the folder that its relative paths start from."""
-        self.opener, self.folder = opener, folder
-        self.stack = ExitStack()
+        self.opener, self.folder, self.stack = opener, folder, ExitStack()
 
     def open(self) -> Spec:
         """Load source, styles and networks and return what the shards' bytes will depend on, here."""
@@ -223,10 +208,11 @@ class ShardMaker:
 
 
 @contextmanager
-def ray_cluster() -> Iterator[ModuleType]:
-    """Join the cluster that `RAY_ADDRESS` names, or start one on this machine alone and stop it in the end.
+def ray_pool(opener: Callable[[], Job]) -> Iterator[RayPool]:
+    """Open the job on the cluster that `RAY_ADDRESS` names, or on one that runs on this machine until the end.
 
-    Yields the module `ray`. Raises `InputError` where Ray is not installed or the cluster cannot be joined.
+    It has one worker a GPU, or a node where there are no GPUs.
+    Raises `InputError` where Ray or the cluster is not there, or the job cannot be opened.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster started here reports to nobody
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # it warns where this is not settled
@@ -236,23 +222,20 @@ def ray_cluster() -> Iterator[ModuleType]:
         raise InputError(
             "Ray is not installed: pip install 'stylized-pairing[ray]', or give --executor local."
         ) from None
-    with _own_signals():
-        _connect(ray, os.environ.get("RAY_ADDRESS", "local"))
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
-
-
-def _connect(ray: ModuleType, address: str) -> None:
+    address = os.environ.get("RAY_ADDRESS", "local")
     started = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES} if address == "local" else {}
     try:
-        ray.init(address, log_to_driver=False, logging_level="ERROR", **started)
+        with _own_signals():
+            ray.init(address, log_to_driver=False, logging_level="ERROR", **started)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise InputError(
             f"No Ray cluster at {address} ({reason}): check RAY_ADDRESS, or unset it for a cluster here."
         ) from None
+    try:
+        yield RayPool(ray, opener)
+    finally:
+        ray.shutdown()
 
 
 def check_cluster(ray: ModuleType) -> None:
@@ -276,10 +259,8 @@ def check_cluster(ray: ModuleType) -> None:
 @contextmanager
 def _own_signals() -> Iterator[None]:
     """Keep this program's answers to signals, which Ray replaces by its own."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM) if main}
     try:
         yield
     finally:

@@ -41,29 +41,21 @@ ReadReceipts = Callable[[], Iterator[Receipt]]
 
 def write_receipt(staging: Path, receipt: Receipt) -> None:
     """Write a receipt into the staging folder, whole or not at all."""
-    write_atomically(_receipt_file(staging, receipt.shard.name), json.dumps(asdict(receipt)).encode())
-
-
-def _receipt_file(staging: Path, name: str) -> Path:
-    return staging / "receipts" / f"{name}.json"
+    path = staging / "receipts" / f"{receipt.shard.name}.json"
+    write_atomically(path, json.dumps(asdict(receipt)).encode())
 
 
 def read_receipt(staging: Path, name: str) -> Receipt | None:
     """Return the receipt of a shard that is there; None without one, or where a crash of the machine damaged it."""
     try:
-        receipt = _parse_receipt(_receipt_file(staging, name).read_bytes())
-        return receipt if (staging / "shards" / name).stat().st_size == receipt.shard.bytes else None
+        document = json.loads((staging / "receipts" / f"{name}.json").read_bytes())
+        shard = ShardEntry(**document["shard"])
+        failures = tuple(Failure(**failure) for failure in document["failures"])
+        flags = tuple(Flag(**flag) for flag in document["flags"])
+        receipt = Receipt(shard, failures, flags, dict(document["sources"]), str(document["source_fingerprint"]))
+        return receipt if (staging / "shards" / name).stat().st_size == shard.bytes else None
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
-
-
-def _parse_receipt(payload: bytes) -> Receipt:
-    """Return a receipt from its JSON; raise `ValueError`, `KeyError` or `TypeError` where it is none."""
-    document = json.loads(payload)
-    failures = tuple(Failure(**failure) for failure in document["failures"])
-    flags = tuple(Flag(**flag) for flag in document["flags"])
-    sources, fingerprint = dict(document["sources"]), str(document["source_fingerprint"])
-    return Receipt(ShardEntry(**document["shard"]), failures, flags, sources, fingerprint)
 
 
 def current_receipt(spec: Spec, source: Source, plan: ShardPlan, staging: Path) -> Receipt | None:
@@ -74,17 +66,12 @@ def current_receipt(spec: Spec, source: Source, plan: ShardPlan, staging: Path) 
     receipt = read_receipt(staging, plan.name)
     if receipt is None or receipt.source_fingerprint == spec.source_fingerprint:
         return receipt
-    if not _has_sources(source, plan, staging / "shards" / plan.name):
-        return None
-    renewed = replace(receipt, source_fingerprint=spec.source_fingerprint)
-    write_receipt(staging, renewed)
-    return renewed
-
-
-def _has_sources(source: Source, plan: ShardPlan, shard: Path) -> bool:
     with suppress(InputError, PictureError):
-        return all(_has_source(source, plan.split, sample) for sample in read_shard(shard))
-    return False
+        if all(_has_source(source, plan.split, sample) for sample in read_shard(staging / "shards" / plan.name)):
+            renewed = replace(receipt, source_fingerprint=spec.source_fingerprint)
+            write_receipt(staging, renewed)
+            return renewed
+    return None
 
 
 def _has_source(source: Source, split: str, sample: Sample) -> bool:
@@ -102,7 +89,9 @@ def adopt_shards(spec: Spec, source: Source, manifest: Manifest, out: Path, stag
     entries, fingerprint = {entry.name: entry for entry in manifest.shards}, str(manifest.spec["source_fingerprint"])
     for plan in plan_shards(spec, source):
         entry, published = entries.get(plan.name), out / plan.name
-        if entry and _is_whole(published, entry, plan) and read_receipt(staging, plan.name) is None:
+        if entry is None or entry.samples != len(plan.indices) or read_receipt(staging, plan.name):
+            continue
+        if published.is_file() and file_sha256(published) == entry.sha256:
             link_or_copy(published, staging / "shards" / plan.name)
             sources = {sample.key: str(sample.metadata["source_sha256"]) for sample in read_shard(published)}
             flags = (flag for flag in manifest.flagged if flag.split == plan.split and flag.reason != REPEATED)
@@ -110,20 +99,11 @@ def adopt_shards(spec: Spec, source: Source, manifest: Manifest, out: Path, stag
             write_receipt(staging, Receipt(entry, (), kept, sources, fingerprint))
 
 
-def _is_whole(path: Path, entry: ShardEntry, plan: ShardPlan) -> bool:
-    """Return whether a published shard lacks no image and is as it was written."""
-    return entry.samples == len(plan.indices) and path.is_file() and file_sha256(path) == entry.sha256
-
-
 def missing_receipts(spec: Mapping[str, Any], staging: Path) -> list[str]:
     """Return the names of shards that are not finished, or were made from other images than the specification's."""
-    receipts = ((name, read_receipt(staging, name)) for name in _shard_names(spec))
-    fingerprint = spec["source_fingerprint"]
+    names, fingerprint = shard_sizes(spec["counts"], spec["samples_per_shard"]), spec["source_fingerprint"]
+    receipts = ((name, read_receipt(staging, name)) for name in names)
     return [name for name, receipt in receipts if receipt is None or receipt.source_fingerprint != fingerprint]
-
-
-def _shard_names(spec: Mapping[str, Any]) -> Iterable[str]:
-    return shard_sizes(spec["counts"], spec["samples_per_shard"])
 
 
 def publish_receipts(
@@ -139,7 +119,7 @@ def publish_receipts(
 
     Raises `InputError` where a shard is missing, or more than `max_failures` images could not be used.
     """
-    read = partial(_read_receipts, staging, _shard_names(spec))
+    read = partial(_read_receipts, staging, shard_sizes(spec["counts"], spec["samples_per_shard"]))
     shards: list[ShardEntry] = []
     failures: list[Failure] = []
     flags: list[Flag] = []

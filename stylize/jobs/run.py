@@ -1,7 +1,7 @@
 """Run a job on this machine, whole or in parts of a job array."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -20,7 +20,6 @@ from stylize.jobs.output import (
     check_failures,
     check_max_failures,
     damaged_files,
-    has_full_check,
     locked_shard,
     make_output,
     refuse_damaged,
@@ -65,8 +64,8 @@ def make_shards(
         InputError: `out` holds something else or cannot be written, another run is at work, or more than
             `max_failures` images could not be used (what was made is kept for a rerun with a higher limit).
     """
-    make_all = partial(make_locally, job, report)
-    return run_job(job.spec, job.source, make_all, out, max_failures, retry_failed, notice, partial(size_advice, job))
+    make_all, advise = partial(make_locally, job, report), partial(size_advice, job)
+    return run_job(job.spec, job.source, make_all, out, max_failures, retry_failed, notice, advise)
 
 
 def run_job(
@@ -104,12 +103,13 @@ def needs_work(
     finished: Manifest, spec: Spec, out: Path, retry_failed: bool, notice: Notice = lambda sentence: None
 ) -> bool:
     """Return whether a finished folder is to be made anew from its whole shards, and say what was found."""
-    if damaged := damaged_files(finished, out):
+    damaged, read = damaged_files(finished, out)
+    if damaged:
         notice(f"{out}: damaged or missing, made again: {', '.join(damaged)}")
         return True
     if retry_failed and (finished.failures > 0 or finished.spec != spec.document()):
         return True
-    compared = "sizes and SHA-256" if has_full_check(finished) else "sizes (`stylize verify` reads everything)"
+    compared = "sizes and SHA-256" if read else "sizes (`stylize verify` reads everything)"
     notice(f"{out}: finished already, {compared} as recorded")
     return False
 
@@ -128,22 +128,18 @@ def make_locally(job: Job, report: Report, staging: Path, plans: Iterable[ShardP
 
 
 def make_or_reuse(job: Job, staging: Path, report: Report, workers: Workers, plan: ShardPlan) -> Receipt:
-    """Return the receipt of a shard, made now unless it is finished and agrees with the source."""
+    """Return the receipt of a shard: made now, unless it is finished, agrees with the source, and fails as before."""
     with locked_shard(staging, plan.name):
         known = current_receipt(job.spec, job.source, plan, staging)
-        if known and _still_fail(job, plan, known.failures):
-            report(len(plan.indices))
-            return known
+        if known:
+            failed = {failure.path for failure in known.failures}
+            images = (read_image(job, plan.split, i) for i in plan.indices if job.source.path(plan.split, i) in failed)
+            if set(known.failures) == {image for image in images if isinstance(image, Failure)}:  # for the same reasons
+                report(len(plan.indices))
+                return known
         receipt = make_shard(job, plan, staging / "shards", report, workers)
         write_receipt(staging, receipt)
         return receipt
-
-
-def _still_fail(job: Job, plan: ShardPlan, failures: Sequence[Failure]) -> bool:
-    """Return whether all images that a shard lacks still cannot be read, for the same reasons."""
-    failed = {failure.path for failure in failures}
-    images = (read_image(job, plan.split, i) for i in plan.indices if job.source.path(plan.split, i) in failed)
-    return set(failures) == {image for image in images if isinstance(image, Failure)}
 
 
 RECORD_NAME = "job.json"  # what `publish_parts` needs to know, so that it needs neither images nor networks
@@ -171,8 +167,8 @@ class Part:
 
 def parse_part(text: str) -> Part:
     """Return the part that `3/16` names."""
-    number, slash, count = text.partition("/")
-    if not slash or not (number.isdecimal() and count.isdecimal()):
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal()):
         raise InputError(f"--only is {text!r}: give part and number of parts, as 3/16.")
     return Part(int(number), int(count))
 
@@ -203,21 +199,16 @@ def make_part(
         return len(plans)
 
     def make(staging: Path, _finished: Manifest | None) -> int:
-        _write_record(job, out.resolve(), staging)
+        record = {"out": out.resolve().name, "spec": job.spec.document(), "left_out": dict(job.source.ignored)}
+        payload, path = json.dumps(record).encode(), staging / RECORD_NAME
+        if not path.is_file() or path.read_bytes() != payload:
+            write_atomically(path, payload)
         if advice := size_advice(job):
             notice(advice)
         check_failures(make_locally(job, report, staging, plans), max_failures, f"part {part}")
         return len(plans)
 
     return make_output(out, job.spec.document(), make, keep, shared=True)
-
-
-def _write_record(job: Job, out: Path, staging: Path) -> None:
-    record = {"out": out.name, "spec": job.spec.document(), "left_out": dict(job.source.ignored)}
-    payload = json.dumps(record).encode()
-    path = staging / RECORD_NAME
-    if not path.is_file() or path.read_bytes() != payload:
-        write_atomically(path, payload)
 
 
 def publish_parts(out: Path, max_failures: int = 0) -> Manifest:
@@ -232,7 +223,8 @@ def publish_parts(out: Path, max_failures: int = 0) -> Manifest:
     records = dict(_records(out))
     if not records and (out / MANIFEST_NAME).is_file():
         return accepted(read_manifest(out), out, max_failures)
-    record = _only_one(records, out)
+    _check_one(records, out)
+    (record,) = records.values()
     spec = record["spec"]
 
     def make(staging: Path, _finished: Manifest | None) -> Manifest:
@@ -258,7 +250,7 @@ def _records(out: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:
             yield path.parent, record
 
 
-def _only_one(records: Mapping[Path, Mapping[str, Any]], out: Path) -> Mapping[str, Any]:
+def _check_one(records: Mapping[Path, Mapping[str, Any]], out: Path) -> None:
     if not records:
         raise InputError(f"{out} has no parts to publish: run `stylize shards --only 1/N` with this --out, and so on.")
     if len(records) > 1:
@@ -273,5 +265,3 @@ def _only_one(records: Mapping[Path, Mapping[str, Any]], out: Path) -> Mapping[s
             f"{out} has parts of {len(records)} jobs, which differ ({values}): their shards do not go together; "
             f"remove the wrong one of {folders}."
         )
-    (record,) = records.values()
-    return record

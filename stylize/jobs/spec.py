@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,8 +30,11 @@ LARGEST_STYLE = 2048  # pixels; one picture of that size takes gigabytes in the 
 STYLE_HELP = "Picture, folder, zip, built-in or fitted style; repeat for more; `patterns` for all built-in ones."
 DATA_HELP = (
     "shapes, cifar10, cifar100, imagenet100:FOLDER, a folder or zip of class folders, maybe in train/, test/ and val/, "
-    "or a WebDataset: a folder of tars, or their paths with braces or wildcards."
+    "images.npz, hf:NAME_OR_FOLDER[:SPLIT], or a WebDataset: a folder of tars, or their paths with braces or wildcards."
 )
+SIZE_HELP = "Scale and crop to N × N pixels; else the images' own size."
+WORK_SIZE_HELP = "Short side while stylizing, if not --size."
+STYLE_SIZE_HELP = "Short side of style pictures. [default: 256]"
 TRANSFER_HELP = "features (AdaIN); colours, their means and deviations alone, without networks; or both."
 BACKEND_HELP = "auto (torch), torch, or openvino on CPUs, whose int8 is faster and not the same pixels."
 DTYPE_HELP = "auto, float32, bfloat16 or float16 for torch; int8 (auto) or bfloat16 for openvino."
@@ -51,15 +55,9 @@ class ShardOptions:
 
     style: Annotated[tuple[str, ...], typer.Option(help=STYLE_HELP)] = ("swirls",)
     data: Annotated[str, typer.Option(help=DATA_HELP)] = "shapes"
-    size: Annotated[
-        int | None, typer.Option(min=MIN_SIDE, help="Scale and crop to N × N pixels; else the images' own size.")
-    ] = None
-    work_size: Annotated[int | None, typer.Option(min=MIN_SIDE, help="Short side while stylizing, if not --size.")] = (
-        None
-    )
-    style_size: Annotated[
-        int | None, typer.Option(min=MIN_SIDE, max=LARGEST_STYLE, help="Short side of style pictures. [default: 256]")
-    ] = None
+    size: Annotated[int | None, typer.Option(min=MIN_SIDE, help=SIZE_HELP)] = None
+    work_size: Annotated[int | None, typer.Option(min=MIN_SIDE, help=WORK_SIZE_HELP)] = None
+    style_size: Annotated[int | None, typer.Option(min=MIN_SIDE, max=LARGEST_STYLE, help=STYLE_SIZE_HELP)] = None
     alpha: Annotated[float, typer.Option(min=0, max=1, help="0 keeps the content's style, 1 takes the style's.")] = 1.0
     transfer: Annotated[str, OneOf(*TRANSFERS), typer.Option(help=TRANSFER_HELP)] = FEATURES
     styles_per_image: Annotated[int, typer.Option(min=1, max=MAX_COPIES, help="Stylized copies of every image.")] = 1
@@ -121,10 +119,7 @@ class Spec:
     def document(self) -> dict[str, Any]:
         """Return the specification as the manifest holds it, as JSON: some options only where they are no default."""
         document: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        for name, default in LATER_OPTIONS.items():
-            if document[name] == default:
-                del document[name]
-        return document
+        return {name: value for name, value in document.items() if LATER_OPTIONS.get(name, ...) != value}
 
 
 def spec_digest(spec: Mapping[str, Any]) -> str:
@@ -144,8 +139,7 @@ def make_spec(
     names = {field.name for field in fields(Spec)} & {field.name for field in fields(ShardOptions)}
     recorded: dict[str, Any] = {
         **{name: getattr(options, name) for name in names},
-        "source": source.name,
-        "source_fingerprint": source.fingerprint(),
+        **source_record(source, options),
         "class_names": source.class_names,
         "counts": {split: min(limit or source.count(split), source.count(split)) for split in source.splits},
         "styles": tuple(StyleRecord(style.name, style.sha256) for style in styles),
@@ -156,7 +150,6 @@ def make_spec(
         "dtype": stylizer.dtype_name,
         "device": f"{device} {torch.backends.cpu.get_cpu_capability()}" if device == "cpu" else device,
         "batch_pixels": stylizer.batch_pixels,
-        "samples_per_shard": SAMPLES_PER_SHARD,
         "versions": {name: version(name) for name in (*VERSIONED, *BACKEND_PACKAGES[stylizer.backend])},
     }
     return Spec(**recorded)
@@ -189,23 +182,18 @@ class ShardPlan:
 def shard_sizes(counts: Mapping[str, int], samples_per_shard: int) -> dict[str, int]:
     """Return how many images every shard is made of, by name and in the order of shards."""
     return {
-        _shard_name(split, number): min(samples_per_shard, count - start)
+        f"{split}-{number:06d}.tar": min(samples_per_shard, count - start)
         for split, count in counts.items()
         for number, start in enumerate(range(0, count, samples_per_shard))
     }
 
 
-def _shard_name(split: str, number: int) -> str:
-    return f"{split}-{number:06d}.tar"
-
-
 def plan_shards(spec: Spec, source: Source) -> Iterator[ShardPlan]:
     """Shuffle every split once, by hashing (seed, split, index), and cut it into shards."""
     for split in source.splits:
-        chosen = shuffled(range(source.count(split)), spec.seed, split)[: spec.counts[split]]
-        for number, start in enumerate(range(0, len(chosen), spec.samples_per_shard)):
-            indices = tuple(chosen[start : start + spec.samples_per_shard])
-            yield ShardPlan(_shard_name(split, number), split, indices)
+        indices = iter(shuffled(range(source.count(split)), spec.seed, split))
+        for name, size in shard_sizes({split: spec.counts[split]}, spec.samples_per_shard).items():
+            yield ShardPlan(name, split, tuple(islice(indices, size)))
 
 
 def shuffled(indices: Iterable[int], seed: int, split: str) -> list[int]:

@@ -1,8 +1,8 @@
 """The AdaIN networks (Huang & Belongie 2017): VGG-19 encoder up to relu4_1, feature alignment, mirrored decoder."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -64,20 +64,14 @@ def replicated(activations: Tensor) -> Tensor:
     return bordered(activations, 0) if activations.is_cuda else F.pad(activations, (1, 1, 1, 1), mode="replicate")
 
 
-class ReflectedConvolution(nn.Conv2d):
+class _ReflectedConvolution(nn.Conv2d):
     """A 3×3 convolution with reflection padding: (B, C, H, W) to (B, K, H, W)."""
 
     def __init__(self, channels: int, filters: int) -> None:
         super().__init__(channels, filters, kernel_size=3, padding=1, padding_mode="reflect")
 
     def forward(self, input: Tensor) -> Tensor:
-        """Convolve."""
         return F.conv2d(reflected(input), self.weight, self.bias)
-
-
-def _per_channel(values: Tensor) -> Tensor:
-    """View (B, 1, C) as (B, C, 1, 1)."""
-    return values.transpose(1, 2).unsqueeze(-1)
 
 
 class _Statistics(torch.autograd.Function):
@@ -89,7 +83,8 @@ class _Statistics(torch.autograd.Function):
         positions = positions.to(torch.float32, copy=True)  # subtracting in mixed types is slow on CPUs
         means = positions.mean(dim=1, keepdim=True)
         variances = positions.sub_(means).square_().mean(dim=1, keepdim=True)
-        mean, std = _per_channel(means), _per_channel((variances + STATISTICS_EPSILON).sqrt())
+        stds = (variances + STATISTICS_EPSILON).sqrt()
+        mean, std = (values.transpose(1, 2).unsqueeze(-1) for values in (means, stds))  # (B, C, 1, 1)
         ctx.save_for_backward(features, mean, std)
         return mean, std
 
@@ -117,15 +112,11 @@ ENCODER_CHANNELS = (
     (3, 64), (64, 64), (64, 128), (128, 128),
     (128, 256), (256, 256), (256, 256), (256, 256), (256, 512),
 )  # fmt: skip
+DECODER_CHANNELS = tuple((last, first) for first, last in reversed(ENCODER_CHANNELS))
 POOLED = frozenset({1, 3, 7})
 UPSAMPLED = frozenset({0, 4, 6})  # the decoder's layers, counted from its input, that up-sampling follows
 STYLE_LAYERS = (0, 2, 4, 8)  # relu1_1, relu2_1, relu3_1, relu4_1
 STRIDE = 8  # relu4_1 has one position per 8×8 pixels
-
-
-def _convolutions(channels: Iterable[tuple[int, int]]) -> Sequence[nn.Conv2d]:
-    layers = (ReflectedConvolution(first, last) for first, last in channels)
-    return cast("Sequence[nn.Conv2d]", nn.ModuleList(layers))
 
 
 @dataclass(frozen=True)
@@ -150,63 +141,56 @@ class Layer:
         return F.relu(output, inplace=True) if self.rectified else output
 
 
-class Encoder(nn.Module):
-    """VGG-19 up to relu4_1 with reflection padding; input (B, 3, H, W) in [0, 1], RGB; H and W multiples of 8, ≥ 16."""
+class _Chain(nn.Module):
+    """Convolutions with (input, output) `channels`; `resampling` follows the layers in `resampled`."""
 
     convolutions: Sequence[nn.Conv2d]
+    channels: ClassVar[Sequence[tuple[int, int]]]
+    resampling: ClassVar[Literal["pool", "upsample"]]
+    resampled: ClassVar[frozenset[int]]
 
     def __init__(self) -> None:
         super().__init__()
-        self.convolutions = _convolutions(ENCODER_CHANNELS)
+        layers = (_ReflectedConvolution(first, last) for first, last in self.channels)
+        self.convolutions = cast("Sequence[nn.Conv2d]", nn.ModuleList(layers))
 
     @property
     def chain(self) -> list[Layer]:
         """The layers in their order."""
         return [
-            Layer("pool" if index - 1 in POOLED else None, convolution, rectified=True)
+            Layer(self.resampling if index - 1 in self.resampled else None, convolution, convolution.out_channels != 3)
             for index, convolution in enumerate(self.convolutions)
         ]
 
-    def layers(self, pixels: Tensor) -> Iterator[Tensor]:
-        """Yield the activations after every ReLU, relu1_1 … relu4_1."""
-        activations = pixels
+    def forward(self, activations: Tensor) -> Tensor:
         for layer in self.chain:
             activations = layer(activations)
-            yield activations
+        return activations
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Return relu4_1, (B, 512, H/8, W/8)."""
-        *_, features = self.layers(pixels)
-        return features
+
+class Encoder(_Chain):
+    """VGG-19 with reflection padding: (B, 3, H, W) in [0, 1], RGB, to relu4_1, (B, 512, H/8, W/8).
+
+    H and W are multiples of 8, at least 16.
+    """
+
+    channels, resampling, resampled = ENCODER_CHANNELS, "pool", POOLED
+
+    def layers(self, pixels: Tensor) -> Iterator[Tensor]:
+        """Yield the activations after every ReLU, relu1_1 … relu4_1."""
+        for layer in self.chain:
+            pixels = layer(pixels)
+            yield pixels
 
     def style_features(self, pixels: Tensor) -> list[Tensor]:
         """Return relu1_1, relu2_1, relu3_1 and relu4_1, the layers of the style loss."""
         return [features for index, features in enumerate(self.layers(pixels)) if index in STYLE_LAYERS]
 
 
-class Decoder(nn.Module):
+class Decoder(_Chain):
     """The encoder mirrored, nearest up-sampling for pooling: (B, 512, h, w) to pixels (B, 3, 8h, 8w), not clipped."""
 
-    convolutions: Sequence[nn.Conv2d]
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.convolutions = _convolutions([(last, first) for first, last in reversed(ENCODER_CHANNELS)])
-
-    @property
-    def chain(self) -> list[Layer]:
-        """The layers in their order."""
-        last = len(self.convolutions) - 1
-        return [
-            Layer("upsample" if index - 1 in UPSAMPLED else None, convolution, rectified=index < last)
-            for index, convolution in enumerate(self.convolutions)
-        ]
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Decode relu4_1 features to pixels."""
-        for layer in self.chain:
-            features = layer(features)
-        return features
+    channels, resampling, resampled = DECODER_CHANNELS, "upsample", UPSAMPLED
 
 
 def unit_range(pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -49,7 +49,11 @@ class WinogradConvolution(nn.Module):
     def forward(self, activations: Tensor) -> Tensor:
         """Convolve in blocks of tiles: of several images, or of some rows of one; what exceeds the image is cut off."""
         height, width = activations.shape[-2:]
-        windows = _windows(activations)
+        padded = F.pad(activations, (1, 1, 1, 1), mode="reflect")
+        if height % TILE or width % TILE:
+            padded = F.pad(padded, (0, -width % TILE, 0, -height % TILE))
+        # The inputs of all tiles, a view (6, 6, B, rows, columns, C).
+        windows = padded.permute(0, 2, 3, 1).unfold(1, WINDOW, TILE).unfold(2, WINDOW, TILE).permute(4, 5, 0, 1, 2, 3)
         images, rows, columns = windows.shape[2:5]
         output = windows.new_empty(images, rows, TILE, columns, TILE, len(self.bias))
         block_rows = max(1, BLOCK_TILES // columns)
@@ -69,15 +73,6 @@ class WinogradConvolution(nn.Module):
         tiles = self.output_transform @ products.view(WINDOW**2, -1)
         images, rows, _, columns, _, filters = output.shape
         output.copy_(tiles.view(TILE, TILE, images, rows, columns, filters).permute(2, 3, 0, 4, 1, 5))
-
-
-def _windows(activations: Tensor) -> Tensor:
-    """Return the inputs of all tiles as a view (6, 6, B, rows, columns, C) of the padded activations."""
-    height, width = activations.shape[-2:]
-    padded = F.pad(activations, (1, 1, 1, 1), mode="reflect")
-    if height % TILE or width % TILE:
-        padded = F.pad(padded, (0, -width % TILE, 0, -height % TILE))
-    return padded.permute(0, 2, 3, 1).unfold(1, WINDOW, TILE).unfold(2, WINDOW, TILE).permute(4, 5, 0, 1, 2, 3)
 
 
 MIN_CHANNELS = 64  # below it, Winograd's transforms cost more than the multiplications that they save
@@ -114,38 +109,6 @@ class UpsampledConvolution(nn.Module):
         return output.view(images, 2 * height, 2 * width, -1).permute(0, 3, 1, 2)
 
 
-class Rectification(nn.Module):
-    """ReLU in place."""
-
-    def forward(self, activations: Tensor) -> Tensor:
-        """Rectify."""
-        if _compares_as_integers(activations):
-            activations.view(torch.int16).clamp_min_(0)
-            return activations
-        return F.relu(activations, inplace=True)
-
-
-class Pooling(nn.Module):
-    """Max-pooling by 2 of rectified activations (B, C, 2h, 2w)."""
-
-    def forward(self, activations: Tensor) -> Tensor:
-        """Pool."""
-        if not _compares_as_integers(activations):
-            return F.max_pool2d(activations, 2)
-        values = activations.view(torch.int16)
-        rows = torch.maximum(values[..., 0::2, :], values[..., 1::2, :])
-        return torch.maximum(rows[..., 0::2], rows[..., 1::2]).view(torch.bfloat16)
-
-
-def _compares_as_integers(activations: Tensor) -> bool:
-    """Return whether to compare as 16-bit integers, which have the order of bfloat16 with zero and among positives.
-
-    CPUs compare them several times as fast. Only a negative NaN differs, which becomes 0; so not in float16, which
-    overflows to infinities whose differences are such NaN. bfloat16 has the range of float32.
-    """
-    return activations.dtype == torch.bfloat16 and not activations.is_cuda
-
-
 def rearranged(encoder: Encoder, decoder: Decoder, winograd: bool) -> AdaINNetwork:
     """Return a stylizer of a pair, which shares what needs no rearrangement; `winograd` for float32 on a CPU."""
     return AdaINNetwork(*(nn.Sequential(*_modules(network.chain, winograd)) for network in (encoder, decoder)))
@@ -153,14 +116,13 @@ def rearranged(encoder: Encoder, decoder: Decoder, winograd: bool) -> AdaINNetwo
 
 def _modules(chain: Sequence[Layer], winograd: bool) -> Iterator[nn.Module]:
     for layer in chain:
+        convolution: nn.Module = layer.convolution
         if layer.resampling == "pool":
-            yield Pooling()
-        upsampled = layer.resampling == "upsample"
-        yield UpsampledConvolution(layer.convolution) if upsampled else _fastest(layer.convolution, winograd)
+            yield nn.MaxPool2d(2)
+        if layer.resampling == "upsample":
+            convolution = UpsampledConvolution(layer.convolution)
+        elif winograd and min(layer.convolution.in_channels, layer.convolution.out_channels) >= MIN_CHANNELS:
+            convolution = WinogradConvolution(layer.convolution)
+        yield convolution
         if layer.rectified:
-            yield Rectification()
-
-
-def _fastest(convolution: nn.Conv2d, winograd: bool) -> nn.Module:
-    many_channels = min(convolution.in_channels, convolution.out_channels) >= MIN_CHANNELS
-    return WinogradConvolution(convolution) if winograd and many_channels else convolution
+            yield nn.ReLU(inplace=True)

@@ -102,14 +102,11 @@ class CompiledChain(nn.Module):
     def forward(self, activations: Tensor) -> Tensor:
         """Run the chain on (B, C, H, W)."""
         if not hasattr(self._compiled, "model"):
-            self._compiled.model = self._compile()
+            # Without pinning, because pinned models of one thread each may share a core.
+            options = {"PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False}
+            options |= {"INFERENCE_PRECISION_HINT": self._precision, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+            self._compiled.model = self._core.compile_model(self._graph, "CPU", options)
         return torch.from_numpy(self._compiled.model([activations.contiguous().numpy()])[0].copy())
-
-    def _compile(self) -> Any:
-        # Without pinning, because pinned models of one thread each may share a core.
-        options = {"INFERENCE_PRECISION_HINT": self._precision, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-        options |= {"PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False}
-        return self._core.compile_model(self._graph, "CPU", options)
 
 
 def import_openvino() -> Any:
@@ -238,22 +235,20 @@ def best_upper_end(activations: Tensor) -> Tensor:
     values = values[:: max(1, len(values) // SEARCHED_VALUES) | 1]
     peak = values.max().clamp_min(SMALLEST_PEAK)
     ends = [end for end in 2**RANGE_STEPS if 0.1 * peak <= end <= 1.2 * peak]
-    errors = [_rounding_error(values, end) for end in ends]
+    rounded = ((values / end * LEVELS).round().clamp(0, LEVELS) / LEVELS * end for end in ends)
+    errors = [float((values - one).square().mean()) for one in rounded]
     best: Tensor = ends[errors.index(min(errors))]
     return best.reshape(1, 1, 1, 1)
-
-
-def _rounding_error(values: Tensor, end: Tensor) -> float:
-    return float((values - (values / end * LEVELS).round().clamp(0, LEVELS) / LEVELS * end).square().mean())
 
 
 def quantised_graph(layers: Sequence[Layer], quantised: Sequence[QuantisedConvolution]) -> Any:
     """Return a model of layers with quantised convolutions: float32 (B, C, H, W) of any size in and out."""
     ops = import_openvino().opset13
     entry = node = _entry(ops, layers)
+    zero, one = (np.full((1, 1, 1, 1), end, np.float32) for end in (0, 1))
     for layer, convolution in zip(layers, quantised, strict=True):
-        # Resampled after the rounding, so that it moves bytes.
-        rounded = _resampled(ops, _rounded(ops, node, convolution), layer)
+        rounded = ops.fake_quantize(node, convolution.low.numpy(), convolution.high.numpy(), zero, one, LEVELS + 1)
+        rounded = _resampled(ops, rounded, layer)  # after the rounding, so that it moves bytes
         levels = ops.convert(ops.constant(convolution.weight.numpy(), np.int8), "f32")
         weight = ops.multiply(levels, ops.constant(convolution.scale.numpy()))
         output = _convolved(ops, ops.pad(rounded, BORDER, BORDER, "reflect"), weight)
@@ -262,7 +257,7 @@ def quantised_graph(layers: Sequence[Layer], quantised: Sequence[QuantisedConvol
 
 
 def plain_graph(layers: Sequence[Layer]) -> Any:
-    """Return a model of layers as they are, up-sampling as in `inference`: (B, C, H, W) of any size in and out."""
+    """Return a model of layers as they are, up-sampling as in `kernels`: (B, C, H, W) of any size in and out."""
     ops = import_openvino().opset13
     entry = node = _entry(ops, layers)
     for layer in layers:
@@ -278,11 +273,6 @@ def plain_graph(layers: Sequence[Layer]) -> Any:
 
 def _entry(ops: Any, layers: Sequence[Layer]) -> Any:
     return ops.parameter([-1, layers[0].convolution.in_channels, -1, -1], np.float32)
-
-
-def _rounded(ops: Any, node: Any, layer: QuantisedConvolution) -> Any:
-    zero, one = (np.full((1, 1, 1, 1), end, np.float32) for end in (0, 1))
-    return ops.fake_quantize(node, layer.low.numpy(), layer.high.numpy(), zero, one, LEVELS + 1)
 
 
 def _resampled(ops: Any, node: Any, layer: Layer) -> Any:

@@ -137,7 +137,8 @@ class Stylizer:
             try:
                 outputs.append(self._stylize_batch(images[part], choice[part], alpha, work_size, transfer))
             except RuntimeError as error:
-                if not _is_out_of_memory(error):
+                # PyTorch has no error class for a CPU's memory.
+                if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
                     raise
                 batch = self.largest_batch = self._halved(batch, f"{width}×{height}")
         return np.concatenate(outputs)
@@ -160,16 +161,15 @@ class Stylizer:
     @torch.inference_mode()
     def use_styles(self, styles: Sequence[Style]) -> None:
         """Take other styles instead; with PyTorch only, whose encoder computes the statistics."""
-        features = [self._feature_statistics(style) for style in styles]
+        features = [
+            style.fitted.on(self.device)
+            if style.fitted
+            else self.network.style_statistics(self._to_device(style.array, self.dtype))
+            for style in styles
+        ]
         colours = [channel_statistics(self._to_device(style.array, torch.float32)) for style in styles]
         self.means, self.stds = (torch.cat(values) for values in zip(*features, strict=True))
         self.colours = tuple(torch.cat(values) for values in zip(*colours, strict=True))
-
-    def _feature_statistics(self, style: Style) -> tuple[Tensor, Tensor]:
-        if style.fitted:
-            return style.fitted.on(self.device)
-        statistics: tuple[Tensor, Tensor] = self.network.style_statistics(self._to_device(style.array, self.dtype))
-        return statistics
 
     def _to_device(self, images: Pixels, dtype: torch.dtype) -> Tensor:
         pixels = torch.from_numpy(np.array(images))
@@ -247,11 +247,6 @@ def _resize(pixels: Tensor, shape: Sequence[int]) -> Tensor:
     """Scale (B, 3, H, W) in [0, 1]; in float32, because torch does not scale bfloat16 on CPUs."""
     scaled = F.interpolate(pixels.float(), list(shape), mode="bicubic", antialias=True)
     return scaled.clamp(0, 1).to(pixels.dtype, memory_format=torch.channels_last)
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Return whether memory was too little: of a GPU, or of a CPU, for which PyTorch has no error class."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def golden_pictures() -> tuple[Pixels, Pixels, Pixels]:

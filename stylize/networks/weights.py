@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from stylize.console import InputError
 from stylize.files import UNREADABLE, file_sha256, read_weights, why_unreadable, write_atomically
-from stylize.networks.adain import ENCODER_CHANNELS, Decoder, Encoder, unit_range
+from stylize.networks.adain import DECODER_CHANNELS, ENCODER_CHANNELS, Decoder, Encoder, unit_range
 from stylize.networks.limits import TORCHVISION, WEIGHTS
 from stylize.sources.patterns import PATTERN_NAMES, draw_pattern
 from stylize.sources.shapes import draw_shape
@@ -240,10 +240,7 @@ def rescale(encoder: Encoder, mean_activations: list[Tensor]) -> None:
 
 @torch.inference_mode()
 def measure_mean_activations(encoder: Encoder, batches: Iterable[Tensor]) -> list[Tensor]:
-    """Return every convolution's mean activation per channel over images and positions, each (C,).
-
-    `batches` are natural images (B, 3, H, W) in [0, 1]; every batch has the same weight.
-    """
+    """Return every convolution's mean activation per channel, (C,), over batches (B, 3, H, W) of the same weight."""
     means = [[layer.double().mean(dim=(0, 2, 3)) for layer in encoder.layers(pixels)] for pixels in batches]
     return [(sum(layer, torch.zeros(())) / len(means)).float().clamp(min=1e-6) for layer in zip(*means, strict=True)]
 
@@ -251,9 +248,8 @@ def measure_mean_activations(encoder: Encoder, batches: Iterable[Tensor]) -> lis
 def built_in_pictures() -> Iterator[Tensor]:
     """Yield the built-in patterns and some embedded images, each float64 (1, 3, 64, 64) in [0, 1]."""
     side = NORMALISATION_SIDE
-    pictures = [draw_pattern(name, side) for name in PATTERN_NAMES]
-    pictures += [draw_shape(index, size=side, split="train").picture for index in range(NORMALISATION_SHAPES)]
-    for picture in pictures:
+    shapes = (draw_shape(index, size=side, split="train").picture for index in range(NORMALISATION_SHAPES))
+    for picture in (*(draw_pattern(name, side) for name in PATTERN_NAMES), *shapes):
         yield unit_range(torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None], torch.float64)
 
 
@@ -265,11 +261,6 @@ def normalise(encoder: Encoder, pictures: Iterable[Tensor]) -> None:
     means = measure_mean_activations(copy.deepcopy(encoder).double(), pictures)
     raised = [mean.clamp(min=LEAST_SHARE * float(mean.mean())) for mean in means]
     rescale(encoder, [torch.tensor([float(f"{value:.3g}") for value in mean.tolist()]) for mean in raised])
-
-
-def is_torchvision(state: Mapping[str, Any]) -> bool:
-    """Tell torchvision's names from the published layout's."""
-    return f"features.{TORCHVISION_LAYERS[0]}.weight" in state
 
 
 def encoder_from_torchvision(state: Mapping[str, Any], path: Path) -> Encoder:
@@ -319,7 +310,6 @@ PREPROCESSING_LAYER = "0"
 ENCODER_LAYERS = (2, 5, 9, 12, 16, 19, 22, 25, 29)  # conv1_1 … conv4_1
 UNUSED_LAYERS = (32, 35, 38, 42, 45, 48, 51)  # conv4_2 … conv5_4, which AdaIN never runs
 DECODER_LAYERS = (1, 5, 8, 11, 14, 18, 21, 25, 28)
-DECODER_CHANNELS = tuple((last, first) for first, last in reversed(ENCODER_CHANNELS))
 
 
 def import_weights(encoder: str, decoder: Path | None = None, out: Path = WEIGHTS) -> list[Path]:
@@ -330,9 +320,10 @@ def import_weights(encoder: str, decoder: Path | None = None, out: Path = WEIGHT
     """
     file = torchvision_file() if encoder == TORCHVISION else Path(encoder)
     state = read_weights(file)
-    if is_torchvision(state) and decoder is not None:
+    is_torchvision = f"features.{TORCHVISION_LAYERS[0]}.weight" in state
+    if is_torchvision and decoder is not None:
         raise InputError(f"{decoder} cannot belong to torchvision's VGG-19: train one with `stylize fit-decoder`.")
-    network = encoder_from_torchvision(state, file) if is_torchvision(state) else encoder_from_published(state, file)
+    network = encoder_from_torchvision(state, file) if is_torchvision else encoder_from_published(state, file)
     files = {ENCODER_NAME: encoder_bytes(network)}
     if decoder is not None:
         published = decoder_from_published(read_weights(decoder), decoder)

@@ -1,9 +1,8 @@
 """Decoded pixels of any mode and depth as 8-bit sRGB, where their range is known."""
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,24 +24,16 @@ def unknown_range(picture: Image.Image, data: bytes) -> str | None:
         return "has floating-point pixels, whose range is not known"
     if picture.mode == "I" and picture.format != "PPM":
         return "has 32-bit or signed integer pixels, whose range is not known"
-    if _SIGNED in np.atleast_1d(tags.get(_TIFF_SAMPLE_FORMAT, 1)) or _is_signed_jpeg2000(picture, data):
+    start = data.find(_JPEG2000_START) if picture.format == "JPEG2000" else -1
+    signed_jpeg2000 = start >= 0 and data[start + _JPEG2000_SIGN] & 0x80
+    if signed_jpeg2000 or _SIGNED in np.atleast_1d(tags.get(_TIFF_SAMPLE_FORMAT, 1)):
         return "has signed integer pixels, whose range is not known"
     if picture.mode.startswith("I") and picture.format not in _KNOWN_RANGE:
         return f"has 16-bit pixels, whose range {picture.format} does not tell"
     if tags.get(_TIFF_SUBFILE, 0) == 1:
         return "is the small preview of a camera's raw picture, which cannot be read"
-    return _unreadable_planes(picture.mode, tags)
-
-
-def _is_signed_jpeg2000(picture: Image.Image, data: bytes) -> bool:
-    start = data.find(_JPEG2000_START)
-    return picture.format == "JPEG2000" and start >= 0 and bool(data[start + _JPEG2000_SIGN] & 0x80)
-
-
-def _unreadable_planes(mode: str, tags: Mapping[int, Any]) -> str | None:
-    """Return why a TIFF that stores its channels one after another is refused: Pillow reads two kinds wrongly."""
     plain_16_bit = 16 in np.atleast_1d(tags.get(_TIFF_BITS, 1)) and tags.get(_TIFF_COMPRESSION, 1) == 1
-    if tags.get(_TIFF_PLANES, 1) == 2 and (plain_16_bit or mode == "LA"):
+    if tags.get(_TIFF_PLANES, 1) == 2 and (plain_16_bit or picture.mode == "LA"):  # which Pillow reads wrongly
         return "stores its channels apart, which cannot be read for this kind of TIFF: store them together"
     return None
 
@@ -125,8 +116,12 @@ def _split_opacity(picture: Image.Image, data: bytes, bits: int | None) -> tuple
 
 def _opaque(picture: Image.Image, bits: int | None) -> Image.Image:
     """Return a picture's colours, without opacity, in a mode that profiles describe."""
-    if picture.mode.startswith("I"):
-        return Image.fromarray(_grey_levels(picture, bits))
+    if picture.mode.startswith("I"):  # a plain conversion would clip it to white
+        tags = getattr(picture, "tag_v2", {})
+        depth = int(np.atleast_1d(tags.get(_TIFF_BITS, 16))[0])  # 12 bits come as they are
+        grey = _scaled(np.asarray(picture), bits or depth)
+        white_is_zero = tags.get(_TIFF_PHOTOMETRIC, 1) == 0  # which Pillow applies up to 8 bits only
+        return Image.fromarray(255 - grey if white_is_zero else grey)
     plain = picture.copy()
     plain.info.clear()  # Pillow would carry a transparent colour over
     if plain.mode in ("1", "LA"):
@@ -134,19 +129,9 @@ def _opaque(picture: Image.Image, bits: int | None) -> Image.Image:
     return plain if plain.mode in ("L", "RGB", "CMYK", "LAB") else plain.convert("RGB")
 
 
-def _grey_levels(picture: Image.Image, bits: int | None) -> NDArray[np.uint8]:
-    """Scale 16-bit grey (H, W) to 8 bits; a plain conversion would clip it to white."""
-    tags = getattr(picture, "tag_v2", {})
-    depth = int(np.atleast_1d(tags.get(_TIFF_BITS, 16))[0])  # 12 bits come as they are
-    grey = _scaled(np.asarray(picture), bits or depth)
-    white_is_zero = tags.get(_TIFF_PHOTOMETRIC, 1) == 0  # which Pillow applies up to 8 bits only
-    return np.asarray(255 - grey if white_is_zero else grey)
-
-
 def _scaled(values: NDArray[np.integer], bits: int) -> NDArray[np.uint8]:
     """Return values of so many bits as values of 8."""
-    scaled = np.clip(values.astype(np.float64) / ((2**bits - 1) / 255.0), 0, 255).round()
-    return np.asarray(scaled, np.uint8)
+    return np.asarray(np.clip(values.astype(np.float64) / ((2**bits - 1) / 255.0), 0, 255).round(), np.uint8)
 
 
 def _differs_from(key: int | tuple[int, ...], picture: Image.Image, data: bytes) -> NDArray[np.uint8]:
@@ -200,15 +185,11 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
         transform = ImageCms.ImageCmsTransform(opened, srgb, mode, "RGB")
     except (ImageCms.PyCMSError, OSError, TypeError, ValueError):
         return None
-    return None if _has_no_effect(transform, mode) else transform
-
-
-def _has_no_effect(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
-    """Compare a lattice of colours before and after."""
     if mode == "CMYK":
-        return False
+        return transform
     levels = np.arange(0, 256, 15, dtype=np.uint8)
     lattice = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(-1, 18, 3) if mode == "RGB" else levels[None]
     before = Image.fromarray(lattice)
     after = np.asarray(transform.apply(before), dtype=np.int16)
-    return int(np.abs(after - np.asarray(before.convert("RGB"))).max()) <= _NO_EFFECT
+    changed = int(np.abs(after - np.asarray(before.convert("RGB"))).max()) > _NO_EFFECT
+    return transform if changed else None

@@ -140,8 +140,11 @@ def _decode(data: bytes, bits: int | None, side: SideData | None = None) -> Deco
     try:
         with _watched() as caught:
             picture = Image.open(io.BytesIO(data), formats=formats)
-            if picture.format == "TIFF":
-                _read_directories(picture)
+            if picture.format == "TIFF":  # loading would read its directories too, but without collecting the warnings
+                exif = picture.getexif()
+                for tag in TiffTags.TAGS_V2_GROUPS:
+                    if tag in exif:
+                        exif.get_ifd(tag)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise PictureError("is larger than any real picture (decompression bomb)") from None
     _check_size(*picture.size)
@@ -173,14 +176,6 @@ def _formats(data: bytes) -> tuple[str, ...]:
     if plugin is JXL and (size := jxl_size(data)):
         _check_size(*size)
     return (plugin.format,)
-
-
-def _read_directories(picture: Image.Image) -> None:
-    """Read a TIFF's directories beside its pixels, which loading would do too, but without collecting the warnings."""
-    exif = picture.getexif()
-    for tag in TiffTags.TAGS_V2_GROUPS:
-        if tag in exif:
-            exif.get_ifd(tag)
 
 
 def _decode_without_side_data(data: bytes, bits: int | None) -> Decoded | None:

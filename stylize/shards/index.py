@@ -69,7 +69,11 @@ def load_index(directory: Path, manifest: Manifest, split: str) -> SplitIndex:
     entries = manifest.entries(split)
     if not entries or not path.exists():
         return index_split(directory, manifest, split)
-    table = _read_table(path)
+    try:
+        # Mapped, so that a size which is a lie allocates nothing.
+        table: Table = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path} cannot be read ({error}): run `stylize index` on its folder.") from None
     if reason := _misfit(table, entries, manifest.copies(split), len(manifest.class_names)):
         raise InputError(f"{path} does not fit its manifest ({reason}): run `stylize index` on its folder.")
     for entry in entries:
@@ -167,15 +171,6 @@ def differs(path: Path) -> InputError:
     return InputError(f"Shard {path} is missing or differs from its manifest: fetch or make it again.")
 
 
-def _read_table(path: Path) -> Table:
-    try:
-        # Mapped, so that a size which is a lie allocates nothing.
-        table: Table = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path} cannot be read ({error}): run `stylize index` on its folder.") from None
-    return table
-
-
 def _misfit(table: Table, entries: Sequence[ShardEntry], copies: int, classes: int) -> str | None:
     """Return how a table contradicts the manifest, None where it does not."""
     fields: Mapping[str, Any] = table.dtype.fields or {}
@@ -194,11 +189,6 @@ def _misfit(table: Table, entries: Sequence[ShardEntry], copies: int, classes: i
     if (after < (starts + sizes).ravel()[:-1] + BLOCKSIZE)[same[1:] == same[:-1]].any():
         return "places out of order"
     return None
-
-
-def checksum_path(shard: Path) -> Path:
-    """Return the file of checksums that may stand beside a shard."""
-    return shard.with_suffix(CHECKSUM_SUFFIX)
 
 
 INDEX_SUFFIX = ".idx"
@@ -285,11 +275,8 @@ def list_shards(manifest: Manifest) -> dict[str, bytes]:
     """Return the files that list the shards of every split for `wids`, by name."""
     lists = {}
     for split in manifest.splits:
-        shards = [
-            {"url": shard.name, "nsamples": shard.samples, "filesize": shard.bytes}
-            for shard in manifest.shards
-            if shard.split == split
-        ]
+        entries = manifest.entries(split)
+        shards = [{"url": entry.name, "nsamples": entry.samples, "filesize": entry.bytes} for entry in entries]
         document = {"__kind__": "wids-shard-index-v1", "wids_version": 1, "shardlist": shards}
         lists[f"wids-{split}.json"] = (json.dumps(document, indent=2) + "\n").encode()
     return lists

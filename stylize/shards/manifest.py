@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from stylize.console import InputError
+from stylize.files import write_atomically
 from stylize.shards.shard import CODECS, FORMAT_VERSION, MAX_COPIES
 
 SPLITS = ("train", "test", "val")
@@ -101,10 +101,7 @@ class Manifest:
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Write the manifest into a folder and flush it to disk."""
-    with open(directory / MANIFEST_NAME, "w", encoding="utf-8") as file:
-        file.write(render_manifest(manifest))
-        file.flush()
-        os.fsync(file.fileno())
+    write_atomically(directory / MANIFEST_NAME, render_manifest(manifest).encode())
 
 
 def render_manifest(manifest: Manifest) -> str:
@@ -123,16 +120,6 @@ def _checksum(document: Mapping[str, Any]) -> str:
 
 def _canonical(document: Mapping[str, Any]) -> str:
     return json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-
-
-def _shard_entry(fields: Mapping[str, Any]) -> ShardEntry:
-    entry = ShardEntry(**fields)
-    if not SHARD_NAME.fullmatch(entry.name) or not entry.name.startswith(entry.split):
-        raise ValueError(f"a shard named {entry.name!r} in split {entry.split!r}")  # no path may lead elsewhere
-    _whole_number(f"samples of {entry.name}", entry.samples)
-    _whole_number(f"bytes of {entry.name}", entry.bytes)
-    _text(f"sha256 of {entry.name}", entry.sha256)
-    return entry
 
 
 def read_manifest(directory: Path) -> Manifest:
@@ -179,7 +166,13 @@ def _refuse_constant(name: str) -> float:
 
 def _from_document(document: Mapping[str, Any]) -> Manifest:
     """Return the manifest of a parsed document; raise an error of some kind where a field is not what it should be."""
-    shards = tuple(_shard_entry(shard) for shard in document["shards"])
+    shards = tuple(ShardEntry(**shard) for shard in document["shards"])
+    for shard in shards:
+        if not SHARD_NAME.fullmatch(shard.name) or not shard.name.startswith(shard.split):
+            raise ValueError(f"a shard named {shard.name!r} in split {shard.split!r}")  # no path may lead elsewhere
+        _whole_number(f"samples of {shard.name}", shard.samples)
+        _whole_number(f"bytes of {shard.name}", shard.bytes)
+        _text(f"sha256 of {shard.name}", shard.sha256)
     flagged = tuple(Flag(**flag) for flag in document.get("flagged", ()))
     for flag in flagged:
         for value in (flag.split, flag.key, flag.reason):
@@ -226,25 +219,22 @@ def _text(name: str, value: object) -> str:
 
 def _check_spec(spec: Mapping[str, Any]) -> None:
     """Raise an error where a part of the specification that readers use is missing or not what it should be."""
-    names = _list("class_names", spec["class_names"])
+    names, styles = spec["class_names"], spec["styles"]
+    for field_name, value in (("class_names", names), ("styles", styles)):
+        if not isinstance(value, list):
+            raise ValueError(f"{field_name} is {_short(value)}, not a list")
     repeated = [name for name, count in Counter(_text("a class name", name) for name in names).items() if count > 1]
     if repeated or not names:
         raise ValueError(f"class_names name {_short(repeated[0])} twice" if names else "class_names are empty")
     for split, count in spec["counts"].items():
         _whole_number(f"counts of {split}", count)
     _whole_number("styles_per_image", spec["styles_per_image"], 0, MAX_COPIES)
-    for style in _list("styles", spec["styles"]):
+    for style in styles:
         _text("a style's name", style["name"])
     if spec.get("size") is not None:
         _whole_number("size", spec["size"], 1, MAX_SIDE)
     if spec.get("codec", CODECS[0]) not in CODECS:
         raise ValueError(f"codec is {_short(spec['codec'])}, not one of {', '.join(CODECS)}")
-
-
-def _list(name: str, value: object) -> list[Any]:
-    if not isinstance(value, list):
-        raise ValueError(f"{name} is {_short(value)}, not a list")
-    return value
 
 
 def _short(value: object) -> str:

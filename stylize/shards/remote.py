@@ -76,17 +76,18 @@ class RemoteFolder:
         Raises `InputError` where it cannot be read, or is not the one with this SHA-256.
         """
         temporary = temporary_path(target)
+
+        def fetch_once() -> None:
+            with store_errors(f"{self.url}/{name}"):
+                self.files.get_file(self.path(name), str(temporary))
+            if sha256 and file_sha256(temporary) != sha256:
+                raise InputError(f"{self.url}/{name} differs from its manifest: upload it again.")
+
         try:
-            _tried(lambda: self._fetch_once(name, temporary, sha256))
+            _tried(fetch_once)
             temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
-
-    def _fetch_once(self, name: str, temporary: Path, sha256: str | None) -> None:
-        with store_errors(f"{self.url}/{name}"):
-            self.files.get_file(self.path(name), str(temporary))
-        if sha256 and file_sha256(temporary) != sha256:
-            raise InputError(f"{self.url}/{name} differs from its manifest: upload it again.")
 
     def fetch_manifest(self, folder: Path) -> Manifest:
         """Download the manifest into a folder and return it; raise `InputError` where there is none to be trusted."""
@@ -177,11 +178,11 @@ def opened_shards(
     shards: str, cache: Path, gigabytes: float, needed: Needed = without_pairs
 ) -> AbstractContextManager[Path]:
     """Lend a folder of shards as `local_shards` does, and say what is downloaded."""
-    return local_shards(shards, cache, gigabytes, _say_downloaded, needed)
 
+    def report(shard: ShardEntry) -> None:
+        console.print(f"{shard.name}: downloaded, {shard.bytes / 1e6:.1f} MB, SHA-256 as recorded")
 
-def _say_downloaded(shard: ShardEntry) -> None:
-    console.print(f"{shard.name}: downloaded, {shard.bytes / 1e6:.1f} MB, SHA-256 as recorded")
+    return local_shards(shards, cache, gigabytes, report, needed)
 
 
 @contextmanager
@@ -273,7 +274,8 @@ def _complete(
     remove_leftovers(folder)
     manifest = read_manifest(folder)
     kept, behind = _fitting(manifest, gigabytes, needed(manifest))
-    missing = [shard for shard in kept if not _is_there(folder / shard.name, shard)]
+    there = {path.name: path.stat().st_size for path in folder.glob("*.tar")}  # whose SHA-256 was checked then
+    missing = [shard for shard in kept if there.get(shard.name) != shard.bytes]
     (folder / ORIGIN_NAME).unlink(missing_ok=True)
     if behind:
         write_atomically(folder / ORIGIN_NAME, remote.url.encode())
@@ -300,15 +302,13 @@ def _fitting(manifest: Manifest, gigabytes: float, needed: Container[str]) -> tu
     return shards[:count], shards[count:]
 
 
-def _is_there(path: Path, shard: ShardEntry) -> bool:
-    """Return whether a shard has been downloaded; its SHA-256 was checked then and is checked again by readers."""
-    return path.is_file() and path.stat().st_size == shard.bytes
-
-
 def _make_room(kept: list[ShardEntry], missing: list[ShardEntry], folder: Path, gigabytes: float) -> None:
     """Remove copies that are not in use, least recently used first, until this one fits."""
     wanted, limit = sum(shard.bytes for shard in kept), gigabytes * 1e9
-    others = sorted((lock for lock in folder.parent.glob(f"*/{_LOCK}") if lock.parent != folder), key=_last_use)
+    others = sorted(
+        (lock for lock in folder.parent.glob(f"*/{_LOCK}") if lock.parent != folder),
+        key=lambda lock: lock.stat().st_mtime_ns,
+    )
     total, needed = wanted + sum(map(_size, others)), sum(shard.bytes for shard in missing)
     for other in others:
         if total <= limit and shutil.disk_usage(folder).free >= needed:
@@ -319,10 +319,6 @@ def _make_room(kept: list[ShardEntry], missing: list[ShardEntry], folder: Path, 
         raise InputError(f"The cache {folder.parent} is full of shards in use: wait for them, or raise --cache-gb.")
     if (free := shutil.disk_usage(folder).free) < needed:
         raise InputError(f"The cache {folder.parent} needs {needed / 1e9:.1f} GB and has {free / 1e9:.1f}: make room.")
-
-
-def _last_use(lock: Path) -> int:
-    return lock.stat().st_mtime_ns
 
 
 def _size(lock: Path) -> int:
@@ -409,14 +405,11 @@ def _is_stored(path: Path, target: RemoteFolder, sha256: str) -> bool | None:
     with store_errors(url):
         recorded = target.files.metadata(target.path(path.name), refresh=True).get("sha256")
         same_size = bool(known["size"] == path.stat().st_size)
-        if recorded == sha256 and (not same_size or str(known.get("ETag")).strip('"') == _md5(path)):
+        with open(path, "rb") as file:
+            md5 = hashlib.file_digest(file, partial(hashlib.md5, usedforsecurity=False)).hexdigest()
+        if recorded == sha256 and (not same_size or str(known.get("ETag")).strip('"') == md5):
             return same_size
         whole = same_size and recorded in (None, sha256) and target.sha256(path.name) == sha256
     if not whole and recorded != sha256:
         raise InputError(f"{url} is there and differs: give another folder, or remove it first.")
     return whole
-
-
-def _md5(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, partial(hashlib.md5, usedforsecurity=False)).hexdigest()

@@ -128,6 +128,11 @@ class Sample:
     label: int
     metadata: Mapping[str, Any]
 
+    @property
+    def images(self) -> tuple[bytes, ...]:
+        """The original, then its copies."""
+        return self.content, *self.styled
+
 
 @dataclass(frozen=True, slots=True)
 class SampleLocation:
@@ -144,10 +149,8 @@ class SampleLocation:
 
 def sample_members(sample: Sample, codec: str) -> Iterator[tuple[str, bytes]]:
     """Yield the sample's (member name, payload) pairs in the order that the format fixes."""
-    yield f"{sample.key}.content.{codec}", sample.content
-    for k, styled in enumerate(sample.styled):
-        suffix = "" if len(sample.styled) == 1 else str(k)
-        yield f"{sample.key}.styled{suffix}.{codec}", styled
+    for role, image in zip(image_roles(len(sample.styled)), sample.images, strict=True):
+        yield f"{sample.key}.{role}.{codec}", image
     yield f"{sample.key}.cls", str(sample.label).encode("ascii")
     yield f"{sample.key}.json", json.dumps(sample.metadata, sort_keys=True, ensure_ascii=False).encode()
 

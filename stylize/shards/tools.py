@@ -10,7 +10,7 @@ from urllib.parse import quote
 from stylize.console import InputError
 from stylize.files import TEMPORARY_SUFFIX, file_sha256, write_atomically
 from stylize.shards.index import differs
-from stylize.shards.manifest import MANIFEST_NAME, SPLITS, Manifest, ShardEntry, read_manifest
+from stylize.shards.manifest import MANIFEST_NAME, SPLITS, Manifest, read_manifest
 from stylize.shards.remote import shard_files
 from stylize.shards.shard import Sample, SampleLocation, index_shard, open_shard, read_sample, read_shard
 
@@ -64,7 +64,11 @@ def diff_samples(first: Path, second: Path) -> Iterator[SplitDiff]:
     manifests = read_manifest(first), read_manifest(second)
     for split in SPLITS:
         if any(manifest.samples(split) for manifest in manifests):
-            yield _diff_split(split, locate(first, manifests[0], split), locate(second, manifests[1], split))
+            one, other = locate(first, manifests[0], split), locate(second, manifests[1], split)
+            common = sorted(one.keys() & other.keys())
+            differing = {key: parts for key in common if (parts := tuple(_differing(one[key], other[key])))}
+            only = sorted(one.keys() - other.keys()), sorted(other.keys() - one.keys())
+            yield SplitDiff(split, *only, len(common), differing)
 
 
 def locate(directory: Path, manifest: Manifest, split: str) -> dict[str, SampleLocation]:
@@ -82,14 +86,6 @@ def read_located(location: SampleLocation) -> Sample:
     """Read a sample from its shard."""
     with open_shard(location.shard) as file:
         return read_sample(file, location)
-
-
-def _diff_split(split: str, one: dict[str, SampleLocation], other: dict[str, SampleLocation]) -> SplitDiff:
-    common = sorted(one.keys() & other.keys())
-    differing = {key: parts for key in common if (parts := tuple(_differing(one[key], other[key])))}
-    return SplitDiff(
-        split, sorted(one.keys() - other.keys()), sorted(other.keys() - one.keys()), len(common), differing
-    )
 
 
 def _differing(one: SampleLocation, other: SampleLocation) -> Iterator[str]:
@@ -117,18 +113,22 @@ def unpack_shards(shards: str | Path, out: Path, report: Callable[[int], None] =
         _claim(out, (files.folder / MANIFEST_NAME).read_bytes())
         for shard in manifest.shards:
             with files.lend(shard) as path:
-                for sample in _checked_samples(path, shard):
-                    _write_pictures(sample, shard, out, folders, manifest.spec["codec"])
+                if not path.is_file() or file_sha256(path) != shard.sha256:
+                    raise differs(path)
+                for sample in read_shard(path):
+                    if sample.label >= len(folders):
+                        raise InputError(
+                            f"{shard.name}: sample {sample.key} has label {sample.label}: run `stylize verify`."
+                        )
+                    place = Path(shard.split, folders[sample.label], f"{sample.key}.{manifest.spec['codec']}")
+                    for kind, payload in zip(_kinds(len(sample.styled)), sample.images, strict=True):
+                        _write(out / kind / place, payload)
                     report(1)
     return manifest
 
 
-def _write_pictures(sample: Sample, shard: ShardEntry, out: Path, folders: list[str], codec: str) -> None:
-    if sample.label >= len(folders):
-        raise InputError(f"{shard.name}: sample {sample.key} has label {sample.label}: run `stylize verify`.")
-    place = Path(shard.split, folders[sample.label], f"{sample.key}.{codec}")
-    for kind, payload in _pictures(sample):
-        _write(out / kind / place, payload)
+def _kinds(copies: int) -> list[str]:
+    return [ORIGINAL, *([STYLIZED] if copies == 1 else [f"{STYLIZED}{number}" for number in range(copies)])]
 
 
 def class_folder(name: str) -> str:
@@ -159,18 +159,6 @@ def _claim(out: Path, record: bytes) -> None:
     if taken:
         raise InputError(f"{out} holds something else than these shards unpacked: give another --out, or remove it.")
     write_atomically(out / RECORD, record)
-
-
-def _checked_samples(path: Path, shard: ShardEntry) -> Iterator[Sample]:
-    if not path.is_file() or file_sha256(path) != shard.sha256:
-        raise differs(path)
-    return read_shard(path)
-
-
-def _pictures(sample: Sample) -> Iterator[tuple[str, bytes]]:
-    yield ORIGINAL, sample.content
-    for number, copy in enumerate(sample.styled):
-        yield STYLIZED if len(sample.styled) == 1 else f"{STYLIZED}{number}", copy
 
 
 def _write(path: Path, payload: bytes) -> None:

@@ -24,7 +24,6 @@ from stylize.shards.remote import shard_files
 from stylize.shards.shard import LABEL, MEMBER_NAME, Span, image_roles, open_shard, parse_metadata, read_span
 
 BLOCK = tarfile.BLOCKSIZE
-_ZEROS = bytes(BLOCK)
 _KINDS = {
     tarfile.SYMTYPE: "a symbolic link",
     tarfile.LNKTYPE: "a hard link",
@@ -60,8 +59,10 @@ def scan_tar(file: BinaryIO, defects: list[str]) -> Iterator[Member]:
             yield Member(header.name, kind, span)
             offset = span.offset + -(-span.size // BLOCK) * BLOCK
             continue
-        following = _next_header(file, span.offset, end)
-        if header is None and following == end and _is_zero(file, offset):
+        starts = range(span.offset, end - BLOCK + 1, BLOCK)
+        following = next((start for start in starts if _header(file, start)), end)
+        file.seek(offset)
+        if header is None and following == end and file.read(BLOCK) == bytes(BLOCK):
             return  # the mark that ends a tar
         if header:
             defects.append(f"member {header.name!r} claims {counted(span.size, 'byte')}, {end - span.offset} left")
@@ -77,16 +78,6 @@ def _header(file: BinaryIO, offset: int) -> tarfile.TarInfo | None:
         return tarfile.TarInfo.frombuf(file.read(BLOCK), "utf-8", "surrogateescape")
     except tarfile.TarError:
         return None
-
-
-def _next_header(file: BinaryIO, offset: int, end: int) -> int:
-    """Return where the next valid header begins, `end` where there is none."""
-    return next((start for start in range(offset, end - BLOCK + 1, BLOCK) if _header(file, start)), end)
-
-
-def _is_zero(file: BinaryIO, offset: int) -> bool:
-    file.seek(offset)
-    return file.read(BLOCK) == _ZEROS
 
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -152,18 +143,14 @@ def _sample_defects(manifest: Manifest, split: str, members: list[Member], file:
     if found != expected:
         yield f"has the members {', '.join(found)} instead of {', '.join(expected)}"
     parts = {name: read_span(file, member.span) for name, member in zip(found, members, strict=True)}
-    if "cls" in parts:
-        yield from _label_defects(parts["cls"], len(manifest.class_names))
+    label, classes = parts.get("cls", b"0"), len(manifest.class_names)
+    if not LABEL.fullmatch(label):
+        yield f"label {label[:40]!r}, which is not a number"
+    elif int(label) >= classes:
+        yield f"label {int(label)} of {counted(classes, 'class', 'classes')}"
     if "json" in parts:
         yield from _metadata_defects(parts["json"], manifest, split)
     yield from _picture_defects(parts, manifest.spec.get("size"))
-
-
-def _label_defects(payload: bytes, classes: int) -> Iterator[str]:
-    if not LABEL.fullmatch(payload):
-        yield f"label {payload[:40]!r}, which is not a number"
-    elif int(payload) >= classes:
-        yield f"label {int(payload)} of {counted(classes, 'class', 'classes')}"
 
 
 def _metadata_defects(payload: bytes, manifest: Manifest, split: str) -> Iterator[str]:
@@ -241,18 +228,15 @@ def quick_defects(directory: Path) -> list[str]:
 def _manifest_and_defects(directory: Path) -> tuple[Manifest, list[str]]:
     """Return a folder's manifest, and what is wrong in it and with the other files beside the shards."""
     manifest, wrong = inspect_manifest(directory)
-    return manifest, [*(f"{MANIFEST_NAME}: {defect}" for defect in wrong), *_folder_defects(directory, manifest)]
-
-
-def _folder_defects(directory: Path, manifest: Manifest) -> Iterator[str]:
-    named = {shard.name for shard in manifest.shards}
+    defects = [f"{MANIFEST_NAME}: {defect}" for defect in wrong]
+    named = {shard.name for shard in manifest.shards} | side_names(manifest)
     present = {path.name for path in directory.iterdir()}
-    for name in sorted(present - named - side_names(manifest) - {MANIFEST_NAME, FAILURES_NAME, ".gitignore"}):
-        yield f"{name}: not named in the manifest"
+    for name in sorted(present - named - {MANIFEST_NAME, FAILURES_NAME, ".gitignore"}):
+        defects.append(f"{name}: not named in the manifest")
     failures = directory / FAILURES_NAME
     if (file_sha256(failures) if failures.is_file() else None) != manifest.failures_sha256:
-        yield f"{FAILURES_NAME}: differs from what the manifest records"
-    yield from list_defects(directory, manifest)
+        defects.append(f"{FAILURES_NAME}: differs from what the manifest records")
+    return manifest, [*defects, *list_defects(directory, manifest)]
 
 
 CANDIDATES, PAIRS, PAIRS_PER_CLASS = 10_000, 100, 10

@@ -1,6 +1,5 @@
 """Class folders as a source of labelled images, in a folder or a zip."""
 
-import hashlib
 import lzma
 import os
 import stat
@@ -8,73 +7,17 @@ import tarfile
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from posixpath import splitext
-from typing import Protocol
 
 from stylize.console import InputError
 from stylize.files import given_name
 from stylize.shards.decode import PICTURE_SUFFIXES, PictureError, is_picture
-from stylize.shards.manifest import SPLITS
+from stylize.sources.source import Source
 from stylize.sources.splits import Layout, complete_splits, ignore_rule, is_visible, look_alikes, read_layout
-
-
-class ListedImage(Protocol):
-    """An image that has a name in its source and can be read."""
-
-    @property
-    def name(self) -> str:
-        """What the image is called in the source."""
-
-    def read(self) -> bytes:
-        """Return the image file's bytes; raise `PictureError` where it cannot be read."""
-
-
-class ListedSource:
-    """Images by split, as a `Source`; `state` is what the fingerprint is taken of, say names and sizes."""
-
-    def __init__(
-        self,
-        name: str,
-        class_names: Iterable[str],
-        images: Iterable[tuple[str, int, ListedImage]],
-        state: object,
-        ignored: Mapping[str, int],
-        notes: tuple[str, ...],
-    ) -> None:
-        self.name = name
-        self.class_names = tuple(class_names)
-        self.ignored: Mapping[str, int] = {rule: count for rule, count in sorted(ignored.items()) if count}
-        self.notes = notes
-        self._images: dict[str, list[tuple[int, ListedImage]]] = {split: [] for split in SPLITS}
-        for split, label, image in images:
-            self._images[split].append((label, image))
-        self.splits = tuple(split for split in SPLITS if self._images[split])
-        self._fingerprint = hashlib.sha256(repr(state).encode()).hexdigest()
-
-    def count(self, split: str) -> int:
-        """Return the number of images of a split."""
-        return len(self._images[split])
-
-    def label(self, split: str, index: int) -> int:
-        """Return an image's label."""
-        return self._images[split][index][0]
-
-    def path(self, split: str, index: int) -> str:
-        """Return the path inside the folder, zip or tars."""
-        return self._images[split][index][1].name
-
-    def read(self, split: str, index: int) -> bytes:
-        """Return an image file's bytes; raise `PictureError` where it cannot be read."""
-        return self._images[split][index][1].read()
-
-    def fingerprint(self) -> str:
-        """Return a SHA-256 over names and sizes; a sample records its own bytes' hash."""
-        return self._fingerprint
-
 
 MAX_BYTES = 600_000_000  # more than the pixels of any accepted picture take
 
@@ -107,26 +50,18 @@ class PictureFile:
             raise PictureError(self.problem)
         try:
             if self.root.is_dir():
-                return _read_file(self.root / self.name)
-            return _read_member(self.root, self.member or self.name)
+                status = (self.root / self.name).stat()
+                if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for, a device be read for ever
+                    raise PictureError("cannot be read: it is not a regular file")
+                check_bytes(status.st_size)
+                return (self.root / self.name).read_bytes()
+            archive, name = open_zip(self.root), self.member or self.name
+            check_bytes(archive.getinfo(name).file_size)
+            return archive.read(name)
         except OSError as error:  # without the path, which differs between machines
             raise PictureError(f"cannot be read: {error.strerror or error}") from None
         except (EOFError, KeyError, RuntimeError, lzma.LZMAError, zipfile.BadZipFile, zlib.error) as error:
             raise PictureError(f"cannot be read: {error}") from None
-
-
-def _read_file(path: Path) -> bytes:
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for, a device be read for ever
-        raise PictureError("cannot be read: it is not a regular file")
-    check_bytes(status.st_size)
-    return path.read_bytes()
-
-
-def _read_member(root: Path, name: str) -> bytes:
-    archive = open_zip(root)
-    check_bytes(archive.getinfo(name).file_size)
-    return archive.read(name)
 
 
 def check_bytes(size: int) -> None:
@@ -231,8 +166,12 @@ def _walk(root: Path, folders: set[str]) -> Iterator[PictureFile]:
     waiting: list[tuple[str, tuple[os.stat_result, ...]]] = [("", ())]  # a folder, and those that it lies in
     while waiting:
         folder, around = waiting.pop()
-        status, entries = _scan(root / folder)
-        around = (*around, status)
+        try:
+            with os.scandir(root / folder) as scanned:
+                around, entries = (*around, (root / folder).stat()), list(scanned)
+        except OSError as error:
+            reason = f"cannot be read ({error.strerror}): make it readable, or remove it"
+            raise InputError(f"The folder {root / folder} {reason}.") from None
         for entry in entries:
             name = f"{folder}/{entry.name}" if folder else entry.name
             if not _is_folder(entry) or not is_visible(entry.name):
@@ -242,15 +181,6 @@ def _walk(root: Path, folders: set[str]) -> Iterator[PictureFile]:
             else:
                 folders.add(name)
                 waiting.append((name, around))
-
-
-def _scan(path: Path) -> tuple[os.stat_result, list[os.DirEntry[str]]]:
-    try:
-        with os.scandir(path) as entries:
-            return path.stat(), list(entries)
-    except OSError as error:
-        reason = f"cannot be read ({error.strerror}): make it readable, or remove it"
-        raise InputError(f"The folder {path} {reason}.") from None
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -310,7 +240,7 @@ Choose = Callable[[list[str]], Iterable[str]]
 OUTSIDE = "outside the class folders"
 
 
-def open_class_folders(root: Path, seed: int, test_fraction: float, choose: Choose | None = None) -> ListedSource:
+def open_class_folders(root: Path, seed: int, test_fraction: float, choose: Choose | None = None) -> Source:
     """Open a folder or zip of class folders, optionally below split folders; classes are sorted by name.
 
     Pictures that all lie in the folder itself are of one class, called as the folder. `choose` returns, of all classes,
@@ -332,36 +262,27 @@ def open_class_folders(root: Path, seed: int, test_fraction: float, choose: Choo
     splits, notes = complete_splits(str(root), layout.places, [file.name for file in files], test_fraction, seed)
     classes = [name for _, name in layout.places]
     labels = {name: label for label, name in enumerate(sorted(set(classes)))}
-    _check_classes(root, labels, flat=_is_flat(files))
-    images = ((split, labels[name], file) for split, name, file in zip(splits, classes, files, strict=True))
-    return ListedSource(given_name(root), labels, images, _sizes(root, files), listing.ignored, notes)
-
-
-def _check_classes(root: Path, names: Iterable[str], *, flat: bool) -> None:
-    found = list(names)
-    if len(found) < 2 and not flat:
-        held = ", ".join(found) or "none"
+    if len(labels) < 2 and not _is_flat(files):
+        held = ", ".join(labels) or "none"
         raise InputError(f"{root} has fewer than two class folders with pictures ({held}): give one per class.")
-    for one, other in look_alikes(found):
+    for one, other in look_alikes(labels):
         raise InputError(f"{root}: two classes are called {one!r} in different Unicode forms: rename {other!r}.")
+    images = ((split, labels[name], file) for split, name, file in zip(splits, classes, files, strict=True))
+    return Source(given_name(root), labels, images, _sizes(root, files), listing.ignored, notes)
 
 
 def _check_root(root: Path) -> None:
     """Refuse a file that is no zip, with what to do about it."""
     if not exists(root) or root.is_dir() or is_zip(root):
         return
-    if _is_tar(root):
-        raise InputError(f"{root} is a tar: unpack it and give the folder, or give a zip of class folders.")
-    raise InputError(f"{root} is a single file and no zip: give a folder or zip of class folders.")
-
-
-def _is_tar(root: Path) -> bool:
     try:
-        return tarfile.is_tarfile(root)
+        is_tar = tarfile.is_tarfile(root)
     except OSError as error:
         raise InputError(f"{root} cannot be read ({error.strerror or error}): check its permissions.") from None
     except (EOFError, lzma.LZMAError, zlib.error):  # a compressed file that is cut or damaged
-        return False
+        is_tar = False
+    kind = "a tar: unpack it" if is_tar else "a single file and no zip"
+    raise InputError(f"{root} is {kind}: give a folder or zip of class folders.")
 
 
 def _inside_classes(root: Path, listing: Listing) -> list[PictureFile]:
@@ -376,7 +297,11 @@ def _inside_classes(root: Path, listing: Listing) -> list[PictureFile]:
     classes = {tuple(file.name.split("/")[:depth]) for file in pictures}
     files = []
     for file in listing.files:
-        if tuple(file.name.split("/")[:depth]) in classes or _is_picture(file):
+        try:
+            inside = tuple(file.name.split("/")[:depth]) in classes or is_picture(file.read())
+        except PictureError as error:
+            raise InputError(f"{file.root}: {file.name} {error}: mend or remove it.") from None
+        if inside:
             files.append(file)
         else:
             listing.ignored[OUTSIDE] += 1
@@ -392,13 +317,6 @@ def _layout(root: Path, files: Sequence[PictureFile]) -> Layout:
 
 def _is_flat(files: Sequence[PictureFile]) -> bool:
     return not any("/" in file.name for file in files)
-
-
-def _is_picture(file: PictureFile) -> bool:
-    try:
-        return is_picture(file.read())
-    except PictureError as error:
-        raise InputError(f"{file.root}: {file.name} {error}: mend or remove it.") from None
 
 
 def _check_class_folders(root: Path, files: Sequence[PictureFile], folders: set[str], layout: Layout) -> None:

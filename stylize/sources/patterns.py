@@ -81,16 +81,15 @@ def shade(picture: Array, light: Array) -> Array:
     return np.multiply(picture, light[..., None])
 
 
-def start_drawing(c: Canvas) -> tuple[Image.Image, ImageDraw.ImageDraw, list[tuple[int, ...]]]:
+def _start_drawing(c: Canvas) -> tuple[Image.Image, ImageDraw.ImageDraw, list[tuple[int, ...]]]:
     """Return a picture filled with the palette's first colour, its drawing tool, and the palette for Pillow."""
     colours = [tuple(int(channel) for channel in colour) for colour in c.palette * 255]
     image = Image.new("RGB", (c.size, c.size), colours[0])
     return image, ImageDraw.Draw(image), colours
 
 
-def brush_strokes(c: Canvas) -> Array:
-    """Return strokes that follow a smooth field of directions."""
-    image, draw, colours = start_drawing(c)
+def _brush_strokes(c: Canvas) -> Array:
+    image, draw, colours = _start_drawing(c)
     lattice = Canvas(64, c.palette, c.rng)
     angle, tone = lattice.noise(3) * 1.5 * TAU, lattice.noise(4, 2)
     for k, (x, y, jitter, length) in enumerate(c.rng.random((2600, 4))):
@@ -103,9 +102,8 @@ def brush_strokes(c: Canvas) -> Array:
     return np.asarray(image, np.float32) / 255
 
 
-def circles(c: Canvas) -> Array:
-    """Return overlapping ringed discs."""
-    image, draw, colours = start_drawing(c)
+def _circles(c: Canvas) -> Array:
+    image, draw, colours = _start_drawing(c)
     for k, (x, y, draw_of_size) in enumerate(c.rng.random((260, 3))):
         reach = (0.03 + 0.14 * draw_of_size**2) * (1 - 0.6 * k / 260)
         for ring in range(4):
@@ -115,15 +113,13 @@ def circles(c: Canvas) -> Array:
     return np.asarray(image, np.float32) / 255
 
 
-def contours(c: Canvas) -> Array:
-    """Return a map's contour lines over colours of height."""
+def _contours(c: Canvas) -> Array:
     height = c.noise(4, 3) * 16
     lines = np.abs(height % 1 - 0.5) > 0.40
     return cover(c.pick(1 + height.astype(np.int64) // 2 % (len(c.palette) - 1)), c.palette[0], lines)
 
 
-def flames(c: Canvas) -> Array:
-    """Return layers of tongues, the hottest in front."""
+def _flames(c: Canvas) -> Array:
     x, y = c.grid()
     picture = c.ramp(0.15 * c.noise(4, 3))
     for layer in range(1, 11):
@@ -135,8 +131,7 @@ def flames(c: Canvas) -> Array:
     return picture
 
 
-def hatching(c: Canvas) -> Array:
-    """Return inked lines in four directions, denser where it is dark."""
+def _hatching(c: Canvas) -> Array:
     x, y = c.grid()
     tone, wobble = c.noise(4, 2), 0.03 * c.noise(12)
     picture = c.ramp(0.3 + 0.7 * c.noise(3))
@@ -147,8 +142,7 @@ def hatching(c: Canvas) -> Array:
     return picture
 
 
-def marble(c: Canvas) -> Array:
-    """Return veined stone."""
+def _marble(c: Canvas) -> Array:
     x, y = c.grid()
     flow = 2.5 * x + 1.5 * y + 2.4 * c.noise(3, 5)
     body = c.ramp(0.2 + 0.8 * np.abs(np.sin(flow * 9 + 3 * c.noise(8, 4))) ** 0.8)
@@ -156,9 +150,8 @@ def marble(c: Canvas) -> Array:
     return cover(body, c.palette[0], np.clip(veins, 0, 1))
 
 
-def splatter(c: Canvas) -> Array:
-    """Return dripped curls and drops of paint."""
-    image, draw, colours = start_drawing(c)
+def _splatter(c: Canvas) -> Array:
+    image, draw, colours = _start_drawing(c)
     for k in range(90):
         colour = colours[1 + k % (len(colours) - 1)]
         bends = c.rng.normal(0, 0.003, (60, 2)).cumsum(0).cumsum(0)
@@ -169,8 +162,7 @@ def splatter(c: Canvas) -> Array:
     return np.asarray(image, np.float32) / 255
 
 
-def swirls(c: Canvas) -> Array:
-    """Return bands twisted by vortices."""
+def _swirls(c: Canvas) -> Array:
     x, y = c.grid()
     for cx, cy, reach, twist in c.rng.uniform((0, 0, 0.12, 3), (1, 1, 0.3, 7), (9, 4)):
         dx, dy = x - cx, y - cy
@@ -181,8 +173,7 @@ def swirls(c: Canvas) -> Array:
     return shade(c.ramp(0.85 * bands + 0.15 * strokes), 0.75 + 0.25 * strokes)
 
 
-def waves(c: Canvas) -> Array:
-    """Return foamed, rippled wave bands."""
+def _waves(c: Canvas) -> Array:
     x, y = c.grid()
     phase = c.rng.uniform(0, TAU, 3)
     crest = 0.06 * np.abs(np.sin(x * 9 + 3 * y + phase[0])) + 0.03 * np.sin(x * 23 - 9 * y + phase[1])
@@ -193,8 +184,7 @@ def waves(c: Canvas) -> Array:
     return cover(body, c.palette[-1], inside < 0.1 + 0.12 * c.noise(40))
 
 
-def bricks(c: Canvas) -> Array:
-    """Return a wall of rough bricks in mortar."""
+def _bricks(c: Canvas) -> Array:
     x, y = c.grid()
     warp = 0.008 * c.noise(20)
     row = ((y + warp) * 17).astype(np.int64)
@@ -206,8 +196,7 @@ def bricks(c: Canvas) -> Array:
     return cover(body, c.palette[0], (u > 0.465) | (v > 0.42))
 
 
-def checkers(c: Canvas) -> Array:
-    """Return a warped checkerboard with a frame in every square."""
+def _checkers(c: Canvas) -> Array:
     x, y = c.grid()
     u, v = x + 0.25 * c.noise(3), y + 0.25 * c.noise(3)
     column, row = (u * 11).astype(np.int64), (v * 11).astype(np.int64)
@@ -217,8 +206,7 @@ def checkers(c: Canvas) -> Array:
     return cover(body, c.palette[1], (ring < 0.28) & (ring > 0.16))
 
 
-def crystals(c: Canvas) -> Array:
-    """Return overlapping folded planes with facets."""
+def _crystals(c: Canvas) -> Array:
     x, y = c.grid()
     code, light = np.zeros(x.shape, np.int64), np.zeros_like(x)
     for angle, pitch, shift in c.rng.uniform((0, 2, 0), (np.pi, 5, 1), (6, 3)):
@@ -229,8 +217,7 @@ def crystals(c: Canvas) -> Array:
     return shade(c.pick(c.scatter(code)), 0.35 + light + 0.35 * facets)
 
 
-def dots(c: Canvas) -> Array:
-    """Return three rotated halftone screens."""
+def _dots(c: Canvas) -> Array:
     x, y = c.grid()
     picture = c.ramp(c.noise(2))
     for layer, (count, angle) in enumerate(((13, 0.3), (22, 0.8), (40, 1.2))):
@@ -241,8 +228,7 @@ def dots(c: Canvas) -> Array:
     return picture
 
 
-def mosaic(c: Canvas) -> Array:
-    """Return small uneven tiles in grout, coloured by region."""
+def _mosaic(c: Canvas) -> Array:
     owner, centre, border = c.cells(24, 0.45)
     tone = np.bincount(owner.ravel(), c.noise(3, 2).ravel()) / np.bincount(owner.ravel()).clip(1)  # mean of each tile
     tiles = shade(
@@ -251,8 +237,7 @@ def mosaic(c: Canvas) -> Array:
     return cover(shade(tiles, 1.1 - 0.4 * centre), c.palette[0] * 0.25, border < 0.13)
 
 
-def scales(c: Canvas) -> Array:
-    """Return rows of overlapping ringed scales."""
+def _scales(c: Canvas) -> Array:
     x, y = c.grid()
     picture = np.zeros((*x.shape, 3), np.float32)
     hue = c.rng.integers(3, size=4096)
@@ -265,15 +250,13 @@ def scales(c: Canvas) -> Array:
     return picture
 
 
-def stained_glass(c: Canvas) -> Array:
-    """Return large glowing panes in dark leads."""
+def _stained_glass(c: Canvas) -> Array:
     owner, centre, border = c.cells(7, 0.95)
     glow = 1.15 - 0.5 * centre + 0.25 * (c.noise(30, 2) - 0.5)
     return cover(shade(c.pick(c.scatter(owner)), glow), c.palette[0] * 0.12, border < 0.09)
 
 
-def sunburst(c: Canvas) -> Array:
-    """Return rings of segments around a centre."""
+def _sunburst(c: Canvas) -> Array:
     x, y = c.grid()
     cx, cy = c.rng.uniform(0.35, 0.65, 2)
     radius = np.hypot(x - cx, y - cy) * 12
@@ -283,8 +266,7 @@ def sunburst(c: Canvas) -> Array:
     return shade(c.pick(sector.astype(np.int64) + ring), light)
 
 
-def weave(c: Canvas) -> Array:
-    """Return threads that pass over and under each other."""
+def _weave(c: Canvas) -> Array:
     x, y = (axis * 14 for axis in c.grid())
     column, row = x.astype(np.int64), y.astype(np.int64)
     over = (column + row) % 2 == 0
@@ -295,8 +277,7 @@ def weave(c: Canvas) -> Array:
     return shade(c.pick(thread), light)
 
 
-def zigzag(c: Canvas) -> Array:
-    """Return chevron bands, some of them stitched."""
+def _zigzag(c: Canvas) -> Array:
     x, y = c.grid()
     tooth = np.abs(x * 7 % 1 - 0.5)
     height = (y + 0.16 * tooth + 0.05 * c.noise(3)) * 16
@@ -306,25 +287,25 @@ def zigzag(c: Canvas) -> Array:
 
 
 _STYLES: dict[str, tuple[Callable[[Canvas], Array], str]] = {
-    "bricks": (bricks, "#3b1f4a #d1495b #e8743b #c8553d #f0a35e #8f2d56"),
-    "brush-strokes": (brush_strokes, "#0b2a6f #1456a8 #2a8fd0 #5cc6c9 #f4c430 #f08a24"),
-    "checkers": (checkers, "#16114a #ff3d7f #ffd23f #3bceac #0ead69 #ee4266"),
-    "circles": (circles, "#13315c #f95738 #ee964b #f4d35e #1b998b #d7263d"),
-    "contours": (contours, "#5a2a0c #1f7a4d #5bb450 #b9d748 #f6d743 #f49f0a"),
-    "crystals": (crystals, "#4b1fa8 #7b2ff7 #c13bf0 #29b6f6 #4de3f0 #f06bd0"),
-    "dots": (dots, "#fff04d #e5144d #ffb000 #0a4fd6 #ff7ac0"),
-    "flames": (flames, "#2b0a3d #7a0c3a #c9182b #f2541b #fb9b1e #ffe14a"),
-    "hatching": (hatching, "#0d2b6b #7a1f5c #e0a43a #f2c75c #f7d98a"),
-    "marble": (marble, "#d9a520 #0a4d4a #0f7a6b #2fae8e #8ee0b8"),
-    "mosaic": (mosaic, "#0a3a78 #1273c4 #18b5c9 #f5b82e #e2572b #a3195b"),
-    "scales": (scales, "#0d4f8b #1aa6a6 #74d3ae #f6e27f #f29e4c"),
-    "splatter": (splatter, "#f3d34a #12204f #d81e5b #0f8b8d #ec5a29 #5b1a8b"),
-    "stained-glass": (stained_glass, "#1d2fb0 #d3162b #f2a900 #12924a #7a1fa2 #1ea7e1"),
-    "sunburst": (sunburst, "#e63946 #f77f00 #fcbf49 #2a9d8f #1d3f8f"),
-    "swirls": (swirls, "#0a1f5c #1b4fa8 #2f8fd8 #8fd3f0 #f7e06a #f0a51e"),
-    "waves": (waves, "#0b3c6f #14679e #1f9fb8 #67cfc4 #f0e2a0"),
-    "weave": (weave, "#b3202a #e0662a #efb62f #2b7a3d #28508f #7d2a73"),
-    "zigzag": (zigzag, "#4a0e4e #e4572e #17bebb #ffc914 #d81159 #2e86ab"),
+    "bricks": (_bricks, "#3b1f4a #d1495b #e8743b #c8553d #f0a35e #8f2d56"),
+    "brush-strokes": (_brush_strokes, "#0b2a6f #1456a8 #2a8fd0 #5cc6c9 #f4c430 #f08a24"),
+    "checkers": (_checkers, "#16114a #ff3d7f #ffd23f #3bceac #0ead69 #ee4266"),
+    "circles": (_circles, "#13315c #f95738 #ee964b #f4d35e #1b998b #d7263d"),
+    "contours": (_contours, "#5a2a0c #1f7a4d #5bb450 #b9d748 #f6d743 #f49f0a"),
+    "crystals": (_crystals, "#4b1fa8 #7b2ff7 #c13bf0 #29b6f6 #4de3f0 #f06bd0"),
+    "dots": (_dots, "#fff04d #e5144d #ffb000 #0a4fd6 #ff7ac0"),
+    "flames": (_flames, "#2b0a3d #7a0c3a #c9182b #f2541b #fb9b1e #ffe14a"),
+    "hatching": (_hatching, "#0d2b6b #7a1f5c #e0a43a #f2c75c #f7d98a"),
+    "marble": (_marble, "#d9a520 #0a4d4a #0f7a6b #2fae8e #8ee0b8"),
+    "mosaic": (_mosaic, "#0a3a78 #1273c4 #18b5c9 #f5b82e #e2572b #a3195b"),
+    "scales": (_scales, "#0d4f8b #1aa6a6 #74d3ae #f6e27f #f29e4c"),
+    "splatter": (_splatter, "#f3d34a #12204f #d81e5b #0f8b8d #ec5a29 #5b1a8b"),
+    "stained-glass": (_stained_glass, "#1d2fb0 #d3162b #f2a900 #12924a #7a1fa2 #1ea7e1"),
+    "sunburst": (_sunburst, "#e63946 #f77f00 #fcbf49 #2a9d8f #1d3f8f"),
+    "swirls": (_swirls, "#0a1f5c #1b4fa8 #2f8fd8 #8fd3f0 #f7e06a #f0a51e"),
+    "waves": (_waves, "#0b3c6f #14679e #1f9fb8 #67cfc4 #f0e2a0"),
+    "weave": (_weave, "#b3202a #e0662a #efb62f #2b7a3d #28508f #7d2a73"),
+    "zigzag": (_zigzag, "#4a0e4e #e4572e #17bebb #ffc914 #d81159 #2e86ab"),
 }
 PATTERNS: dict[str, Callable[[Canvas], Array]] = {name: function for name, (function, _) in _STYLES.items()}
 PATTERN_NAMES: tuple[str, ...] = tuple(sorted(PATTERNS))

@@ -23,12 +23,11 @@ def _fraction(position: Array) -> Array:
     return np.subtract(position, np.floor(position))
 
 
-def basket(u: Array, v: Array, rng: np.random.Generator) -> Mask:
-    """Return patches of bars, across and along by turns."""
-    return _fraction(np.where(checks(0.37 * u, 0.37 * v, rng), v, u) * 1.67) < 0.5
+def _checks(u: Array, v: Array, rng: np.random.Generator) -> Mask:
+    return (_fraction(0.75 * u) < 0.5) ^ (_fraction(0.75 * v) < 0.5)
 
 
-def blotches(u: Array, v: Array, rng: np.random.Generator) -> Mask:
+def _blotches(u: Array, v: Array, rng: np.random.Generator) -> Mask:
     """Return the sign of a sum of waves of one length and spread directions."""
     height = np.zeros_like(u)
     for k, (jitter, phase) in enumerate(rng.random((5, 2), np.float32)):
@@ -37,51 +36,25 @@ def blotches(u: Array, v: Array, rng: np.random.Generator) -> Mask:
     return height > 0
 
 
-def bricks(u: Array, v: Array, rng: np.random.Generator) -> Mask:
-    """Return the joints of a brick wall."""
-    shifted = 0.55 * u + 0.5 * np.floor(v)
-    return (_fraction(v) < 0.28) | (_fraction(shifted) < 0.15)
-
-
-def checks(u: Array, v: Array, rng: np.random.Generator) -> Mask:
-    """Return a checkerboard."""
-    return (_fraction(0.75 * u) < 0.5) ^ (_fraction(0.75 * v) < 0.5)
-
-
-def dots(u: Array, v: Array, rng: np.random.Generator) -> Mask:
-    """Return a square lattice of dots."""
-    return np.asarray(np.hypot(_fraction(u) - 0.5, _fraction(v) - 0.5) < 0.32)
-
-
-def noise(u: Array, v: Array, rng: np.random.Generator) -> Mask:
-    """Return random square grains."""
+def _noise(u: Array, v: Array, rng: np.random.Generator) -> Mask:
     row, column = (np.floor(2.8 * axis).astype(np.int64) % 64 for axis in (v, u))
     grain: Array = rng.random((64, 64))[row, column]
     return grain < 0.5
 
 
-def rays(u: Array, v: Array, rng: np.random.Generator) -> Mask:
-    """Return eighteen rays from the centre."""
-    return _fraction(np.arctan2(v, u) * (9 / np.pi)) < 0.5
-
-
-def rings(u: Array, v: Array, rng: np.random.Generator) -> Mask:
-    """Return rings around the centre."""
-    return _fraction(np.hypot(u, v)) < 0.5
-
-
-def stripes(u: Array, v: Array, rng: np.random.Generator) -> Mask:
-    """Return parallel stripes."""
-    return _fraction(u) < 0.5
-
-
-def zigzag(u: Array, v: Array, rng: np.random.Generator) -> Mask:
-    """Return parallel zigzag stripes."""
-    return _fraction(v + 1.4 * np.abs(_fraction(0.6 * u) - 0.5)) < 0.5
-
-
-TEXTURES: tuple[Texture, ...] = (basket, blotches, bricks, checks, dots, noise, rays, rings, stripes, zigzag)
-TEXTURE_NAMES: tuple[str, ...] = tuple(texture.__name__ for texture in TEXTURES)
+_TEXTURES: dict[str, Texture] = {
+    "basket": lambda u, v, rng: _fraction(np.where(_checks(0.37 * u, 0.37 * v, rng), v, u) * 1.67) < 0.5,
+    "blotches": _blotches,
+    "bricks": lambda u, v, _: (_fraction(v) < 0.28) | (_fraction(0.55 * u + 0.5 * np.floor(v)) < 0.15),
+    "checks": _checks,
+    "dots": lambda u, v, _: np.asarray(np.hypot(_fraction(u) - 0.5, _fraction(v) - 0.5) < 0.32),
+    "noise": _noise,
+    "rays": lambda u, v, _: _fraction(np.arctan2(v, u) * (9 / np.pi)) < 0.5,
+    "rings": lambda u, v, _: _fraction(np.hypot(u, v)) < 0.5,
+    "stripes": lambda u, v, _: _fraction(u) < 0.5,
+    "zigzag": lambda u, v, _: _fraction(v + 1.4 * np.abs(_fraction(0.6 * u) - 0.5)) < 0.5,
+}
+TEXTURES, TEXTURE_NAMES = tuple(_TEXTURES.values()), tuple(_TEXTURES)
 
 
 DRAWN_SPLITS = ("train", "test", "conflict", "textureless")
@@ -178,22 +151,18 @@ def _fill(texture: int | None, size: int, centre: Array, angle: float, rng: np.r
     return np.asarray(drawn.reduce(_OVERSAMPLING), np.float32) / 255
 
 
-def _check(index: int, size: int, seed: int, split: str, agreement: float) -> None:
-    if split not in DRAWN_SPLITS:
-        raise InputError(f"The data set shapes has no split {split!r}: choose one of {', '.join(DRAWN_SPLITS)}.")
-    if index < 0 or seed < 0 or size < 8:
-        raise InputError(f"shapes needs index >= 0, seed >= 0, size >= 8, not index {index}, seed {seed}, size {size}.")
-    if not 0 <= agreement <= 1:
-        raise InputError(f"The agreement of shapes is a probability: choose it from 0 to 1, not {agreement}.")
-
-
 def draw_shape(index: int, *, size: int, seed: int = 0, split: str, agreement: float = 0.9) -> ShapeImage:
     """Draw the image of an index: size × size pixels, RGB, the same scene at every size.
 
     It depends on (seed, split, index) and on nothing drawn before. Raises `InputError` for an unknown split, a negative
     index or seed, a size below 8 or an agreement outside [0, 1].
     """
-    _check(index, size, seed, split, agreement)
+    if split not in DRAWN_SPLITS:
+        raise InputError(f"The data set shapes has no split {split!r}: choose one of {', '.join(DRAWN_SPLITS)}.")
+    if index < 0 or seed < 0 or size < 8:
+        raise InputError(f"shapes needs index >= 0, seed >= 0, size >= 8, not index {index}, seed {seed}, size {size}.")
+    if not 0 <= agreement <= 1:
+        raise InputError(f"The agreement of shapes is a probability: choose it from 0 to 1, not {agreement}.")
     label = index % 10
     rng = np.random.default_rng([seed, zlib.crc32(split.encode()), index])
     texture = _choose_texture(rng, label, split, agreement)

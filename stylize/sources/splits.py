@@ -4,7 +4,7 @@ import hashlib
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from posixpath import splitext
 
@@ -70,9 +70,13 @@ def name_splits(root: str, tops: Collection[str]) -> dict[str, str]:
                 raise InputError(f"{root}: {both} both name the {split} split: join them, or rename one.")
             named[split] = top
     if named and "train" not in named:
-        found = listed(named.values())
-        raise InputError(f"{root} has {found} but no training split: add train, or give the folder of classes itself.")
+        raise _no_training(root, named.values())
     return named
+
+
+def _no_training(root: str, found: Iterable[str]) -> InputError:
+    advice = "add train, or give the folder of classes itself"
+    return InputError(f"{root} has {listed(found)} but no training split: {advice}.")
 
 
 def _divided(
@@ -132,7 +136,7 @@ def _check_alike(root: str, inner: Iterable[Folders]) -> None:
     if any(map(split_of, shared)):
         raise InputError(
             f"{root}: {listed(below)} all hold {listed(shared)}: put the splits above the classes, as in "
-            f"{min(shared, key=_split_first)}/{min(below)}."
+            f"{min(shared, key=lambda name: (split_of(name) is None, name))}/{min(below)}."
         )
     if len(shared) > 1 or all(names == shared for names in below.values()):
         raise InputError(
@@ -148,10 +152,6 @@ def _check_splits_below(root: str, inner: Iterable[Folders]) -> None:
     if len(named) > 1:
         found = listed(named.values())
         raise InputError(f"{root}: {found} name splits below classes: put the splits above the classes.")
-
-
-def _split_first(folder: str) -> tuple[bool, str]:
-    return split_of(folder) is None, folder
 
 
 def check_unknown_classes(root: str, places: Iterable[tuple[str, str]]) -> None:
@@ -176,6 +176,24 @@ def check_unknown_classes(root: str, places: Iterable[tuple[str, str]]) -> None:
 
 def _folded(name: str) -> str:
     return re.sub(r"[\W_]", "", unicodedata.normalize("NFKC", name).casefold())
+
+
+def number_labels(
+    data: str, names: Sequence[str], found: Collection[str | int]
+) -> tuple[Sequence[str], Mapping[str | int, int]]:
+    """Return class names, the labels found as such where there are no names, and every label's number among them.
+
+    Raises `InputError` for a label that has none of the names.
+    """
+    if not names:
+        ordered = sorted(found, key=lambda label: (isinstance(label, str), label))
+        return [str(label) for label in ordered], {label: number for number, label in enumerate(ordered)}
+    for label in found:
+        if not isinstance(label, int) or not 0 <= label < len(names):
+            raise InputError(
+                f"{data} has the label {label!r}, but names {len(names)} classes: mend its labels or names."
+            )
+    return names, {label: label for label in found if isinstance(label, int)}
 
 
 def look_alikes(names: Iterable[str]) -> Iterator[tuple[str, str]]:
@@ -243,8 +261,11 @@ def complete_splits(
     """Return the split of every image, given its named split (None for none), class and name, and notes for people.
 
     Without a test split val is it; without both, a fraction is held out as by `hold_out`, which see for errors.
+    Raises `InputError` where no image is for training.
     """
     named = {split for split, _ in places}
+    if not named & {"train", None}:
+        raise _no_training(root, (split for split in named if split))
     if "test" in named:
         return [split or "train" for split, _ in places], ()
     if "val" in named:

@@ -17,7 +17,8 @@ from stylize.console import InputError
 from stylize.files import given_name
 from stylize.shards.decode import PICTURE_SUFFIXES, PictureError
 from stylize.shards.manifest import MANIFEST_NAME, SPLITS
-from stylize.sources.folder import ListedSource, check_bytes
+from stylize.sources.folder import check_bytes
+from stylize.sources.source import Source
 from stylize.sources.splits import (
     HIDDEN,
     check_unknown_classes,
@@ -27,6 +28,7 @@ from stylize.sources.splits import (
     is_visible,
     listed,
     name_splits,
+    number_labels,
     outside_splits,
     split_of,
 )
@@ -70,7 +72,7 @@ class TarImage:
             raise PictureError(f"cannot be read: {error.strerror or error}") from None
 
 
-def open_tars(data: str, seed: int, test_fraction: float) -> ListedSource:
+def open_tars(data: str, seed: int, test_fraction: float) -> Source:
     """Open a folder of tars, or those that a path with braces or wildcards names.
 
     A sample's picture is its first member with a picture's suffix, so originals of this project's shards and not their
@@ -83,16 +85,17 @@ def open_tars(data: str, seed: int, test_fraction: float) -> ListedSource:
     images = [image for tar in tars for image in tar_images(tar, ignored)]
     if not images:
         raise InputError(f"{data} has no sample with a picture and a label: give another data set.")
-    class_names, labels = _classes(data, root, images)
+    class_names, labels = number_labels(data, _class_names(root), {image.label for image in images})
     inside = _folder_splits(data, images) if all(tar.split is None for tar in tars) else {}
     places = [(image.tar.split or inside.get(_top(image)), str(image.label)) for image in images]
     if any(isinstance(image.label, str) for image in images):
         check_unknown_classes(data, ((split or "train", name) for split, name in places))
     splits, notes = complete_splits(data, places, [image.name for image in images], test_fraction, seed)
-    entries = sorted(zip(splits, (labels[image.label] for image in images), images, strict=True), key=_split_order)
+    entries = list(zip(splits, (labels[image.label] for image in images), images, strict=True))
+    entries.sort(key=lambda entry: SPLITS.index(entry[0]))
     state = [(split, image.tar.name, image.member, image.offset, image.size, label) for split, label, image in entries]
     name = given_name(Path(data) if Path(data).is_dir() else root)
-    return ListedSource(name, class_names, entries, state, ignored, notes)
+    return Source(name, class_names, entries, state, ignored, notes)
 
 
 def _top(image: TarImage) -> str:
@@ -105,22 +108,6 @@ def _folder_splits(data: str, images: Sequence[TarImage]) -> dict[str, str]:
     if len(tops) < 2 or not all(map(split_of, tops)):
         return {}
     return {folder: split for split, folder in name_splits(data, tops).items()}
-
-
-def _split_order(entry: tuple[str, int, TarImage]) -> int:
-    return SPLITS.index(entry[0])
-
-
-def _classes(data: str, root: Path, images: Sequence[TarImage]) -> tuple[Sequence[str], Mapping[str | int, int]]:
-    """Return the names of classes, those of a manifest beside the tars where there is one, and their labels."""
-    names = _class_names(root)
-    found = sorted({image.label for image in images}, key=lambda label: (isinstance(label, str), label))
-    if not names:
-        return [str(label) for label in found], {label: number for number, label in enumerate(found)}
-    labels: dict[str | int, int] = {label: label for label in found if isinstance(label, int) and label < len(names)}
-    if len(labels) < len(found):
-        raise InputError(f"{data} has labels that its {MANIFEST_NAME} has no class for: run `stylize verify` on it.")
-    return names, labels
 
 
 def _class_names(folder: Path) -> list[str]:
@@ -161,7 +148,7 @@ def list_tars(data: str, ignored: Counter[str]) -> tuple[Path, list[Path]]:
     Hidden ones, as macOS leaves beside others, are counted in `ignored`. Raises `InputError` where there are none, or
     one is missing or named twice.
     """
-    root, found = _tars_in(Path(data)) if Path(data).is_dir() else (None, _named_by(data))
+    root, found = _tars_in(Path(data)) if Path(data).is_dir() else (None, list(_named_by(data)))
     tars = [path for path in found if is_visible(path.name)]
     ignored[HIDDEN] += len(found) - len(tars)
     missing = [tar for tar in tars if not tar.is_file()]
@@ -172,15 +159,12 @@ def list_tars(data: str, ignored: Counter[str]) -> tuple[Path, list[Path]]:
     return root or Path(os.path.commonpath([path.parent.absolute() for path in tars])), tars
 
 
-def _named_by(data: str) -> list[Path]:
-    return [path for name in braceexpand(data) for path in _matching(Path(name))]
-
-
-def _matching(path: Path) -> list[Path]:
-    """Return the files that a path with wildcards names, the path itself where it has none."""
-    parts = path.parts
-    first = next((place for place, part in enumerate(parts) if re.search(r"[*?\[]", part)), None)
-    return [path] if first is None else sorted(Path(*parts[:first]).glob(str(Path(*parts[first:]))))
+def _named_by(data: str) -> Iterator[Path]:
+    """Yield the files that a path with braces or wildcards names, the path itself where it has none."""
+    for path in map(Path, braceexpand(data)):
+        parts = path.parts
+        first = next((place for place, part in enumerate(parts) if re.search(r"[*?\[]", part)), None)
+        yield from [path] if first is None else sorted(Path(*parts[:first]).glob(str(Path(*parts[first:]))))
 
 
 def _named(data: str, root: Path, paths: Sequence[Path]) -> list[Tar]:
@@ -212,11 +196,17 @@ def tar_images(tar: Tar, ignored: Counter[str]) -> Iterator[TarImage]:
     seen: set[str] = set()
     try:
         with tarfile.open(tar.path, "r:") as archive:
-            for key, members in groupby(_regular(tar.path, archive, ignored), key=lambda member: _key(member.name)):
+            members = _regular(tar.path, archive, ignored)
+            for key, group in groupby(members, key=lambda member: _key_and_suffix(member.name)[0]):
                 if key in seen:
                     raise InputError(f"{tar.path} holds the key {key!r} twice: its samples cannot be told apart.")
                 seen.add(key)
-                yield _image(tar, key, archive, {_suffix(member.name): member for member in members})
+                parts = {_key_and_suffix(member.name)[1]: member for member in group}
+                picture = next((parts[name] for name in parts if f".{name.split('.')[-1]}" in PICTURE_SUFFIXES), None)
+                if picture is None:
+                    raise InputError(f"{tar.path}: sample {key} has no picture: give a data set of pictures.")
+                label = _label(tar.path, key, archive, parts)
+                yield TarImage(tar, picture.name, picture.offset_data, picture.size, label)
     except (tarfile.TarError, OSError, ValueError, RecursionError) as error:
         raise InputError(f"The tar {tar.path} cannot be read ({error}): fetch it again, uncompressed.") from None
 
@@ -237,20 +227,10 @@ def _regular(path: Path, archive: tarfile.TarFile, ignored: Counter[str]) -> Ite
             raise InputError(f"{path} holds the foreign member {member.name!r}: do not use this tar.")
 
 
-def _key(name: str) -> str:
+def _key_and_suffix(name: str) -> tuple[str, str]:
     folder, slash, file = name.rpartition("/")
-    return f"{folder}{slash}{file.partition('.')[0]}"
-
-
-def _suffix(name: str) -> str:
-    return name.rpartition("/")[2].partition(".")[2].lower()
-
-
-def _image(tar: Tar, key: str, archive: tarfile.TarFile, members: Mapping[str, tarfile.TarInfo]) -> TarImage:
-    picture = next((m for suffix, m in members.items() if f".{suffix.rpartition('.')[2]}" in PICTURE_SUFFIXES), None)
-    if picture is None:
-        raise InputError(f"{tar.path}: sample {key} has no picture: give a data set of pictures.")
-    return TarImage(tar, picture.name, picture.offset_data, picture.size, _label(tar.path, key, archive, members))
+    key, _, suffix = file.partition(".")
+    return f"{folder}{slash}{key}", suffix.lower()
 
 
 def _label(tar: Path, key: str, archive: tarfile.TarFile, members: Mapping[str, tarfile.TarInfo]) -> str | int:

@@ -2,7 +2,9 @@
 
 import importlib.util
 import json
+import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from math import inf, sqrt
 from pathlib import Path
 from types import ModuleType
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from studies.cifar10 import answer as cells
 from train.loading import split_validation
 from train.model_file import load_model
 from train.pairs import PairedShards
@@ -71,7 +74,8 @@ def test_the_whole_answer(study: ModuleType, earlier: Callable[..., dict[str, An
     assert [found[key]["word"] for key in sorted(found)] == ["open", "supported", "open", "supported"]
     assert "| pairing | 2 | 70.5 (70.0 to 71.0) |" in (tmp_path / "answer/models.md").read_text()
     models = study.read_models(results, shape)
-    models["pairing"][0].result.document["protocol"]["epsilons"] = [2 / 255, 4 / 255]
+    first = models["pairing"][0]
+    models["pairing"][0] = first._replace(result=replace(first.result, epsilons=(2 / 255, 4 / 255)))
     models["normal"] = models["normal"][:1]
     assert study.models_table(models).splitlines() == [
         "| models | seeds | clean | L∞ 2/255 | L∞ 4/255 | by shape |",
@@ -171,3 +175,23 @@ def test_the_documents_give_the_answers_as_they_are_stored() -> None:
         assert (PROJECT / "studies" / table).read_text(encoding="utf-8") in document
     stylizations = (PROJECT / "studies/stylizations/answer/stylizations.md").read_text(encoding="utf-8")
     assert stylizations in (PROJECT / "docs" / "decoder.md").read_text(encoding="utf-8")
+
+
+def test_the_answer_from_cells(earlier: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    for name, kept in (("pairing", 1), ("normal", 0), ("stylized", 1)):
+        for seed in (0, 1):
+            cell = tmp_path / f"{name}-{seed}"
+            cell.mkdir()
+            document = earlier([[kept, kept, kept]] * 50, 0.7, name)
+            document["protocol"]["epsilons"] = [2 / 255]
+            (cell / "attack.json").write_text(json.dumps(document))
+            (cell / "shape.json").write_text(json.dumps({"records": [{"predicted": kept, "shape": 1}] * 30}))
+            with tarfile.open(tmp_path / f"{cell.name}.tar.xz", "w:xz") as tar:
+                tar.add(cell, cell.name)
+    cells.main(tmp_path, tmp_path / "answer")
+    found = {each["claim"]: each for each in json.loads((tmp_path / "answer/answer.json").read_text())}
+    assert set(found) == {"C1", "C3", "C5", "C6"}
+    assert (found["C1"]["difference"], found["C1"]["word"]) == (100, "supported")
+    assert (found["C3"]["difference"], found["C3"]["word"]) == (0, "open")
+    assert found["C6"]["word"] == "supported"
+    assert "| pairing | 2/255 | 100 | 0 |" in (tmp_path / "answer/autoattack.md").read_text()

@@ -19,7 +19,7 @@ from stylize.jobs.spec import ShardOptions, make_spec
 from stylize.networks.adain import Decoder, Encoder
 from stylize.networks.styles import Style
 from stylize.networks.stylizer import Pixels, Stylizer
-from stylize.sources.source import open_source
+from stylize.sources.opening import open_source
 
 JobMaker = Callable[..., Job]
 Run = Callable[..., tuple[int, str, str]]

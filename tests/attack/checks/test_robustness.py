@@ -1,6 +1,7 @@
 """What attacks broke at a radius: one rule, which page, metrics and verdict keep to, and Wilson's interval."""
 
 import json
+from dataclasses import asdict
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,7 @@ from scipy.stats import binomtest
 from attack.attacks.attack import AttackResult, Kind, Norm
 from attack.checks.robustness import TOLERANCE, images_met, robust_cells, wilson, worst_case
 from attack.checks.verdict import verdicts
-from attack.evaluation.paper_path import read_records
-from attack.evaluation.result import Result, metrics
+from attack.evaluation.result import Result, attack_document, encode_result, metrics, read_result
 from attack.report.groups import group_results
 
 RADII = (2 / 255, 8 / 255)
@@ -43,19 +43,21 @@ def slow(clean: tuple[bool, ...], attacks: list[AttackResult], norm: str, epsilo
     return clean[index]
 
 
-def result_of(clean: tuple[bool, ...], attacks: list[AttackResult], document: dict[str, Any]) -> Result:
+def result_of(path: Path, clean: tuple[bool, ...], attacks: list[AttackResult], document: dict[str, Any]) -> Result:
     document["images"] = {"keys": [str(n) for n in range(len(clean))], "labels": [0] * len(clean), "correct": clean}
     document["protocol"]["epsilons"] = RADII
-    found = verdicts(clean, attacks, (), 10)
-    return Result(Path("r.json"), document, read_records([]), tuple(attacks), (), found)
+    document |= {"format_version": 3, "attacks": list(map(attack_document, attacks)), "checks": []}
+    document["verdicts"] = list(map(asdict, verdicts(clean, attacks, (), 10)))
+    path.write_bytes(encode_result(document))
+    return read_result(path)
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_page_metrics_and_verdict_say_the_same(seed: int, earlier: Any) -> None:
+def test_page_metrics_and_verdict_say_the_same(seed: int, earlier: Any, tmp_path: Path) -> None:
     rng = np.random.default_rng(seed)
     clean = tuple((rng.random(40) < 0.8).tolist())
     attacks = [random_attack(rng, clean, epsilon, rng.choice(KINDS)) for epsilon in (*RADII, *RADII, None, RADII[1])]
-    result = result_of(clean, attacks, earlier([[1, 1]]))
+    result = result_of(tmp_path / "r.json", clean, attacks, earlier([[1, 1]]))
     assert json.dumps(metrics(result))
     for cell, verdict in zip(robust_cells(clean, attacks), result.verdicts, strict=True):
         assert (verdict.norm, verdict.epsilon) == (cell.norm, cell.epsilon)

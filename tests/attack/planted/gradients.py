@@ -93,18 +93,19 @@ def coarse_ripple(images: Tensor) -> Tensor:
     return images + 2e-3 * torch.sin(4e3 * images)
 
 
-class FlatNearBoundary(nn.Module):
-    """Cuts the graph where the margin is small, so that attacks stop before they arrive."""
+class DetachedByMargin(nn.Module):
+    """Cuts the graph where the margin is large, so that attacks never start, or small, so that they never arrive."""
 
-    def __init__(self, network: nn.Module, margin: float) -> None:
+    def __init__(self, network: nn.Module, margin: float, *, large: bool) -> None:
         super().__init__()
-        self.network, self.margin = network, margin
+        self.network, self.margin, self.large = network, margin, large
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (N, classes)."""
         logits: Tensor = self.network(images)
         first, second = logits.detach().topk(2, dim=1).values.unbind(1)
-        return torch.where((first - second < self.margin)[:, None], logits.detach(), logits)
+        cut = (first - second > self.margin) == self.large
+        return torch.where(cut[:, None], logits.detach(), logits)
 
 
 class Activation(nn.Module):
@@ -167,20 +168,6 @@ class InLargeBatches(nn.Module):
         pixels = OtherGradient.apply(images, images.detach(), where(lambda _: changed, random))
         logits: Tensor = self.network(pixels)
         return logits
-
-
-class DetachedWhereSure(nn.Module):
-    """Cuts the graph where the margin is large, so that attacks never start."""
-
-    def __init__(self, network: nn.Module, margin: float) -> None:
-        super().__init__()
-        self.network, self.margin = network, margin
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits (N, classes)."""
-        logits: Tensor = self.network(images)
-        first, second = logits.detach().topk(2, dim=1).values.unbind(1)
-        return torch.where((first - second > self.margin)[:, None], logits.detach(), logits)
 
 
 class Inference(nn.Module):
@@ -250,12 +237,12 @@ GRADIENTS: dict[str, Builder] = {
     "gradient of noise in large batches": lambda network: InLargeBatches(network, 32, whole=True),
     "gradient of noise from the ninth image on": lambda network: InLargeBatches(network, 8, whole=False),
     "gradient of noise in float32": lambda network: Wrapped(network, watched_noise),
-    "detached where sure": lambda network: DetachedWhereSure(network, 2.0),
+    "detached where sure": lambda network: DetachedByMargin(network, 2.0, large=True),
     "error in the backward pass": gradient(broken_backward),
     "gradient only at 8-bit pixels": gradient(where(off_grid, random)),
     "gradient only near clean images": gradient(where(lambda x: far(x, 0.7 / 255), random)),
     "no gradient away from clean images": gradient(where(lambda x: far(x, 1.5 / 255), zero)),
-    "flat near the boundary": lambda network: FlatNearBoundary(network, 4.0),
+    "flat near the boundary": lambda network: DetachedByMargin(network, 4.0, large=False),
     "fine ripple": before(ripple),
     "coarse ripple": before(coarse_ripple),
     "step activations": activations(lambda features: (features.clamp_min(0) * 8).round() / 8),

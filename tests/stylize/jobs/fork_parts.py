@@ -23,7 +23,7 @@ from stylize.jobs.job import Job
 from stylize.jobs.make_shard import make_shard
 from stylize.jobs.receipts import Receipt
 from stylize.jobs.spec import ShardPlan
-from stylize.sources.source import ShapesSource
+from stylize.sources.arrays import ShapesSource
 from tests.stylize.jobs.contents import contents
 from tests.stylize.jobs.fork_runs import OPTIONS, SAMPLES_PER_SHARD, STYLE, finish, wait_for
 

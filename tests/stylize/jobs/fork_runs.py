@@ -19,7 +19,7 @@ import stylize.jobs.spec
 import stylize.networks.styles
 from stylize import ShardOptions, make_shards, open_job
 from stylize.cli.main import main
-from stylize.sources.source import ShapesSource
+from stylize.sources.arrays import ShapesSource
 from tests.stylize.jobs.contents import contents
 
 OPTIONS = {"data": "shapes", "size": 16, "limit": 60, "dtype": "float32"}

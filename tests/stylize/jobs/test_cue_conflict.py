@@ -24,8 +24,9 @@ from stylize.networks.stylizer import Pixels, Stylizer
 from stylize.shards.manifest import read_manifest
 from stylize.shards.shard import Sample, read_shard
 from stylize.shards.verify import verify_shards
+from stylize.sources.opening import open_source
 from stylize.sources.shapes import CLASS_NAMES, draw_shape
-from stylize.sources.source import Source, open_source
+from stylize.sources.source import Source
 
 Run = Callable[..., tuple[int, str, str]]
 Maker = Callable[..., Path]

@@ -6,7 +6,7 @@ from scipy.ndimage import correlate, zoom
 from torch import nn
 
 from stylize.networks.adain import AdaINNetwork
-from stylize.networks.kernels import Pooling, Rectification, UpsampledConvolution, WinogradConvolution, rearranged
+from stylize.networks.kernels import UpsampledConvolution, WinogradConvolution, rearranged
 from stylize.networks.weights import load_pair
 
 Array = NDArray[np.float64]
@@ -67,23 +67,6 @@ def test_upsampled_convolution_is_upsampling_and_convolution(shape: tuple[int, i
     assert found.is_contiguous(memory_format=torch.channels_last)
     doubled = zoom(values.double().numpy(), (1, 1, 2, 2), order=0, grid_mode=True, mode="nearest")
     np.testing.assert_allclose(found, scipy_convolution(doubled, layer), rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_rectifying_and_pooling_give_the_largest(dtype: torch.dtype) -> None:
-    values = (1000 * activations(2, 5, 6, 8)).to(dtype)
-    values[0, 0, 0, :4] = torch.tensor([-0.0, 0.0, -torch.inf, torch.inf])
-    rectified = Rectification()(values.clone(memory_format=torch.channels_last))
-    expected = np.maximum(values.float().numpy(), 0)
-    np.testing.assert_array_equal(rectified.float(), expected)
-    pooled = Pooling()(rectified)
-    assert (pooled.dtype, pooled.is_contiguous(memory_format=torch.channels_last)) == (dtype, True)
-    np.testing.assert_array_equal(pooled.float(), expected.reshape(2, 5, 3, 2, 4, 2).max(axis=(3, 5)))
-
-
-def test_what_overflows_stays_not_a_number() -> None:
-    values = torch.tensor([[[[torch.inf, -torch.nan]]]], dtype=torch.float16)
-    assert Rectification()(values).isfinite().tolist() == [[[[False, False]]]]
 
 
 @pytest.mark.parametrize("winograd", [False, True])

@@ -12,7 +12,7 @@ from stylize.console import InputError
 from stylize.networks.stylizer import Pixels
 from stylize.shards.manifest import read_manifest
 from stylize.shards.shard import read_shard
-from stylize.sources.source import open_source
+from stylize.sources.opening import open_source
 
 MakeShards = Callable[..., Path]
 
@@ -152,6 +152,9 @@ def test_a_folder_with_a_test_split_alone_has_nothing_to_train_on(tmp_path: Path
     with pytest.raises(InputError, match="no training split"):
         open_source(str(tmp_path / "set"))
     assert open_source(str(tmp_path / "set" / "test")).splits == ("train", "test")
+    (tmp_path / "set" / "test" / "0.tar").rename(tmp_path / "pets-test-0.tar")
+    with pytest.raises(InputError, match="test but no training split"):
+        open_source(f"{tmp_path}/*.tar")
 
 
 def test_tars_further_down_are_told_how_to_name(tmp_path: Path, picture: bytes) -> None:
