@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 
 # The names alone: what bears them needs PyTorch, which the help of commands does not wait for.
 METHODS = (
-    *("normal", "stylized", "pairing", "adversarial", "pgd", "alp"),
-    *("clp", "wrong_partner", "jitter", "augmix", "jsd"),
+    *("normal", "stylized", "pairing", "adversarial", "pgd", "nfgsm", "nfgsm_pairing"),
+    *("alp", "clp", "wrong_partner", "jitter", "augmix", "jsd"),
 )
 DISTANCES = ("mse", "kl", "jsd", "cosine")
 IMAGE_PRESETS = ("auto", "paper", "small")
+AUGMENTS = ("none", "trivial")
 LOGS = ("none", "dvclive", "tensorboard")
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
@@ -86,6 +87,10 @@ class TrainConfig:
     stem: Annotated[str, OneOf(*STEMS), Option(help="standard, or small: for 32 px.")] = "standard"
     weights: Annotated[str, Option(help="scratch, imagenet, or a .safetensors or .pth file.")] = SCRATCH
     image_preset: Annotated[str, OneOf(*IMAGE_PRESETS), Option(help=", ".join(IMAGE_PRESETS))] = "auto"
+    augment: Annotated[str, OneOf(*AUGMENTS), Option(help="none, or trivial: TrivialAugment, of pairs alike.")] = "none"
+    stylized_fraction: Annotated[
+        float, Option(min=0, max=1, help="Share of images that show copies; others show their original instead.")
+    ] = 1.0
     epochs: Annotated[int, Option(min=1)] = 20
     batch_size: Annotated[int, Option(min=2, help="Pairs per process; BatchNorm needs two.")] = 64
     accumulate: Annotated[int, Option(min=1, help="Batches that make one update.")] = 1

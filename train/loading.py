@@ -135,15 +135,22 @@ class TrainingViews(Dataset[tuple[Sent, Sent]]):
     """
 
     def __init__(
-        self, samples: PairedShards, training: NDArray[np.int64], preset: ImagePreset, seed: int, views: str
+        self,
+        samples: PairedShards,
+        training: NDArray[np.int64],
+        preset: ImagePreset,
+        seed: int,
+        views: str,
+        stylized_fraction: float = 1.0,
     ) -> None:
         self.samples, self.preset, self.seed, self.views = samples, preset, seed, views
+        self.stylized_fraction = stylized_fraction
         self.by_class = samples.by_class(training)
 
     def __getitem__(self, batch: tuple[int, Sequence[int]]) -> tuple[Sent, Sent]:
         epoch, indices = batch
-        views = VIEWS[self.views].make(SampleBatch(self.samples, self.by_class, self.preset, self.seed, epoch, indices))
-        return sendable(views), sendable(torch.from_numpy(self.samples.labels[list(indices)]))
+        drawn = SampleBatch(self.samples, self.by_class, self.preset, self.seed, epoch, indices, self.stylized_fraction)
+        return sendable(VIEWS[self.views].make(drawn)), sendable(torch.from_numpy(self.samples.labels[list(indices)]))
 
 
 class EvaluationImages(Dataset[tuple[Tensor, int]]):

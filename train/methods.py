@@ -150,6 +150,18 @@ def logit_pairing(model: nn.Module, views: Tensor, labels: Tensor, settings: Set
     return pairing(model, torch.stack([views[:, 0], adversaries], 1), labels, settings)
 
 
+def noisy_fgsm(model: nn.Module, views: Tensor, labels: Tensor, settings: Settings) -> Losses:
+    """Return the cross-entropy of N-FGSM's adversaries alone (de Jorge et al. 2022)."""
+    adversaries = noisy_fgsm_adversaries(model, views[:, 0], labels, settings.epsilon)
+    return Losses(F.cross_entropy(model(adversaries).float(), labels))
+
+
+def noisy_fgsm_pairing(model: nn.Module, views: Tensor, labels: Tensor, settings: Settings) -> Losses:
+    """Return Eq. 6 of Guan et al. (2022) with N-FGSM's adversaries in the places of the originals."""
+    adversaries = noisy_fgsm_adversaries(model, views[:, 0], labels, settings.epsilon)
+    return pairing(model, torch.cat([adversaries[:, None], views[:, 1:]], 1), labels, settings)
+
+
 def least_likely_adversaries(model: nn.Module, images: Tensor, epsilon: float) -> Tensor:
     """Return clip(x - ε · sign(∇ₓ CE(model(x), least likely class)), 0, 1) for images (B, 3, H, W) in [0, 1]."""
     return (images - epsilon * _gradient(model, images, None).sign()).clamp(0, 1)
@@ -167,6 +179,15 @@ def pgd_adversaries(model: nn.Module, images: Tensor, labels: Tensor, epsilon: f
         adversaries = adversaries.clamp(lowest, highest)
         adversaries = adversaries + step_size * _gradient(model, adversaries, labels).sign()
     return adversaries.clamp(lowest, highest)
+
+
+def noisy_fgsm_adversaries(model: nn.Module, images: Tensor, labels: Tensor, epsilon: float) -> Tensor:
+    """Return images (B, 3, H, W) in [0, 1] after one step of ε along the gradient's sign, from uniform noise of 2 ε.
+
+    N-FGSM (de Jorge et al. 2022, Algorithm 1): the noise augments, and nothing is projected onto the ball of ε.
+    """
+    noisy = (images + random_start(images, 2 * epsilon)).clamp(0, 1)
+    return (noisy + epsilon * _gradient(model, noisy, labels).sign()).clamp(0, 1)
 
 
 def random_start(images: Tensor, epsilon: float) -> Tensor:
@@ -196,6 +217,8 @@ METHODS: Mapping[str, Method] = {
     "pairing": Method(pairing, "copy"),
     "adversarial": Method(least_likely, "original", epsilon=0.1),  # Guan et al. (2022), Section 4.2
     "pgd": Method(projected, "original"),
+    "nfgsm": Method(noisy_fgsm, "original"),
+    "nfgsm_pairing": Method(noisy_fgsm_pairing, "copy"),
     "alp": Method(logit_pairing, "original", pairing_weight=0.5),  # Kannan et al. (2018), Section 4.3
     "clp": Method(clean_logit_pairing, "original", pairing_weight=0.5),
     # Controls: pairing with something else in the copy's place.

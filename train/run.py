@@ -74,35 +74,7 @@ class _Run:
 
     def __init__(self, config: TrainConfig, world: World, identity: dict[str, Any]) -> None:
         self.config, self.world, self.identity = config, world, identity
-        method = METHODS[config.method]
-        streamed, fraction = is_streamed(config.shards), config.validation_fraction
-        held_out = held_out_shards(read_manifest(config.shards), fraction, config.seed) if streamed else None
-        self.samples = PairedShards(config.shards, "train", names=held_out)
-        needed = VIEWS[method.views].copies
-        if self.samples.copies < needed:
-            there = counted(self.samples.copies, "stylized copy", "stylized copies")
-            raise InputError(
-                f"{config.shards} has {there} an image, but the method {config.method!r} needs {needed}: "
-                f"make shards with --styles-per-image {needed}."
-            )
-        self.test_samples = PairedShards(config.shards, "test")
-        self.preset = image_preset(config.image_preset, self.samples.size)
-        self.workers = loading_workers(config, world.device, streamed)
-        self.loader: Iterable[Batch]
-        self.batches: EpochBatches | StreamedBatches
-        if held_out is None:
-            training, self.validation_samples, self.validation = hold_out(
-                config.shards, self.samples, fraction, config.seed
-            )
-            self.batches = EpochBatches(training, config.batch_size, config.seed, world.rank, world.size)
-            views = TrainingViews(self.samples, training, self.preset, config.seed, method.views)
-            self.loader = training_loader(views, self.batches, self.workers, world.device.type == "cuda")
-        else:
-            self.validation_samples = self.samples if held_out else PairedShards(config.shards, "val")
-            self.validation = np.arange(len(self.validation_samples))
-            self.batches = self.loader = StreamedBatches(
-                config.shards, held_out, self.preset, config, world, self.workers
-            )
+        self._open_data()
         classes = len(self.samples.class_names)
         torch.manual_seed(config.seed)
         if is_reference(config.arch):
@@ -113,6 +85,32 @@ class _Run:
         self.clock = SaveClock(config.save_minutes)
         self.received: list[int] = []
         self.console = training_console(world.is_main)
+
+    def _open_data(self) -> None:
+        """Open the images to train on, as batches and what loads them, to validate on and to test on."""
+        config, world, views = self.config, self.world, METHODS[self.config.method].views
+        streamed = is_streamed(config.shards)
+        manifest = read_manifest(config.shards)
+        held_out = held_out_shards(manifest, config.validation_fraction, config.seed) if streamed else None
+        self.samples = PairedShards(config.shards, "train", names=held_out)
+        check_copies(config, self.samples.copies)
+        self.test_samples = PairedShards(config.shards, "test")
+        self.preset = image_preset(config.image_preset, self.samples.size, config.augment)
+        self.workers = loading_workers(config, world.device, streamed)
+        self.batches: EpochBatches | StreamedBatches
+        self.loader: Iterable[Batch]
+        if held_out is not None:
+            self.validation_samples = self.samples if held_out else PairedShards(config.shards, "val")
+            self.validation = np.arange(len(self.validation_samples))
+            self.batches = StreamedBatches(config.shards, held_out, self.preset, config, world, self.workers)
+            self.loader = self.batches
+            return
+        training, self.validation_samples, self.validation = hold_out(
+            config.shards, self.samples, config.validation_fraction, config.seed
+        )
+        self.batches = EpochBatches(training, config.batch_size, config.seed, world.rank, world.size)
+        shown = TrainingViews(self.samples, training, self.preset, config.seed, views, config.stylized_fraction)
+        self.loader = training_loader(shown, self.batches, self.workers, world.device.type == "cuda")
 
     def train(self) -> dict[str, Any]:
         """Run all epochs that are left, then publish the best model."""
@@ -218,6 +216,19 @@ class _Run:
             return {}
         counts = {"training_images": self.batches.images, "validation_images": len(self.validation)}
         return write_results(config.out, self.trainer, self.identity, tested, self.samples.class_names, counts)
+
+
+def check_copies(config: TrainConfig, copies: int) -> None:
+    """Raise `InputError` where images have fewer copies than the method shows, or a share of none is asked for."""
+    needed = VIEWS[METHODS[config.method].views].copies
+    if copies < needed:
+        there = counted(copies, "stylized copy", "stylized copies")
+        raise InputError(
+            f"{config.shards} has {there} an image, but the method {config.method!r} needs {needed}: "
+            f"make shards with --styles-per-image {needed}."
+        )
+    if config.stylized_fraction < 1 and not needed:
+        raise InputError(f"--stylized-fraction is for methods that show copies, not for {config.method!r}: leave it.")
 
 
 def refuse_single_class(train: PairedShards) -> None:

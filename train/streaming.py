@@ -134,16 +134,17 @@ class _Read:
 class StreamedViews(IterableDataset[tuple[Sent, Sent]]):
     """Batches of augmented samples of `epoch`, as `TrainingViews` makes them; the last one of a worker may be small."""
 
-    def __init__(self, shards: _Shards, preset: ImagePreset, size: int | None, seed: int, views: str, batch_size: int):
-        self.shards, self.preset, self.size = shards, preset, size
-        self.seed, self.views, self.batch_size, self.epoch = seed, views, batch_size, 0
+    def __init__(self, shards: _Shards, preset: ImagePreset, size: int | None, config: TrainConfig) -> None:
+        self.shards, self.preset, self.size, self.config, self.epoch = shards, preset, size, config, 0
 
     def __iter__(self) -> Iterator[tuple[Sent, Sent]]:
-        samples = iter(webdataset.DataPipeline(*self.shards.stages(self.seed, self.epoch)))
-        while some := list(islice(samples, self.batch_size)):
+        seed, fraction = self.config.seed, self.config.stylized_fraction
+        make = VIEWS[METHODS[self.config.method].views].make
+        samples = iter(webdataset.DataPipeline(*self.shards.stages(seed, self.epoch)))
+        while some := list(islice(samples, self.config.batch_size)):
             read = _Read(some, self.shards.copies, self.size)
-            batch = SampleBatch(read, [], self.preset, self.seed, self.epoch, range(len(some)))
-            yield sendable(VIEWS[self.views].make(batch)), sendable(torch.from_numpy(read.labels))
+            batch = SampleBatch(read, [], self.preset, seed, self.epoch, range(len(some)), fraction)
+            yield sendable(make(batch)), sendable(torch.from_numpy(read.labels))
 
 
 class StreamedBatches(Iterable[Batch]):
@@ -161,8 +162,7 @@ class StreamedBatches(Iterable[Batch]):
         world: World,
         workers: int,
     ) -> None:
-        views = METHODS[config.method].views
-        if VIEWS[views].others:
+        if VIEWS[METHODS[config.method].views].others:
             raise InputError(
                 f"The method {config.method!r} shows other images of a class, so all shards must be in the cache: "
                 "raise --cache-gb."
@@ -176,7 +176,7 @@ class StreamedBatches(Iterable[Batch]):
                 f"{counted(len(sizes), 'training shard')} cannot fill a batch of {config.batch_size} on each of "
                 f"{counted(world.size, 'process', 'processes')}: lower --batch-size, or raise --cache-gb."
             )
-        self._views = StreamedViews(reader, preset, manifest.spec.get("size"), config.seed, views, config.batch_size)
+        self._views = StreamedViews(reader, preset, manifest.spec.get("size"), config)
         pin_memory = world.device.type == "cuda"
         self._loader = Loader(workers, dataset=self._views, batch_size=None, collate_fn=tuple, pin_memory=pin_memory)
         self.select(epoch=0)
