@@ -299,7 +299,8 @@ def _fitting(manifest: Manifest, gigabytes: float, needed: Container[str]) -> tu
         raise InputError(
             f"The images to evaluate on take {size / 1e9:.2g} GB, more than the cache: raise --cache-gb above that."
         )
-    return shards[:count], shards[count:]
+    kept = {shard.name for shard in shards[:count]}
+    return [shard for shard in manifest.shards if shard.name in kept], shards[count:]
 
 
 def _make_room(kept: list[ShardEntry], missing: list[ShardEntry], folder: Path, gigabytes: float) -> None:
