@@ -2,9 +2,9 @@
 
 import difflib
 from collections.abc import Iterable
-from pathlib import Path
 
 from stylize.console import InputError
+from stylize.references import is_reference
 
 TIMM, LITE0, SMALL = "timm/", "efficientnet_lite0", "small"
 ARCHITECTURE_HELP = (
@@ -21,12 +21,6 @@ def check_architecture(name: str) -> None:
     known = models.list_models(module=models)
     if name not in (LITE0, SMALL, *known) and not name.startswith(TIMM) and not is_reference(name):
         raise InputError(f"Unknown architecture {name!r}{similar(name, known)}: give {ARCHITECTURE_HELP}")
-
-
-def is_reference(name: str) -> bool:
-    """Tell whether a name is `package.module:function` and not a file's."""
-    module, _, function = name.partition(":")
-    return all(part.isidentifier() for part in (*module.split("."), function)) and not Path(name).exists()
 
 
 def similar(name: str, names: Iterable[str]) -> str:

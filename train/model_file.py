@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from stylize.console import InputError, counted
 from stylize.files import why_unreadable, write_atomically
-from train.architectures import is_reference
+from stylize.references import is_reference
 from train.models import build_model
 
 FORMAT_NAME = "stylized-pairing model"

@@ -1,8 +1,5 @@
 """Classifiers by name: torchvision, timm, the small network, or a function of the user's own."""
 
-import importlib
-import sys
-import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +15,7 @@ from torchvision import models
 
 from stylize.console import InputError, counted
 from stylize.files import read_weights
+from stylize.references import is_reference, load_reference, reason_of
 from train.architectures import (
     IMAGENET,
     LITE0,
@@ -25,7 +23,6 @@ from train.architectures import (
     SMALL,
     TIMM,
     check_architecture,
-    is_reference,
     similar,
 )
 
@@ -336,20 +333,13 @@ def call_reference(reference: str, *arguments: int) -> nn.Module:
 
     Raises `InputError` where there is no such module or function, or the call fails or returns no `nn.Module`.
     """
-    module_name, _, name = reference.partition(":")
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.append(here)  # last, so that a file there never stands in for an installed package
+    function = load_reference(reference, "Model")
     try:
-        function = getattr(importlib.import_module(module_name), name, None)
-        if not callable(function):
-            raise InputError(f"Model {reference}: {module_name} has no function {name!r}: give the name of one.")
         model = function(*arguments)
     except InputError:
         raise
     except Exception as error:  # whatever their code does, they learn it in a sentence
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        reason = f"{type(error).__name__}: {error}, {where.filename}:{where.lineno}"
-        raise InputError(f"Model {reference} cannot be made ({reason}): mend it, or install what it needs.") from error
+        raise InputError(f"Model {reference} cannot be made ({reason_of(error)}): mend it.") from error
     if not isinstance(model, nn.Module):
         raise InputError(f"Model {reference} returned {type(model).__name__}: return a torch.nn.Module.")
     if any(

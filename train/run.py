@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from stylize.console import InputError, LiteralConsole, Show, counted, shown_progress
+from stylize.references import is_reference
 from stylize.shards.manifest import read_manifest
 from stylize.shards.verify import has_single_class, sanity_warnings
-from train.architectures import is_reference
 from train.augment import VIEWS, image_preset
 from train.batch_norm import without_auxiliary
 from train.config import TrainConfig

@@ -10,8 +10,8 @@ from torch import nn
 from torchvision.transforms.v2 import functional
 
 from stylize.console import InputError
+from stylize.references import is_reference
 from train import build_model
-from train.architectures import is_reference
 from train.models import call_reference, check_model, make_network
 
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]

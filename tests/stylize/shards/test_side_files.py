@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from stylize.shards.index import CARD_NAME, SIDE_NAME, write_side_files
+from stylize.shards.card import CARD_NAME
+from stylize.shards.index import SIDE_NAME, write_side_files
 from stylize.shards.manifest import read_manifest
 from stylize.shards.shard import read_shard
 from stylize.shards.verify import quick_defects, verify_shards
