@@ -118,8 +118,8 @@ def needs_work(
 
 def make_locally(job: Job, report: Report, staging: Path, plans: Iterable[ShardPlan]) -> list[Failure]:
     """Make the shards that are not finished, on all GPUs of a kind; return the images that could not be used."""
-    devices = find_devices()
-    if job.reopen and job.stylizer.device.type != "cpu" and len(devices) > 1:
+    devices = find_devices() if job.reopen and job.stylizer.device.type != "cpu" else []
+    if len(devices) > 1:
         return make_on_devices(make_here, job, devices, report, staging, plans)
     return make_here(job, report, staging, plans)
 

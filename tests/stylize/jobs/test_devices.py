@@ -55,7 +55,12 @@ def test_all_gpus_of_a_kind_are_used_and_a_cpu_is_not_split(
     monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
     monkeypatch.setattr("torch.cuda.get_device_name", kinds.__getitem__)
     used: list[str] = []
-    monkeypatch.setattr(run, "make_on_devices", lambda _make, _job, devices, *_: used.extend(devices) or [])
+
+    def note(_make: object, _job: Job, devices: list[str], *_: object) -> list[object]:
+        used.extend(devices)
+        return []
+
+    monkeypatch.setattr(run, "make_on_devices", note)
     job = replace(finished_job, reopen=partial(same, finished_job))
     assert make_locally(job, lambda _: None, tmp_path, []) == []
     assert used == []
