@@ -20,7 +20,7 @@ from stylize.shards.manifest import read_manifest
 from stylize.shards.shard import Sample, read_shard
 from stylize.shards.verify import verify_shards
 from tests.stylize.jobs.contents import contents
-from tests.stylize.jobs.own_stylizers import seen
+from tests.stylize.jobs.own_stylizers import Network, seen
 
 HERE = "tests.stylize.jobs.own_stylizers"
 Run = Callable[..., tuple[int, str, str]]
@@ -171,6 +171,20 @@ def test_an_error_names_the_image(run: Run, class_folders: Path, tmp_path: Path)
     assert "too dark" in error
     dark.unlink()
     assert run("shards", *words)[0] == 0
+
+
+def test_a_network_is_a_stylizer_and_its_weights_are_recorded(
+    class_folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ShardOptions(data=str(class_folders), stylizer=f"{HERE}:Network")
+    first, second = open_job(options).spec.stylizer, open_job(options).spec.stylizer
+    assert first == second
+    assert first is not None
+    assert first["parameters"] == {}
+    monkeypatch.setattr(Network, "start", 0.25)
+    other = open_job(options).spec.stylizer
+    assert other is not None
+    assert other["code_sha256"] != first["code_sha256"]
 
 
 def test_what_draws_without_seeds_may_say_so(class_folders: Path, tmp_path: Path) -> None:
