@@ -11,7 +11,8 @@ import torch
 from stylize.console import InputError
 from stylize.shards.index import ORIGIN_NAME, write_side_files
 from stylize.shards.manifest import Manifest, read_manifest
-from stylize.shards.remote import local_shards, upload_shards
+from stylize.shards.remote import local_shards
+from stylize.shards.upload import upload_shards
 from train import TrainConfig, train_model
 from train.loading import process_context
 from train.pairs import PairedShards
