@@ -261,9 +261,9 @@ def _label(results: list[Result], style_sets: Mapping[str, str]) -> tuple[Entry,
     recipes = _recipes(results, style_sets)
     shared, known = Counter(recipes), dict[tuple[str, str], Path]()
     for recipe, result in zip(recipes, results, strict=True):
-        first = known.setdefault((recipe, result.document["model"]["sha256"]), result.path)
-        if first is not result.path:
+        if first := known.get((recipe, result.document["model"]["sha256"])):
             raise InputError(f"{first} and {result.path} are of the same model: give each model once.")
+        known[recipe, result.document["model"]["sha256"]] = result.path
     for endings in (
         [""] * len(results),
         [f", seed {result.training_seed}" for result in results],
@@ -274,10 +274,10 @@ def _label(results: list[Result], style_sets: Mapping[str, str]) -> tuple[Entry,
         named = zip(recipes, endings, strict=True)
         labels = [f"{recipe}{ending}" if shared[recipe] > 1 else recipe for recipe, ending in named]
         if len(set(labels)) == len(labels):
-            seeds = Counter(zip(recipes, [result.training_seed for result in results], strict=True))
-            mixed = {recipe for (recipe, _), models in seeds.items() if models > 1}  # each a recipe of its own
-            apart = [label if recipe in mixed else recipe for label, recipe in zip(labels, recipes, strict=True)]
             break
+    seeds = Counter(zip(recipes, [result.training_seed for result in results], strict=True))
+    mixed = {recipe for (recipe, _), models in seeds.items() if models > 1}  # each a recipe of its own
+    apart = [label if recipe in mixed else recipe for label, recipe in zip(labels, recipes, strict=True)]
     return tuple(sorted(map(Entry, labels, apart, results), key=_rank))
 
 

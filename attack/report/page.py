@@ -304,11 +304,18 @@ def shape_table(group: Group, measurements: Sequence[Measurement]) -> Table:
         found = measurement_of(measurements, "shape-bias", entry)
         if found is not None:
             robust = [str(share(cell.robust)) for cell in entry.result.cells]
-            cells = [_share(found[name]) for name in ("shape_bias", "shape_accuracy", "texture_accuracy")]
+            cells = [_share(found[name]) for name in ("shape_accuracy", "texture_accuracy")]
+            cells += [_rank(found.get(f"{cue}_reciprocal_rank")) for cue in ("shape", "texture")]
+            cells.append(_share(found["shape_bias"]))
             plain = found["texture_free"]
             rows.append([entry, *cells, _share(plain["accuracy"]) if plain else "–", *robust])
     radii = (f"robust, {radius_name(*radius)}" for radius in group.radii)
-    return Table(["model", "shape bias", "right by shape", "right by texture", "without texture", *radii], rows)
+    cues = ("by shape", "by texture", "rank⁻¹ of shape", "rank⁻¹ of texture", "shape bias", "without texture")
+    return Table(["model", *cues, *radii], rows)
+
+
+def _rank(found: Mapping[str, float] | None) -> str:
+    return f"{found['mean']:.2f} [{found['low']:.2f}, {found['high']:.2f}]" if found else "–"
 
 
 def corruption_table(group: Group, measurements: Sequence[Measurement]) -> Table:

@@ -51,9 +51,9 @@ def reflected(activations: Tensor) -> Tensor:
     """Reflect (B, C, H, W) by one pixel at every edge.
 
     PyTorch's own kernel for GPUs does not support channels last, its gradient is slow on CPUs, and autocast pads in
-    float32.
+    float32. A compiler replaces the kernel, and cannot look for the inference mode.
     """
-    if torch.is_inference_mode_enabled() and not activations.is_cuda:
+    if torch.compiler.is_compiling() or (torch.is_inference_mode_enabled() and not activations.is_cuda):
         return F.pad(activations, (1, 1, 1, 1), mode="reflect")
     padded: Tensor = _Reflection.apply(activations)
     return padded
@@ -61,7 +61,9 @@ def reflected(activations: Tensor) -> Tensor:
 
 def replicated(activations: Tensor) -> Tensor:
     """Repeat the edge pixels of (B, C, H, W) once; not differentiable on GPUs."""
-    return bordered(activations, 0) if activations.is_cuda else F.pad(activations, (1, 1, 1, 1), mode="replicate")
+    if activations.is_cuda and not torch.compiler.is_compiling():
+        return bordered(activations, 0)
+    return F.pad(activations, (1, 1, 1, 1), mode="replicate")
 
 
 class _ReflectedConvolution(nn.Conv2d):
