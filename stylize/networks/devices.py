@@ -24,6 +24,19 @@ def find_device(name: str = "auto") -> torch.device:
     return device
 
 
+def find_devices() -> list[str]:
+    """Return PyTorch's names of the GPUs here, those of the first one's kind."""
+    kinds = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    return [f"cuda:{number}" for number, kind in enumerate(kinds) if kind == kinds[0]]
+
+
+def device_kind(device: torch.device) -> str:
+    """Return what pixels depend on: a CPU's vector instructions, as PyTorch names them, or a GPU's name."""
+    if device.type == "cpu":
+        return f"cpu {torch.backends.cpu.get_cpu_capability()}"
+    return f"{device.type} {torch.cuda.get_device_name(device)}"
+
+
 def best_dtype(device: torch.device) -> torch.dtype:
     """Return bfloat16 where the device multiplies it in hardware, else float32."""
     if device.type == "cuda":
