@@ -5,7 +5,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
@@ -16,8 +16,8 @@ import fsspec
 import typer
 
 from stylize.console import InputError, console, print_notice
-from stylize.files import file_sha256, remove_leftovers, temporary_path, write_atomically
-from stylize.shards.index import ORIGIN_NAME, checksum_path, index_name, write_indices
+from stylize.files import file_sha256, remove_leftovers, temporary_path, wait_for_turn, write_atomically
+from stylize.shards.index import ORIGIN_NAME, write_indices
 from stylize.shards.manifest import FAILURES_NAME, MANIFEST_NAME, Manifest, ShardEntry, read_manifest
 
 TRIES = 3
@@ -90,23 +90,6 @@ class RemoteFolder:
         finally:
             temporary.unlink(missing_ok=True)
 
-    def read_parts(self, names: Sequence[str], starts: Sequence[int], ends: Sequence[int]) -> list[bytes]:
-        """Return bytes `starts` to `ends` of files, asked for all at once; what fails is tried again.
-
-        Raises `InputError` where they cannot be read, or the store sends something else.
-        """
-
-        def read_once() -> list[bytes]:
-            with store_errors(self.url):
-                paths = [self.path(name) for name in names]
-                parts: list[bytes] = self.files.cat_ranges(paths, list(starts), list(ends), on_error="raise")
-            if any(len(part) != end - start for part, start, end in zip(parts, starts, ends, strict=True)):
-                advice = "raise --cache-gb, or copy the folder"
-                raise InputError(f"{self.url} does not send parts of files as asked: {advice}.")
-            return parts
-
-        return _tried(read_once) if names else []
-
     def fetch_manifest(self, folder: Path) -> Manifest:
         """Download the manifest into a folder and return it; raise `InputError` where there is none to be trusted."""
         self.fetch(MANIFEST_NAME, folder / MANIFEST_NAME)
@@ -177,6 +160,14 @@ def shard_files(shards: str | Path) -> Iterator[ShardFiles]:
         yield ShardFiles(Path(folder), remote)
 
 
+Needed = Callable[[Manifest], Container[str]]  # names of shards that must be here, whatever the size of the cache
+
+
+def without_pairs(manifest: Manifest) -> set[str]:
+    """Return the names of shards with originals only, which evaluation reads in any order."""
+    return {shard.name for shard in manifest.shards if shard.split != "train"}
+
+
 DEFAULT_CACHE = Path("~/.cache/stylized-pairing")
 DEFAULT_GB = 200.0
 _LOCK = "lock"
@@ -184,13 +175,15 @@ Cache = Annotated[Path, typer.Option(help="Where shards from a URL are kept.")]
 CacheGigabytes = Annotated[float, typer.Option(help="Size of that; what was not used for longest goes.")]
 
 
-def opened_shards(shards: str, cache: Path, gigabytes: float) -> AbstractContextManager[Path]:
+def opened_shards(
+    shards: str, cache: Path, gigabytes: float, needed: Needed = without_pairs
+) -> AbstractContextManager[Path]:
     """Lend a folder of shards as `local_shards` does, and say what is downloaded."""
 
     def report(shard: ShardEntry) -> None:
         console.print(f"{shard.name}: downloaded, {shard.bytes / 1e6:.1f} MB, SHA-256 as recorded")
 
-    return local_shards(shards, cache, gigabytes, report)
+    return local_shards(shards, cache, gigabytes, report, needed)
 
 
 @contextmanager
@@ -199,12 +192,13 @@ def local_shards(
     cache: Path = DEFAULT_CACHE,
     gigabytes: float = DEFAULT_GB,
     report: Callable[[ShardEntry], None] = lambda shard: None,
+    needed: Needed = without_pairs,
 ) -> Iterator[Path]:
     """Yield a folder of shards: the path itself, or for a URL a copy in the cache that stays while it is used.
 
     Each shard is checked against the manifest's SHA-256 when it comes. Processes of one machine download it once.
     Copies that were not used for longest make room; `report` is told of every downloaded shard.  Shards that the cache
-    cannot hold stay behind the URL: `PairedShards` reads their samples from there.
+    cannot hold stay behind the URL, which the folder's file `origin` names; never those that are `needed`.
 
     Raises:
         InputError: the URL cannot be read, a shard differs from its manifest, or the cache or disk is too small.
@@ -222,7 +216,7 @@ def local_shards(
             alone = _try_lock(lock.fileno())
             if not alone:
                 fcntl.flock(lock, fcntl.LOCK_SH)
-            _complete(remote, folder, gigabytes, report, alone)
+            _complete(remote, folder, gigabytes, report, alone, needed)
             fcntl.flock(lock, fcntl.LOCK_SH)  # as long as the copy is used; others may use it too
         yield folder
 
@@ -234,7 +228,7 @@ def _turn_to_download(folder: Path) -> Iterator[None]:
     try:
         if not _try_lock(descriptor):
             console.print(f"Waiting for another process, which downloads the same shards to {folder}.")
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            wait_for_turn(descriptor, folder, f"Another process, which downloads the same shards to {folder},")
         yield
     finally:
         os.close(descriptor)
@@ -270,17 +264,22 @@ def _copy_of(remote: RemoteFolder, root: Path) -> Path:
 
 
 def _complete(
-    remote: RemoteFolder, folder: Path, gigabytes: float, report: Callable[[ShardEntry], None], alone: bool
+    remote: RemoteFolder,
+    folder: Path,
+    gigabytes: float,
+    report: Callable[[ShardEntry], None],
+    alone: bool,
+    needed: Needed,
 ) -> None:
     """Download the shards that the folder lacks, as far as the cache holds them; others are removed if not in use."""
     remove_leftovers(folder)
     manifest = read_manifest(folder)
-    totals = accumulate(shard.bytes for shard in manifest.shards)
-    kept = [shard for shard, total in zip(manifest.shards, totals, strict=True) if total <= gigabytes * 1e9]
+    kept, behind = _fitting(manifest, gigabytes, needed(manifest))
     there = {path.name: path.stat().st_size for path in folder.glob("*.tar")}  # whose SHA-256 was checked then
     missing = [shard for shard in kept if there.get(shard.name) != shard.bytes]
-    behind = manifest.shards[len(kept) :]
-    _prepare_streaming(remote, folder, behind)
+    (folder / ORIGIN_NAME).unlink(missing_ok=True)
+    if behind:
+        write_atomically(folder / ORIGIN_NAME, remote.url.encode())
     for shard in behind if alone else ():
         (folder / shard.name).unlink(missing_ok=True)  # of a time when the cache was larger
     _make_room(kept, missing, folder, gigabytes)
@@ -291,23 +290,18 @@ def _complete(
         write_indices(folder, manifest)
 
 
-def _prepare_streaming(remote: RemoteFolder, folder: Path, behind: Sequence[ShardEntry]) -> None:
-    """Fetch what reading single samples of the shards that stay behind takes: tables of all, checksums of each."""
-    (folder / ORIGIN_NAME).unlink(missing_ok=True)
-    if not behind:
-        return
-    paths = [*(folder / index_name(split) for split in {shard.split for shard in behind})]
-    paths += [checksum_path(folder / shard.name) for shard in behind]
-    try:
-        for path in paths:
-            if not path.exists():
-                remote.fetch(path.name, path)
-    except InputError as error:
+def _fitting(manifest: Manifest, gigabytes: float, needed: Container[str]) -> tuple[list[ShardEntry], list[ShardEntry]]:
+    """Return the shards that the cache holds, those that are needed before others, and those that it does not."""
+    shards = sorted(manifest.shards, key=lambda shard: shard.name not in needed)
+    totals = list(accumulate(shard.bytes for shard in shards))
+    count = sum(total <= gigabytes * 1e9 for total in totals)
+    if any(shard.name in needed for shard in shards[count:]):
+        size = max(total for shard, total in zip(shards, totals, strict=True) if shard.name in needed)
         raise InputError(
-            f"The shards are larger than the cache and cannot be read in parts ({str(error).rstrip('.')}): raise "
-            "--cache-gb, or run `stylize index` and `stylize upload` on the folder that they came from."
-        ) from None
-    write_atomically(folder / ORIGIN_NAME, remote.url.encode())
+            f"The images to evaluate on take {size / 1e9:.2g} GB, more than the cache: raise --cache-gb above that."
+        )
+    kept = {shard.name for shard in shards[:count]}
+    return [shard for shard in manifest.shards if shard.name in kept], shards[count:]
 
 
 def _make_room(kept: list[ShardEntry], missing: list[ShardEntry], folder: Path, gigabytes: float) -> None:

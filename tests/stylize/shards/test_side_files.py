@@ -13,11 +13,10 @@ from typing import Any
 import pytest
 import yaml
 
-from stylize.console import InputError
 from stylize.shards.card import CARD_NAME
-from stylize.shards.index import SIDE_NAME, are_intact, read_digests, write_side_files
+from stylize.shards.index import SIDE_NAME, write_side_files
 from stylize.shards.manifest import read_manifest
-from stylize.shards.shard import read_shard, sample_members
+from stylize.shards.shard import read_shard
 from stylize.shards.verify import quick_defects, verify_shards
 
 SHARD = "train-000001.tar"
@@ -47,33 +46,12 @@ def test_checksums_are_those_of_the_unpacked_members(finished: Path, tmp_path: P
     assert {name: digest for digest, name in map(str.split, lines)} == expected
 
 
-def test_checksums_of_a_sample_are_those_of_its_members(finished: Path) -> None:
-    shard = finished / SHARD
-    for sample in read_shard(shard):
-        members = [payload for _, payload in sample_members(sample, "png")]
-        assert read_digests(shard, sample.key) == [hashlib.sha256(payload).hexdigest() for payload in members]
-        assert are_intact(members, read_digests(shard, sample.key))
-        assert not are_intact([members[0] + b"x", *members[1:]], read_digests(shard, sample.key))
-
-
-@pytest.mark.parametrize("text", ["", "no line\n", "0" * 63 + "  {key}.cls\n", "{line}{line}other{line}"])
-def test_damaged_checksums_are_refused(copied: Path, text: str) -> None:
-    path = (copied / SHARD).with_suffix(".sha256")
-    line = path.read_text().splitlines(keepends=True)[0]
-    key = line.split()[1].partition(".")[0]
-    path.write_text(text.format(key=key, line=line))
-    with pytest.raises(InputError, match=r"train-000001\.sha256 .*`stylize index`"):
-        read_digests(copied / SHARD, key)
-
-
 def test_an_older_folder_is_whole_without_side_files(copied: Path) -> None:
     before = {path.name: path.read_bytes() for path in copied.iterdir()}
     for path in copied.iterdir():
         if SIDE_NAME.fullmatch(path.name) or path.name == CARD_NAME:
             path.unlink()
     assert verify_shards(copied) == quick_defects(copied) == []
-    with pytest.raises(InputError, match=r"train-000001\.sha256 .*`stylize index`"):
-        read_digests(copied / SHARD, "00000000")
     write_side_files(copied, read_manifest(copied))
     assert {path.name: path.read_bytes() for path in copied.iterdir()} == before
 
