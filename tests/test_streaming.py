@@ -15,7 +15,8 @@ import torch
 from stylize.console import InputError
 from stylize.shards.index import ORIGIN_NAME
 from stylize.shards.manifest import Manifest, read_manifest
-from stylize.shards.remote import RemoteFolder, local_shards, upload_shards
+from stylize.shards.remote import RemoteFolder, local_shards
+from stylize.shards.upload import upload_shards
 from train import PairedShards, PairedStream, TrainConfig, image_preset, train_model
 from train.distributed import World
 from train.loading import evaluated_shards, held_out_shards, process_context

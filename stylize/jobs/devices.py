@@ -1,4 +1,4 @@
-"""Make shards on several devices of this machine: a process for each, which opens the job there."""
+"""Make shards in several processes of this machine, each of which opens the job on a device."""
 
 import os
 import signal
@@ -13,19 +13,32 @@ import torch
 from stylize.console import InputError, Report
 from stylize.jobs.job import Failure, Job
 from stylize.jobs.spec import ShardPlan, Spec
+from stylize.networks.devices import find_devices
 
+CORES_PER_PROCESS = 4  # which one process keeps busy with decoding and encoding, as Python's threads take turns
+SHARDS_PER_PROCESS = 25  # from which another process on a GPU saves the seconds that it takes to start
 Make = Callable[[Job, Report, Path, Iterable[ShardPlan]], list[Failure]]
 
 
+def share_devices(shards: int) -> list[str]:
+    """Return the device of every process that should make so many shards: all GPUs here, each several times.
+
+    One process cannot decode and encode as fast as a GPU stylizes, and shards need nothing of each other.
+    """
+    devices = find_devices()
+    processes = min(torch.get_num_threads() // CORES_PER_PROCESS, shards // SHARDS_PER_PROCESS)
+    return [device for _ in range(max(1, processes // max(1, len(devices)))) for device in devices][:shards]
+
+
 def make_on_devices(
-    make: Make, job: Job, devices: Sequence[str], report: Report, staging: Path, plans: Iterable[ShardPlan]
+    make: Make, job: Job, devices: Sequence[str], report: Report, staging: Path, shards: Sequence[ShardPlan]
 ) -> list[Failure]:
-    """Make the shards, each device as many as the next; return the images that could not be used.
+    """Make the shards, each process as many as the next; return the images that could not be used.
 
     `make` does so in one process. Raises `InputError` where a process fails or dies; finished shards are kept.
     """
     context = get_context("spawn")
-    shards, processes, places = list(plans), [], {}
+    processes, places = [], {}
     try:
         for number, device in enumerate(devices):
             reader, writer = context.Pipe(duplex=False)

@@ -6,10 +6,8 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Container, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -19,7 +17,7 @@ import typer
 
 from stylize.console import InputError, console, print_notice
 from stylize.files import file_sha256, remove_leftovers, temporary_path, wait_for_turn, write_atomically
-from stylize.shards.index import ORIGIN_NAME, side_names, write_indices
+from stylize.shards.index import ORIGIN_NAME, write_indices
 from stylize.shards.manifest import FAILURES_NAME, MANIFEST_NAME, Manifest, ShardEntry, read_manifest
 
 TRIES = 3
@@ -41,14 +39,15 @@ def store_errors(url: str) -> Iterator[None]:
     except FileNotFoundError:
         raise InputError(f"{url} is not there: check the bucket, the folder and the endpoint.") from None
     except PermissionError as error:
-        raise InputError(f"{url} is refused ({_reason(error)}): check the credentials, say AWS_PROFILE.") from None
+        raise InputError(f"{url} is refused ({error_reason(error)}): check the credentials, say AWS_PROFILE.") from None
     except Exception as error:  # botocore's and aiohttp's have no base in common
         raise InputError(
-            f"{url} cannot be used ({_reason(error)}): check the network, the endpoint and the credentials."
+            f"{url} cannot be used ({error_reason(error)}): check the network, the endpoint and the credentials."
         ) from None
 
 
-def _reason(error: Exception) -> str:
+def error_reason(error: Exception) -> str:
+    """Return an error's kind and the first line of what it says."""
     return f"{type(error).__name__}: {str(error).partition(chr(10))[0].rstrip('.')}".removesuffix(": ")
 
 
@@ -62,9 +61,11 @@ class RemoteFolder:
             # Listings are not kept: what another process uploads meanwhile counts.
             self.files, self.root = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
         except ImportError:
-            raise InputError(f"{url} needs more packages: pip install 'stylized-pairing[s3]'.") from None
+            extra = "hub" if url.startswith("hf://") else "s3"
+            raise InputError(f"{url} needs more packages: pip install 'stylized-pairing[{extra}]'.") from None
         except ValueError as error:
-            raise InputError(f"{url} cannot be opened ({error}): give s3://bucket/folder or https://….") from None
+            known = "s3://bucket/folder, hf://datasets/OWNER/NAME or https://…"
+            raise InputError(f"{url} cannot be opened ({error}): give {known}.") from None
 
     def path(self, name: str) -> str:
         """Return what fsspec calls a file of the folder."""
@@ -333,84 +334,3 @@ def _remove_unused(lock: Path) -> bool:
         if unused:
             shutil.rmtree(lock.parent, ignore_errors=True)
         return unused
-
-
-UPLOADS_AT_ONCE = 4
-
-
-def upload_shards(directory: Path, url: str, report: Callable[[int], None] = lambda size: None) -> Manifest:
-    """Upload a finished folder to `s3://bucket/prefix` and return its manifest, which goes last.
-
-    Indices, checksums and data card go too, as they are.  Each other file is checked against the manifest.  All are
-    created in one request, only if there is none of their name; what is there already is compared instead, so the
-    same call goes on after an interruption, and mends what the store has damaged.  `report` receives bytes.
-
-    Raises:
-        InputError: the folder is damaged, the store cannot be written, or holds other files under these names.
-    """
-    if not (is_url(url) and url.startswith("s3://")):
-        raise InputError(f"{url} is not s3://bucket/folder: copy the folder with another tool, {MANIFEST_NAME} last.")
-    manifest = read_manifest(directory)
-    target = RemoteFolder(url)
-    own = file_sha256(directory / MANIFEST_NAME)
-    _is_stored(directory / MANIFEST_NAME, target, own)  # another one is refused before gigabytes of shards are sent
-    hashes = {shard.name: shard.sha256 for shard in manifest.shards}
-    if manifest.failures_sha256:
-        hashes[FAILURES_NAME] = manifest.failures_sha256
-    for name in side_names(manifest):
-        if (directory / name).is_file():
-            hashes[name] = file_sha256(directory / name)
-    with ThreadPoolExecutor(UPLOADS_AT_ONCE) as threads:
-        uploads = [threads.submit(_upload, directory / name, target, sha256) for name, sha256 in hashes.items()]
-        try:
-            for upload in uploads:
-                report(upload.result())
-        finally:
-            threads.shutdown(cancel_futures=True)
-    _upload(directory / MANIFEST_NAME, target, own)
-    return manifest
-
-
-def _upload(path: Path, target: RemoteFolder, sha256: str) -> int:
-    """Upload a file unless it is there, and return its size; one of ours that is damaged in the store is replaced."""
-    if not path.is_file() or file_sha256(path) != sha256:
-        raise InputError(f"{path} is missing or differs from its manifest: make it again before you upload it.")
-    put = partial(target.files.put_file, str(path), target.path(path.name), Metadata={"sha256": sha256})
-    failure = None
-    for _ in range(TRIES):
-        whole = _is_stored(path, target, sha256)
-        if whole:
-            break
-        try:
-            with store_errors(target.url):  # not the file's: it is the bucket that may be missing
-                # `create` sends If-None-Match: *; the store keeps all of the file or none of it.
-                put(mode="create" if whole is None else "overwrite")
-            break
-        except InputError as error:  # another process was first or is at it (409), or the answer was lost: look again
-            failure = error
-    else:
-        if failure and not _is_stored(path, target, sha256):
-            raise failure
-    return path.stat().st_size
-
-
-def _is_stored(path: Path, target: RemoteFolder, sha256: str) -> bool | None:
-    """Return whether the store has a whole copy of a file; None where it has nothing of this name.
-
-    Sizes and MD5 (S3's ETag) are compared; where these leave doubt, the copy is read. Raises `InputError` where the
-    name is that of another file: neither is the SHA-256 in its metadata this one, nor that of its bytes.
-    """
-    known, url = target.info(path.name), f"{target.url}/{path.name}"
-    if known is None:
-        return None
-    with store_errors(url):
-        recorded = target.files.metadata(target.path(path.name), refresh=True).get("sha256")
-        same_size = bool(known["size"] == path.stat().st_size)
-        with open(path, "rb") as file:
-            md5 = hashlib.file_digest(file, partial(hashlib.md5, usedforsecurity=False)).hexdigest()
-        if recorded == sha256 and (not same_size or str(known.get("ETag")).strip('"') == md5):
-            return same_size
-        whole = same_size and recorded in (None, sha256) and target.sha256(path.name) == sha256
-    if not whole and recorded != sha256:
-        raise InputError(f"{url} is there and differs: give another folder, or remove it first.")
-    return whole

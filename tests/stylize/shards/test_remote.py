@@ -18,7 +18,8 @@ from s3fs import S3FileSystem
 from stylize.console import InputError
 from stylize.shards.index import index_name, index_split, render_index, write_side_files
 from stylize.shards.manifest import ShardEntry, read_manifest
-from stylize.shards.remote import RemoteFolder, local_shards, upload_shards
+from stylize.shards.remote import RemoteFolder, local_shards
+from stylize.shards.upload import upload_shards
 from stylize.shards.verify import verify_shards
 
 ShardFolderMaker = Callable[..., Path]
