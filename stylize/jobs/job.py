@@ -123,7 +123,7 @@ def open_job(options: ShardOptions, device: str = "auto") -> Job:
         raise InputError(f"--transfer {COLOURS} does not use fitted statistics: give the picture of {names[0]}.")
     networks = pair.encoder.network, pair.decoder
     stylizer = Stylizer(*networks, [*styles, golden_style()], options.dtype, options.backend, device)
-    if _pays_to_compile(options, source, stylizer) and (reason := stylizer.compile()):
+    if _pays_to_compile(options, source, stylizer) and (reason := stylizer.compile()) and device == "auto":
         print_notice(f"The network is not compiled, and slower for it ({reason}).")
     self_test(stylizer, shipped=options.decoder is None)
     hashes = (pair.encoder.sha256, pair.decoder_sha256)

@@ -45,6 +45,11 @@ def best_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if has_bf16 else torch.float32
 
 
+def gains_by_winograd(device: torch.device) -> bool:
+    """Return whether float32 convolutions are limited by multiplications: on CPUs, unless they have AVX-512."""
+    return device.type == "cpu" and torch.backends.cpu.get_cpu_capability() != "AVX512"
+
+
 def sums_int8_exactly() -> bool:
     """Return whether the CPU's int8 products are summed in 32 bits; x86 without VNNI or AMX saturates them at 16."""
     # Older versions of PyTorch do not tell.

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from stylize.console import InputError
 from stylize.networks.adain import AdaINNetwork, Decoder, Encoder, adain, channel_statistics, unit_range
-from stylize.networks.devices import best_dtype, find_device
+from stylize.networks.devices import best_dtype, find_device, gains_by_winograd
 from stylize.networks.kernels import rearranged
 from stylize.networks.limits import COLOURS, FEATURES, MIN_SIDE, check_transfer
 from stylize.networks.openvino import bfloat16_network, int8_network
@@ -64,7 +64,7 @@ class Stylizer:
         self.dtype = torch.float32 if openvino else DTYPES[dtype]  # of what goes in and out of the network
         # A copy: the conversion below works in place, and the caller's networks may serve other stylizers.
         pair = copy.deepcopy((encoder, decoder))
-        winograd = self.device.type == "cpu" and self.dtype == torch.float32
+        winograd = self.dtype == torch.float32 and gains_by_winograd(self.device)
         network = AdaINNetwork(*pair) if openvino else rearranged(*pair, winograd)
         self.network = network.eval().to(self.device, self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.batch_pixels = BATCH_PIXELS[self.backend if openvino else self.device.type]
