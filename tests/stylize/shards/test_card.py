@@ -71,7 +71,7 @@ def test_croissant_gives_pairs_back_from_disk_and_from_a_url(
         manifest = read_manifest(folder)
         assert found.pop("errors") == []
         assert [row["classes/name"] for row in found.pop("classes")] == manifest.class_names
-        expected = {}
+        expected: dict[str, list[list[object]]] = {}
         for split in ("train", "test"):
             ours = [sample for path in manifest.paths(folder, split) for sample in read_shard(path)]
             for k, role in enumerate(image_roles(manifest.copies(split))):
