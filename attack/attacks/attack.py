@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from stylize.console import InputError
 
 Norm = Literal["l2", "linf"]
 NORM_NAMES: dict[Norm, str] = {"linf": "L∞", "l2": "L2"}
+DUAL: dict[Norm, float] = {"linf": 1.0, "l2": 2.0}  # the order of the dual norm
 TINY = 1e-12  # keeps a zero vector from being divided by zero
 Kind = Literal["white-box", "black-box", "transfer", "noise", "single-step", "minimal-norm", "unbounded"]
 
@@ -65,6 +66,7 @@ class AttackResult:
 
 
 Loss = Literal["ce", "dlr", "margin"]
+LossFunction = Callable[[Tensor, Tensor], Tensor]  # of logits (B, classes) and labels (B,): a loss for each image (B,)
 LOSSES: tuple[Loss, ...] = ("ce", "dlr", "margin")
 
 
@@ -73,8 +75,8 @@ def misclassified(logits: Tensor, labels: Tensor) -> Tensor:
     return (logits.argmax(1) != labels) | ~logits.isfinite().all(1)
 
 
-def attack_loss(loss: Loss, logits: Tensor, labels: Tensor) -> Tensor:
-    """Return each image's loss (B,).
+def attack_loss(loss: Loss | LossFunction, logits: Tensor, labels: Tensor) -> Tensor:
+    """Return each image's loss (B,), that of a function of one's own or one of three names.
 
     `ce` is the cross-entropy of the true label y; `margin` is max over i ≠ y of z_i, minus z_y, and above 0 where the
     image is misclassified; `dlr` is that margin divided by z_π1 - z_π3, the largest minus the third largest logit
@@ -83,6 +85,8 @@ def attack_loss(loss: Loss, logits: Tensor, labels: Tensor) -> Tensor:
     Raises:
         InputError: the loss has no such name, or there are too few classes for it (2 for `margin`, 3 for `dlr`).
     """
+    if callable(loss):
+        return loss(logits, labels)
     if loss not in LOSSES:
         raise InputError(f"Loss is {loss!r}: give one of {', '.join(LOSSES)}.")
     fewest = {"ce": 1, "margin": 2, "dlr": 3}[loss]
@@ -187,13 +191,13 @@ class CountedModel(nn.Module):
             logits.register_hook(count)  # type: ignore[no-untyped-call]
         return logits
 
-    def scores(self, images: Tensor, labels: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
+    def scores(self, images: Tensor, labels: Tensor, loss: Loss | LossFunction) -> tuple[Tensor, Tensor]:
         """Return, for each image, its loss and whether it is misclassified, both (B,)."""
         with torch.no_grad():
             logits = self(images)
         return attack_loss(loss, logits, labels), misclassified(logits, labels)
 
-    def gradients(self, images: Tensor, labels: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
+    def gradients(self, images: Tensor, labels: Tensor, loss: Loss | LossFunction) -> tuple[Tensor, Tensor, Tensor]:
         """Return `scores` and the gradient (B, C, H, W) of each image's own loss."""
         pixels = images.detach().requires_grad_()
         with torch.enable_grad():

@@ -284,7 +284,10 @@ def _derivative(looked: _Looked) -> Finding:
 @RULES.add("gradient lasts for a step", "masking")
 def _lasting(looked: _Looked) -> Finding:
     """A shattered gradient holds for no step that an attack can take."""
-    return _share(looked.slopes.left < SURVIVES, SHATTERED, f"keep less than {SURVIVES:.0%} of their slope over ±1/255")
+    # Of gradients that are right at the point; others fail the check of the derivative.
+    slopes = looked.slopes
+    lost = (slopes.disagree <= DISAGREES) & ~slopes.zero & (slopes.useful.abs() < SURVIVES)
+    return _share(lost, SHATTERED, f"keep less than {SURVIVES:.0%} of their slope over ±1/255")
 
 
 @RULES.add("same gradient in any batch", "masking")

@@ -163,7 +163,7 @@ def _missing_attacks(here: Sequence[AttackResult]) -> str:
         return ""
     queries = max((attack.settings.get("queries", 0) for attack in here if attack.name == "square"), default=0)
     missing = [] if "pgd-ce-doubled" in names else ["PGD with its steps doubled"]
-    missing += [] if names & {"pgd-dlr", "pgd-margin"} else ["PGD with a second loss"]
+    missing += [] if names & {"pgd-dlr", "pgd-margin", "pgd-targeted"} else ["PGD with a second loss"]
     missing += [] if queries >= ENOUGH_QUERIES else [f"Square with {ENOUGH_QUERIES:,} queries"]
     return ", ".join(missing)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from attack.attacks.attack import NORM_NAMES, Attacked, Kind, Loss, Norm, attack_title
 from attack.attacks.autoattack import autoattack
 from attack.attacks.minimal_norm import minimal_norm
-from attack.attacks.pgd import OVERSHOOT, pgd, single_step, unbounded, uniform_noise
+from attack.attacks.pgd import OVERSHOOT, pgd, single_step, targeted, unbounded, uniform_noise
 from attack.attacks.square import square
 from attack.evaluation.config import AttackConfig
 from stylize.console import InputError
@@ -19,6 +19,7 @@ from stylize.console import InputError
 STEPS = {"quick": 20, "full": 40}
 QUERIES = {"quick": 50, "full": 1000}
 RESTARTS = 3
+TARGETS = 3  # classes that PGD climbs towards, one after the other, with the steps of one PGD in all
 MINIMAL_NORM_STEPS = 100
 AUTOATTACK_PASSES = 300 + 9 * 300 + 9 * 300 + 5000  # APGD, APGD and FAB to nine targets, Square
 AUTOATTACK_CLASSES = 4  # its DLR loss with targets looks at the four largest logits
@@ -83,8 +84,9 @@ def _within(epsilon: float, config: AttackConfig, second_loss: Loss) -> Iterator
 
     yield Planned("noise", "noise", epsilon, noise)
     yield _pgd("pgd-ce", epsilon, "ce", config)
-    yield _pgd(f"pgd-{second_loss}", epsilon, second_loss, config, survivors=True)
+    yield _targeted(epsilon, config)
     if config.suite == "full":
+        yield _pgd(f"pgd-{second_loss}", epsilon, second_loss, config, survivors=True)
         yield _pgd("pgd-ce-doubled", epsilon, "ce", config, steps=2 * STEPS["full"], survivors=True)
         yield _pgd("pgd-restarts", epsilon, "ce", config, restarts=RESTARTS, survivors=True)
     queries = QUERIES[config.suite]
@@ -113,6 +115,12 @@ def _pgd(
     )  # fmt: skip
     settings = {"loss": loss, "steps": steps, "step_size": step_size, "restarts": restarts}
     return Planned(name, "white-box", epsilon, attack, settings=settings, survivors=survivors)
+
+
+def _targeted(epsilon: float, config: AttackConfig) -> Planned:
+    settings = {"targets": TARGETS, "steps": STEPS[config.suite] // (TARGETS + 1)}
+    attack = partial(targeted, norm="linf", epsilon=epsilon, batch_size=config.batch_size, **settings)
+    return Planned("pgd-targeted", "white-box", epsilon, attack, settings=settings, survivors=True)
 
 
 def _minimal_norm(norm: Norm, config: AttackConfig) -> Planned:
