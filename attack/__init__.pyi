@@ -40,5 +40,6 @@ from .evaluation.target import Target as Target
 from .evaluation.target import open_model as open_model
 from .evaluation.transfer import attack_transfer as attack_transfer
 from .report.build import write_report as write_report
+from .report.robustbench import export_results as export_results
 
 __version__: str

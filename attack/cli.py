@@ -56,17 +56,28 @@ def shape_bias_command(
     texture_free: Annotated[
         Path | None, typer.Option(help="Folder of `stylize cue-conflict --texture-free`: accuracy on plain shapes too.")
     ] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="Model of normal training: images count where it knows the original.")
+    ] = None,
+    originals: Annotated[Path | None, typer.Option(help="Shard folder of the originals, for --reference.")] = None,
     batch_size: ClassifiedAtATime = 100,
     trust: Trust = None,
 ) -> None:
     """Measure whether a model goes by shape or by texture where the two disagree (Geirhos et al. 2019)."""
     from attack.evaluation.shape_bias import measure_shape_bias
 
-    options: dict[str, Any] = {"texture_free": texture_free, "batch_size": batch_size}
     with shown_progress(console, unit="") as show:
-        document = measure_shape_bias(model, shards, out, **options, progress=show)
+        document = measure_shape_bias(
+            model, shards, out, texture_free=texture_free, reference=reference, originals=originals,
+            batch_size=batch_size, progress=show,
+        )  # fmt: skip
     for name in ("shape_bias", "shape_accuracy", "texture_accuracy", "neither"):
         console.print(f"{name.replace('_', ' ')}: {_share(document[name])}")
+    for name in ("shape", "texture"):
+        rank = document[f"{name}_reciprocal_rank"]
+        console.print(f"reciprocal rank of the {name}: {rank['mean']:.2f} [{rank['low']:.2f}, {rank['high']:.2f}]")
+    if document["reference"]:
+        console.print(f"images counted: {_share(document['reference']['recognised'])}")
     if document["texture_free"]:
         console.print(f"texture-free accuracy: {_share(document['texture_free']['accuracy'])}")
     console.print(f"result: {out}")
@@ -79,9 +90,9 @@ def corruptions_command(
     shards: Annotated[Path, typer.Option(help="Shard folder; its test split is corrupted where there are no arrays.")],
     out: Out,
     corruptions: Annotated[
-        list[Path] | None, typer.Option(help="Array of CIFAR-10-C's layout, one a corruption; repeatable.")
+        list[Path] | None, typer.Option(help="Folder of CIFAR-10-C, or an array of it, one a corruption; repeatable.")
     ] = None,
-    labels: Annotated[Path | None, typer.Option(help="The arrays' labels.npy.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="The arrays' labels. [default: the folder's]")] = None,
     images: Annotated[int, typer.Option(help="Images of each corruption and severity, chosen by hash.")] = 1000,
     batch_size: ClassifiedAtATime = 100,
     seed: Annotated[int, typer.Option(help="Chooses images and noise.")] = 0,
@@ -232,9 +243,23 @@ def report(
 
     page = write_report(
         results, out, shards=shards or (), transfer=transfer, beside=beside or (), explanations=explanations,
-        across=across_architectures, paper=paper,
+        across=across_architectures, paper=paper, tell=console.print,
     )  # fmt: skip
     console.print(f"Report of {counted(len(results), 'result')}: {page}", highlight=False)
+
+
+@app.command()
+@imports_torch
+def export(
+    results: Annotated[list[Path], typer.Argument(metavar="RESULT...", help="Results of `attack run --suite full`.")],
+    out: Annotated[Path, typer.Option(help="Folder for the files.")],
+    dataset: Annotated[str | None, typer.Option(help="RobustBench's name of the data. [default: the shards']")] = None,
+) -> None:
+    """Write results as RobustBench's `model_info` files."""
+    from attack.report.robustbench import export_results
+
+    for path in export_results(results, out, dataset):
+        console.print(str(path), highlight=False)
 
 
 @app.command("check-params")

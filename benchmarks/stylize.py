@@ -1,11 +1,12 @@
-"""How fast `stylize shards` is here: end to end, the network alone, the machine, and the usual per-image loop.
+"""How fast `stylize shards` is here: end to end, the networks alone beside their rivals, and the published loop.
 
     python -m benchmarks.stylize [--data FOLDER_OR_ZIP] [--side 224 --side 32] [--backend torch] [--dtype auto]
-                                [--seconds 20] [-o RESULT.json]
+                                [--seconds 20] [--no-rivals] [-o RESULT.json]
 
 Everything is measured in turns of one run, five times; ratios are those within a turn, and medians are printed, because
 other guests of a machine slow it at times. Run it while nothing else does. Without --data, pictures of the embedded
-data set are drawn once and stored as JPEG files of the side in question.
+data set are drawn once and stored as JPEG files of the side in question. The rivals (`benchmarks.rivals`) take minutes
+to compile; what cannot run here is named and left out.
 """
 
 import io
@@ -13,7 +14,7 @@ import json
 import platform
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from pathlib import Path
@@ -24,19 +25,20 @@ import numpy as np
 import torch
 import typer
 from PIL import Image, ImageOps
-from rich.console import Console
 from rich.table import Table
 from torchvision.transforms.functional import resize
 
+from benchmarks.rivals import rivals
+from stylize.console import InputError, console
 from stylize.jobs.job import open_job
 from stylize.jobs.make_shard import start_workers
 from stylize.jobs.run import make_shards
 from stylize.jobs.spec import ShardOptions
 from stylize.networks.adain import AdaINNetwork, stylization_flops
-from stylize.networks.devices import best_dtype, matrix_rate
-from stylize.networks.styles import load_styles
-from stylize.networks.stylizer import DTYPES, Stylizer
-from stylize.networks.weights import load_pair
+from stylize.networks.devices import best_dtype, find_device, matrix_rate
+from stylize.networks.styles import Style, load_styles
+from stylize.networks.stylizer import DTYPES, OPENVINO_DTYPES, Stylizer
+from stylize.networks.weights import Pair, load_pair
 from stylize.shards.decode import decode_picture
 from stylize.sources.opening import open_source
 from stylize.sources.shapes import draw_shape
@@ -127,7 +129,20 @@ def draw_data(folder: Path, side: int, count: int) -> Path:
     return folder
 
 
-def measure(data: Path | None, side: int, seconds: float, images: int, chosen: ShardOptions) -> Row:
+def our_networks(pair: Pair, styles: Sequence[Style], chosen: Stylizer) -> dict[str, Stylizer]:
+    """Return the stylizers of every other backend and type that can run here; others are named."""
+    best = str(best_dtype(chosen.device)).removeprefix("torch.")
+    offered = {("torch", best), ("torch", "float32"), *(("openvino", dtype) for dtype in OPENVINO_DTYPES)}
+    found = {}
+    for backend, dtype in sorted(offered - {(chosen.backend, chosen.dtype_name)}):
+        try:
+            found[f"ours {backend} {dtype}"] = Stylizer(pair.encoder.network, pair.decoder, styles, dtype, backend)
+        except InputError as error:
+            console.print(f"Left out: {backend} {dtype} ({error})")
+    return found
+
+
+def measure(data: Path | None, side: int, seconds: float, images: int, chosen: ShardOptions, with_rivals: bool) -> Row:
     """Measure one image side in turns; rates in images/s, the machine's in FLOP/s of its fastest type."""
     with tempfile.TemporaryDirectory() as folder:
         source_path = data or draw_data(Path(folder), side, images)
@@ -136,22 +151,28 @@ def measure(data: Path | None, side: int, seconds: float, images: int, chosen: S
         loop_style = _save(ImageOps.fit(style[0].picture, LOOP_STYLE_SHAPE))
         pair = load_pair()
         stylizer = Stylizer(pair.encoder.network, pair.decoder, style, chosen.dtype, chosen.backend)
+        networks, others = {"network": stylizer}, {}
+        if with_rivals:
+            networks |= our_networks(pair, style, stylizer)
+            others = rivals(pair, stylizer.means, stylizer.stds, side, stylizer.device)
         turns = []
         for _ in range(TURNS):
             turn = {"machine": matrix_rate(stylizer.device, best_dtype(stylizer.device), seconds / TURNS)}
-            with start_workers(stylizer.streams) as workers:
-                stylize_batches = network_alone(stylizer, source, side, workers.network)
-                turn["network"] = rate(stylize_batches, seconds / TURNS)
+            for name, network in networks.items():
+                with start_workers(network.streams) as workers:
+                    turn[name] = rate(network_alone(network, source, side, workers.network), seconds / TURNS)
+            turn |= {name: rate(run, seconds / TURNS) for name, run in others.items()}
             turn["end_to_end"] = end_to_end_rate(source_path, side, images, chosen)
             turn["without_size"] = end_to_end_rate(source_path, None, images, chosen)
             turn["published_loop"] = published_loop(source, side, loop_style, seconds / TURNS)
-            turns.append(turn | ratios(turn, side))
+            turns.append(turn | ratios(turn, side, [*list(networks)[1:], *others]))
         return {name: median(turn[name] for turn in turns) for name in turns[0]}
 
 
-def ratios(turn: Row, side: int) -> Row:
-    """Return the ratios within a turn."""
+def ratios(turn: Row, side: int, others: Sequence[str]) -> Row:
+    """Return the ratios within a turn; `others` are the networks to compare with."""
     return {
+        **{f"network / {name}": turn["network"] / turn[name] for name in others},
         "network_share_of_machine": turn["network"] * stylization_flops(side, side) / turn["machine"],
         "end_to_end_share_of_network": turn["end_to_end"] / turn["network"],
         "without_size_share_of_end_to_end": turn["without_size"] / turn["end_to_end"],
@@ -165,16 +186,17 @@ def main(
     backend: Annotated[str, typer.Option(help="As for `stylize shards`.")] = "auto",
     dtype: Annotated[str, typer.Option(help="As for `stylize shards`.")] = "auto",
     seconds: Annotated[float, typer.Option(help="How long every rate is measured, over all turns.")] = 20.0,
+    with_rivals: Annotated[bool, typer.Option("--rivals/--no-rivals", help="Measure other networks beside.")] = True,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file to write.")] = None,
 ) -> None:
     """Measure and print the rates and their ratios."""
-    console, device = Console(), torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = find_device()
     machine = {name: matrix_rate(device, dtype, 3.0) for name, dtype in DTYPES.items() if name != "float16"}
     best = max(machine.values())
     chosen, rows = ShardOptions(backend=backend, dtype=dtype), []
     for one in side:
         images = max(64, min(20_000, round(END_TO_END_LENGTH * best / stylization_flops(one, one) * seconds / TURNS)))
-        rows.append({"side": one, "images": images} | measure(data, one, seconds, images, chosen))
+        rows.append({"side": one, "images": images} | measure(data, one, seconds, images, chosen, with_rivals))
     document = {
         "matrix_multiply_gflops": {name: value / 1e9 for name, value in machine.items()},
         "backend": backend,
@@ -185,11 +207,9 @@ def main(
         "torch": torch.__version__,
         "rates": rows,
     }
-    table = Table(title=f"Matrix multiply, GFLOP/s: {document['matrix_multiply_gflops']}")
+    table = Table("", *map(str, side), title=f"Matrix multiply, GFLOP/s: {document['matrix_multiply_gflops']}")
     for name in rows[0]:
-        table.add_column(name.replace("_", " "))
-    for row in rows:
-        table.add_row(*(f"{value:.3g}" for value in row.values()))
+        table.add_row(name.replace("_", " "), *(f"{row[name]:.3g}" for row in rows))
     console.print(table)
     if output:
         output.write_text(json.dumps(document, indent=2) + "\n")

@@ -2,13 +2,15 @@
 
     python -m benchmarks.train SHARDS [--arch mobilenet_v3_small] [--batch-size 64] [--seconds 5] [-o RESULT.json]
 
-One thread reads and decodes in this process, both images of each pair.  Training is compared with the same steps on
-one batch in memory; the authors' way, which stylizes every image in the loop, is added up from its measured parts.
+One thread reads and decodes in this process, both images of each pair, shuffled; so do the loaders of other projects
+(`pip install "stylized-pairing[bench]"`).  Training is compared with the same steps on one batch in memory; the
+authors' way, which stylizes every image in the loop, is added up from its measured parts.
 Run it while nothing else does.
 """
 
 import io
 import json
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from itertools import cycle, islice, repeat
@@ -20,9 +22,9 @@ import numpy as np
 import simplejpeg
 import torch
 import typer
-import webdataset
-from PIL import Image, ImageOps
+from PIL import ImageOps
 
+from benchmarks.loaders import rival_loaders
 from benchmarks.stylize import LOOP_STYLE_SHAPE, published_loop, rate
 from stylize.console import console
 from stylize.networks.styles import load_styles
@@ -35,6 +37,7 @@ from train.models import build_model
 from train.pairs import PairedShards
 
 Row = dict[str, float]
+Rivals = dict[str, Callable[[], int]]
 MOST_PAIRS = 10_000  # in memory
 
 
@@ -54,19 +57,6 @@ def our_loader(views: TrainingViews, batches: EpochBatches) -> Callable[[], int]
     """Return what reads, checks, decodes and augments a batch of pairs as training does."""
     turns = cycle(batches)
     return lambda: 2 * len(views[next(turns)][0])
-
-
-def webdataset_and_pillow(shards: Path) -> Callable[[], int]:
-    """Return what reads and decodes a pair by webdataset and Pillow, without augmentation."""
-    paths = [str(path) for path in sorted(shards.glob("train-*.tar"))]
-    samples = iter(webdataset.WebDataset(paths, shardshuffle=False).repeat())
-
-    def decode() -> int:
-        sample = next(samples)
-        pictures = [name for name in sample if name.endswith("jpg")][:2]
-        return len([Image.open(io.BytesIO(sample[name])).convert("RGB").load() for name in pictures])
-
-    return decode
 
 
 class Training:
@@ -102,7 +92,7 @@ class Training:
         return sum(done)
 
 
-def measure(shards: Path, samples: PairedShards, training: Training, seconds: float) -> Row:
+def measure(samples: PairedShards, rivals: Rivals, training: Training, seconds: float) -> Row:
     """Measure everything once, in turn; rates in images/s, of one core where only reading is measured."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -110,7 +100,7 @@ def measure(shards: Path, samples: PairedShards, training: Training, seconds: fl
         "bare decoding": rate(bare_decoding(samples), seconds),
         "reading": rate(reading(samples, training.batches), seconds),
         "loader": rate(our_loader(training.views, training.batches), seconds),
-        "webdataset and Pillow": rate(webdataset_and_pillow(shards), seconds),
+        **{name: rate(decode, seconds) for name, decode in rivals.items()},
     }
     torch.set_num_threads(threads)
     row["training from memory"] = training.rate(training.constant, 2 * seconds)
@@ -118,13 +108,13 @@ def measure(shards: Path, samples: PairedShards, training: Training, seconds: fl
     return row
 
 
-def ratios(row: Row, stylized: float) -> Row:
+def ratios(row: Row, rivals: Rivals, stylized: float) -> Row:
     """Return the ratios within a turn; `stylized` is the published loop's rate, in images/s."""
     in_the_loop = 1 / (1 / row["training from memory"] + 1 / stylized)
     return {
         "reading / bare decoding": row["reading"] / row["bare decoding"],
         "loader / bare decoding": row["loader"] / row["bare decoding"],
-        "loader / webdataset and Pillow": row["loader"] / row["webdataset and Pillow"],
+        **{f"loader / {name}": row["loader"] / row[name] for name in rivals},
         "training from shards / from memory": row["training from shards"] / row["training from memory"],
         "training from shards / stylizing in the loop": row["training from shards"] / in_the_loop,
     }
@@ -144,11 +134,13 @@ def main(
     style = io.BytesIO()
     ImageOps.fit(load_styles(["swirls"])[0].picture, LOOP_STYLE_SHAPE).save(style, "PNG")
     rows = []
-    for _ in range(turns):
-        row = measure(shards, samples, training, seconds)
-        side = training.views.preset.size
-        row["stylizing in the loop"] = published_loop(open_source("shapes"), side, style.getvalue(), seconds)
-        rows.append(row | ratios(row, row["stylizing in the loop"]))
+    with tempfile.TemporaryDirectory() as folder:
+        rivals = rival_loaders(shards, samples, Path(folder))
+        for _ in range(turns):
+            row = measure(samples, rivals, training, seconds)
+            side = training.views.preset.size
+            row["stylizing in the loop"] = published_loop(open_source("shapes"), side, style.getvalue(), seconds)
+            rows.append(row | ratios(row, rivals, row["stylizing in the loop"]))
     found = {name: median(row[name] for row in rows) for name in rows[0]}
     for name, value in found.items():
         console.print(f"{name}: {value:,.3g}")

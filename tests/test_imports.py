@@ -14,7 +14,7 @@ PACKAGES = ("stylize", "train", "attack")
 ORDER = (
     ("stylize.interruption",),
     ("stylize.console",),
-    ("stylize.files", "stylize.params", "stylize.settings"),
+    ("stylize.files", "stylize.params", "stylize.references", "stylize.settings"),
     ("stylize.shards",),
     ("stylize.sources",),
     ("stylize.networks",),
@@ -30,7 +30,7 @@ ORDER = (
 RANKS = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
 # All that classifiers and their evaluation may know of how shards are made.
 SHARED = (
-    *(f"stylize.{name}" for name in ("interruption", "console", "files", "params", "settings")),
+    *(f"stylize.{name}" for name in ("interruption", "console", "files", "params", "references", "settings")),
     "stylize.shards",
 )
 

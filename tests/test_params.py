@@ -122,7 +122,7 @@ def test_the_project_s_own_parameters_are_right(monkeypatch: pytest.MonkeyPatch)
         ("stylize.style_sets.marble", {"style": "marbel"}, "style_sets.marble: There is no style 'marbel'.*swirls"),
         ("stylize.style_sets.marble", None, "style_sets.marble is None: give keys and values"),
         ("stylize.style_sets.marble", {"styles": "marble"}, "style_sets.marble: No such option.*--styles"),
-        ("stylize.style_sets.marble", {"style": ["dots", "marble"], "alpha": 2}, "--alpha is 2.0"),
+        ("stylize.style_sets.marble", {"style": ["dots", "marble"], "alpha": 2}, "--alpha is 2"),
         ("stylize.style_sets.marble", {"style": ["dots", "marble"], "retry-failed": True}, None),
         ("stylize.style_sets", ["swirls"], r"stylize.style_sets is \['swirls'\]: give keys and values"),
         ("stylize.options.size", 4, "--size is 4"),

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from stylize.console import InputError, counted
 from stylize.files import why_unreadable, write_atomically
-from train.models import build_model, is_reference
+from stylize.references import is_reference
+from train.models import build_model
 
 FORMAT_NAME = "stylized-pairing model"
 FORMAT_VERSION = 1

@@ -1,9 +1,6 @@
 """Classifiers by name: torchvision, timm, the small network, or a function of the user's own."""
 
 import difflib
-import importlib
-import sys
-import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +15,7 @@ from torchvision import models
 
 from stylize.console import InputError, counted
 from stylize.files import read_weights
+from stylize.references import is_reference, load_reference, reason_of
 from train.config import ARCHITECTURE_HELP, IMAGENET, LITE0, SCRATCH, SMALL, TIMM
 
 _WIDTHS = (32, 128, 128)
@@ -367,31 +365,18 @@ class Normalise(nn.Module):
         return (images - self.mean) / self.std
 
 
-def is_reference(name: str) -> bool:
-    """Tell whether a name is `package.module:function` and not a file's."""
-    module, _, function = name.partition(":")
-    return all(part.isidentifier() for part in (*module.split("."), function)) and not Path(name).exists()
-
-
 def call_reference(reference: str, *arguments: int) -> nn.Module:
     """Import `package.module` (installed, or in the working folder), call its function and return the model it makes.
 
     Raises `InputError` where there is no such module or function, or the call fails or returns no `nn.Module`.
     """
-    module_name, _, name = reference.partition(":")
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.append(here)  # last, so that a file there never stands in for an installed package
+    function = load_reference(reference, "Model")
     try:
-        function = getattr(importlib.import_module(module_name), name, None)
-        if not callable(function):
-            raise InputError(f"Model {reference}: {module_name} has no function {name!r}: give the name of one.")
         model = function(*arguments)
     except InputError:
         raise
     except Exception as error:  # whatever their code does, they learn it in a sentence
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        reason = f"{type(error).__name__}: {error}, {where.filename}:{where.lineno}"
-        raise InputError(f"Model {reference} cannot be made ({reason}): mend it, or install what it needs.") from error
+        raise InputError(f"Model {reference} cannot be made ({reason_of(error)}): mend it.") from error
     if not isinstance(model, nn.Module):
         raise InputError(f"Model {reference} returned {type(model).__name__}: return a torch.nn.Module.")
     if any(

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from stylize.console import InputError, LiteralConsole, Show, counted, shown_progress
+from stylize.references import is_reference
 from stylize.shards.verify import has_single_class, sanity_warnings
 from train.augment import VIEWS, image_preset
 from train.batch_norm import without_auxiliary
@@ -21,7 +22,7 @@ from train.loading import EpochBatches, EvaluationImages, TrainingViews, hold_ou
 from train.loop import Trainer
 from train.methods import METHODS
 from train.model_file import MODEL_NAME, load_model, save_model, trust
-from train.models import build_model, check_model, is_reference
+from train.models import build_model, check_model
 from train.pairs import PairedShards
 from train.records import (
     Report,

@@ -66,8 +66,7 @@ class AttackConfig:
     ] = "quick"
     images: Images = 200
     strong_images: Annotated[
-        int | None,
-        typer.Option(min=1, help="Images that meet AutoAttack, Square and minimal norms. [default: all]"),
+        int | None, typer.Option(min=1, help="Images that meet AutoAttack, Square and minimal norms. [default: all]")
     ] = None
     epsilons: Epsilons = (2 / 255, 8 / 255)
     steps: Annotated[int, typer.Option(min=1, help="Steps of the paper's path.")] = 100

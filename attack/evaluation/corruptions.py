@@ -2,7 +2,7 @@
 
 import hashlib
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,27 @@ def to_uint8(pixels: Tensor) -> Tensor:
 
 
 PUBLISHED_SEVERITIES = 5
+EXTRA = ("gaussian_blur", "saturate", "spatter", "speckle_noise")  # of CIFAR-10-C, for validation: not in its mean
 _MEND = "give files in the layout of CIFAR-10-C."
+
+
+def find_arrays(given: Sequence[Path], labels: Path | None) -> tuple[list[Path], Path | None]:
+    """Put the arrays of each folder in its place, but for the four that are `EXTRA`; it may hold the `labels.npy` too.
+
+    Raises `InputError` where a folder has no arrays, two are of one name, or there are arrays or labels alone.
+    """
+    arrays: list[Path] = []
+    for path in given:
+        held = sorted(path.glob("*.npy")) if path.is_dir() else [path]
+        found = [file for file in held if file == path or file.stem not in (*EXTRA, "labels")]
+        if not found:
+            raise InputError(f"{path} has no arrays of corrupted images (.npy) in it: {_MEND}")
+        arrays, labels = arrays + found, labels or (path / "labels.npy" if path.is_dir() else None)
+    if bool(arrays) != bool(labels):
+        raise InputError("--corruptions and --labels belong together: give both, or neither for the home-made sweep.")
+    if twice := [path.stem for path in arrays if [other.stem for other in arrays].count(path.stem) > 1]:
+        raise InputError(f"There are two arrays of {twice[0]}: give the corruptions of one data set.")
+    return arrays, labels
 
 
 def open_arrays(
@@ -153,8 +173,8 @@ def measure_corruptions(
         model: see `open_model`.
         shards: the shard folder, of the model's classes; its test images are corrupted where there are no arrays.
         out: the JSON file to write.
-        corruptions: arrays in CIFAR-10-C's layout, one a corruption; without any, the home-made sweep.
-        labels: their labels.
+        corruptions: folders or arrays of CIFAR-10-C's layout, one a corruption; without any, the home-made sweep.
+        labels: their labels; by default those of the folder.
         images: images of each corruption and severity, chosen by hash, or all where there are fewer.
         batch_size: images classified at a time.
         seed: chooses the images and the noise.
@@ -163,13 +183,11 @@ def measure_corruptions(
     Raises `InputError` where an argument is out of range, a file is missing or of another layout, or classes differ.
     """
     check_positive(images=images, batch_size=batch_size)
-    if bool(corruptions) != bool(labels):
-        raise InputError("--corruptions and --labels belong together: give both, or neither for the home-made sweep.")
+    corruptions, labels = find_arrays(corruptions, labels)
     check_output(out)
     target = open_model(model, shards)
     if labels:
-        arrays, targets = open_arrays(corruptions, labels, target.classes)
-        errors = _published_errors(target, arrays, targets, images, batch_size, seed, progress)
+        errors = _published_errors(target, corruptions, labels, images, batch_size, seed, progress)
         files = [{"name": path.name, "sha256": file_sha256(path)} for path in (*corruptions, labels)]
     else:
         errors, files = _home_made_errors(target, shards, images, batch_size, seed, progress), []
@@ -223,13 +241,14 @@ def _home_made_errors(
 
 def _published_errors(
     target: Target,
-    arrays: Mapping[str, NDArray[np.uint8]],
-    labels: NDArray[np.int64],
+    files: Sequence[Path],
+    labels_file: Path,
     images: int,
     batch_size: int,
     seed: int,
     progress: ProgressReport,
 ) -> Errors:
+    arrays, labels = open_arrays(files, labels_file, target.classes)
     chosen = np.sort([int(key) for key in image_order(map(str, range(len(labels))), seed)[:images]])
     preset = image_preset(target.card.image_preset, target.card.image_size)
     errors: Errors = {}

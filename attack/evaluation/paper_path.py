@@ -15,7 +15,6 @@ from attack.attacks.paper_path import AttackPath, fgsm_path, join_paths
 from attack.checks.robustness import wilson
 from attack.evaluation.config import AttackConfig
 from attack.evaluation.images import ImageSet, ProgressReport
-from attack.evaluation.statistics import Share, share
 
 
 def attack_along_path(
@@ -189,16 +188,6 @@ def read_records(documents: Sequence[Mapping[str, Any]]) -> Records:
         if not np.isfinite(array).all():
             raise ValueError("a record holds a number that is not finite")
     return Records(tuple(record["key"] for record in documents), *columns)
-
-
-def accuracy_at(records: Records, linf: float) -> Share:
-    """Return the accuracy at one L∞ distance (linear interpolation)."""
-    return share(path_values(records, np.array([linf])))
-
-
-def mean_accuracy(records: Records, largest_linf: float) -> Share:
-    """Return the accuracy averaged over the whole L∞ range: the height of the curve in one number."""
-    return share(path_values(records, np.linspace(0, largest_linf, LINEAR_POINTS)))
 
 
 def path_values(records: Records, points: Array) -> Array:

@@ -110,7 +110,8 @@ class Result:
 
     From the model's card: `arch`, `method`, `training_seed`, `trained_on` (SHA-256 of the manifest of its shards), and
     the number of `classes`; `model_name` is of the folder that holds its file. From the shards attacked: `shards_name`,
-    `shards_sha256` (of the manifest). Of the N images: `keys`, and whether each is right as it is (`clean`).
+    `shards_sha256` (of the manifest). Of the N images: `keys`, whether each is right as it is (`clean`), and
+    `pixels_sha256` (see `ImageSet.sha256`; empty in older files).
     `epsilons` are the L∞ radii, growing; `largest_linf` is the L∞ distance of the whole path, steps × step size.
     """
 
@@ -130,6 +131,7 @@ class Result:
     shards_sha256: str
     keys: tuple[str, ...]
     clean: tuple[bool, ...]
+    pixels_sha256: str
     epsilons: tuple[float, ...]
     largest_linf: float
 
@@ -276,7 +278,7 @@ def _result(path: Path, document: dict[str, Any]) -> Result:
         arch=str(card["arch"]), method=str(card["method"]), training_seed=int(card["seed"]),
         trained_on=str(card["shards_sha256"]), classes=classes, model_name=folder_name(document["model"]["path"]),
         shards_name=str(shards["name"]), shards_sha256=str(shards["manifest_sha256"]), keys=tuple(images["keys"]),
-        clean=clean, epsilons=tuple(document["protocol"]["epsilons"]),
+        clean=clean, pixels_sha256=str(images.get("sha256", "")), epsilons=tuple(document["protocol"]["epsilons"]),
         largest_linf=float(steps["steps"] * steps["step_size"]),
     )  # fmt: skip
 

@@ -97,13 +97,14 @@ def _evaluate(target: Target, config: AttackConfig, partial: Partial, progress: 
     known = [Check(**check) for check in (*checked["checks"], *path["checks"])]
     checks, verdicts = evaluate(clean, attacks, known, target.classes)
     right = sum(split["correct"].values())
+    known_images = {"keys": list(keys), "labels": images.labels.tolist(), "sha256": images.sha256}
     asked = {name: getattr(config, name) for name in ("suite", "images", "epsilons", "batch_size", "seed")}
     return {
         "format_version": FORMAT_VERSION,
         **target.document,
         "protocol": {**asked, "strong_images": config.strong_images or config.images},
         "clean": {"accuracy": right / target.test_images, "correct": right, "images": target.test_images},
-        "images": {"keys": list(keys), "labels": images.labels.tolist(), "correct": [int(one) for one in clean]},
+        "images": {**known_images, "correct": [int(one) for one in clean]},
         "verdicts": [asdict(verdict) for verdict in verdicts],
         "path": path["section"],
         "attacks": [attack_document(attack) for attack in attacks],
@@ -219,19 +220,12 @@ def run_attack(
     for index, withstood, moved in zip(rows, found.robust, found.distance, strict=True):
         robust[index] = withstood
         distance[index] = math.inf if planned.epsilon is None and withstood else moved
+    forwards = attacked.forwards + (3 if "loss" in planned.settings else 2) * len(rows)
+    losses = _losses(found, attacked.last_losses) if attacked.forwards and "loss" in planned.settings else {}
     return AttackResult(
-        planned.name,
-        planned.kind,
-        planned.norm,
-        planned.epsilon,
-        tuple(robust),
-        tuple(distance),
-        attacked.forwards + (3 if "loss" in planned.settings else 2) * len(rows),
-        attacked.backwards,
-        round(time.perf_counter() - started, 2),
-        settings,
-        _losses(found, attacked.last_losses) if attacked.forwards and "loss" in planned.settings else {},
-    )
+        planned.name, planned.kind, planned.norm, planned.epsilon, tuple(robust), tuple(distance),
+        forwards, attacked.backwards, round(time.perf_counter() - started, 2), settings, losses,
+    )  # fmt: skip
 
 
 def _attack(

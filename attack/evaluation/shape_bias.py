@@ -1,16 +1,19 @@
 """Shape bias on cue-conflict images (Geirhos et al. 2019)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import numpy as np
+import torch
+from torch import Tensor, nn
 
 from attack.checks.robustness import wilson
 from attack.evaluation.images import ProgressReport, check_positive
 from attack.evaluation.result import check_output, encode_result
-from attack.evaluation.target import Target, open_model, predict_split
+from attack.evaluation.statistics import share as mean_share
+from attack.evaluation.target import Target, classes_of, image_batches, logits_of, open_model, predict_split
 from stylize.console import InputError
 from stylize.files import write_atomically
 from stylize.shards.manifest import read_manifest
@@ -22,12 +25,18 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class Decision:
-    """One cue-conflict image: the classes of its shape and of its texture, and the class that the model names."""
+    """One cue-conflict image: the classes of its shape and of its texture, and the class that the model names.
+
+    The ranks say where the model's logits have the two, from 1 for the largest; classes of equal logits share the mean
+    of their ranks, and after a logit that is not finite both are last.
+    """
 
     key: str
     shape: int
     texture: int
     predicted: int
+    shape_rank: float
+    texture_rank: float
 
 
 def share(successes: int, n: int) -> dict[str, float | int | None]:
@@ -36,10 +45,11 @@ def share(successes: int, n: int) -> dict[str, float | int | None]:
     return {"share": successes / n if n else None, "low": low, "high": high, "successes": successes, "n": n}
 
 
-def summarise(decisions: Sequence[Decision]) -> dict[str, dict[str, float | int | None]]:
-    """Return the shape bias and, because a ratio hides how often a model errs, both cue accuracies beside it.
+def summarise(decisions: Sequence[Decision]) -> dict[str, Any]:
+    """Return the shape bias and what a ratio hides: how often a model goes by either cue, and how near to it it comes.
 
-    shape bias = shape decisions / (shape decisions + texture decisions); the others name a third class.
+    shape bias = shape decisions / (shape decisions + texture decisions); the others name a third class. The mean
+    reciprocal ranks of both cues look at the whole order of classes (arXiv 2603.10834).
     """
     shape = sum(decision.predicted == decision.shape for decision in decisions)
     texture = sum(decision.predicted == decision.texture for decision in decisions)
@@ -49,7 +59,16 @@ def summarise(decisions: Sequence[Decision]) -> dict[str, dict[str, float | int 
         "shape_accuracy": share(shape, n),
         "texture_accuracy": share(texture, n),
         "neither": share(n - shape - texture, n),
+        "shape_reciprocal_rank": asdict(mean_share(np.array([1 / each.shape_rank for each in decisions]))),
+        "texture_reciprocal_rank": asdict(mean_share(np.array([1 / each.texture_rank for each in decisions]))),
     }
+
+
+def ranks(logits: Tensor, classes: Tensor) -> Tensor:
+    """Return the ranks (B, K) of classes (B, K) in logits (B, C) (see `Decision`)."""
+    own, others = logits.gather(1, classes)[:, :, None], logits[:, None]
+    found = 1 + (others > own).sum(2) + ((others == own).sum(2) - 1) / 2
+    return found.where(logits.isfinite().all(1)[:, None], logits.shape[1])
 
 
 def measure_shape_bias(
@@ -58,6 +77,8 @@ def measure_shape_bias(
     out: Path,
     *,
     texture_free: Path | None = None,
+    reference: str | Path | nn.Module | None = None,
+    originals: Path | None = None,
     batch_size: int = 100,
     progress: ProgressReport = lambda stage, done, total: None,
 ) -> dict[str, Any]:
@@ -67,32 +88,67 @@ def measure_shape_bias(
         model: see `open_model`.
         shards: a folder of `stylize cue-conflict`; its class names must be the model's.
         out: the JSON file to write.
-        texture_free: a folder of the same classes without texture (`stylize cue-conflict --texture-free`), on which
-            the accuracy is measured too.
+        texture_free: a folder of `stylize cue-conflict --texture-free`, on which the accuracy is measured too.
+        reference: a normal model (see `open_model`); images count where it recognises the original, without texture.
+        originals: the shard folder with the originals among its test images, for `reference`.
         batch_size: images classified at a time.
         progress: called with (stage, images done, images in all).
 
     Raises:
-        InputError: a file is missing or damaged, the class names differ, or the images name no texture of another
-            class.
+        InputError: a file is missing or damaged, class names differ, or images name no texture of another class.
     """
     check_positive(batch_size=batch_size)
+    if (reference is None) != (originals is None):
+        raise InputError("--reference and --originals belong together: give both, or neither to count every image.")
     check_output(out)
     textures = _read_textures(shards)
     target = open_model(model, shards)
-    predictions = predict_split(target, batch_size, progress)
-    decisions = [Decision(each.key, each.label, textures[each.key], each.predicted) for each in predictions]
+    decisions = _decide(target, textures, batch_size, progress)
+    counted, recognised = decisions, dict[str, Any]()
+    if reference is not None and originals is not None:
+        judge = open_model(reference, originals)
+        counted, recognised = _counted(decisions, judge, shards, batch_size, progress)
     document = {
         "kind": "shape-bias",
         "format_version": FORMAT_VERSION,
         **target.document,
-        **summarise(decisions),
+        **summarise(counted),
+        "reference": recognised or None,
         "texture_free": _accuracy(open_model(model, texture_free), batch_size, progress) if texture_free else None,
         **describe_environment(target.device),
         "records": [asdict(decision) for decision in decisions],
     }
     write_atomically(out, encode_result(document))
     return document
+
+
+def _decide(target: Target, textures: Mapping[str, int], batch_size: int, progress: ProgressReport) -> list[Decision]:
+    decisions: list[Decision] = []
+    for batch in image_batches(target, batch_size):
+        cues = [(image.label, textures[image.key]) for image in batch]
+        logits = logits_of(target, torch.stack([image.pixels for image in batch])).cpu()
+        found = zip(batch, cues, classes_of(logits), ranks(logits, torch.tensor(cues)).tolist(), strict=True)
+        decisions += [Decision(image.key, *cue, predicted, *rank) for image, cue, predicted, rank in found]
+        progress("Test images", len(decisions), target.test_images)
+    return decisions
+
+
+def _counted(
+    decisions: Sequence[Decision], judge: Target, shards: Path, batch_size: int, progress: ProgressReport
+) -> tuple[list[Decision], dict[str, Any]]:
+    """Return the decisions on images whose originals, known by their source's SHA-256, the judge recognises."""
+    right = {each.key for each in predict_split(judge, batch_size, progress) if each.predicted == each.label}
+    known = {digest for key, digest in _sources(judge.shards) if key in right and digest}
+    keys = {key for key, digest in _sources(shards) if digest in known}
+    if not keys:
+        raise InputError(f"{judge.reference} recognises no original of {shards} in {judge.shards}: check both.")
+    counted = [decision for decision in decisions if decision.key in keys]
+    return counted, {"model": judge.reference, "recognised": share(len(counted), len(decisions))}
+
+
+def _sources(shards: Path) -> Iterator[tuple[str, str]]:
+    for path in read_manifest(shards).paths(shards, "test"):
+        yield from ((sample.key, str(sample.metadata.get("source_sha256", ""))) for sample in read_shard(path))
 
 
 def _accuracy(target: Target, batch_size: int, progress: ProgressReport) -> dict[str, Any]:

@@ -17,11 +17,12 @@ from attack.attacks.attack import separate_copy
 from attack.evaluation.images import ProgressReport
 from stylize.console import InputError
 from stylize.files import file_sha256, given_name
+from stylize.references import is_reference
 from stylize.shards.manifest import MANIFEST_NAME, Manifest, read_manifest
 from train import ModelCard, TestImage, load_model, load_test_images
 from train.augment import PAPER_SIZE
 from train.model_file import model_file, tensors_sha256
-from train.models import call_reference, copy_inference_tensors, is_reference
+from train.models import call_reference, copy_inference_tensors
 
 NO_CLASS = -1
 EXTERNAL = "external"  # the method of a model that this program did not train
@@ -214,14 +215,22 @@ class Prediction:
 
 
 def predict(target: Target, pixels: Tensor) -> list[int]:
-    """Return the classes that a model takes images (B, 3, H, W) for, without autocast or TensorFloat-32.
+    """Return the classes that a model takes images (B, 3, H, W) for (see `classes_of`)."""
+    return classes_of(logits_of(target, pixels))
 
-    It is `NO_CLASS` where a logit is NaN or infinite: an error, whatever the label.
-    """
-    with torch.no_grad(), torch.autocast(target.device.type, enabled=False), without_tf32():
-        logits = _ask(target, pixels.to(target.device))
+
+def classes_of(logits: Tensor) -> list[int]:
+    """Return the classes of logits (B, C): `NO_CLASS`, an error, where one is NaN or infinite."""
     classes: list[int] = logits.argmax(1).where(logits.isfinite().all(1), NO_CLASS).tolist()
     return classes
+
+
+@torch.no_grad()
+def logits_of(target: Target, pixels: Tensor) -> Tensor:
+    """Return a model's logits (B, classes) of images (B, 3, H, W), without autocast or TensorFloat-32."""
+    with torch.autocast(target.device.type, enabled=False), without_tf32():
+        logits: Tensor = _ask(target, pixels.to(target.device))
+    return logits
 
 
 def image_batches(target: Target, batch_size: int, keys: set[str] | None = None) -> Iterator[list[TestImage]]:

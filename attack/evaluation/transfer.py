@@ -68,7 +68,9 @@ def transfer_attacks(transfer: Transfer, result: Result) -> list[AttackResult]:
     """
     if result.document["model"]["sha256"] not in transfer.digests:
         return []
-    if tuple(transfer.document["images"]["keys"]) != result.keys:
+    images = transfer.document["images"]
+    pixels = images.get("sha256", result.pixels_sha256) or result.pixels_sha256
+    if tuple(images["keys"]) != result.keys or (result.pixels_sha256 and pixels != result.pixels_sha256):
         raise InputError(f"{transfer.path} was made on other images than {result.path}: give both the same options.")
     target, n = transfer.digests.index(result.document["model"]["sha256"]), len(result.clean)
     found = []
@@ -121,7 +123,7 @@ def attack_transfer(
         "format_version": TRANSFER_VERSION,
         "models": [target.document["model"] for target in targets],
         "shards": targets[0].document["shards"],
-        "images": {"keys": list(keys), "labels": images.labels.tolist()},
+        "images": {"keys": list(keys), "labels": images.labels.tolist(), "sha256": images.sha256},
         "protocol": {
             "seed": config.seed, "epsilons": config.epsilons, "batch_size": config.batch_size, "attack": "pgd",
             "loss": "ce", "steps": TRANSFER_STEPS, "step_size": f"{OVERSHOOT:g} ε / steps",

@@ -4,15 +4,16 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
 
 from attack.attacks.attack import Norm
 from attack.evaluation.paper_path import Curve
-from attack.evaluation.result import check_output, metrics, read_result
+from attack.evaluation.result import Result, check_output, metrics, read_result
 from attack.evaluation.transfer import read_transfer
+from attack.report.comparable import why_apart
 from attack.report.figures import figure_bytes, panel_figure, path_panel, read_examples, read_png, security_panel
 from attack.report.groups import Group, group_results, read_measurements, take_in
 from attack.report.page import GENERATOR, Extras, render_page
@@ -97,6 +98,7 @@ def write_report(
     explanations: Path | None = None,
     across: bool = False,
     paper: bool = False,
+    tell: Callable[[str], object] = lambda text: None,
 ) -> Path:
     """Write `index.html` and, for other tools, figures, curves, plots and metrics into `out`; return the page's path.
 
@@ -111,6 +113,7 @@ def write_report(
         explanations: picture of `attack explain`.
         across: compare models of different architectures too.
         paper: show the paper's figures, tables and numbers beside ours.
+        tell: called with a sentence for each group of results that is not compared with the first.
 
     Raises:
         InputError: a file is missing or damaged, results cannot be compared, a folder was not used, or `out` holds
@@ -119,16 +122,11 @@ def write_report(
     read = [read_result(path) for path in results]
     if transfer is not None:
         read = list(map(partial(take_in, read_transfer(transfer)), read))
-    known = {digest for result in read for digest in (result.shards_sha256, result.trained_on)}
-    pairs, style_sets = [], {}
-    for folder in shards:
-        name, examples, digest = literal(given_name(folder)), read_examples(folder), file_sha256(folder / MANIFEST_NAME)
-        if digest not in known:
-            raise InputError(f"{folder} is not a shard folder of these results: give one that they were made from.")
-        pairs.append((name, examples))
-        style_sets[digest] = name
+    pairs = [(literal(given_name(folder)), read_examples(folder)) for folder in shards]
+    style_sets = {_used(folder, read): name for folder, (name, _) in zip(shards, pairs, strict=True)}
     extras = Extras(read_measurements(beside, read), read_png(explanations) if explanations else None, pairs, paper)
-    content = build_report(group_results(read, style_sets, across=across), extras)
+    groups = group_results(read, style_sets, across=across)
+    content = build_report(groups, extras)
     page = out / "index.html"
     check_output(page, begins=b"<")
     ours = page.is_file() and GENERATOR.encode() in page.read_bytes()[:LARGEST_HEAD]
@@ -136,7 +134,18 @@ def write_report(
         raise InputError(f"{foreign[0]} is not of an earlier report, and would be replaced: give another --out.")
     for name, payload in content.items():
         write_atomically(out / name, payload)
+    for group in groups[1:]:
+        why = why_apart(groups[0].entries[0].result, group.entries[0].result)
+        tell(f"{group.title} is not compared with {groups[0].title}: {why}.")
     return page
+
+
+def _used(folder: Path, results: Sequence[Result]) -> str:
+    """Return the digest of a shard folder that a result was made, or its model trained, from."""
+    digest = file_sha256(folder / MANIFEST_NAME)
+    if digest not in {known for result in results for known in (result.shards_sha256, result.trained_on)}:
+        raise InputError(f"{folder} is not a shard folder of these results: give one that they were made from.")
+    return digest
 
 
 def build_report(groups: Sequence[Group], extras: Extras) -> dict[str, bytes]:

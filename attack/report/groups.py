@@ -27,6 +27,7 @@ from attack.evaluation.result import Result, whole_split
 from attack.evaluation.statistics import Difference, compare_family, share
 from attack.evaluation.target import EXTERNAL
 from attack.evaluation.transfer import Transfer, transfer_attacks
+from attack.report.comparable import check_attacks, check_protocol, image_sets
 from stylize.console import InputError, option_name
 
 SECURITY_POINTS = 61
@@ -84,11 +85,6 @@ class Group:
     def radii(self) -> tuple[tuple[Norm, float], ...]:
         """The norms and radii that all models were attacked at; none after the suite `paper`."""
         return tuple((cell.norm, cell.epsilon) for cell in self.entries[0].result.cells)
-
-    @property
-    def epsilons(self) -> tuple[float, ...]:
-        """The radii in L∞."""
-        return tuple(epsilon for norm, epsilon in self.radii if norm == "linf")
 
     @cached_property
     def common(self) -> tuple[str, ...]:
@@ -215,23 +211,23 @@ def compare_models(group: Group) -> list[Comparison]:
     ]
 
 
-COMPARED = ("suite", "strong_images", "epsilons", "seed")
 NAMED = ("method", "seed", "shards_sha256")
 
 
 def group_results(
     results: Sequence[Result], style_sets: Mapping[str, str] | None = None, *, across: bool = False
 ) -> list[Group]:
-    """Group results by their images, known by key, label and classes; refuse what cannot be compared.
+    """Group results by their images (see `image_sets`); refuse what cannot be compared.
 
     `style_sets` names shard folders by the SHA-256 of their manifests: models of one method that were trained on
     several are told apart by these names. `across` compares models of different architectures too.
     """
-    _check_comparable(results)
+    check_protocol(results)
     found: dict[tuple[object, ...], list[Result]] = {}
-    for result in results:
-        labels, classes = result.document["images"]["labels"], result.document["model"]["card"]["class_names"]
-        found.setdefault((result.keys, tuple(labels), tuple(classes)), []).append(result)
+    for result, images in zip(results, image_sets(results), strict=True):
+        found.setdefault(images, []).append(result)
+    for group in found.values():
+        check_attacks(group)
     members = sorted(found.values(), key=lambda group: min(map(_sorting, group)))
     entries = [_label(group, style_sets or {}) for group in members]
     return [Group(title, each, across) for title, each in zip(_titles(members), entries, strict=True)]
@@ -259,41 +255,30 @@ def take_in(transfer: Transfer, result: Result) -> Result:
     return replace(result, attacks=attacks, checks=checks, verdicts=verdicts)
 
 
-def _check_comparable(results: Sequence[Result]) -> None:
-    if not results:
-        raise InputError("There is no result to report: give the JSON files that `attack run` wrote.")
-    first = results[0]
-    for result in results[1:]:
-        for section, names in (("protocol", COMPARED), ("path", ("images", "steps", "step_size", "zero_gradient"))):
-            for name in names:
-                here, there = first.document[section][name], result.document[section][name]
-                if here != there:
-                    raise InputError(
-                        f"{first.path} was made with {option_name(name)} {here!r} but {result.path} with {there!r}: "
-                        "attack all models with one protocol, or write two reports."
-                    )
-
-
 def _label(results: list[Result], style_sets: Mapping[str, str]) -> tuple[Entry, ...]:
     """Label models by what differs, adding seed, folder or path only where that is needed; return the best first."""
     results = sorted(results, key=_sorting)
     recipes = _recipes(results, style_sets)
-    shared, paths = Counter(recipes), [str(result.document["model"]["path"]) for result in results]
+    shared, known = Counter(recipes), dict[tuple[str, str], Path]()
+    for recipe, result in zip(recipes, results, strict=True):
+        if first := known.get((recipe, result.document["model"]["sha256"])):
+            raise InputError(f"{first} and {result.path} are of the same model: give each model once.")
+        known[recipe, result.document["model"]["sha256"]] = result.path
     for endings in (
         [""] * len(results),
         [f", seed {result.training_seed}" for result in results],
         [f" ({result.model_name})" for result in results],
-        [f" ({path})" for path in paths],
+        [f" ({result.document['model']['path']})" for result in results],
+        [f" ({result.path})" for result in results],  # models of one path, of several people
     ):
         named = zip(recipes, endings, strict=True)
         labels = [f"{recipe}{ending}" if shared[recipe] > 1 else recipe for recipe, ending in named]
         if len(set(labels)) == len(labels):
-            seeds = Counter(zip(recipes, [result.training_seed for result in results], strict=True))
-            mixed = {recipe for (recipe, _), models in seeds.items() if models > 1}  # each a recipe of its own
-            apart = [label if recipe in mixed else recipe for label, recipe in zip(labels, recipes, strict=True)]
-            return tuple(sorted(map(Entry, labels, apart, results), key=_rank))
-    again = next(path for path in paths if paths.count(path) > 1)
-    raise InputError(f"Two results are of the same model, {again}: give each model once.")
+            break
+    seeds = Counter(zip(recipes, [result.training_seed for result in results], strict=True))
+    mixed = {recipe for (recipe, _), models in seeds.items() if models > 1}  # each a recipe of its own
+    apart = [label if recipe in mixed else recipe for label, recipe in zip(labels, recipes, strict=True)]
+    return tuple(sorted(map(Entry, labels, apart, results), key=_rank))
 
 
 def _rank(entry: Entry) -> tuple[bool, float, float, str]:

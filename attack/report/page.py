@@ -13,9 +13,10 @@ from markupsafe import Markup
 from attack.attacks.attack import NORM_NAMES, epsilon_name, radius_name
 from attack.checks.robustness import looked_at
 from attack.checks.verdict import Verdict
-from attack.evaluation.paper_path import INTERPOLATORS, accuracy_at, mean_accuracy
+from attack.evaluation.paper_path import INTERPOLATORS, LINEAR_POINTS, path_values
 from attack.evaluation.result import Result, whole_split
 from attack.evaluation.statistics import Share, share
+from attack.report.comparable import why_apart
 from attack.report.figures import METHOD_STYLES, Example, Panel, inline_svg, panel_figure, path_panel, security_panel
 from attack.report.groups import Entry, Group, Measurement, compare_models, measurement_of
 
@@ -100,7 +101,7 @@ def render_page(groups: Sequence[Group], extras: Extras) -> str:
     environment.filters["radius"] = epsilon_name
     functions = (
         attack_table, check_summary, check_table, colour, command, comparisons, distance_table, paper_words,
-        verdict_radius, verdict_table,
+        verdict_radius, verdict_table, why_apart,
     )  # fmt: skip
     environment.globals |= {function.__name__: function for function in functions}
     template = environment.get_template("page.html.j2")
@@ -149,7 +150,8 @@ def _measured(groups: Sequence[Group], extras: Extras) -> dict[str, Any]:
         "transfers": [
             (f"{group.title}, L∞ {epsilon_name(epsilon)}", transfer_table(group, epsilon))
             for group in groups
-            for epsilon in group.epsilons
+            for norm, epsilon in group.radii
+            if norm == "linf"
         ],
         "shape_tables": [(group.title, shape_table(group, extras.measurements)) for group in groups],
         "corruption_tables": [(group.title, corruption_table(group, extras.measurements)) for group in groups],
@@ -244,11 +246,11 @@ def distance_table(part: Group) -> Table:
     """Return the accuracy on the common images at fifths of the path's length."""
     largest = part.largest("linf")
     distances = [fifth * largest for fifth in FIFTHS]
+    points = [*(np.array([linf]) for linf in distances), np.linspace(0, largest, LINEAR_POINTS)]
     rows: Rows = []
     for entry in part.ranked:
         records = entry.records(part.common)
-        shares = [*(accuracy_at(records, linf) for linf in distances), mean_accuracy(records, largest)]
-        rows.append([entry, *map(str, shares)])
+        rows.append([entry, *(str(share(path_values(records, each))) for each in points)])
     return Table(["model", *(f"{255 * linf:.2f}/255" for linf in distances), "mean over the range"], rows)
 
 
@@ -302,11 +304,18 @@ def shape_table(group: Group, measurements: Sequence[Measurement]) -> Table:
         found = measurement_of(measurements, "shape-bias", entry)
         if found is not None:
             robust = [str(share(cell.robust)) for cell in entry.result.cells]
-            cells = [_share(found[name]) for name in ("shape_bias", "shape_accuracy", "texture_accuracy")]
+            cells = [_share(found[name]) for name in ("shape_accuracy", "texture_accuracy")]
+            cells += [_rank(found.get(f"{cue}_reciprocal_rank")) for cue in ("shape", "texture")]
+            cells.append(_share(found["shape_bias"]))
             plain = found["texture_free"]
             rows.append([entry, *cells, _share(plain["accuracy"]) if plain else "–", *robust])
     radii = (f"robust, {radius_name(*radius)}" for radius in group.radii)
-    return Table(["model", "shape bias", "right by shape", "right by texture", "without texture", *radii], rows)
+    cues = ("by shape", "by texture", "rank⁻¹ of shape", "rank⁻¹ of texture", "shape bias", "without texture")
+    return Table(["model", *cues, *radii], rows)
+
+
+def _rank(found: Mapping[str, float] | None) -> str:
+    return f"{found['mean']:.2f} [{found['low']:.2f}, {found['high']:.2f}]" if found else "–"
 
 
 def corruption_table(group: Group, measurements: Sequence[Measurement]) -> Table:

@@ -11,7 +11,7 @@ import typer
 from stylize.cli.fit import evaluate_decoder, fit_decoder, fit_styles
 from stylize.cli.preview import preview
 from stylize.cli.shards import cue_conflict, publish, shards
-from stylize.cli.tools import diff, images, index, info, merge, pack, rederive, unpack, upload, verify
+from stylize.cli.tools import diff, export, images, index, info, merge, pack, rederive, unpack, upload, verify
 from stylize.cli.weights import weights_app
 from stylize.console import InputError, command_app, console, run_command_line
 from stylize.jobs.spec import ShardOptions
@@ -112,7 +112,7 @@ def _check_shard_options(values: dict[str, Any], made: bool) -> None:
 
 
 app = command_app(__doc__, "stylize")
-for command in (shards, publish, images, preview, cue_conflict, verify, info, index, pack, unpack, upload):
+for command in (shards, publish, images, preview, cue_conflict, verify, info, index, pack, unpack, export, upload):
     app.command(command.__name__.replace("_", "-"))(command)
 for command in (diff, merge, rederive, fit_decoder, evaluate_decoder, fit_styles):
     app.command(command.__name__.replace("_", "-"))(command)

@@ -8,7 +8,8 @@ import numpy as np
 import typer
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from stylize.console import InputError, console, literal
+from stylize.console import InputError, console, counted, literal
+from stylize.files import write_atomically
 from stylize.interruption import imports_torch
 from stylize.jobs.spec import ShardOptions
 from stylize.networks.limits import MIN_SIDE
@@ -40,9 +41,18 @@ def preview(
     shards: Annotated[str | None, typer.Option(help="Show the pairs of this folder, or URL, by class instead.")] = None,
     size: Annotated[int, typer.Option(min=MIN_SIDE, help="Side of the stylized pictures, in pixels.")] = 224,
 ) -> None:
-    """Write a contact sheet of pictures × styles, or of a shard folder's pairs."""
+    """Write a contact sheet of pictures × styles, or of a shard folder's pairs, or these as a page (.html)."""
     if bool(image) == bool(shards):
         raise InputError("Give either pictures to stylize or --shards with a shard folder.")
+    if output.suffix.lower() in (".html", ".htm"):
+        if not shards:
+            raise InputError(f"{output} is a page of pairs: give --shards, or a PNG for a sheet of pictures.")
+        from stylize.cli.pairs_page import render_pairs
+
+        page, pairs = render_pairs(shards)
+        write_atomically(output, page.encode())
+        console.print(f"{output}: {counted(pairs, 'pair')}, {len(page) / 1e6:.1f} MB")
+        return
     sheet = shard_sheet(shards) if shards else _stylized(image or [], size, ShardOptions(**given))
     try:
         sheet.save(output)

@@ -40,14 +40,16 @@ def shards(
 ) -> None:
     """Make shards of originals and stylized copies; run the same command again to go on after an interruption."""
     options = ShardOptions(**given)
-    out = out or SHARDS / "-".join(Path(name).stem for name in options.style)
+    own = [options.stylizer.replace(":", ".").rpartition(".")[2]] if options.stylizer else []
+    styles = () if own and "style" not in given else options.style
+    out = out or SHARDS / "-".join([*own, *(Path(name).stem for name in styles)])
     if executor not in EXECUTORS:
         raise InputError(f"--executor is {executor!r}: give {' or '.join(EXECUTORS)}.")
     if executor == "ray" and only:
         raise InputError("--only makes a part in this process, and --executor ray all shards: give one of them.")
     if dry_run:
         _print_plan(options, out, retry_failed)
-    elif not given.keys() & {"style", "data"}:
+    elif not given.keys() & {"style", "data", "stylizer"}:
         raise InputError(
             f"This would make pairs of the built-in data set {options.data}, stylized as {options.style[0]}, in {out}: "
             f"give --style {options.style[0]} for that, or --style and --data of your own."
@@ -81,9 +83,10 @@ def _effort(job: "Job") -> Effort | None:
     """Return what an image of one size costs in the networks, and what torch reaches here in the job's type."""
     from stylize.networks.adain import stylization_flops
     from stylize.networks.devices import matrix_rate
+    from stylize.networks.stylizer import Stylizer
 
     spec, stylizer = job.spec, job.stylizer
-    if spec.size is None or spec.transfer == COLOURS:
+    if spec.size is None or spec.transfer == COLOURS or not isinstance(stylizer, Stylizer):
         return None
     side = spec.work_size or spec.size
     rate = matrix_rate(stylizer.device, stylizer.dtype, MACHINE_SECONDS) if stylizer.backend == "torch" else 0.0

@@ -1,6 +1,9 @@
 """Commands on folders of shards: verify, info, index, diff, merge, rederive, pack, unpack, images and upload."""
 
+import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from datetime import date
 from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +17,7 @@ from stylize.settings import options_of
 from stylize.shards.manifest import FAILURES_NAME, MANIFEST_NAME, Manifest, inspect_manifest, read_manifest
 from stylize.shards.tools import spec_text
 
+NO_LICENCE = "The data card names no licence: give that of the source, `stylize index DIR --licence CC-BY-4.0`."
 NAMED_FLAGS = 5
 NAMED = 10  # samples that differ
 Folder = Annotated[str, typer.Argument(help="Folder of shards, or its URL.")]
@@ -55,13 +59,31 @@ def info(directory: Folder) -> None:
         console.print(f"  {name:<{width}}  {spec_text(value)}", highlight=False)
 
 
-def index(directory: Path) -> None:
-    """Write a folder's indices, checksums and data card again, or for the first time; shards and manifest stay."""
+def index(
+    directory: Path,
+    licence: Annotated[str, typer.Option(help="Licence of the source's images, as SPDX names it: CC-BY-4.0.")] = "",
+    title: Annotated[str, typer.Option(help="What the set is called.")] = "",
+    source_url: Annotated[str, typer.Option(help="Where the source's images come from.")] = "",
+    citation: Annotated[str, typer.Option(help="How the source is cited, as BibTeX or text, or a file of it.")] = "",
+    url: Annotated[str, typer.Option(help="Where the folder will be, https://….")] = "",
+) -> None:
+    """Write a folder's indices, checksums and data card again, or for the first time; shards and manifest stay.
+
+    A data card that is there is replaced only where one of these options is given.
+    """
+    from stylize.shards.card import NO_FACTS, read_facts
     from stylize.shards.index import write_side_files
 
     manifest = read_manifest(directory)
-    write_side_files(directory, manifest)
+    if os.path.isfile(citation):  # noqa: PTH113 - a citation may be too long for a path
+        citation = Path(citation).read_text(encoding="utf-8", errors="replace").strip()
+    options = {"licence": licence, "title": title, "source_url": source_url, "citation": citation, "url": url}
+    given = {name: value for name, value in options.items() if value}
+    facts = replace(read_facts(directory), **given, published=date.today().isoformat()) if given else NO_FACTS
+    write_side_files(directory, manifest, facts)
     console.print(f"{directory}: indices, checksums and data card of {counted(len(manifest.shards), 'shard')}")
+    if not read_facts(directory).licence:
+        print_notice(NO_LICENCE)
 
 
 def print_summary(directory: Path | str, manifest: Manifest, remark: str = "") -> None:
@@ -146,11 +168,12 @@ def rederive(
     style: Annotated[list[str] | None, typer.Option(help=STYLE_HELP)] = None,
     encoder: Encoder = None,
     decoder: Decoder = None,
+    stylizer: Annotated[str | None, typer.Option(help="The code of your own that made them, to run it again.")] = None,
 ) -> None:
     """Stylize one original again and say how far the stored copies are from that."""
     from stylize.jobs.pairs import rederive_pair
 
-    for number, copy in enumerate(rederive_pair(directory, key, style or (), encoder, decoder)):
+    for number, copy in enumerate(rederive_pair(directory, key, style or (), encoder, decoder, stylizer)):
         apart = f"differs by {copy.largest} of 255 at most, {copy.mean:.3f} on average"
         console.print(f"{key}, copy {number}, {copy.style}: {apart}", highlight=False)
 
@@ -175,16 +198,32 @@ def unpack(
     out: Annotated[Path, typer.Option(help="Folder to make, with original/ and stylized/ in it.")],
 ) -> None:
     """Write originals and copies as files in class folders; run the same command again to go on."""
+    from stylize.shards.export import export_shards
     from stylize.shards.remote import shard_files
-    from stylize.shards.tools import unpack_shards
 
     with shard_files(directory) as files:
         manifest = read_manifest(files.folder)
     with counted_progress(console, "Unpacking", manifest.samples()) as report:
-        unpack_shards(directory, out, report)
+        export_shards(directory, out, "folder", report)
     pairs, total = manifest.samples("train"), manifest.samples()
     pictures = total + pairs * manifest.styles_per_image
     console.print(f"{out}: {counted(pictures, 'picture')} of {counted(total, 'sample')}")
+
+
+def export(
+    directory: Folder,
+    to: Annotated[str, typer.Option(help="parquet (Hugging Face, LitData), mds (MosaicML Streaming) or folder.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make.")],
+) -> None:
+    """Write pairs in another form, with the same bytes; run the same command again to go on."""
+    from stylize.shards.export import export_shards
+    from stylize.shards.remote import shard_files
+
+    with shard_files(directory) as files:
+        total = read_manifest(files.folder).samples()
+    with counted_progress(console, "Exporting", total) as report:
+        export_shards(directory, out, to, report)
+    console.print(f"{out}: {counted(total, 'sample')} as {to}")
 
 
 @options_of(ShardOptions, "seed", "test_fraction")

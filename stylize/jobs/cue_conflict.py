@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from PIL import Image
@@ -49,6 +49,8 @@ def open_cue_set(options: ShardOptions, per_class: int, kind: str = CUE_CONFLICT
     """
     if per_class < 1:
         raise InputError(f"--per-class is {per_class}: give 1 or more.")
+    if isinstance(options.alpha, str):
+        raise InputError(f"--alpha is {options.alpha}: cue-conflict images have one strength, give a number.")
     source = open_source(options.data, seed=options.seed, test_fraction=options.test_fraction)
     if options.data == "shapes":
         return _drawn(source, options, per_class, kind)
@@ -154,15 +156,15 @@ def paint_cues(job: Job, cues: Sequence[Cue]) -> Iterator[Sample | Failure]:
 
 def _stylize(job: Job, usable: Sequence[tuple[Cue, SourceImage, SourceImage]]) -> dict[Cue, Sample | Failure]:
     """Stylize in batches of one shape, and encode."""
-    spec = job.spec
-    job.stylizer.use_styles([_style(job, texture) for _, _, texture in usable])
+    spec, stylizer = job.spec, cast(Stylizer, job.stylizer)
+    stylizer.use_styles([_style(job, texture) for _, _, texture in usable])
     by_shape = defaultdict(list)
     for position, (_, shape, _) in enumerate(usable):
         by_shape[shape.pixels.shape].append(position)
     samples = {}
     for positions in by_shape.values():
         contents = np.stack([usable[position][1].pixels for position in positions])
-        stylized = job.stylizer(contents, positions, spec.alpha, spec.work_size, spec.transfer)
+        stylized = stylizer(contents, positions, cast(float, spec.alpha), spec.work_size, spec.transfer)
         for position, pixels in zip(positions, stylized, strict=True):
             samples[usable[position][0]] = _sample(job, *usable[position][1:], pixels)
     return samples

@@ -12,6 +12,7 @@ from stylize.console import InputError, Report, counted
 from stylize.jobs.job import Failure, Job
 from stylize.jobs.make_shard import SourceImage, read_images, start_workers, stylized_samples
 from stylize.jobs.spec import ShardPlan, Spec, plan_shards
+from stylize.jobs.stylizers import stylize_copies
 from stylize.networks.limits import COLOURS
 from stylize.shards.decode import PictureError, decode_picture
 from stylize.shards.shard import Sample, sample_members
@@ -102,7 +103,7 @@ def _while_time(seconds: float, images: Iterable[SourceImage]) -> Iterator[Sourc
 
 def _part(job: Job, image: SourceImage) -> SourceImage:
     """Return an image with the middle of its pixels, where all of them would go through the networks."""
-    if job.spec.work_size is not None or job.spec.transfer == COLOURS:
+    if job.spec.work_size is not None or job.spec.transfer == COLOURS or job.spec.stylizer:
         return image
     height, width, _ = image.pixels.shape
     top, left = max(0, height - PROBED_SIDE) // 2, max(0, width - PROBED_SIDE) // 2
@@ -135,7 +136,7 @@ def _working_shape(spec: Spec, source: Source) -> tuple[int, int] | None:
 
     An image that cannot be used will be named as a failure.
     """
-    if spec.work_size is not None or spec.transfer == COLOURS:
+    if spec.work_size is not None or spec.transfer == COLOURS or spec.stylizer:
         return None
     try:
         return (spec.size, spec.size) if spec.size else decode_picture(source.read(source.splits[0], 0)).size
@@ -148,10 +149,11 @@ def _large_images_note(job: Job) -> str | None:
     shape = _working_shape(job.spec, job.source)
     if shape is None or shape[0] * shape[1] <= LARGE_PIXELS:
         return None
-    picture = np.random.default_rng(0).integers(0, 256, (1, PROBED_SIDE, PROBED_SIDE, 3), np.uint8)
+    picture = np.random.default_rng(0).integers(0, 256, (PROBED_SIDE, PROBED_SIDE, 3), np.uint8)
+    one_copy = replace(job.spec, styles_per_image=1)
     for _ in range(2):  # the first warms up
         started = time.monotonic()
-        job.stylizer(picture, [0], job.spec.alpha, None, job.spec.transfer)
+        stylize_copies(job.stylizer, one_copy, [("", "", picture)])
     rate = (time.monotonic() - started) / PROBED_SIDE**2
     bytes_per_pixel = BYTES_PER_PIXEL[2 if job.stylizer.dtype_name != "float32" else 4]
     pixels = shape[0] * shape[1], round(LARGE_WORK_SIZE**2 * max(shape) / min(shape))

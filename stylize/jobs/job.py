@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 
 from stylize.console import InputError
 from stylize.jobs.spec import ShardOptions, Spec, make_spec
+from stylize.jobs.stylizers import OwnStylizer, open_own_stylizer
 from stylize.networks.limits import COLOURS, MIN_SIDE
 from stylize.networks.styles import load_styles
 from stylize.networks.stylizer import Pixels, Stylizer, golden_style, self_test
@@ -94,7 +95,7 @@ class Job:
 
     spec: Spec
     source: Source
-    stylizer: Stylizer
+    stylizer: Stylizer | OwnStylizer
 
     @property
     def codec(self) -> Codec:
@@ -104,8 +105,11 @@ class Job:
 
 def open_job(options: ShardOptions) -> Job:
     """Load source, styles and networks; raise `InputError` for anything that does not exist or does not fit."""
-    pair = load_pair(options.encoder, options.decoder)
     source = open_source(options.data, seed=options.seed, test_fraction=options.test_fraction)
+    if options.stylizer:
+        own, records = open_own_stylizer(options)
+        return Job(make_spec(options, source, records, (None, None), own), source, own)
+    pair = load_pair(options.encoder, options.decoder)
     styles = load_styles(options.style, pair.decoder_sha256, options.style_size)
     if options.transfer == COLOURS and (names := [style.name for style in styles if style.fitted]):
         raise InputError(f"--transfer {COLOURS} does not use fitted statistics: give the picture of {names[0]}.")

@@ -22,7 +22,8 @@ from stylize.console import InputError, Report
 from stylize.files import file_sha256, temporary_path
 from stylize.jobs.job import Failure, Job
 from stylize.jobs.receipts import Receipt
-from stylize.jobs.spec import ShardPlan, Spec, style_choice
+from stylize.jobs.spec import ShardPlan, draw_copies
+from stylize.jobs.stylizers import stylize_copies
 from stylize.networks.stylizer import Pixels
 from stylize.shards.decode import PictureError
 from stylize.shards.manifest import Flag, ShardEntry
@@ -236,30 +237,21 @@ def _stylize_batch(job: Job, split: str, workers: Workers, batch: Sequence[Sourc
         height, width, _ = batch[0].pixels.shape
         large = job.stylizer.is_large(height, width, job.spec.work_size)
         with workers.all_threads() if large else nullcontext():
-            copies = [list(styled) for styled in _stylize(job, batch)]
+            images = [(image.key, job.source.path(split, image.index), image.pixels) for image in batch]
+            copies = [list(styled) for styled in stylize_copies(job.stylizer, job.spec, images)]
     made = list(zip(batch, copies, strict=True))
     make = partial(_make_sample, job, split)
     return [workers.codec.submit(list, starmap(make, task)) for task in _cut_tasks(made, batch[0].pixels.size)]
-
-
-def _stylize(job: Job, images: Sequence[SourceImage]) -> list[Pixels]:
-    """Stylize images of one shape and return every image's copies, (copies, H, W, 3)."""
-    spec, copies = job.spec, job.spec.styles_per_image
-    pixels = np.stack([image.pixels for image in images]).repeat(copies, axis=0)
-    choice = [style for image in images for style in _style_choice(spec, image)]
-    styled = job.stylizer(pixels, choice, spec.alpha, spec.work_size, spec.transfer)
-    return list(styled.reshape(len(images), copies, *pixels.shape[1:]))
-
-
-def _style_choice(spec: Spec, image: SourceImage) -> list[int]:
-    return style_choice(spec.seed, image.key, spec.styles_per_image, len(spec.styles))
 
 
 def _make_sample(job: Job, split: str, image: SourceImage, copies: Sequence[Pixels]) -> _Made:
     source, spec = job.source.path(split, image.index), job.spec
     metadata: dict[str, object] = {"source": source, "source_sha256": image.sha256}
     if copies:
-        metadata |= {"alpha": spec.alpha, "styles": [spec.styles[style].name for style in _style_choice(spec, image)]}
+        draws = draw_copies(spec, image.key)
+        metadata |= {"alpha": spec.alpha, "styles": [spec.styles[one.style].name for one in draws]}
+        if isinstance(spec.alpha, str):
+            metadata |= {"alpha": None, "alphas": [one.alpha for one in draws]}
     try:
         encoded = tuple(job.codec.encode(pixels) for pixels in copies)
     except PictureError as error:

@@ -15,7 +15,8 @@ from stylize.console import InputError, Report, counted, option_name
 from stylize.files import file_sha256, remove_leftovers
 from stylize.jobs.job import Failure
 from stylize.jobs.spec import SAMPLES_PER_SHARD, ShardOptions, spec_digest
-from stylize.shards.index import CARD_NAME, SIDE_NAME, render_card, write_side_files
+from stylize.shards.card import card_files
+from stylize.shards.index import SIDE_NAME, write_side_files
 from stylize.shards.manifest import (
     FAILURES_NAME,
     MANIFEST_NAME,
@@ -246,11 +247,11 @@ def publish(manifest: Manifest, staging: Path, out: Path, *, replace: bool = Fal
 
 def _keep_own_files(out: Path, shards: Path) -> None:
     """Link a data card that somebody has edited, and what else lies in the folder, into the one that replaces it."""
-    made = (MANIFEST_NAME, FAILURES_NAME)
+    made, cards = (MANIFEST_NAME, FAILURES_NAME), card_files(read_manifest(out))
     for path in out.iterdir():
         ours: object = path.name in made or SHARD_NAME.fullmatch(path.name) or SIDE_NAME.fullmatch(path.name)
-        if path.name == CARD_NAME and path.is_file():
-            ours = path.read_bytes() == render_card(read_manifest(out)).encode()
+        if path.name in cards and path.is_file():
+            ours = path.read_bytes() == cards[path.name]
         if path.is_file() and not ours:
             link_or_copy(path, shards / path.name)
 

@@ -17,8 +17,17 @@ from stylize.console import InputError, Report, counted
 from stylize.files import given_name
 from stylize.jobs.job import Codec, Failure
 from stylize.jobs.output import make_sample_set
-from stylize.jobs.spec import SAMPLES_PER_SHARD, VERSIONED, ShardOptions, shuffled, source_record
-from stylize.networks.limits import FEATURES
+from stylize.jobs.spec import (
+    SAMPLES_PER_SHARD,
+    VERSIONED,
+    ShardOptions,
+    Spec,
+    draw_copies,
+    read_spec,
+    shuffled,
+    source_record,
+)
+from stylize.jobs.stylizers import OwnStylizer, open_own_stylizer, stylize_copies
 from stylize.networks.openvino import calibration_sha256
 from stylize.networks.styles import load_styles
 from stylize.networks.stylizer import Stylizer, golden_style
@@ -249,11 +258,15 @@ def _with_both_copies(one: dict[str, SampleLocation], other: dict[str, SampleLoc
             yield first
             continue
         styles = [*first.metadata.get("styles", ()), *second.metadata.get("styles", ())]
-        alphas = [first.metadata.get("alpha"), second.metadata.get("alpha")]
+        alphas = [*_alphas(first), *_alphas(second)]
         metadata = {**first.metadata, "styles": styles}
-        if alphas[0] != alphas[1]:
+        if len(set(alphas)) > 1:
             metadata |= {"alpha": None, "alphas": alphas}
         yield replace(first, styled=(*first.styled, *second.styled), metadata=metadata)
+
+
+def _alphas(sample: Sample) -> list[float | None]:
+    return list(sample.metadata.get("alphas") or [sample.metadata.get("alpha")] * len(sample.styled))
 
 
 def _of_both(split: str, one: dict[str, SampleLocation], other: dict[str, SampleLocation]) -> Iterator[Sample]:
@@ -293,51 +306,74 @@ class CopyDifference(NamedTuple):
 
 
 def rederive_pair(
-    directory: Path, key: str, styles: Sequence[str] = (), encoder: str | None = None, decoder: Path | None = None
+    directory: Path,
+    key: str,
+    styles: Sequence[str] = (),
+    encoder: str | None = None,
+    decoder: Path | None = None,
+    stylizer: str | None = None,
 ) -> list[CopyDifference]:
     """Stylize a training sample's original again and return each copy's difference from the stored one.
 
-    `styles` are the pictures that the manifest names, where they are not built in.
-    Raises `InputError` where there is no such sample, the folder was not made by `stylize shards`, or networks or
+    `styles` are the pictures that the manifest names, where they are not built in. Code of one's own that it names runs
+    only where `stylizer` names it too.
+    Raises `InputError` where there is no such sample, the folder was not made by `stylize shards`, or networks, code or
     styles are other than the manifest's.
     """
     manifest = read_manifest(directory)
     location = locate(directory, manifest, "train").get(key)
     if location is None:
         raise InputError(f"{directory} has no training sample {key}: give a key as in its shards, of eight digits.")
-    stylizer = _engine(directory, manifest, styles, encoder, decoder)
-    spec, sample = manifest.spec, read_located(location)
-    names = [str(name) for name in sample.metadata.get("styles", ())]
-    choice = [manifest.style_names.index(name) for name in names]
+    if manifest.spec.get("kind") or "decoder_sha256" not in manifest.spec:
+        raise InputError(f"{directory} was not made by `stylize shards`: nothing says how to make its copies again.")
+    spec, sample = read_spec(manifest.spec), read_located(location)
+    engine: Stylizer | OwnStylizer
+    if spec.stylizer or stylizer:
+        engine = _own_engine(directory, spec, styles, stylizer)
+    else:
+        engine = _engine(directory, spec, styles, encoder, decoder)
     content = np.asarray(decode_picture(sample.content))
-    contents, transfer = np.stack([content] * len(choice)), spec.get("transfer", FEATURES)
-    made = stylizer(contents, choice, spec["alpha"], spec["work_size"], transfer)
-    codec = Codec(spec["codec"], spec["quality"])
+    (made,) = stylize_copies(engine, spec, [(key, str(sample.metadata["source"]), content)])
+    codec = Codec(spec.codec, spec.quality)
     differences = []
-    for name, copy, pixels in zip(names, sample.styled, made, strict=True):
+    for draw, copy, pixels in zip(draw_copies(spec, key), sample.styled, made, strict=True):
         stored, again = (np.asarray(decode_picture(data), np.int16) for data in (copy, codec.encode(pixels)))
-        apart = np.abs(stored - again)
-        differences.append(CopyDifference(name, int(apart.max()), float(apart.mean())))
+        apart, style = np.abs(stored - again), spec.styles[draw.style].name
+        differences.append(CopyDifference(style, int(apart.max()), float(apart.mean())))
     return differences
 
 
-def _engine(
-    directory: Path, manifest: Manifest, styles: Sequence[str], encoder: str | None, decoder: Path | None
-) -> Stylizer:
-    spec = manifest.spec
-    if spec.get("kind") or "decoder_sha256" not in spec or spec["alpha"] is None:
-        raise InputError(f"{directory} was not made by `stylize shards`: nothing says how to make its copies again.")
+def _engine(directory: Path, spec: Spec, styles: Sequence[str], encoder: str | None, decoder: Path | None) -> Stylizer:
     pair = load_pair(encoder, decoder)
-    loaded = load_styles(styles or manifest.style_names, pair.decoder_sha256, spec.get("style_size"))
-    checked = {
-        "encoder": (pair.encoder.sha256, spec["encoder_sha256"]),
-        "decoder": (pair.decoder_sha256, spec["decoder_sha256"]),
-        "style": ([style.sha256 for style in loaded], [style["sha256"] for style in spec["styles"]]),
-    }
-    for name, (found, recorded) in checked.items():
-        if found != recorded:
-            raise InputError(f"{directory} was made with another {name} than this: give its own with --{name}.")
-    if spec.get("calibration_sha256") not in (None, calibration_sha256()):
+    names = styles or [style.name for style in spec.styles]
+    loaded = load_styles(names, pair.decoder_sha256, spec.style_size)
+    _check_same(directory, "encoder", pair.encoder.sha256, spec.encoder_sha256)
+    _check_same(directory, "decoder", pair.decoder_sha256, spec.decoder_sha256)
+    _check_same(directory, "style", [style.sha256 for style in loaded], [style.sha256 for style in spec.styles])
+    if spec.calibration_sha256 not in (None, calibration_sha256()):
         raise InputError(f"{directory} was made with another calibration of int8: use the version that made it.")
     # The self-test's style belongs to what int8 is calibrated with when a job opens.
-    return Stylizer(pair.encoder.network, pair.decoder, [*loaded, golden_style()], spec["dtype"], spec["backend"])
+    return Stylizer(pair.encoder.network, pair.decoder, [*loaded, golden_style()], spec.dtype, spec.backend)
+
+
+def _own_engine(directory: Path, spec: Spec, styles: Sequence[str], stylizer: str | None) -> OwnStylizer:
+    reference = spec.stylizer["reference"] if spec.stylizer else None
+    if reference is None:
+        raise InputError(f"{directory} was made by the built-in stylizer: leave --stylizer out.")
+    if stylizer != reference:
+        raise InputError(
+            f"{directory} says that the code {reference} made its copies, and a file does not choose what runs here: "
+            f"give --stylizer {reference} if that code is yours."
+        )
+    names = tuple(styles or (style.name for style in spec.styles if style.sha256)) or ShardOptions.style
+    alpha = ShardOptions.alpha if spec.alpha is None else spec.alpha
+    options = ShardOptions(names, stylizer=stylizer, size=spec.size, style_size=spec.style_size, alpha=alpha)
+    engine, loaded = open_own_stylizer(options)
+    _check_same(directory, "stylizer", engine.declared, spec.stylizer)
+    _check_same(directory, "style", [style.sha256 for style in loaded], [style.sha256 for style in spec.styles])
+    return engine
+
+
+def _check_same(directory: Path, name: str, found: object, recorded: object) -> None:
+    if found != recorded:
+        raise InputError(f"{directory} was made with another {name} than this: give its own with --{name}.")

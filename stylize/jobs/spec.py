@@ -2,29 +2,35 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from itertools import islice
+from math import nan
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from stylize.console import InputError, option_name
 from stylize.networks.limits import FEATURES, MIN_SIDE, TORCHVISION, TRANSFERS, check_transfer
+from stylize.references import is_reference
 from stylize.settings import OneOf, check_settings
 from stylize.shards.shard import CODECS, MAX_COPIES
 from stylize.sources.source import Source
 from stylize.sources.splits import check_fraction
 
 if TYPE_CHECKING:
+    from stylize.jobs.stylizers import OwnStylizer
     from stylize.networks.styles import Style
     from stylize.networks.stylizer import Stylizer
 
 SAMPLES_PER_SHARD = 1000
-LATER_OPTIONS = {"style_size": None, "transfer": FEATURES, "bits": None}  # recorded only where they are given
+# Recorded only where they are given.
+LATER_OPTIONS = {"style_size": None, "transfer": FEATURES, "bits": None, "stylizer": None}
+OWN_NETWORKS = ("work_size", "transfer", "backend", "dtype", "encoder", "decoder")  # options of the built-in stylizer
 VERSIONED = ("stylized-pairing", "torch", "pillow", "numpy", "simplejpeg")
-BACKEND_PACKAGES = {"torch": (), "openvino": ("openvino",)}  # beside torch, which every backend needs
+BACKEND_PACKAGES = {"torch": (), "openvino": ("openvino",), "own": ()}  # beside torch, which every backend needs
 LARGEST_STYLE = 2048  # pixels; one picture of that size takes gigabytes in the encoder
 
 STYLE_HELP = "Picture, folder, zip, built-in or fitted style; repeat for more; `patterns` for all built-in ones."
@@ -35,6 +41,8 @@ DATA_HELP = (
 SIZE_HELP = "Scale and crop to N × N pixels; else the images' own size."
 WORK_SIZE_HELP = "Short side while stylizing, if not --size."
 STYLE_SIZE_HELP = "Short side of style pictures. [default: 256]"
+ALPHA_HELP = "0 keeps the content's style, 1 takes the style's; 0.4:0.7 draws each copy's between them. [0 to 1]"
+STYLIZER_HELP = "Code of your own in place of AdaIN: package.module:function, or a class."
 TRANSFER_HELP = "features (AdaIN); colours, their means and deviations alone, without networks; or both."
 BACKEND_HELP = "auto (torch), torch, or openvino on CPUs, whose int8 is faster and not the same pixels."
 DTYPE_HELP = "auto, float32, bfloat16 or float16 for torch; int8 (auto) or bfloat16 for openvino."
@@ -43,6 +51,26 @@ FRACTION_HELP = "Held-out fraction where the data have no test split; 0 for no t
 ENCODER_HELP = f"Encoder file of `stylize weights import`, or {TORCHVISION}; else the embedded one."
 Encoder = Annotated[str | None, typer.Option(help=ENCODER_HELP)]
 Decoder = Annotated[Path | None, typer.Option(help="Decoder file that belongs to the encoder; else the shipped one.")]
+
+
+def parse_alpha(given: float | str) -> float | str:
+    """Return a strength as the manifest records it: a number, or the text of a range, `LOW:HIGH`.
+
+    Raises `InputError` for anything outside [0, 1], and for a range that is none.
+    """
+    try:
+        low, high = alpha_range(given)
+    except ValueError:
+        low, high = nan, nan
+    if not 0 <= low <= high <= 1:
+        raise InputError(f"--alpha is {given}: give 0 to 1, or a range as 0.4:0.7.")
+    return low if low == high else f"{low}:{high}"
+
+
+def alpha_range(alpha: float | str) -> tuple[float, float]:
+    """Return the least and the greatest strength of copies; raise `ValueError` for a text that names none."""
+    low, colon, high = str(alpha).partition(":")
+    return float(low), float(high if colon else low)
 
 
 @dataclass(frozen=True)
@@ -58,7 +86,7 @@ class ShardOptions:
     size: Annotated[int | None, typer.Option(min=MIN_SIDE, help=SIZE_HELP)] = None
     work_size: Annotated[int | None, typer.Option(min=MIN_SIDE, help=WORK_SIZE_HELP)] = None
     style_size: Annotated[int | None, typer.Option(min=MIN_SIDE, max=LARGEST_STYLE, help=STYLE_SIZE_HELP)] = None
-    alpha: Annotated[float, typer.Option(min=0, max=1, help="0 keeps the content's style, 1 takes the style's.")] = 1.0
+    alpha: Annotated[Any, typer.Option(parser=parse_alpha, metavar="ALPHA|LOW:HIGH", help=ALPHA_HELP)] = 1.0
     transfer: Annotated[str, OneOf(*TRANSFERS), typer.Option(help=TRANSFER_HELP)] = FEATURES
     styles_per_image: Annotated[int, typer.Option(min=1, max=MAX_COPIES, help="Stylized copies of every image.")] = 1
     seed: Annotated[int, typer.Option(min=0, help="Chooses styles, order and held-out images.")] = 0
@@ -71,19 +99,31 @@ class ShardOptions:
     dtype: Annotated[str, typer.Option(help=DTYPE_HELP)] = "auto"
     encoder: Encoder = None
     decoder: Decoder = None
+    stylizer: Annotated[str | None, typer.Option(help=STYLIZER_HELP)] = None
 
     def __post_init__(self) -> None:
         check_settings(self)
+        object.__setattr__(self, "alpha", parse_alpha(self.alpha))
+        if self.stylizer is not None:
+            _check_stylizer(self)
         check_transfer(self.transfer, self.work_size)
         check_fraction(self.test_fraction)
 
 
+def _check_stylizer(options: ShardOptions) -> None:
+    if not is_reference(str(options.stylizer)):
+        raise InputError(f"--stylizer is {options.stylizer!r}: give package.module:function.")
+    for field in fields(ShardOptions):
+        if field.name in OWN_NETWORKS and getattr(options, field.name) != field.default:
+            raise InputError(f"{option_name(field.name)} is of the built-in stylizer: leave it out with --stylizer.")
+
+
 @dataclass(frozen=True)
 class StyleRecord:
-    """A style as the manifest names it."""
+    """A style as the manifest names it; without SHA-256 what copies have of a stylizer that needs no styles."""
 
     name: str
-    sha256: str
+    sha256: str | None
 
 
 @dataclass(frozen=True)
@@ -97,24 +137,25 @@ class Spec:
     styles: tuple[StyleRecord, ...]
     size: int | None
     work_size: int | None
-    alpha: float
+    alpha: float | str | None
     styles_per_image: int
     seed: int
     test_fraction: float
     codec: str
     quality: int
-    encoder_sha256: str
-    decoder_sha256: str
+    encoder_sha256: str | None
+    decoder_sha256: str | None
     backend: str
     calibration_sha256: str | None
     dtype: str
     device: str
-    batch_pixels: int
+    batch_pixels: int | None
     samples_per_shard: int
     versions: dict[str, str]
     style_size: int | None = None
     transfer: str = FEATURES
     bits: int | None = None
+    stylizer: dict[str, Any] | None = None
 
     def document(self) -> dict[str, Any]:
         """Return the specification as the manifest holds it, as JSON: some options only where they are no default."""
@@ -127,8 +168,18 @@ def spec_digest(spec: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps({**spec, "source_fingerprint": None}, sort_keys=True).encode()).hexdigest()
 
 
+def read_spec(document: Mapping[str, Any]) -> Spec:
+    """Return the specification that `stylize shards` has written into a manifest."""
+    known = {field.name: document[field.name] for field in fields(Spec) if field.name in document}
+    return Spec(**{**known, "styles": tuple(StyleRecord(**style) for style in document["styles"])})
+
+
 def make_spec(
-    options: ShardOptions, source: Source, styles: "list[Style]", hashes: tuple[str, str], stylizer: "Stylizer"
+    options: ShardOptions,
+    source: Source,
+    styles: "Sequence[Style | StyleRecord]",
+    hashes: tuple[str | None, str | None],
+    stylizer: "Stylizer | OwnStylizer",
 ) -> Spec:
     """Resolve the options; `hashes` are the encoder's and the decoder's SHA-256."""
     import torch
@@ -150,6 +201,7 @@ def make_spec(
         "dtype": stylizer.dtype_name,
         "device": f"{device} {torch.backends.cpu.get_cpu_capability()}" if device == "cpu" else device,
         "batch_pixels": stylizer.batch_pixels,
+        **getattr(stylizer, "recorded", {}),
         "versions": {name: version(name) for name in (*VERSIONED, *BACKEND_PACKAGES[stylizer.backend])},
     }
     return Spec(**recorded)
@@ -201,7 +253,21 @@ def shuffled(indices: Iterable[int], seed: int, split: str) -> list[int]:
     return sorted(indices, key=lambda index: hashlib.sha256(f"{seed}:{split}:{index}".encode()).digest())
 
 
-def style_choice(seed: int, key: str, copies: int, styles: int) -> list[int]:
-    """Choose the styles of an image's copies by hashing (seed, key, k), k = 0 … copies − 1: no generator, no state."""
-    digests = (hashlib.sha256(f"{seed}:{key}:{k}".encode()).digest() for k in range(copies))
-    return [int.from_bytes(digest[:8], "big") % styles for digest in digests]
+class Draw(NamedTuple):
+    """What one copy of an image gets: the index of its style, its strength, and a seed of 32 bits."""
+
+    style: int
+    alpha: float
+    seed: int
+
+
+def draw_copies(spec: Spec, key: str) -> list[Draw]:
+    """Draw for each of an image's copies, by hashing (seed, key, k), k = 0 … copies − 1: no generator, no state."""
+    low, high = alpha_range(1.0 if spec.alpha is None else spec.alpha)
+    draws = []
+    for k in range(spec.styles_per_image):
+        digest = hashlib.sha256(f"{spec.seed}:{key}:{k}".encode()).digest()
+        style, strength, seed = (int.from_bytes(digest[at : at + 8], "big") for at in (0, 8, 16))
+        alpha = low if low == high else round(low + (high - low) * strength / 2**64, 4)
+        draws.append(Draw(style % len(spec.styles), alpha, seed % 2**32))
+    return draws

@@ -51,9 +51,9 @@ def reflected(activations: Tensor) -> Tensor:
     """Reflect (B, C, H, W) by one pixel at every edge.
 
     PyTorch's own kernel for GPUs does not support channels last, its gradient is slow on CPUs, and autocast pads in
-    float32.
+    float32. A compiler replaces the kernel, and cannot look for the inference mode.
     """
-    if torch.is_inference_mode_enabled() and not activations.is_cuda:
+    if torch.compiler.is_compiling() or (torch.is_inference_mode_enabled() and not activations.is_cuda):
         return F.pad(activations, (1, 1, 1, 1), mode="reflect")
     padded: Tensor = _Reflection.apply(activations)
     return padded
@@ -61,7 +61,9 @@ def reflected(activations: Tensor) -> Tensor:
 
 def replicated(activations: Tensor) -> Tensor:
     """Repeat the edge pixels of (B, C, H, W) once; not differentiable on GPUs."""
-    return bordered(activations, 0) if activations.is_cuda else F.pad(activations, (1, 1, 1, 1), mode="replicate")
+    if activations.is_cuda and not torch.compiler.is_compiling():
+        return bordered(activations, 0)
+    return F.pad(activations, (1, 1, 1, 1), mode="replicate")
 
 
 class _ReflectedConvolution(nn.Conv2d):
@@ -198,10 +200,10 @@ def unit_range(pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     return pixels.to(dtype, memory_format=torch.channels_last).div_(255)
 
 
-def adain(content: Tensor, style_mean: Tensor, style_std: Tensor, alpha: float = 1.0) -> Tensor:
+def adain(content: Tensor, style_mean: Tensor, style_std: Tensor, alpha: float | Tensor = 1.0) -> Tensor:
     """Give content features (B, C, h, w) the channel statistics (B or 1, C, 1, 1) of a style (paper, equation 2).
 
-    `alpha` in [0, 1] blends in feature space: 0 keeps the content's features, 1 aligns them fully.
+    `alpha` in [0, 1], or (B, 1, 1, 1), blends in feature space: 0 keeps the content's features, 1 aligns them fully.
     """
     mean, std = channel_statistics(content)
     scale = style_std / std
@@ -228,7 +230,7 @@ class AdaINNetwork(nn.Module):
         """Return (mean, std) at relu4_1 of style pictures (B, 3, H, W)."""
         return channel_statistics(self.encoder(pad_to_stride(pixels)))
 
-    def forward(self, pixels: Tensor, style_mean: Tensor, style_std: Tensor, alpha: float = 1.0) -> Tensor:
+    def forward(self, pixels: Tensor, style_mean: Tensor, style_std: Tensor, alpha: float | Tensor = 1.0) -> Tensor:
         """Stylize (B, 3, H, W) in [0, 1] (paper, equations 3 and 4); returns the same shape, clipped to [0, 1]."""
         height, width = pixels.shape[-2:]
         target = adain(self.encoder(pad_to_stride(pixels)), style_mean, style_std, alpha)

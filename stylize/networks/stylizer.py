@@ -106,7 +106,7 @@ class Stylizer:
         self,
         images: Pixels,
         choice: Sequence[int] | None = None,
-        alpha: float = 1.0,
+        alpha: float | Sequence[float] = 1.0,
         work_size: int | None = None,
         transfer: str = FEATURES,
     ) -> Pixels:
@@ -115,7 +115,7 @@ class Stylizer:
         Args:
             images: RGB, uint8 (N, H, W, 3), at least 16 pixels a side.
             choice: The index of each image's style; by default the styles take turns.
-            alpha: Strength in [0, 1]; 0 only encodes and decodes.
+            alpha: Strength in [0, 1], of all images or of each; 0 only encodes and decodes.
             work_size: Short side in pixels at which the networks work, if not the images' own.
             transfer: "features" (AdaIN), "colours" (means and standard deviations of RGB alone), or "both".
 
@@ -128,14 +128,16 @@ class Stylizer:
         """
         choice = [index % len(self.means) for index in range(len(images))] if choice is None else choice
         check_transfer(transfer, work_size)
-        self._check_images(images, choice, alpha)
+        alphas = [alpha] * len(images) if isinstance(alpha, float | int) else list(alpha)
+        self._check_images(images, choice, alphas)
         _, height, width, _ = images.shape
         batch = min(self.largest_batch, self.batch_size(height, width, work_size))
         outputs: list[Pixels] = [images[:0]]
         while (done := sum(map(len, outputs))) < len(images):
             part = slice(done, done + batch)
             try:
-                outputs.append(self._stylize_batch(images[part], choice[part], alpha, work_size, transfer))
+                own = alpha if isinstance(alpha, float | int) else self._column(alphas[part])
+                outputs.append(self._stylize_batch(images[part], choice[part], own, work_size, transfer))
             except RuntimeError as error:
                 # PyTorch has no error class for a CPU's memory.
                 if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
@@ -177,14 +179,19 @@ class Stylizer:
             pixels = pixels.pin_memory()
         return unit_range(pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2), dtype)
 
-    def _check_images(self, images: Pixels, choice: Sequence[int], alpha: float) -> None:
+    def _column(self, values: Sequence[float]) -> Tensor:
+        return torch.tensor(values, dtype=torch.float32, device=self.device).view(-1, 1, 1, 1)
+
+    def _check_images(self, images: Pixels, choice: Sequence[int], alphas: Sequence[float]) -> None:
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
             raise InputError(f"The images are {images.dtype} {images.shape}: give uint8 (N, H, W, 3).")
         styles = len(self.means)
         if len(choice) != len(images) or not all(-styles <= index < styles for index in choice):
             raise InputError(f"choice has {len(choice)} entries for {len(images)} images: give each 0 to {styles - 1}.")
-        if not 0 <= alpha <= 1:
-            raise InputError(f"alpha is {alpha}: give 0 to 1.")
+        if len(alphas) != len(images):
+            raise InputError(f"alpha has {len(alphas)} entries for {len(images)} images: give one for each.")
+        if wrong := [alpha for alpha in alphas if not 0 <= alpha <= 1]:
+            raise InputError(f"alpha is {wrong[0]}: give 0 to 1.")
 
     def _halved(self, batch: int, shape: str) -> int:
         """Return half of a batch for which memory was too little; raise `InputError` for a single picture."""
@@ -198,7 +205,7 @@ class Stylizer:
 
     @torch.inference_mode()
     def _stylize_batch(
-        self, images: Pixels, choice: Sequence[int], alpha: float, work_size: int | None, transfer: str
+        self, images: Pixels, choice: Sequence[int], alpha: float | Tensor, work_size: int | None, transfer: str
     ) -> Pixels:
         styles = torch.tensor(choice, device=self.device)
         output = self._to_device(images, torch.float32 if transfer == COLOURS else self.dtype)
@@ -213,7 +220,7 @@ class Stylizer:
         stylized: Pixels = rounded.permute(0, 2, 3, 1).contiguous().cpu().numpy()
         return stylized
 
-    def _run_network(self, pixels: Tensor, styles: Tensor, alpha: float, work_size: int | None) -> Tensor:
+    def _run_network(self, pixels: Tensor, styles: Tensor, alpha: float | Tensor, work_size: int | None) -> Tensor:
         size = pixels.shape[-2:]
         work = _working_shape(size, work_size)
         if min(work) < MIN_SIDE:

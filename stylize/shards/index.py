@@ -1,4 +1,4 @@
-"""Where samples lie, and the other files beside shards: checksums, other readers' indices, the data card."""
+"""Where samples lie, and the other files beside shards: checksums and other readers' indices."""
 
 import hashlib
 import io
@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stylize.console import InputError, counted, literal
+from stylize.console import InputError, counted
 from stylize.files import write_atomically
+from stylize.shards.card import CARD_NAME, CROISSANT_NAME, NO_FACTS, Facts, write_card
 from stylize.shards.manifest import SPLITS, Manifest, ShardEntry
 from stylize.shards.shard import SampleLocation, index_shard, open_shard, read_span, read_spans, shard_members
 
@@ -226,19 +227,14 @@ def are_intact(payloads: Sequence[bytes], digests: Sequence[str | None]) -> bool
 
 
 INDEX_SUFFIX = ".idx"
-CARD_NAME = "README.md"
 _SPLIT = "|".join(SPLITS)
 SIDE_NAME = re.compile(
     rf"(?:{_SPLIT})-[0-9]+(?:{re.escape(INDEX_SUFFIX)}|{re.escape(CHECKSUM_SUFFIX)})|wids-(?:{_SPLIT})\.json|index-(?:{_SPLIT})\.npy"
 )
-# (name of the configuration, split here, split there); the copies would get lost among splits that have none
-CONFIGURATIONS = (("pairs", "train", "train"), ("originals", "val", "validation"), ("originals", "test", "test"))
-NAMED = 20
-DESCRIBED = ("alpha", "transfer", "size", "work_size", "codec", "quality", "seed", "encoder_sha256", "decoder_sha256")
 
 
-def write_side_files(directory: Path, manifest: Manifest) -> None:
-    """Write all files that can stand beside a folder's shards; a data card that is there is left as it is.
+def write_side_files(directory: Path, manifest: Manifest, facts: Facts = NO_FACTS) -> None:
+    """Write all files that can stand beside a folder's shards; a card that is there stays, unless there are `facts`.
 
     Raises `InputError` where a shard cannot be read or a file cannot be written.
     """
@@ -248,15 +244,14 @@ def write_side_files(directory: Path, manifest: Manifest) -> None:
     for name, payload in list_shards(manifest).items():
         write_atomically(directory / name, payload)
     write_indices(directory, manifest)
-    if not (directory / CARD_NAME).exists():
-        write_atomically(directory / CARD_NAME, render_card(manifest).encode())
+    write_card(directory, manifest, facts)
 
 
 def side_names(manifest: Manifest) -> set[str]:
     """Return the names of the files that may stand beside a folder's shards."""
     stems = [Path(shard.name) for shard in manifest.shards]
     own = {stem.with_suffix(suffix).name for stem in stems for suffix in (INDEX_SUFFIX, CHECKSUM_SUFFIX)}
-    return {*own, *list_shards(manifest), *map(index_name, manifest.splits), CARD_NAME}
+    return {*own, *list_shards(manifest), *map(index_name, manifest.splits), CARD_NAME, CROISSANT_NAME}
 
 
 def shard_side_defects(path: Path) -> Iterator[str]:
@@ -314,56 +309,3 @@ def list_shards(manifest: Manifest) -> dict[str, bytes]:
         document = {"__kind__": "wids-shard-index-v1", "wids_version": 1, "shardlist": shards}
         lists[f"wids-{split}.json"] = (json.dumps(document, indent=2) + "\n").encode()
     return lists
-
-
-def render_card(manifest: Manifest) -> str:
-    """Return the card as Markdown: configurations for `datasets`, then what the folder holds and how it was made."""
-    return "\n".join(["---", *_configurations(manifest), "---", "", *_description(manifest), ""])
-
-
-def _configurations(manifest: Manifest) -> Iterator[str]:
-    """Yield the card's head as YAML; the first configuration is what `load_dataset` reads when none is named."""
-    present = [row for row in CONFIGURATIONS if manifest.samples(row[1])]
-    yield "configs:" if present else "configs: []"
-    for number, name in enumerate(dict.fromkeys(name for name, _, _ in present)):
-        yield f"- config_name: {name}"
-        if number == 0:
-            yield "  default: true"
-        yield "  data_files:"
-        for _, split, theirs in (row for row in present if row[0] == name):
-            yield f"  - split: {theirs}"
-            yield f"    path: {split}-*.tar"
-    yield "tags: [webdataset, image-classification, style-transfer]"
-
-
-def _description(manifest: Manifest) -> Iterator[str]:
-    spec, copies = manifest.spec, manifest.styles_per_image
-    yield f"# {_code(spec.get('source', 'images'))}, originals and stylized copies"
-    yield ""
-    held = {split: manifest.samples(split) for split in ("train", "val", "test")}
-    yield "Shards for [WebDataset](https://github.com/webdataset/webdataset); `manifest.json` says how they were made."
-    yield ""
-    yield "| | |"
-    yield "| --- | --- |"
-    for split, samples in held.items():
-        if samples:
-            kind = counted(copies, "stylized copy", "stylized copies") + " each" if split == "train" else "originals"
-            yield f"| {split} | {counted(samples, 'image')}, {kind} |"
-    yield f"| classes | {len(manifest.class_names)}: {_listed(manifest.class_names)} |"
-    if manifest.style_names:
-        yield f"| styles | {len(manifest.style_names)}: {_listed(manifest.style_names)} |"
-    for name in DESCRIBED:
-        if spec.get(name) is not None:
-            yield f"| {name.replace('_', ' ')} | {_code(spec[name])} |"
-    yield ""
-    yield "`cls` is the label, an index into the manifest's `class_names`. The licence is that of the source's images;"
-    yield "say here which it is before you share the folder. This file may be edited: it counts in no checksum."
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(map(_code, names[:NAMED])) + (" …" if len(names) > NAMED else "")
-
-
-def _code(value: object) -> str:
-    """Return a value as code of one line in Markdown; what would end it or a table's cell is replaced."""
-    return "`" + literal(str(value)).replace("`", "'").replace("|", "/") + "`"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from io import BufferedReader
 from math import comb
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -164,11 +164,24 @@ def _metadata_defects(payload: bytes, manifest: Manifest, split: str) -> Iterato
     if split != "train":
         return
     alpha = manifest.spec.get("alpha")  # null where samples differ or it is unknown
-    if alpha is not None and metadata.get("alpha") != alpha:
+    if isinstance(alpha, str):
+        yield from _alpha_defects(metadata.get("alphas"), alpha, manifest.styles_per_image)
+    elif alpha is not None and metadata.get("alpha") != alpha:
         yield f"alpha {metadata.get('alpha')}, the manifest says {alpha}"
     styles, known = metadata.get("styles"), manifest.style_names
     if not isinstance(styles, list) or len(styles) != manifest.styles_per_image or any(s not in known for s in styles):
         yield f"styles {styles}, not {manifest.styles_per_image} of those that the manifest names"
+
+
+def _alpha_defects(alphas: Any, alpha: str, copies: int) -> Iterator[str]:
+    """Yield what is wrong with the strengths of a sample's copies, where the manifest says that they are drawn."""
+    try:
+        low, high = map(float, alpha.split(":"))
+    except ValueError:  # no strength is in a range that is none
+        low, high = 1.0, 0.0
+    numbers = isinstance(alphas, list) and all(type(one) is float for one in alphas)
+    if not numbers or len(alphas) != copies or not all(low <= one <= high for one in alphas):
+        yield f"alphas {alphas}, not {copies} in {alpha}, as the manifest says"
 
 
 def _picture_defects(parts: Mapping[str, bytes], side: int | None) -> Iterator[str]:

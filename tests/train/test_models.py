@@ -10,8 +10,9 @@ from torch import nn
 from torchvision.transforms.v2 import functional
 
 from stylize.console import InputError
+from stylize.references import is_reference
 from train import build_model
-from train.models import call_reference, check_model, is_reference, make_network
+from train.models import call_reference, check_model, make_network
 
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 # One of each kind of head and stem that torchvision has, and those of other packages; each is small or quickly made.

@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,39 @@ def test_published_arrays(make_shard_folder: Maker, arrays: tuple[list[Path], Pa
     assert document["clean_error"] is None
     assert document["corruptions_from"] == "published arrays"
     assert [file["name"] for file in document["files"]] == ["fog.npy", "heavy_snow.npy", "labels.npy"]
+
+
+def test_a_folder_stands_for_its_arrays(make_shard_folder: Maker, arrays: tuple[list[Path], Path]) -> None:
+    (fog, snow), labels = arrays
+    folder = fog.parent
+    np.save(folder / "saturate.npy", np.load(snow))  # for validation: only where it is asked for
+    measure = partial(measure_corruptions, BrightestChannel(), make_shard_folder(size=16), folder / "out.json")
+    whole = measure(corruptions=[folder])
+    assert [file["name"] for file in whole["files"]] == ["fog.npy", "heavy_snow.npy", "labels.npy"]
+    assert whole["records"] == measure(corruptions=[fog, snow], labels=labels)["records"]
+    more = measure(corruptions=[folder, folder / "saturate.npy"])
+    assert {record["corruption"] for record in more["records"]} == {"fog", "heavy snow", "saturate"}
+
+
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        ({"empty": []}, "no arrays"),
+        ({"extra": ["saturate", "labels"]}, "no arrays"),
+        ({"unlabelled": ["fog"]}, "labels.npy"),
+        ({"one": ["fog", "labels"], "two": ["fog", "labels"]}, "two arrays of fog"),
+    ],
+)
+def test_other_folders_are_refused(
+    make_shard_folder: Maker, tmp_path: Path, folders: dict[str, list[str]], message: str
+) -> None:
+    for name, files in folders.items():
+        (tmp_path / name).mkdir()
+        for file in files:
+            np.save(tmp_path / name / f"{file}.npy", np.zeros(5 if file == "labels" else (5, 8, 8, 3), np.uint8))
+    given = [tmp_path / name for name in folders]
+    with pytest.raises(InputError, match=message):
+        measure_corruptions(BrightestChannel(), make_shard_folder(size=16), tmp_path / "out.json", corruptions=given)
 
 
 def pickled(path: Path) -> None:

@@ -1,3 +1,5 @@
+import base64
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,14 +10,17 @@ from PIL import Image
 
 from stylize.cli.preview import LABEL_HEIGHT, MARGIN, contact_sheet, shard_sheet, style_sheet
 from stylize.console import InputError
+from stylize.jobs.job import Job
+from stylize.jobs.run import make_shards
 from stylize.networks.styles import Style
 from stylize.networks.stylizer import Pixels, Stylizer
 from stylize.shards.decode import decode_picture
-from stylize.shards.manifest import Manifest, ShardEntry, read_manifest, write_manifest
+from stylize.shards.manifest import Flag, Manifest, ShardEntry, read_manifest, write_manifest
 from stylize.shards.shard import Sample, read_shard, write_shard
 
 Noise = Callable[..., Pixels]
 Encode = Callable[..., bytes]
+Run = Callable[..., tuple[int, str, str]]
 
 
 def tile(sheet: Image.Image, row: int, column: int, size: int, columns: int) -> Pixels:
@@ -105,3 +110,49 @@ def test_shards_that_cannot_be_shown_are_named(copied: Path) -> None:
     write_manifest(copied, replace(manifest, spec=spec, shards=tests))
     with pytest.raises(InputError, match="has no training pairs"):
         shard_sheet(copied)
+
+
+def test_a_page_shows_flagged_pairs_first_then_every_class_and_style(run: Run, copied: Path, tmp_path: Path) -> None:
+    manifest = read_manifest(copied)
+    samples = [sample for path in manifest.paths(copied, "train") for sample in read_shard(path)]
+    reason = "copy 0 is nearly <b>its</b> content"
+    flags = Flag("train", samples[-1].key, reason), Flag("test", "00000002", "the same file is in train")
+    write_manifest(copied, replace(manifest, flagged=flags))
+    code, output, _ = run("preview", "--shards", copied, "-o", "pairs.html")
+    page = (tmp_path / "pairs.html").read_text()
+    assert (code, "pairs.html" in output) == (0, True)
+    assert not re.search(r"(?:src|href)=\"(?!data:)", page)  # nothing beside the page
+    flagged, *classes = re.split("<h2", page)[1:]
+    assert f"{samples[-1].key}, {samples[-1].metadata['source']}" in flagged
+    assert "&lt;b&gt;its" in flagged
+    assert "test 00000002: the same file is in train" in flagged
+    assert len(classes) == 2
+    for label, section in enumerate(classes):
+        first: dict[str, Sample] = {}
+        for sample in (one for one in samples if one.label == label):
+            first.setdefault(sample.metadata["styles"][0], sample)
+        shown = [base64.b64decode(text) for text in re.findall(r"base64,([^\"]+)", section)]
+        expected = [first[style] for style in sorted(first)]
+        assert shown == [data for sample in expected for data in (sample.content, *sample.styled)]
+        assert section.count('type="range"') == len(expected)
+
+
+def test_large_pictures_are_scaled_down_in_a_page(
+    run: Run, make_job: Callable[..., Job], make_class_folders: Callable[..., Path], tmp_path: Path
+) -> None:
+    job = make_job(make_class_folders(tmp_path / "large", 2, 1, 600), alpha="0.2:0.4", transfer="colours")
+    make_shards(job, tmp_path / "out")
+    assert run("preview", "--shards", "out", "-o", "pairs.html")[0] == 0
+    page = (tmp_path / "pairs.html").read_text()
+    pictures = [base64.b64decode(text) for text in re.findall(r"base64,([^\"]+)", page)]
+    assert {decode_picture(data).size for data in pictures} == {(480, 480)}
+    assert re.search(r"strength 0\.[23]\d*", page)
+
+
+@pytest.mark.parametrize(
+    ("words", "named"), [(("picture.png", "-o", "pairs.html"), "--shards"), (("--shards", "absent"), "absent")]
+)
+def test_a_page_that_cannot_be_made_is_refused(run: Run, words: tuple[str, ...], named: str, tmp_path: Path) -> None:
+    code, _, error = run("preview", *words, "-o", "pairs.html")
+    assert (code, list(tmp_path.iterdir())) == (2, [])
+    assert named in error

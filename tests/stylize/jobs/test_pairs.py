@@ -12,9 +12,10 @@ from PIL import Image
 from stylize.console import InputError
 from stylize.jobs.pairs import merge_shards, pack_pairs
 from stylize.jobs.spec import ShardOptions
+from stylize.shards.export import export_shards
 from stylize.shards.manifest import read_manifest, write_manifest
 from stylize.shards.shard import Sample, read_shard, write_shard
-from stylize.shards.tools import diff_samples, diff_specs, unpack_shards
+from stylize.shards.tools import diff_samples, diff_specs
 from stylize.shards.verify import verify_shards
 
 MakeShards = Callable[..., Path]
@@ -61,7 +62,7 @@ def test_what_stylize_datasets_writes(class_folders: Path, tmp_path: Path) -> No
 
 def test_unpacked_shards_are_packed_to_the_same_pairs(make_shard_folder: MakeShards, tmp_path: Path) -> None:
     folder = make_shard_folder(styles_per_image=2)
-    unpack_shards(folder, tmp_path / "files")
+    export_shards(folder, tmp_path / "files", "folder")
     out = packed(*(tmp_path / name for name in ("files/original", "out", "files/stylized0", "files/stylized1")))
     assert read_manifest(out).style_names == ["stylized0", "stylized1"]
     for split in ("train", "test"):

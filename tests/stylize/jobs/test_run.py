@@ -20,9 +20,9 @@ from stylize.console import InputError
 from stylize.jobs.job import Job, open_job
 from stylize.jobs.run import make_shards
 from stylize.jobs.spec import ShardOptions
-from stylize.networks.stylizer import Pixels
+from stylize.networks.stylizer import Pixels, Stylizer
 from stylize.shards.manifest import read_manifest, write_manifest
-from stylize.shards.shard import Sample, read_shard
+from stylize.shards.shard import Sample, read_shard, write_shard
 from stylize.shards.verify import verify_shards
 from tests.stylize.jobs.contents import contents
 
@@ -326,15 +326,34 @@ def test_mixed_sizes_keep_theirs_and_work_size_changes_only_the_copies(
     assert verify_shards(tmp_path / "work") == []
 
 
-def test_alpha_0_ignores_the_style(make_job: JobMaker, class_folders: Path, tmp_path: Path) -> None:
+def test_alpha_0_ignores_the_style(make_job: JobMaker, stylizer: Stylizer, class_folders: Path, tmp_path: Path) -> None:
     job = make_job(class_folders, alpha=0.0, styles_per_image=3, limit=2, codec="png", size=16)
     make_shards(job, tmp_path / "out")
     found = samples(tmp_path / "out", "train")
     assert len(found) == 2
     for sample in found:
         copies = [pixels(data).astype(int) for data in sample.styled]
-        reconstructed = job.stylizer(pixels(sample.content)[None], [0], 0.0)[0].astype(int)
+        reconstructed = stylizer(pixels(sample.content)[None], [0], 0.0)[0].astype(int)
         assert max(np.abs(copy - reconstructed).max() for copy in copies) <= 1
+
+
+def test_strengths_of_a_range_are_drawn_recorded_and_used(
+    make_job: JobMaker, stylizer: Stylizer, class_folders: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    make_shards(make_job(class_folders, alpha="0.2:0.9", styles_per_image=2, limit=3, codec="png"), out)
+    found = samples(out, "train")
+    assert len({alpha for sample in found for alpha in sample.metadata["alphas"]}) == 6
+    for sample in found:
+        choice = [int(name[-1]) for name in sample.metadata["styles"]]
+        for style, alpha, copy in zip(choice, sample.metadata["alphas"], sample.styled, strict=True):
+            alone = stylizer(pixels(sample.content)[None], [style], alpha)[0].astype(int)
+            assert np.abs(pixels(copy) - alone).max() <= 1
+    assert verify_shards(out) == []
+    (shard,) = out.glob("train-*.tar")
+    first, *others = found
+    write_shard(shard, [replace(first, metadata={**first.metadata, "alphas": [0.1, 0.5]}), *others], "png")
+    assert any("alphas [0.1, 0.5]" in defect for defect in verify_shards(out))
 
 
 def test_a_mended_image_is_tried_again(make_job: JobMaker, class_folders: Path, tmp_path: Path) -> None:

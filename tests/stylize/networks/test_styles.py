@@ -1,14 +1,16 @@
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
 from PIL import Image
-from scipy.stats import chi2_contingency, chisquare
+from scipy.stats import chi2_contingency, chisquare, kruskal, kstest
 
 from stylize.console import InputError
-from stylize.jobs.spec import style_choice
+from stylize.jobs.spec import Draw, Spec, draw_copies
 from stylize.networks.styles import STYLE_SIDE, load_styles
 from stylize.networks.stylizer import Pixels
 from stylize.sources.folder import PictureFile
@@ -18,8 +20,28 @@ Noise = Callable[..., Pixels]
 Encode = Callable[..., bytes]
 
 
+def draws(seed: int, key: str, copies: int, styles: int, alpha: float | str = 1.0) -> list[Draw]:
+    spec = SimpleNamespace(seed=seed, styles_per_image=copies, styles=range(styles), alpha=alpha)
+    return draw_copies(cast(Spec, spec), key)
+
+
+def style_choice(seed: int, key: str, copies: int, styles: int) -> list[int]:
+    return [draw.style for draw in draws(seed, key, copies, styles)]
+
+
 def choices(seed: int, copies: int, styles: int, count: int = 3000) -> list[list[int]]:
     return [style_choice(seed, f"{index:08d}", copies, styles) for index in range(count)]
+
+
+def test_strengths_of_a_range_are_uniform_and_independent_of_styles_and_seeds() -> None:
+    drawn = [draw for index in range(2000) for draw in draws(0, f"{index:08d}", 2, 4, "0.4:0.7")]
+    styles, alphas, seeds = (np.array(each) for each in zip(*drawn, strict=True))
+    assert (alphas.min() >= 0.4, alphas.max() <= 0.7) == (True, True)
+    assert kstest(alphas, "uniform", (0.4, 0.3)).pvalue > 1e-4
+    assert kruskal(*(alphas[styles == style] for style in range(4))).pvalue > 1e-4
+    assert abs(np.corrcoef(alphas, seeds)[0, 1]) < 0.06
+    assert len(set(seeds)) == len(seeds)
+    assert [draw.style for draw in drawn[:2]] == style_choice(0, "00000000", 2, 4)
 
 
 @pytest.mark.parametrize("styles", [2, 7, 19])

@@ -14,7 +14,8 @@ import pytest
 import yaml
 
 from stylize.console import InputError
-from stylize.shards.index import CARD_NAME, SIDE_NAME, are_intact, read_digests, write_side_files
+from stylize.shards.card import CARD_NAME
+from stylize.shards.index import SIDE_NAME, are_intact, read_digests, write_side_files
 from stylize.shards.manifest import read_manifest
 from stylize.shards.shard import read_shard, sample_members
 from stylize.shards.verify import quick_defects, verify_shards

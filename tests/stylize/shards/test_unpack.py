@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from stylize.console import InputError
+from stylize.shards.export import class_folder, export_shards
 from stylize.shards.manifest import read_manifest, write_manifest
 from stylize.shards.shard import read_shard
-from stylize.shards.tools import class_folder, unpack_shards
 
 MakeShards = Callable[..., Path]
 HOSTILE = (
@@ -45,7 +45,7 @@ def test_every_picture_becomes_a_file(make_shard_folder: MakeShards, tmp_path: P
             expected[f"original/{place}"] = sample.content
             expected |= {f"{kind}/{place}": copy for kind, copy in zip(kinds, sample.styled, strict=False)}
     done: list[int] = []
-    unpack_shards(folder, tmp_path / "out", done.append)
+    export_shards(folder, tmp_path / "out", "folder", done.append)
     assert files(tmp_path / "out") == expected
     assert sum(done) == 36
 
@@ -57,17 +57,17 @@ def test_an_interrupted_call_goes_on_and_mends(make_shard_folder: MakeShards, tm
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        unpack_shards(folder, out, stop)
+        export_shards(folder, out, "folder", stop)
     assert len(files(out)) == 3
     (first,) = out.glob("stylized/*/*/*")
     first.write_bytes(first.read_bytes()[:-1])
     (first.parent / ".00000001.png.1-0.part").write_bytes(b"half")
-    unpack_shards(folder, out)
+    export_shards(folder, out, "folder")
     times = {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
     assert len(times) == 24 * 2 + 12
-    unpack_shards(folder, out)
+    export_shards(folder, out, "folder")
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.png")} == times
-    unpack_shards(folder, tmp_path / "fresh")
+    export_shards(folder, tmp_path / "fresh", "folder")
     assert files(out) == files(tmp_path / "fresh")
 
 
@@ -78,7 +78,7 @@ def test_hostile_class_names_lead_nowhere(make_shard_folder: MakeShards, tmp_pat
     manifest.spec["class_names"][:] = [*names, "x"]
     write_manifest(folder, manifest)
     before = files(tmp_path / "shards")
-    unpack_shards(folder, tmp_path / "out")
+    export_shards(folder, tmp_path / "out", "folder")
     assert {path.name for path in tmp_path.iterdir()} == {"shards", "out"}
     assert files(tmp_path / "shards") == before
     assert len(list((tmp_path / "out/original/train").iterdir())) == len(HOSTILE)
@@ -96,17 +96,17 @@ def test_different_names_have_different_folders() -> None:
 
 def test_what_is_damaged_or_taken_is_refused(make_shard_folder: MakeShards, tmp_path: Path) -> None:
     folder, out = make_shard_folder(), tmp_path / "out"
-    unpack_shards(folder, out)
+    export_shards(folder, out, "folder")
     other = make_shard_folder("other", seed=1)
     for taken, shards in ((out, other), (tmp_path, folder)):
         with pytest.raises(InputError, match="holds something else"):
-            unpack_shards(shards, taken)
+            export_shards(shards, taken, "folder")
     damaged = bytearray((other / "train-000001.tar").read_bytes())
     damaged[700] ^= 1
     (other / "train-000001.tar").write_bytes(damaged)
     with pytest.raises(InputError, match=r"train-000001\.tar .*differs"):
-        unpack_shards(other, tmp_path / "second")
+        export_shards(other, tmp_path / "second", "folder")
     shutil.rmtree(out)
     out.write_text("a file")
     with pytest.raises(InputError, match="cannot be read"):
-        unpack_shards(folder, out)
+        export_shards(folder, out, "folder")
