@@ -28,13 +28,15 @@ class Attacked:
     """Attacked images (N, C, H, W) in [0, 1], the passes counted in images, and what the attack itself found out.
 
     `forwards` and `backwards` count an image once for every time it goes through the model in that direction.
-    `last_losses` (N, K), where an attack has steps, is the loss of its best restart over the last K steps.
+    `last_losses` (N, K), where an attack has steps, is the loss of its best restart over the last K steps; `outside`
+    how many images an attack of the user's own moved too far, which come back as they were.
     """
 
     images: Tensor
     forwards: int
     backwards: int
     last_losses: Tensor | None = None
+    outside: int = 0
 
 
 @dataclass(frozen=True)
@@ -173,19 +175,20 @@ class CountedModel(nn.Module):
         super().__init__()
         self.model = model
         self.training = False
+        self.draws = getattr(model, "draws", 1)  # passes of each image, see `Averaged`
         self.forwards = 0
         self.backwards = 0
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits (B, classes) of images (B, C, H, W)."""
-        self.forwards += len(images)
+        self.forwards += self.draws * len(images)
         with torch.autocast(images.device.type, enabled=False):
             logits: Tensor = self.model(images).to(images.dtype)
         if images.requires_grad and not logits.requires_grad:  # a cut graph: zero gradients, for AutoAttack's code too
             logits = logits + 0 * images.flatten(1).sum(1, keepdim=True)
 
         def count(gradient: Tensor) -> None:
-            self.backwards += len(gradient)
+            self.backwards += self.draws * len(gradient)
 
         if logits.requires_grad:
             logits.register_hook(count)  # type: ignore[no-untyped-call]

@@ -106,10 +106,13 @@ def autoattack(
     *,
     epsilon: float,
     norm: Norm = "linf",
+    version: Literal["standard", "rand"] = "standard",
     seed: int = 0,
     batch_size: int = BATCH_SIZE,
 ) -> Attacked:
     """Attack with the standard ensemble: APGD-CE, targeted APGD-DLR, targeted FAB, and Square with 5,000 queries.
+
+    The version `rand` for random models has APGD-CE and APGD-DLR alone; give it a model that averages over draws.
 
     Each attacks the images that those before it left classified correctly; the targeted ones try the 9 most likely
     wrong classes, or all where there are fewer. An image comes back unchanged where it is wrong already, or where all
@@ -123,6 +126,8 @@ def autoattack(
     """
 
     def ensemble(standard: Any, counted: CountedModel) -> Sequence[_Attack]:
+        if version == "rand":
+            return partial(_climb, standard.apgd, counted, "ce"), partial(_climb, standard.apgd, counted, "dlr")
         standard.fab.targeted = True
         return (
             partial(_climb, standard.apgd, counted, "ce"),

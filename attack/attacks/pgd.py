@@ -123,27 +123,28 @@ def _likeliest(counted: CountedModel, images: Tensor, labels: Tensor, count: int
     with torch.enable_grad():
         logits = counted(pixels)
         gaps = logits.gather(1, labels[:, None]) - logits
-    classes = logits.shape[1]
+    classes, targets = logits.shape[1], min(count, logits.shape[1] - 1)
     others = gaps.detach().scatter(1, labels[:, None], math.inf)
-    if classes < MANY_CLASSES:
-        return others.topk(min(count, classes - 1), largest=False).indices
-    candidates = others.topk(min(3 * count, classes - 1), largest=False).indices
+    few = classes < MANY_CLASSES
+    candidates: Tensor = others.topk(targets if few else min(3 * count, classes - 1), largest=False).indices
+    if few:
+        return candidates
     distances = []
     for column in candidates.unbind(1):
         (gradient,) = torch.autograd.grad(gaps.gather(1, column[:, None]).sum(), pixels, retain_graph=True)
         steepness = torch.linalg.vector_norm(gradient.flatten(1), ord=DUAL[norm], dim=1).clamp_min(TINY)
         distances.append(others.gather(1, column[:, None])[:, 0] / steepness)
-    order = torch.stack(distances, 1).topk(min(count, classes - 1), largest=False).indices
-    return candidates.gather(1, order)
+    return candidates.gather(1, torch.stack(distances, 1).topk(targets, largest=False).indices)
 
 
 def _towards(goals: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-    return (logits.gather(1, goals[:, None]) - logits.gather(1, labels[:, None]))[:, 0]
+    gaps: Tensor = logits.gather(1, goals[:, None]) - logits.gather(1, labels[:, None])
+    return gaps[:, 0]
 
 
 def _second_nearest(logits: Tensor, labels: Tensor) -> Tensor:
-    others = logits.scatter(1, labels[:, None], -math.inf).topk(min(2, logits.shape[1] - 1), dim=1).values
-    return others[:, -1] - logits.gather(1, labels[:, None])[:, 0]
+    others = logits.scatter(1, labels[:, None], -math.inf).topk(min(2, logits.shape[1] - 1), dim=1)
+    return _towards(others.indices[:, -1], logits, labels)
 
 
 def single_step(
@@ -214,6 +215,7 @@ class _Ascent:
         goals: Tensor | None = None,
     ) -> None:
         """Climb from the starts (N, C, H, W) of all images that are not misclassified yet, or towards classes (N,)."""
+        self.keep_going |= counted.draws > 1  # one error of a random model may be chance
         left = torch.ones_like(self.wrong) if self.keep_going else ~self.wrong
         for rows in batches(left, batch_size):
             self._climb(counted, starts[rows], loss, rows, goals)

@@ -28,6 +28,29 @@ NEEDED = (
 )
 
 
+_SURROGATE = "--surrogate with a network whose gradient leads through what has none"
+_OWN = "--attack with an attack made for this defence"
+NEXT = {
+    "repeatable": "--eot with more draws, such as 20",
+    "logits, not probabilities": "--loss with a loss of probabilities",
+    "no autograd inside": _SURROGATE,
+    "gradient reaches the pixels": _SURROGATE,
+    "gradient is the derivative": _SURROGATE,
+    "gradient lasts for a step": _SURROGATE,
+    "attacks raise the loss": _SURROGATE,
+    "planted examples are found": _SURROGATE,
+    "unbounded attack reaches 0": _SURROGATE,
+    "same gradient in any batch": "--batch-size 1",
+    "stable under noise": _OWN,
+    "black box is not stronger": "--suite full",
+    "transfer is not stronger": _SURROGATE,
+    "many steps are not weaker than one": _OWN,
+    "noise is weaker than the attack": _OWN,
+    "larger ε never helps": _OWN,
+    "single steps do not fail alone": "--suite full",
+}
+
+
 @dataclass(frozen=True)
 class Verdict:
     """A word for one norm and radius, the reasons for it as sentences, and the numbers that they rest on.
@@ -169,7 +192,8 @@ def _missing_attacks(here: Sequence[AttackResult]) -> str:
 
 
 def _sentence(check: Check) -> str:
-    return f"{check.name[0].upper()}{check.name[1:]}: {check.detail}."
+    option = f" Next, try {NEXT[check.name]}." if check.name in NEXT else ""
+    return f"{check.name[0].upper()}{check.name[1:]}: {check.detail}.{option}"
 
 
 def _share(numbers: Mapping[str, float], name: str) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from stylize.console import InputError
+from stylize.references import is_reference
 from stylize.settings import OneOf, check_settings
 
 SUITES = ("paper", "quick", "full")
@@ -76,12 +77,33 @@ class AttackConfig:
         OneOf("stay", "minus-one"),
         typer.Option(help="A pixel with zero gradient on the path: stay, or minus-one (authors' code)."),
     ] = "stay"
+    eot: Annotated[
+        int, typer.Option(min=1, help="Draws of a random model that answers and gradients are averaged over.")
+    ] = 1
+    attack: Annotated[
+        tuple[str, ...], typer.Option("--attack", help="Attack of your own, package.module:function; repeatable.")
+    ] = ()
+    loss: Annotated[
+        tuple[str, ...], typer.Option("--loss", help="Loss of your own for PGD, package.module:function; repeatable.")
+    ] = ()
+    surrogate: Annotated[
+        str | None,
+        typer.Option(
+            help="package.module:function of a network whose gradient stands in for the model's. [default: none]"
+        ),
+    ] = None
     batch_size: BatchSize = 50
     seed: Seed = 0
 
     def __post_init__(self) -> None:
         check_settings(self)
         _check_epsilons(self.epsilons)
+        for name, references in (("attack", self.attack), ("loss", self.loss), ("surrogate", [self.surrogate])):
+            for reference in references:
+                if reference is not None and not is_reference(reference):
+                    raise InputError(f"--{name} is {reference!r}: give package.module:function.")
+        if self.suite == "paper" and (self.attack or self.loss):
+            raise InputError("--suite paper has no attack but its path: give quick or full with --attack or --loss.")
         if not self.step_size > 0:
             raise InputError(f"--step-size is {self.step_size}: give a number above 0.")
 

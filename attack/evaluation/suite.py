@@ -4,13 +4,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from attack.attacks.attack import NORM_NAMES, Attacked, Kind, Loss, Norm, attack_title
+from attack.attacks.attack import NORM_NAMES, Attacked, Kind, Loss, LossFunction, Norm, attack_title
 from attack.attacks.autoattack import autoattack
 from attack.attacks.minimal_norm import minimal_norm
+from attack.attacks.own import own_attack, own_loss
 from attack.attacks.pgd import OVERSHOOT, pgd, single_step, targeted, unbounded, uniform_noise
 from attack.attacks.square import square
 from attack.evaluation.config import AttackConfig
@@ -21,7 +22,8 @@ QUERIES = {"quick": 50, "full": 1000}
 RESTARTS = 3
 TARGETS = 3  # classes that PGD climbs towards, one after the other, with the steps of one PGD in all
 MINIMAL_NORM_STEPS = 100
-AUTOATTACK_PASSES = 300 + 9 * 300 + 9 * 300 + 5000  # APGD, APGD and FAB to nine targets, Square
+# APGD, APGD and FAB to nine targets, Square; APGD twice.
+AUTOATTACK_PASSES = {"standard": 300 + 9 * 300 + 9 * 300 + 5000, "rand": 600}
 AUTOATTACK_CLASSES = 4  # its DLR loss with targets looks at the four largest logits
 
 
@@ -89,6 +91,11 @@ def _within(epsilon: float, config: AttackConfig, second_loss: Loss) -> Iterator
         yield _pgd(f"pgd-{second_loss}", epsilon, second_loss, config, survivors=True)
         yield _pgd("pgd-ce-doubled", epsilon, "ce", config, steps=2 * STEPS["full"], survivors=True)
         yield _pgd("pgd-restarts", epsilon, "ce", config, restarts=RESTARTS, survivors=True)
+    for reference in config.loss:
+        yield _pgd(f"pgd-{reference}", epsilon, own_loss(reference), config, survivors=True)
+    for reference in config.attack:
+        attack = own_attack(reference, epsilon=epsilon, batch_size=config.batch_size)
+        yield Planned(reference, "white-box", epsilon, attack, survivors=True)
     queries = QUERIES[config.suite]
     black_box = partial(square, epsilon=epsilon, queries=queries, seed=config.seed, batch_size=config.batch_size)
     yield Planned(
@@ -100,7 +107,7 @@ def _within(epsilon: float, config: AttackConfig, second_loss: Loss) -> Iterator
 def _pgd(
     name: str,
     epsilon: float,
-    loss: Loss,
+    loss: Loss | LossFunction,
     config: AttackConfig,
     *,
     steps: int | None = None,
@@ -113,13 +120,15 @@ def _pgd(
         pgd, norm="linf", epsilon=epsilon, steps=steps, step_size=step_size, loss=loss, restarts=restarts,
         seed=config.seed, batch_size=config.batch_size,
     )  # fmt: skip
-    settings = {"loss": loss, "steps": steps, "step_size": step_size, "restarts": restarts}
+    named = {} if callable(loss) else {"loss": loss}  # what checks know how to compare
+    settings = {**named, "steps": steps, "step_size": step_size, "restarts": restarts}
     return Planned(name, "white-box", epsilon, attack, settings=settings, survivors=survivors)
 
 
 def _targeted(epsilon: float, config: AttackConfig) -> Planned:
-    settings = {"targets": TARGETS, "steps": STEPS[config.suite] // (TARGETS + 1)}
-    attack = partial(targeted, norm="linf", epsilon=epsilon, batch_size=config.batch_size, **settings)
+    steps = STEPS[config.suite] // (TARGETS + 1)
+    attack = partial(targeted, epsilon=epsilon, targets=TARGETS, steps=steps, batch_size=config.batch_size)
+    settings = {"targets": TARGETS, "steps": steps}
     return Planned("pgd-targeted", "white-box", epsilon, attack, settings=settings, survivors=True)
 
 
@@ -130,8 +139,11 @@ def _minimal_norm(norm: Norm, config: AttackConfig) -> Planned:
 
 
 def _autoattack(epsilon: float, config: AttackConfig) -> Planned:
-    attack = partial(autoattack, norm="linf", epsilon=epsilon, seed=config.seed, batch_size=config.batch_size)
+    version: Literal["standard", "rand"] = "standard" if config.eot == 1 else "rand"
+    attack = partial(
+        autoattack, norm="linf", epsilon=epsilon, version=version, seed=config.seed, batch_size=config.batch_size
+    )
     return Planned(
-        "autoattack", "white-box", epsilon, attack, settings={"version": "standard"}, survivors=True, strong=True,
-        passes=AUTOATTACK_PASSES,
+        "autoattack", "white-box", epsilon, attack, settings={"version": version}, survivors=True, strong=True,
+        passes=AUTOATTACK_PASSES[version],
     )  # fmt: skip
