@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -13,8 +13,10 @@ from torch import Generator, Tensor, nn
 
 from stylize.console import InputError
 
-Norm = Literal["l2", "linf"]
-NORM_NAMES: dict[Norm, str] = {"linf": "L∞", "l2": "L2"}
+Norm = Literal["linf", "l2", "l1"]
+NORM_NAMES: dict[Norm, str] = {"linf": "L∞", "l2": "L2", "l1": "L1"}
+ORDER: dict[Norm, float] = {"linf": math.inf, "l2": 2.0, "l1": 1.0}
+OWN_NORMS: tuple[Norm, ...] = ("linf", "l2")  # that our attacks know; L1 is the library's alone
 DUAL: dict[Norm, float] = {"linf": 1.0, "l2": 2.0}  # the order of the dual norm
 TINY = 1e-12  # keeps a zero vector from being divided by zero
 Kind = Literal["white-box", "black-box", "transfer", "noise", "single-step", "minimal-norm", "unbounded"]
@@ -127,7 +129,7 @@ def per_image(numbers: Tensor) -> Tensor:
 
 def size(delta: Tensor, norm: Norm) -> Tensor:
     """Return the norm of each perturbation, (B,)."""
-    sizes: Tensor = torch.linalg.vector_norm(delta.flatten(1), ord=math.inf if norm == "linf" else 2, dim=1)
+    sizes: Tensor = torch.linalg.vector_norm(delta.flatten(1), ord=ORDER[norm], dim=1)
     return sizes
 
 
@@ -255,10 +257,10 @@ def check_images(model: nn.Module, images: Tensor, labels: Tensor) -> None:
         raise InputError(f"The pixels lie in [{low:g}, {high:g}]: scale them to [0, 1] and normalise inside the model.")
 
 
-def check_numbers(norm: str = "linf", **numbers: float) -> None:
+def check_numbers(norm: str = "linf", *, norms: Iterable[str] = OWN_NORMS, **numbers: float) -> None:
     """Raise `InputError` for an unknown norm, a radius or step that is no positive number, or a count below 1."""
-    if norm not in NORM_NAMES:
-        raise InputError(f"Norm is {norm!r}: give {' or '.join(NORM_NAMES)}.")
+    if norm not in norms:
+        raise InputError(f"Norm is {norm!r}: give {' or '.join(norms)}.")
     for name, number in numbers.items():
         least = "a number above 0" if name in ("epsilon", "step_size") else "1 or more"
         if not (math.isfinite(number) and number > 0 and (number >= 1 or "above" in least)):

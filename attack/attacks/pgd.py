@@ -73,9 +73,9 @@ def pgd(
         InputError: a module is in training mode, or an argument is out of range.
     """
     check_images(model, images, labels)
-    given = {} if step_size is None else {"step_size": step_size}
-    check_numbers(norm, epsilon=epsilon, steps=steps, restarts=restarts, batch_size=batch_size, **given)
+    check_numbers(norm, epsilon=epsilon, steps=steps, restarts=restarts, batch_size=batch_size)
     step_size = OVERSHOOT * epsilon / steps if step_size is None else step_size
+    check_numbers(step_size=step_size)
     ascent = _Ascent(images, labels, norm, epsilon, steps, step_size, keep_going)
     generator = torch.Generator().manual_seed(seed)
     with counting(model) as counted:

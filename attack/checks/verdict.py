@@ -4,14 +4,15 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from attack.attacks.attack import AttackResult, Norm, radius_name
+from attack.attacks.attack import OWN_NORMS, AttackResult, Norm, radius_name
+from attack.checks import planted
 from attack.checks.attacks import check_attacks
 from attack.checks.check import Check
 from attack.checks.robustness import Cell, accuracy, is_within, robust_cells, wilson
 
 Word = Literal["holds", "masking suspected", "not robust", "inconclusive", "near chance"]
 
-SMALLEST: Mapping[Norm, float] = {"linf": 2 / 255, "l2": 0.125}  # below, no model is called robust
+SMALLEST: Mapping[Norm, float] = {"linf": 2 / 255, "l2": 0.125, "l1": 3.0}  # below, no model is called robust
 NEAR_CHANCE = 0.1  # of the way from guessing to always right
 KEPT = 0.25  # of what the model knows beyond guessing
 ENOUGH_IMAGES = 100
@@ -24,7 +25,7 @@ NEEDED = (
     "gradient is the derivative",
     "unbounded attack reaches 0",
     "a fresh copy answers alike",
-    "planted examples are found",
+    planted.NAME,
 )
 
 
@@ -96,10 +97,10 @@ def verdicts(
     2. *not robust*: the interval lies below the floor. A model shown broken is broken, whatever its checks say.
     3. *masking suspected*: a check of the model, or of attacks at this radius, failed whose failure means that attacks
        may be blind to a weakness.
-    4. *inconclusive*: what a claim of robustness needs is missing: a radius of at least 2/255 (L∞) or 0.125 (L2); 100
-       images; strong attacks at the radius (AutoAttack, or PGD with two losses, one with its steps doubled, and Square
-       with 1,000 queries); the checks that find masking; no failed check that makes the numbers unreliable; an
-       interval clear of the floor.
+    4. *inconclusive*: what a claim of robustness needs is missing: a radius of at least 2/255 (L∞), 0.125 (L2) or 3
+       (L1); 100 images; strong attacks at the radius (AutoAttack, or PGD with two losses, one with its steps doubled,
+       and Square with 1,000 queries); the checks that find masking; no failed check that makes the numbers unreliable;
+       an interval clear of the floor.
     5. *holds*: none of these; the model keeps the stated accuracy at this radius against the attacks made.
     """
     cells = robust_cells(clean, attacks)
@@ -171,7 +172,8 @@ def _doubts(
         yield f"Only {len(cell.robust)} images met all attacks; {ENOUGH_IMAGES} are needed."
     if missing := _missing_attacks([a for a in attacks if (a.norm, a.epsilon) == (cell.norm, cell.epsilon)]):
         yield f"Strong attacks are missing at {radius_name(cell.norm, cell.epsilon)}: {missing}."
-    if unchecked := [name for name in NEEDED if name not in made]:
+    needed = NEEDED if cell.norm in OWN_NORMS else tuple(name for name in NEEDED if name != planted.NAME)
+    if unchecked := [name for name in needed if name not in made]:
         yield f"Checks are missing: {', '.join(unchecked)}."
     # A needed check that could tell nothing counts too.
     yield from (_sentence(check) for check in failed if check.failure == "inconclusive" or check.name in NEEDED)

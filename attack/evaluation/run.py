@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from attack.attacks.attack import Attacked, AttackResult, Loss, Norm, attack_loss, misclassified
+from attack.attacks.attack import OWN_NORMS, Attacked, AttackResult, Loss, Norm, attack_loss, misclassified, size
 from attack.attacks.paper_path import AttackPath
 from attack.attacks.wrappers import Averaged, WithGradientOf
 from attack.checks.attacks import check_copies, check_errors, check_path
@@ -119,7 +119,7 @@ def _evaluate(target: Target, config: AttackConfig, partial: Partial, progress: 
     known_images = {"keys": list(keys), "labels": images.labels.tolist(), "sha256": images.sha256}
     asked = {
         name: getattr(config, name)
-        for name in ("suite", "images", "epsilons", "eot", "surrogate", "batch_size", "seed")
+        for name in ("suite", "images", "epsilons", "norm", "eot", "surrogate", "batch_size", "seed")
     }
     return {
         "format_version": FORMAT_VERSION,
@@ -210,9 +210,9 @@ def _check_target(target: Target, images: ImageSet, config: AttackConfig) -> dic
     if target.untouched is None:
         checks.append(check_copies(None))
     if config.suite != "paper":
-        for epsilon in config.epsilons:
-            attack = main_attack(config, epsilon)
-            checks.append(check_planted(target.network, pixels, attack, epsilon=epsilon, seed=config.seed))
+        for norm, epsilon in (radius for radius in config.radii if radius[0] in OWN_NORMS):
+            attack = main_attack(config, norm, epsilon)
+            checks.append(check_planted(target.network, pixels, attack, epsilon=epsilon, norm=norm, seed=config.seed))
     return {"checks": [asdict(check) for check in checks], "seconds": round(time.perf_counter() - started, 2)}
 
 
@@ -299,9 +299,8 @@ def evaluate_images(
     if loss:
         start = _logits(model, images, batch_size)
         first, last = (float(attack_loss(loss, logits, labels).double().mean()) for logits in (start, end))
-    moves = (attacked.double() - images.double()).flatten(1)
-    distance = moves.abs().amax(1) if norm == "linf" else moves.norm(dim=1)
-    return Evaluated((~misclassified(end, labels)).tolist(), first, last, distance.tolist())
+    moves = attacked.double() - images.double()
+    return Evaluated((~misclassified(end, labels)).tolist(), first, last, size(moves, norm).tolist())
 
 
 @torch.no_grad()
