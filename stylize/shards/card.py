@@ -197,7 +197,8 @@ def describe(manifest: Manifest, facts: Facts) -> dict[str, Any]:
     cannot join sets of files that come from one tar.
     """
     source = str(manifest.spec.get("source", "images"))
-    licence = {"license": _licence_url(facts.licence)} if facts.licence else {}
+    plain = " " not in facts.licence and not facts.licence.startswith("LicenseRef-")
+    licence = {"license": f"{_SPDX}{facts.licence}.html" if plain else facts.licence} if facts.licence else {}
     document = {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",
@@ -250,11 +251,6 @@ def read_croissant(directory: Path) -> dict[str, Any]:
         return document if isinstance(document, dict) and isinstance(document.get("distribution"), list) else {}
     except (OSError, ValueError):
         return {}
-
-
-def _licence_url(licence: str) -> str:
-    plain = " " not in licence and not licence.startswith("LicenseRef-")
-    return f"{_SPDX}{licence}.html" if plain else licence
 
 
 def _responsibility(source: str) -> dict[str, Any]:

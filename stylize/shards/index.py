@@ -142,22 +142,20 @@ def write_indices(directory: Path, manifest: Manifest) -> None:
 def _locations(path: Path, entry: ShardEntry, copies: int, classes: int) -> list[SampleLocation]:
     _check_there(path, entry)
     locations = list(index_shard(path))
+    wrong = None
     if len(locations) != entry.samples:
-        raise InputError(
-            f"Shard {path} holds {counted(len(locations), 'sample')}, not the {entry.samples} of its manifest: "
-            "fetch or make it again."
-        )
-    for location in locations:
-        if len(location.styled) != copies:
-            found = counted(len(location.styled), "stylized copy", "stylized copies")
-            raise InputError(
-                f"{path}: sample {location.key} has {found}, not the {copies} of its manifest: make the shard again."
-            )
+        wrong = f"it holds {counted(len(locations), 'sample')}, not the {entry.samples} of its manifest"
+    for location in locations if wrong is None else ():
+        if (found := len(location.styled)) != copies:
+            kinds = counted(found, "stylized copy", "stylized copies")
+            wrong = f"sample {location.key} has {kinds}, not the {copies} of its manifest"
+            break
         if location.label >= classes:
-            raise InputError(
-                f"{path}: sample {location.key} has label {location.label}, but the manifest names only "
-                f"{counted(classes, 'class', 'classes')}: make the shard again."
-            )
+            names = counted(classes, "class", "classes")
+            wrong = f"sample {location.key} has label {location.label}, but the manifest names only {names}"
+            break
+    if wrong:
+        raise InputError(f"Shard {path}: {wrong}: fetch or make it again.")
     return locations
 
 

@@ -5,11 +5,10 @@ import os
 import re
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from io import BufferedReader
 from math import comb
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,8 +34,7 @@ _KINDS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(NamedTuple):
     """A member as its header describes it; `kind` is None for a regular file, else what it is instead."""
 
     name: str
@@ -96,7 +94,7 @@ def shard_defects(path: Path, manifest: Manifest, shard: ShardEntry, places: Pla
         defects.append("SHA-256 differs from the manifest's")
     samples = 0
     with open_shard(path) as file:
-        for members in _samples(_own_members(scan_tar(file, defects), defects)):
+        for members in _samples(scan_tar(file, defects), defects):
             samples += 1
             key = _split_name(members[0])[0]
             if (shard.split, key) in places:
@@ -114,19 +112,13 @@ def _split_name(member: Member) -> tuple[str, str]:
     return key, rest
 
 
-def _own_members(members: Iterable[Member], defects: list[str]) -> Iterator[Member]:
-    """Yield the regular members that the format names; any other is a defect."""
+def _samples(members: Iterable[Member], defects: list[str]) -> Iterator[list[Member]]:
+    """Yield runs of members of one key (a second `content` begins a new one); foreign members are defects."""
+    sample: list[Member] = []
     for member in members:
         if member.kind or not MEMBER_NAME.fullmatch(member.name):
             defects.append(f"foreign member {member.name!r}" + (f", {member.kind}" if member.kind else ""))
-        else:
-            yield member
-
-
-def _samples(members: Iterable[Member]) -> Iterator[list[Member]]:
-    """Yield runs of members of one key; a second `content` begins a new sample."""
-    sample: list[Member] = []
-    for member in members:
+            continue
         key, rest = _split_name(member)
         if sample and (key != _split_name(sample[0])[0] or rest.startswith("content")):
             yield sample
