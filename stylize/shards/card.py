@@ -136,6 +136,8 @@ def _description(manifest: Manifest, facts: Facts, form: str) -> Iterator[str]:
     yield f"| classes | {len(manifest.class_names)}: {_listed(manifest.class_names)} |"
     if manifest.style_names:
         yield f"| styles | {len(manifest.style_names)}: {_listed(manifest.style_names)} |"
+    if own := spec.get("stylizer"):
+        yield f"| stylizer | {_code(own['name'])} {literal(own['version'])} |"
     for name in DESCRIBED:
         if spec.get(name) is not None:
             yield f"| {name.replace('_', ' ')} | {_code(spec[name])} |"
@@ -149,14 +151,14 @@ def _description(manifest: Manifest, facts: Facts, form: str) -> Iterator[str]:
     yield "## Citation"
     yield ""
     yield "```bibtex"
-    yield "\n\n".join(_citations(facts))
+    yield "\n\n".join(_citations(facts, manifest))
     yield "```"
 
 
-def _citations(facts: Facts) -> list[str]:
-    """Return the source's citation, if there is one, then those of the method and of AdaIN."""
+def _citations(facts: Facts, manifest: Manifest) -> list[str]:
+    """Return the source's citation, if there is one, then those of the method and, where it was used, of AdaIN."""
     own = "\n".join(map(literal, facts.citation.replace("```", "'''").splitlines()))
-    return [*([own] if own else []), *CITATIONS]
+    return [*([own] if own else []), *CITATIONS[: 1 if manifest.spec.get("stylizer") else None]]
 
 
 def _listed(names: list[str]) -> str:
@@ -207,7 +209,7 @@ def describe(manifest: Manifest, facts: Facts) -> dict[str, Any]:
         "description": f"Images of {source}, those of the training split with stylized copies, as WebDataset shards.",
         **licence,
         **({"isBasedOn": facts.source_url, "prov:wasDerivedFrom": facts.source_url} if facts.source_url else {}),
-        "citeAs": "\n\n".join(_citations(facts)),
+        "citeAs": "\n\n".join(_citations(facts, manifest)),
         **_responsibility(source),
         "distribution": [*map(_archive, manifest.shards), *_file_sets(manifest)],
         "recordSet": [*_record_sets(manifest)],
