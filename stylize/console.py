@@ -116,10 +116,7 @@ def _lasting(stream: Any) -> Any:
 
 
 class LiteralConsole(Console):
-    """A console that shows names as they are: no markup, no emoji codes, no control character of theirs.
-
-    Each string is one line.  Once its reader has left (`| head -1`) it is silent, and the work goes on.
-    """
+    """A console that shows names as they are, a string a line: no markup, emoji codes or control characters in them."""
 
     def __init__(self, **options: Any) -> None:
         plain: dict[str, Any] = {"markup": False, "emoji": False, "soft_wrap": True}
@@ -136,12 +133,6 @@ class LiteralConsole(Console):
         for piece in super().render(renderable, options):
             text = "\n".join(literal(line) for line in piece.text.split("\n"))  # these breaks are the layout's
             yield piece if piece.control else piece._replace(text=text)
-
-    def on_broken_pipe(self) -> None:
-        """Send what is still to be printed nowhere."""
-        self.quiet = True
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), self.file.fileno())
 
 
 console = LiteralConsole()

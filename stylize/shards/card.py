@@ -98,16 +98,16 @@ def render_card(manifest: Manifest, facts: Facts = NO_FACTS, form: str = "webdat
     )
     environment.filters |= {"code": _code, "literal": literal, "yaml": json.dumps}
     return environment.get_template("card.md.j2").render(
-        manifest=manifest, facts=facts, form=form, configurations=configurations, citations=_citations(facts),
+        manifest=manifest, facts=facts, form=form, configurations=configurations, citations=_citations(facts, manifest),
         source=manifest.spec.get("source", "images"), untitled=UNTITLED, shown=NAMED, described=DESCRIBED,
         hub_licence=licence if not licence or _HUB_LICENCES.fullmatch(licence) else "other", counted=counted,
     )  # fmt: skip
 
 
-def _citations(facts: Facts) -> list[str]:
-    """Return the source's citation, if there is one, then those of the method and of AdaIN."""
+def _citations(facts: Facts, manifest: Manifest) -> list[str]:
+    """Return the source's citation, if there is one, then those of the method and, where it was used, of AdaIN."""
     own = "\n".join(map(literal, facts.citation.replace("```", "'''").splitlines()))
-    return [*([own] if own else []), *CITATIONS]
+    return [*([own] if own else []), *CITATIONS[: 1 if manifest.spec.get("stylizer") else None]]
 
 
 def _code(value: object) -> str:
@@ -154,7 +154,7 @@ def describe(manifest: Manifest, facts: Facts) -> dict[str, Any]:
         "description": f"Images of {source}, those of the training split with stylized copies, as WebDataset shards.",
         **licence,
         **({"isBasedOn": facts.source_url, "prov:wasDerivedFrom": facts.source_url} if facts.source_url else {}),
-        "citeAs": "\n\n".join(_citations(facts)),
+        "citeAs": "\n\n".join(_citations(facts, manifest)),
         **_responsibility(source),
         "distribution": [*map(_archive, manifest.shards), *_file_sets(manifest)],
         "recordSet": [*_record_sets(manifest)],

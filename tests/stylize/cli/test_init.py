@@ -140,7 +140,7 @@ def test_the_wheel_and_init_and_repro_are_the_whole_way(
 ) -> None:
     environment = clean_environment(tmp_path_factory.mktemp("environment"))
     project = tmp_path_factory.mktemp("project")
-    make_class_folders(project / "photos", 48, 16)
+    make_class_folders(project / "photos", 96, 24)
     (project / "starry.jpg").write_bytes(encode(noise(1), "JPEG"))
 
     def call(*words: str) -> str:
