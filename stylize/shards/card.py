@@ -176,7 +176,7 @@ def read_facts(directory: Path) -> Facts:
     """Return the facts that a folder's description holds, as far as they can be read."""
     found = read_croissant(directory)
     title, licence = str(found.get("name", "")), str(found.get("license", ""))
-    own = str(found.get("citeAs", "")).removesuffix("\n\n".join(CITATIONS)).strip()
+    own = str(found.get("citeAs", "")).partition(CITATIONS[0])[0].strip()
     facts = {
         "licence": licence.removeprefix(_SPDX).removesuffix(".html"),
         "title": "" if title.endswith(UNTITLED) else title,
