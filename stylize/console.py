@@ -24,6 +24,11 @@ from stylize.interruption import INTERRUPTED, INTERRUPTION
 
 T = TypeVar("T")
 DISTRIBUTION = "stylized-pairing"
+PATIENCE = 600.0  # seconds for which a process waits for another that does nothing
+NO_ANSWER = (
+    f"A process that loads images has not answered for {PATIENCE / 60:.0f} minutes: look at the disk or share that it "
+    "reads, and run again."
+)
 WIDEST = 1000  # columns: help is as wide as the terminal
 
 
@@ -31,7 +36,8 @@ class InputError(Exception):
     """What was wrong, where, and what to do, in one sentence; command lines exit with code 2."""
 
 
-_SIGNS_OF_DEATH = ("DataLoader worker", "ancdata")  # in what PyTorch raises where a loader's process is gone
+# In what PyTorch raises where a loader's process is gone or hangs.
+_SIGNS_OF_DEATH = ("DataLoader worker", "DataLoader timed out", "ancdata")
 
 
 def plain_errors(batches: Iterable[T]) -> Iterator[T]:
@@ -43,6 +49,8 @@ def plain_errors(batches: Iterable[T]) -> Iterator[T]:
     except (RuntimeError, ConnectionError, EOFError) as error:
         if isinstance(error, RuntimeError) and not any(sign in str(error) for sign in _SIGNS_OF_DEATH):
             raise
+        if "timed out" in str(error):
+            raise InputError(NO_ANSWER) from None
         raise InputError(
             "A process that loads images was killed, as happens where memory runs out: lower --workers, and run again."
         ) from None
@@ -108,10 +116,7 @@ def _lasting(stream: Any) -> Any:
 
 
 class LiteralConsole(Console):
-    """A console that shows names as they are: no markup, no emoji codes, no control character of theirs.
-
-    Each string is one line.  Once its reader has left (`| head -1`) it is silent, and the work goes on.
-    """
+    """A console that shows names as they are, a string a line: no markup, emoji codes or control characters in them."""
 
     def __init__(self, **options: Any) -> None:
         plain: dict[str, Any] = {"markup": False, "emoji": False, "soft_wrap": True}
@@ -128,12 +133,6 @@ class LiteralConsole(Console):
         for piece in super().render(renderable, options):
             text = "\n".join(literal(line) for line in piece.text.split("\n"))  # these breaks are the layout's
             yield piece if piece.control else piece._replace(text=text)
-
-    def on_broken_pipe(self) -> None:
-        """Send what is still to be printed nowhere."""
-        self.quiet = True
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), self.file.fileno())
 
 
 console = LiteralConsole()

@@ -1,21 +1,25 @@
 """Files that are whole or not there, and files of tensors read without running what they hold."""
 
+import fcntl
 import hashlib
 import os
 import pickle
 import secrets
 import struct
+import time
 import warnings
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
-from stylize.console import InputError
+from stylize.console import PATIENCE, InputError
 
 TEMPORARY_SUFFIX = ".part"
+POLL_SECONDS = 0.2
 
 
 def temporary_path(path: Path) -> Path:
@@ -32,6 +36,33 @@ def remove_leftovers(folder: Path, name: str = "*") -> None:
     """Remove what killed processes left half-written in a folder, of all files or of one."""
     for leftover in folder.glob(f".{name}.*{TEMPORARY_SUFFIX}"):
         leftover.unlink(missing_ok=True)
+
+
+def wait_for_turn(lock: int, folder: Path, at_work: str) -> None:
+    """Lock an open file as soon as no other process has it.
+
+    Raises `InputError`, which names what is `at_work`, where nothing changes in the folder for `PATIENCE` meanwhile.
+    """
+    state, since = None, time.monotonic()
+    while True:
+        try:
+            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            now = _state(folder)
+        if now != state:
+            state, since = now, time.monotonic()
+        if time.monotonic() - since > PATIENCE:
+            raise InputError(f"{at_work} has written nothing for {PATIENCE / 60:.0f} minutes: end it, and run again.")
+        time.sleep(POLL_SECONDS)
+
+
+def _state(folder: Path) -> set[tuple[str, int]]:
+    """Return the names and times of a folder's files; others may remove some meanwhile."""
+    found = set()
+    for entry in os.scandir(folder):
+        with suppress(FileNotFoundError):
+            found.add((entry.name, entry.stat().st_mtime_ns))
+    return found
 
 
 def write_atomically(path: Path, payload: bytes, *, flush: bool = True) -> None:

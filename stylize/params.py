@@ -3,7 +3,6 @@
 import difflib
 import re
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,6 @@ ENDS_QUOTES = '\\"`$'  # letters that a shell reads in a quoted word
 FORBIDDEN = f"./@{ENDS_QUOTES}"  # DVC takes a dot for a level of the parameters and @ for the end of a stage's name
 MAKE_NOTHING = ("dry-run", "help")  # options with which a stage would have no output
 LONGEST_NAME = 100  # bytes: file names are made of it and of two more
-
-
-class MissingOptionError(InputError):
-    """An option that a command cannot do without was not given."""
 
 
 def read_section(path: Path, name: str, keys: Iterable[str] | None = None) -> dict[str, Any]:
@@ -106,33 +101,11 @@ def parse_options(
 ) -> dict[str, Any]:
     """Return a command's values for options as DVC hands them over, as the command's own parser reads them.
 
+    `stage` names the options that the pipeline's stage gives itself.
     Raises `InputError` for what `check_options` refuses, and for an option that is missing.
     """
     check_options(app, command, given, where, stage)
     return _parse(app, command, {**dict.fromkeys(stage, "x"), **given}, where)
-
-
-def _parse(app: typer.Typer, command: str, given: Mapping[str, Any], where: str) -> dict[str, Any]:
-    parser: Any = get_command(app)
-    words: list[str] = []  # as DVC does: a list repeats its option, true is a flag, and false is nothing
-    for name, value in given.items():
-        for one in value if isinstance(value, list) else [value]:
-            if one is not False:
-                words += [f"--{name}"] if one is True else [f"--{name}", str(one)]
-    try:
-        with parser.commands[command].make_context(command, words) as context:
-            values: dict[str, Any] = context.params
-            return values
-    except InputError as error:  # of an option's own parser
-        raise InputError(f"{where}: {error}") from None
-    except Exception as error:
-        if not hasattr(error, "format_message"):  # Typer's classes for wrong options have no stable place
-            raise
-        if type(error).__name__ == "MissingParameter":
-            raise MissingOptionError(f"{where}: {error.format_message().rstrip('.')}: add it.") from None
-        reason = error.format_message().rstrip(".")
-        value = next((f" (it is {value!r})" for name, value in given.items() if f"'--{name}'" in reason), "")
-        raise InputError(f"{where}: {reason}{value}: see `{app.info.name} {command} --help`.") from None
 
 
 def check_options(
@@ -154,8 +127,35 @@ def check_options(
             raise InputError(f"{where}: No such option: --{name}{meant}: see `{command} --help`.")
         if wrong := _wrong_kind(option, name, value):
             raise InputError(f"{where}: {name} is {value!r}: {wrong}.")
-    with suppress(MissingOptionError):  # which another place may give
-        _parse(app, command, given, where)
+    _parse(app, command, given, where, missing=True)
+
+
+def _parse(
+    app: typer.Typer, command: str, given: Mapping[str, Any], where: str, *, missing: bool = False
+) -> dict[str, Any]:
+    """Return the values that a command's parser reads; with `missing`, options may be, which another place gives."""
+    parser: Any = get_command(app)
+    words: list[str] = []  # as DVC does: a list repeats its option, true is a flag, and false is nothing
+    for name, value in given.items():
+        for one in value if isinstance(value, list) else [value]:
+            if one is not False:
+                words += [f"--{name}"] if one is True else [f"--{name}", str(one)]
+    try:
+        with parser.commands[command].make_context(command, words) as context:
+            values: dict[str, Any] = context.params
+            return values
+    except InputError as error:  # of an option's own parser
+        raise InputError(f"{where}: {error}") from None
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # Typer's classes for wrong options have no stable place
+            raise
+        reason = error.format_message().rstrip(".")
+        if type(error).__name__ == "MissingParameter":
+            if missing:
+                return {}
+            raise InputError(f"{where}: {reason}: add it.") from None
+        value = next((f" (it is {value!r})" for name, value in given.items() if f"'--{name}'" in reason), "")
+        raise InputError(f"{where}: {reason}{value}: see `{app.info.name} {command} --help`.") from None
 
 
 def _wrong_kind(option: Any, name: str, value: Any) -> str | None:

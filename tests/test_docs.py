@@ -37,7 +37,8 @@ def test_the_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for example in PYTHON.findall((PROJECT / "docs" / "python.md").read_text()):
         exec(example, names)
     assert names["stylized"].shape == (2, 64, 64, 3)
-    assert names["originals"].shape == names["copies"].shape == (16, 3, 32, 32)
+    assert names["originals"].shape == names["copies"].shape
+    assert names["copies"].shape[1:] == (3, 32, 32)
     assert 0 <= names["robust"] <= 1
     assert (tmp_path / "report" / "index.html").is_file()
 

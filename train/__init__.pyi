@@ -14,5 +14,6 @@ from .model_file import trust as trust
 from .models import build_model as build_model
 from .pairs import PairedShards as PairedShards
 from .run import train_model as train_model
+from .streaming import PairedStream as PairedStream
 
 __version__: str

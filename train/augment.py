@@ -1,8 +1,9 @@
 """What training does to images: the same crop and flip for both of a pair, and the partners that methods ask for."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torchvision.transforms.v2 import functional
 
 from stylize.console import InputError
 from train.config import IMAGE_PRESETS
-from train.pairs import PairedShards, Pixels, hashed
+from train.pairs import Pixels, hashed
 
 PAPER_SIZE = 224
 LARGEST_SMALL_SIZE = 128
@@ -34,11 +35,15 @@ class ImagePreset:
     resize: Callable[[Tensor], Tensor]
 
 
-def image_preset(name: str, size: int | None) -> ImagePreset:
+def image_preset(name: str, size: int | None, augment: str = "none") -> ImagePreset:
     """Return the preset `small` (images of one small size), `paper` (224 px) or `auto` (small up to 128 px).
 
-    `size` is the side of all images in the shards, None where they differ; `paper` does not look at it.
+    `size` is the side of all images in the shards, None where they differ; `paper` does not look at it.  With `augment`
+    "trivial", TrivialAugment (Müller & Hutter 2021) follows crop and flip, the same for all images of a scene.
     """
+    if augment == "trivial":
+        plain = image_preset(name, size)
+        return replace(plain, augment=partial(_trivial_augment, plain.augment))
     if name not in IMAGE_PRESETS:
         raise InputError(f"Unknown image preset {name!r}: choose one of {', '.join(IMAGE_PRESETS)}.")
     if name == "auto":
@@ -117,6 +122,16 @@ def _seeded(transform: Callable[[Tensor], Tensor], inputs: Iterable[Tensor], see
     return outputs
 
 
+_TRIVIAL = v2.TrivialAugmentWide()
+
+
+def _trivial_augment(
+    crop: Callable[[Sequence[Pixels], Sequence[int]], Tensor], samples: Sequence[Pixels], entropies: Sequence[int]
+) -> Tensor:
+    images = crop(samples, entropies)
+    return torch.stack(_seeded(_TRIVIAL, images, (hashed("trivial", entropy) for entropy in entropies)))
+
+
 _JITTER = v2.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)
 # Hendrycks et al. (2020): three chains of one to three operations, none of them a corruption of ImageNet-C.  Their
 # levels are uniform up to 3 of 10; torchvision's four are 0, 1/9, 2/9 and 3/9 of the greatest.
@@ -135,19 +150,32 @@ def augmix(image: Tensor) -> Tensor:
     return mixture
 
 
+class Samples(Protocol):
+    """Images with K copies each, of which any can be read, as `PairedShards` has them."""
+
+    keys: Any
+    labels: Any
+    copies: int
+
+    def read_many(self, indices: Sequence[int], images: Sequence[Sequence[int]]) -> list[Pixels]:
+        """Return the chosen images of each sample, V of each, as uint8 (V, H, W, 3)."""
+
+
 @dataclass(frozen=True)
 class SampleBatch:
     """N samples in one epoch: everything random about each is a hash of (seed, epoch, key).
 
-    `by_class` are, for each label, the ascending indices of the samples that are trained on.
+    `by_class` are, for each label, the ascending indices of the samples that are trained on.  A `stylized_fraction` of
+    the samples show copies, the others their original in the copies' places.
     """
 
-    samples: PairedShards
+    samples: Samples
     by_class: Sequence[NDArray[np.int64]]
     preset: ImagePreset
     seed: int
     epoch: int
     indices: Sequence[int]
+    stylized_fraction: float = 1.0
 
     def hashed(self, what: object) -> list[int]:
         """Return an integer in [0, 2**64) for each sample, that depends on (seed, epoch, key, what) alone."""
@@ -162,8 +190,10 @@ class SampleBatch:
         return self.preset.augment(pixels, self.hashed("augmentation"))
 
     def copies(self, what: str) -> list[int]:
-        """Return one of the copies of each sample, 1 to K."""
-        return [1 + entropy % self.samples.copies for entropy in self.hashed(what)]
+        """Return one of the copies of each sample, 1 to K, or 0 where it shows its original instead."""
+        shown = [entropy < self.stylized_fraction * 2**64 for entropy in self.hashed("stylized")]
+        chosen = [1 + entropy % self.samples.copies for entropy in self.hashed(what)]
+        return [copy if show else 0 for copy, show in zip(chosen, shown, strict=True)]
 
 
 def original(batch: SampleBatch) -> Tensor:
@@ -180,7 +210,7 @@ def two_copies(batch: SampleBatch) -> Tensor:
     """Return the originals and two different copies of each: uint8 (N, 3, 3, size, size)."""
     copies, entropies = batch.samples.copies, batch.hashed("second copy")
     chosen = [
-        [0, first, 1 + (first + entropy % (copies - 1)) % copies]
+        [0, first, 1 + (first + entropy % (copies - 1)) % copies if first else 0]
         for first, entropy in zip(batch.copies("copy"), entropies, strict=True)
     ]
     return batch.augmented(chosen)
@@ -224,17 +254,18 @@ def _with_random(batch: SampleBatch, transform: Callable[[Tensor], Tensor], *nam
 
 @dataclass(frozen=True)
 class Views:
-    """A function that makes the views, and how many copies of each image it needs."""
+    """A function that makes the views, how many copies of each image it needs, and whether it reads other images."""
 
     make: Callable[[SampleBatch], Tensor]
     copies: int = 0
+    others: bool = False
 
 
 VIEWS: Mapping[str, Views] = {
     "original": Views(original),
     "copy": Views(copy, copies=1),
     "two_copies": Views(two_copies, copies=2),
-    "copy_of_class": Views(copy_of_class, copies=1),
+    "copy_of_class": Views(copy_of_class, copies=1, others=True),
     "jitter": Views(jittered),
     "augmix": Views(augmixed),
 }

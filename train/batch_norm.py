@@ -78,13 +78,13 @@ def with_auxiliary(model: nn.Module) -> nn.Module:
 
 def without_auxiliary(model: nn.Module) -> nn.Module:
     """Return the model that evaluation knows: the main BatchNorms of `with_auxiliary` alone."""
-    return _replaced(model, _SplitBatchNorm2d, _main)
 
+    def main(norm: _SplitBatchNorm2d) -> nn.BatchNorm2d:
+        single = nn.BatchNorm2d(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+        single.load_state_dict({name: norm.state_dict()[name] for name in single.state_dict()}, assign=True)
+        return single.train(norm.training)
 
-def _main(norm: _SplitBatchNorm2d) -> nn.BatchNorm2d:
-    single = nn.BatchNorm2d(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
-    single.load_state_dict({name: norm.state_dict()[name] for name in single.state_dict()}, assign=True)
-    return single.train(norm.training)
+    return _replaced(model, _SplitBatchNorm2d, main)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,7 +25,8 @@ from stylize.params import (
 )
 from stylize.settings import options_of
 from stylize.shards.remote import DEFAULT_CACHE, DEFAULT_GB, Cache, CacheGigabytes, opened_shards
-from train.config import ARCHITECTURE_HELP, PRESETS, TrainConfig, with_preset
+from train.architectures import ARCHITECTURE_HELP, TIMM
+from train.config import PRESETS, TrainConfig, with_preset
 
 GRID = ("method", "arch", "set", "seed")  # in the order of dvc.yaml
 
@@ -44,12 +46,14 @@ def run(
     cache_gb: CacheGigabytes = DEFAULT_GB,
 ) -> None:
     """Train one classifier; the same command continues a stopped run."""
+    from train.loading import evaluated_shards
     from train.run import train_model
 
     if arch is not None:
         given["arch"] = arch
     config = with_preset(preset, shards=Path(shards), **given)
-    with opened_shards(shards, cache, cache_gb) as folder:
+    needed = partial(evaluated_shards, fraction=config.validation_fraction, seed=config.seed)
+    with opened_shards(shards, cache, cache_gb, needed) as folder:
         metrics = train_model(replace(config, shards=folder))
     _print_metrics(metrics, config.out)
 
@@ -97,7 +101,8 @@ def check_params(path: Path) -> None:
             config = with_preset(
                 **{name: value for name, value in values.items() if value is not None and name in names}
             )
-            check_timm(config.arch)
+            if config.arch.startswith(TIMM):
+                check_timm(config.arch)
         except InputError as error:
             raise placed(error, own, where, shared) from None
 

@@ -11,23 +11,19 @@ from typer import Option
 
 from stylize.console import InputError, option_name
 from stylize.settings import OneOf, check_settings
+from train.architectures import ARCHITECTURE_HELP, IMAGENET, SCRATCH, SMALL, STEMS, check_architecture
 
 if TYPE_CHECKING:
     from train.methods import Settings
 
 # The names alone: what bears them needs PyTorch, which the help of commands does not wait for.
 METHODS = (
-    *("normal", "stylized", "pairing", "adversarial", "pgd", "alp"),
-    *("clp", "wrong_partner", "jitter", "augmix", "jsd"),
+    *("normal", "stylized", "pairing", "adversarial", "pgd", "nfgsm", "nfgsm_pairing"),
+    *("alp", "clp", "wrong_partner", "jitter", "augmix", "jsd"),
 )
 DISTANCES = ("mse", "kl", "jsd", "cosine")
 IMAGE_PRESETS = ("auto", "paper", "small")
-TIMM, LITE0, SMALL = "timm/", "efficientnet_lite0", "small"
-ARCHITECTURE_HELP = (
-    f"a torchvision classifier such as resnet34, {TIMM}NAME, {LITE0}, {SMALL}, or your own package.module:function."
-)
-STEMS = ("standard", "small")
-SCRATCH, IMAGENET = "scratch", "imagenet"
+AUGMENTS = ("none", "trivial")
 LOGS = ("none", "dvclive", "tensorboard")
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
@@ -91,6 +87,10 @@ class TrainConfig:
     stem: Annotated[str, OneOf(*STEMS), Option(help="standard, or small: for 32 px.")] = "standard"
     weights: Annotated[str, Option(help="scratch, imagenet, or a .safetensors or .pth file.")] = SCRATCH
     image_preset: Annotated[str, OneOf(*IMAGE_PRESETS), Option(help=", ".join(IMAGE_PRESETS))] = "auto"
+    augment: Annotated[str, OneOf(*AUGMENTS), Option(help="none, or trivial: TrivialAugment, of pairs alike.")] = "none"
+    stylized_fraction: Annotated[
+        float, Option(min=0, max=1, help="Share of images that show copies; others show their original instead.")
+    ] = 1.0
     epochs: Annotated[int, Option(min=1)] = 20
     batch_size: Annotated[int, Option(min=2, help="Pairs per process; BatchNorm needs two.")] = 64
     accumulate: Annotated[int, Option(min=1, help="Batches that make one update.")] = 1
@@ -141,10 +141,7 @@ class TrainConfig:
     log: Annotated[str, OneOf(*LOGS), Option(help=f"Who follows the metrics in OUT/live: {', '.join(LOGS)}.")] = "none"
 
     def __post_init__(self) -> None:
-        from train.models import is_architecture, unknown_architecture
-
-        if not is_architecture(self.arch):
-            raise InputError(unknown_architecture(self.arch))
+        check_architecture(self.arch)
         check_settings(self)
         for name in ("learning_rate", "save_minutes", "validation_fraction", "epsilon"):
             _require(getattr(self, name) != 0, name, self, "a number above 0")

@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, distributed, nn
 
-from stylize.console import InputError, LiteralConsole
+from stylize.console import PATIENCE, InputError, LiteralConsole
 from train.config import TrainConfig
 from train.models import make_network
 
-PATIENCE = timedelta(minutes=10)  # of a process that waits for another
+LIMIT = timedelta(seconds=PATIENCE)
 
 
 @dataclass(frozen=True)
@@ -46,18 +46,12 @@ class World:
         distributed.all_reduce(votes, distributed.ReduceOp.MAX)
         return bool(votes)
 
-    def sum(self, *values: float) -> list[float]:
-        """Return the sums of numbers over all processes, exact for whole ones."""
-        if self.size == 1:
-            return list(values)
-        totals = torch.tensor(values, dtype=torch.float64, device=self.device)
-        distributed.all_reduce(totals)
-        summed: list[float] = totals.tolist()
-        return summed
-
-    def mean(self, value: float) -> float:
-        """Return the mean of a number over all processes."""
-        return self.sum(value)[0] / self.size
+    def sum(self, values: Tensor) -> Tensor:
+        """Return the sums of numbers over all processes."""
+        total = values.to(self.device, copy=True)
+        if self.size > 1:
+            distributed.all_reduce(total)
+        return total
 
     def copy_from_main(self, tensors: Iterable[Tensor]) -> None:
         """Give tensors process 0's values on every process."""
@@ -83,7 +77,7 @@ def join_world(device: str) -> Iterator[World]:
         if not any(sign in str(error) for sign in ("gloo", "NCCL")):
             raise
         raise InputError(
-            f"Another process of this run ended, or did not answer for {PATIENCE}: see what it printed, and start all "
+            f"Another process of this run ended, or did not answer for {LIMIT}: see what it printed, and start all "
             "of them again; they go on from the last state."
         ) from error
     finally:
@@ -97,12 +91,12 @@ def _meet(backend: str, size: int) -> None:
     """
     rank, address, port = (os.environ.get(name, "?") for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"))
     where = f"process {rank} of {size} waits for the others at {address}:{port}"
-    LiteralConsole(stderr=True, highlight=False).print(f"{where.capitalize()}, for {PATIENCE} at most.")
+    LiteralConsole(stderr=True, highlight=False).print(f"{where.capitalize()}, for {LIMIT} at most.")
     handlers = {}
     if threading.current_thread() is threading.main_thread():
         handlers = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        distributed.init_process_group(backend, timeout=PATIENCE)
+        distributed.init_process_group(backend, timeout=LIMIT)
     except (RuntimeError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(f"The {where}, in vain ({reason}): start all of them, as with torchrun.") from None

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from stylize.console import InputError
-from train.augment import ImagePreset, image_preset
+from train.augment import ImagePreset
+from train.augment import image_preset as make_preset
 from train.loading import EvaluationImages, evaluation_loader, to_pixels
 from train.pairs import PairedShards
 
@@ -31,66 +32,46 @@ def load_test_images(shards: Path, image_size: int, image_preset: str) -> Iterat
     `image_size` and `image_preset` are those of a model's card.  Raises `InputError` at the call, not at the first
     image, for a folder without test images or a preset that does not make images of that size.
     """
-    preset = _preset(image_preset, image_size)
+    preset = make_preset(image_preset, image_size)
+    if preset.size != image_size:
+        raise InputError(
+            f"The image preset {image_preset!r} makes images of {preset.size} pixels, not {image_size}: check the card."
+        )
     samples = PairedShards(shards, "test")
     if len(samples) == 0:
         raise InputError(
             f"{shards} has no test images, so there is nothing to attack: make shards from a data set that has some."
         )
-    return _test_images(samples, EvaluationImages(samples, preset))
-
-
-def _preset(name: str, size: int) -> ImagePreset:
-    preset = image_preset(name, size)
-    if preset.size != size:
-        raise InputError(f"The image preset {name!r} makes images of {preset.size} pixels, not {size}: check the card.")
-    return preset
-
-
-def _test_images(samples: PairedShards, images: EvaluationImages) -> Iterator[TestImage]:
-    for index in range(len(images)):
-        (pixels,), label = images[index]
-        yield TestImage(str(samples.keys[index]), pixels.to(torch.float32).div_(255), label)
+    images = EvaluationImages(samples, preset)
+    numbered = zip(samples.keys, map(images.__getitem__, range(len(images))), strict=True)
+    return (TestImage(str(key), views[0].to(torch.float32).div_(255), label) for key, (views, label) in numbered)
 
 
 @dataclass(frozen=True)
 class Metrics:
     """What a model did on images, as sums, so that those of several processes can be added.
 
-    `pairs` counts the images that have a copy; `distance` sums their mean squared differences between logits.
-    `class_images` and `class_correct` are by label.
+    `by_class` (classes, 5), float64, has for each label the images, how many of them are right, those with a copy, how
+    many copies are right, and the sum of the mean squared differences between a pair's logits.
     """
 
-    images: int
-    correct: int
-    pairs: int
-    copies_correct: int
-    distance: float
-    class_images: list[int]
-    class_correct: list[int]
+    by_class: Tensor
+
+    @property
+    def images(self) -> int:
+        """The number of images."""
+        return int(self.by_class[:, 0].sum())
 
     @property
     def accuracy(self) -> float:
         """Accuracy on the originals, in [0, 1]."""
-        return self.correct / self.images
+        return float(self.by_class[:, 1].sum()) / self.images
 
     def summary(self) -> dict[str, float]:
         """Return the accuracy on originals and, where there are copies, on these and the distance of a pair."""
-        pairs = {"copy_accuracy": self.copies_correct, "pair_distance": self.distance} if self.pairs else {}
-        return {"accuracy": self.accuracy, **{name: value / self.pairs for name, value in pairs.items()}}
-
-    def numbers(self) -> list[float]:
-        """Return the sums in one list, as `from_numbers` takes it."""
-        sums = (self.images, self.correct, self.pairs, self.copies_correct, self.distance)
-        return [*sums, *self.class_images, *self.class_correct]
-
-    @classmethod
-    def from_numbers(cls, numbers: Sequence[float]) -> "Metrics":
-        """Return the metrics of a list that `numbers` made, or of a sum of such lists."""
-        images, correct, pairs, copies_correct = map(int, numbers[:4])
-        by_class = [int(number) for number in numbers[5:]]
-        classes = len(by_class) // 2
-        return cls(images, correct, pairs, copies_correct, numbers[4], by_class[:classes], by_class[classes:])
+        _, _, pairs, right, distance = self.by_class.sum(0).tolist()
+        copies = {"copy_accuracy": right / pairs, "pair_distance": distance / pairs} if pairs else {}
+        return {"accuracy": self.accuracy, **copies}
 
 
 def evaluate(
@@ -124,28 +105,22 @@ def count(
     The model's mode is restored.
     """
     device = next(model.parameters()).device
-    sums = torch.zeros(5 + 2 * len(images.samples.class_names), dtype=torch.float64, device=device)
+    sums = torch.zeros(len(images.samples.class_names), 5, dtype=torch.float64, device=device)
     was_training = model.training
     model.eval()
     with torch.autocast(device.type, enabled=False):
         for batch, labels in evaluation_loader(images, batch_size, workers):
             if stop():
                 break
-            _add(sums, model(to_pixels(batch.flatten(0, 1), device)), labels.to(device))
+            logits, labels = model(to_pixels(batch.flatten(0, 1), device)), labels.to(device)
+            sums.index_add_(0, labels, _measured(logits.view(*batch.shape[:2], -1), labels).double())
     model.train(was_training)
-    return Metrics.from_numbers(sums.tolist())
+    return Metrics(sums.cpu())
 
 
-def _add(sums: Tensor, logits: Tensor, labels: Tensor) -> None:
-    """Add a batch to the sums of a `Metrics`, for logits (B · views, classes) and labels (B,)."""
-    original, *copies = logits.view(len(labels), -1, logits.shape[1]).unbind(1)
-    classes = (len(sums) - 5) // 2
-    right = original.argmax(1) == labels
-    sums[0] += len(labels)
-    sums[1] += right.sum()
-    if copies:
-        sums[2] += len(labels)
-        sums[3] += (copies[0].argmax(1) == labels).sum()
-        sums[4] += (original - copies[0]).square().mean(1).sum()
-    sums[5 : 5 + classes] += labels.bincount(minlength=classes)
-    sums[5 + classes :] += labels[right].bincount(minlength=classes)
+def _measured(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return what a `Metrics` adds up, (B, 5), of the logits (B, 1 or 2, classes) of images with labels (B,)."""
+    right, there = logits.argmax(2) == labels[:, None], torch.ones_like(labels)
+    if logits.shape[1] == 1:
+        return torch.stack([there, right[:, 0], *3 * [torch.zeros_like(labels)]], 1)
+    return torch.stack([there, right[:, 0], there, right[:, 1], (logits[:, 0] - logits[:, 1]).square().mean(1)], 1)

@@ -1,18 +1,20 @@
 """Batches for training and evaluation: which samples, in which order, loaded by worker processes."""
 
 import errno
+import math
 import multiprocessing
 import os
 import signal
 import sys
 import tempfile
 import threading
+import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import partial
 from multiprocessing import forkserver, resource_tracker, util
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,10 +22,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
-from stylize.console import InputError, counted, plain_errors
+from stylize.console import NO_ANSWER, PATIENCE, InputError, counted, plain_errors
+from stylize.shards.index import ORIGIN_NAME
+from stylize.shards.manifest import Manifest
+from stylize.shards.remote import without_pairs
 from train.augment import VIEWS, ImagePreset, SampleBatch
 from train.pairs import SHARED_MEMORY, PairedShards, hashed, shared
 
+T = TypeVar("T")
 Batch = tuple[Tensor, Tensor]
 Sent = Tensor | NDArray[Any]
 GRACE_SECONDS = 15  # for the step at work, after SIGTERM to all processes
@@ -59,6 +65,33 @@ def split_validation(keys: NDArray[np.str_], fraction: float, seed: int) -> tupl
     return np.sort(order[count:]), np.sort(order[:count])
 
 
+def is_streamed(shards: Path) -> bool:
+    """Return whether some shards of a folder are behind the URL that it came from."""
+    return (shards / ORIGIN_NAME).exists()
+
+
+def held_out_shards(manifest: Manifest, fraction: float, seed: int) -> set[str]:
+    """Return the names of the training shards to validate on: none where there is a split for it.
+
+    They are the given fraction (at least one) whose hash of (seed, name) is smallest.
+    """
+    if manifest.samples("val"):
+        return set()
+    names = [shard.name for shard in manifest.entries("train")]
+    count = max(1, round(fraction * len(names)))
+    if count >= len(names):
+        raise InputError(
+            f"{counted(len(names), 'training shard')} that do not fit into the cache cannot be split into training and "
+            "validation: raise --cache-gb."
+        )
+    return set(sorted(names, key=lambda name: hashed(seed, "validation", name))[:count])
+
+
+def evaluated_shards(manifest: Manifest, fraction: float, seed: int) -> set[str]:
+    """Return the names of all shards that are evaluated on, which are read in any order."""
+    return without_pairs(manifest) | held_out_shards(manifest, fraction, seed)
+
+
 class EpochBatches(Sampler[tuple[int, list[int]]]):
     """Batches, as the epoch and sample indices, for one process: a fresh permutation of `indices` by (seed, epoch).
 
@@ -68,7 +101,8 @@ class EpochBatches(Sampler[tuple[int, list[int]]]):
 
     def __init__(self, indices: NDArray[np.int64], batch_size: int, seed: int, rank: int = 0, world_size: int = 1):
         self.indices = indices
-        self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
+        self.images, self.batch_size = len(indices), batch_size
+        self.seed, self.rank, self.world_size = seed, rank, world_size
         self.steps = len(indices) // (batch_size * world_size)
         if self.steps == 0:
             raise InputError(
@@ -101,17 +135,22 @@ class TrainingViews(Dataset[tuple[Sent, Sent]]):
     """
 
     def __init__(
-        self, samples: PairedShards, training: NDArray[np.int64], preset: ImagePreset, seed: int, views: str
+        self,
+        samples: PairedShards,
+        training: NDArray[np.int64],
+        preset: ImagePreset,
+        seed: int,
+        views: str,
+        stylized_fraction: float = 1.0,
     ) -> None:
         self.samples, self.preset, self.seed, self.views = samples, preset, seed, views
+        self.stylized_fraction = stylized_fraction
         self.by_class = samples.by_class(training)
-        self.images = 1 + (samples.copies if VIEWS[views].copies else 0)
 
     def __getitem__(self, batch: tuple[int, Sequence[int]]) -> tuple[Sent, Sent]:
         epoch, indices = batch
-        self.samples.fetch(indices, self.images)
-        views = VIEWS[self.views].make(SampleBatch(self.samples, self.by_class, self.preset, self.seed, epoch, indices))
-        return _sendable(views), _sendable(torch.from_numpy(self.samples.labels[list(indices)]))
+        drawn = SampleBatch(self.samples, self.by_class, self.preset, self.seed, epoch, indices, self.stylized_fraction)
+        return sendable(VIEWS[self.views].make(drawn)), sendable(torch.from_numpy(self.samples.labels[list(indices)]))
 
 
 class EvaluationImages(Dataset[tuple[Tensor, int]]):
@@ -134,10 +173,6 @@ class EvaluationImages(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitems__(self, positions: Sequence[int]) -> list[tuple[Tensor, int]]:
-        self.samples.fetch([int(self.indices[position]) for position in positions], len(self.images))
-        return [self[position] for position in positions]
-
     def __getitem__(self, position: int) -> tuple[Tensor, int]:
         index = int(self.indices[position])
         pixels = self.samples.read(index, self.images)
@@ -145,19 +180,20 @@ class EvaluationImages(Dataset[tuple[Tensor, int]]):
 
 
 class Loader(Iterable[Batch]):
-    """Batches made by worker processes, or by this one; their `InputError`s and their death are one here too."""
+    """Batches made by worker processes, or by this one; their `InputError`s, death and silence are one here too."""
 
     def __init__(self, workers: int, **options: Any) -> None:
-        self._options = options
+        self._options, self._workers = options, set[multiprocessing.process.BaseProcess]()
         self._batches: DataLoader[Any] = DataLoader(
             num_workers=workers,
-            persistent_workers=workers > 0 and options["batch_size"] is None,
+            persistent_workers=workers > 0 and "sampler" in options,
             worker_init_fn=partial(_start_worker, dict(os.environ)),
             multiprocessing_context=process_context(workers),
             **options,
         )
 
     def __iter__(self) -> Iterator[Batch]:
+        earlier = set(multiprocessing.active_children())
         try:
             batches = iter(self._batches)
         except OSError as error:
@@ -165,8 +201,41 @@ class Loader(Iterable[Batch]):
                 raise
             warnings.warn(f"Shared memory, {SHARED_MEMORY}, is full: images are loaded without workers.", stacklevel=2)
             batches = iter(DataLoader(**self._options))
-        for images, labels in plain_errors(batches):
+        self._workers |= set(multiprocessing.active_children()) - earlier
+        for images, labels in plain_errors(_answered(batches, self._workers)):
             yield torch.as_tensor(images), torch.as_tensor(labels)
+
+
+def _answered(batches: Iterator[T], workers: Collection[multiprocessing.process.BaseProcess]) -> Iterator[T]:
+    """Yield batches, and kill workers that let this process wait for one too long.
+
+    PyTorch's `timeout` does not look while a worker hands over a tensor, nor end a worker that hangs.
+    """
+    asked, ended, hung = [time.monotonic()], threading.Event(), threading.Event()
+
+    def watch() -> None:
+        while workers and not ended.wait(PATIENCE / 100):
+            if time.monotonic() - asked[0] > PATIENCE:
+                hung.set()
+                for worker in workers:
+                    worker.kill()
+                return
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        while True:
+            asked[0] = time.monotonic()
+            batch = next(batches, None)
+            asked[0] = math.inf
+            if batch is None:
+                return
+            yield batch
+    except Exception as error:
+        if hung.is_set():
+            raise InputError(NO_ANSWER) from error
+        raise
+    finally:
+        ended.set()
 
 
 def training_loader(samples: TrainingViews, batches: EpochBatches, workers: int, pin_memory: bool) -> Loader:
@@ -181,13 +250,13 @@ def evaluation_loader(images: EvaluationImages, batch_size: int, workers: int) -
 
 
 def _collated(samples: Sequence[tuple[Tensor, int]]) -> tuple[Sent, Sent]:
-    """Return uint8 (B, V, 3, size, size) and labels (B,), pixel by pixel in memory as images were decoded."""
+    """Stack images pixel by pixel in memory as they were decoded."""
     images, labels = zip(*samples, strict=True)
     stacked = torch.stack([views.permute(0, 2, 3, 1) for views in images]).permute(0, 1, 4, 2, 3)
-    return _sendable(stacked), _sendable(torch.tensor(labels))
+    return sendable(stacked), sendable(torch.tensor(labels))
 
 
-def _sendable(tensor: Tensor) -> Sent:
+def sendable(tensor: Tensor) -> Sent:
     """Return a tensor for the main process: in shared memory or, where that is full, as an array for a pipe.
 
     Left to itself PyTorch finds the shared memory full in a thread, and the main process waits for ever.
@@ -196,16 +265,12 @@ def _sendable(tensor: Tensor) -> Sent:
 
 
 def _start_worker(environment: dict[str, str], worker: int) -> None:
-    """Give a worker the environment of now: that of its server process may be older than credentials, say."""
-    os.environ.update(environment)
-    _leave_interrupts_to_parent()
+    """Give a worker the environment of now: that of its server process may be older than credentials, say.
 
-
-def _leave_interrupts_to_parent() -> None:
-    """Let signals to all processes stop the main one alone, which still needs the workers to finish its step and save.
-
+    Signals to all processes stop the main one alone, which still needs the workers to finish its step and save.
     SIGTERM, by which the main process ends workers that are left too, ends them after a while.
     """
+    os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda _signal, _frame: signal.alarm(GRACE_SECONDS))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
@@ -247,17 +312,16 @@ def _shorten_socket_names() -> None:
     given = tempfile.gettempdir()
     if len(os.fsencode(given)) <= _LONGEST_TMPDIR:
         return
+    reason = "too long for the names of sockets"
     tempfile.tempdir = "/tmp"  # noqa: S108
     try:
         folder = util.get_temp_dir()  # which this process and its workers keep to
     except OSError as error:
-        raise InputError(
-            f"TMPDIR={given} is too long for sockets, and /tmp fails ({error.strerror}): set another."
-        ) from None
+        raise InputError(f"TMPDIR={given} is {reason}, and /tmp fails ({error.strerror}): set another.") from None
     finally:
         tempfile.tempdir = given
     if len(os.fsencode(folder)) > _LONGEST_TMPDIR:
-        raise InputError(f"TMPDIR={given} is too long for the names of sockets: set a shorter one, as TMPDIR=/tmp.")
+        raise InputError(f"TMPDIR={given} is {reason}: set a shorter one, as TMPDIR=/tmp.")
 
 
 def to_pixels(images: Tensor, device: torch.device) -> Tensor:

@@ -31,14 +31,10 @@ MOMENTUM = 0.9
 def make_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
     """Return the optimiser of a model; weight decay is for matrices and filters, not for biases and norms."""
     learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    parameters: list[dict[str, Any]] = [{"params": learnt, "weight_decay": 0.0}]
-    if config.weight_decay:
-        decaying = [parameter for parameter in learnt if parameter.ndim > 1]
-        others = [parameter for parameter in learnt if parameter.ndim <= 1]
-        parameters = [
-            {"params": decaying, "weight_decay": config.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ]
+    decaying = [parameter for parameter in learnt if parameter.ndim > 1 and config.weight_decay]
+    others = [parameter for parameter in learnt if parameter.ndim <= 1 or not config.weight_decay]
+    groups = ({"params": decaying, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0})
+    parameters: list[dict[str, Any]] = [group for group in groups if group["params"]]
     match config.optimizer:
         case "sgd":
             return torch.optim.SGD(parameters, config.learning_rate, MOMENTUM, nesterov=True)
@@ -261,8 +257,8 @@ class Trainer:
         `metrics` is of the validation images; metrics of the copies are left out where there are none.
         """
         progress = self.progress
-        sums = self.world.sum(*self._loss_sums.tolist())
-        loss, cross_entropy, pairing = (value / (self.world.size * self.steps_per_epoch) for value in sums)
+        sums = self.world.sum(self._loss_sums) / (self.world.size * self.steps_per_epoch)
+        loss, cross_entropy, pairing = sums.tolist()
         if not math.isfinite(loss):
             raise InputError(f"The loss of epoch {progress.epoch + 1} is {loss}: lower the learning rate.")
         if metrics.accuracy > progress.best_accuracy:
@@ -288,14 +284,14 @@ class Trainer:
         """Return how fast the epoch was trained, without its evaluation."""
         images = self.steps_per_epoch * self.config.batch_size * self.world.size
         rate = images / self.progress.training_seconds if self.progress.training_seconds else 0.0
-        flops = (
-            {} if self.flops_per_image is None else {"gflop_per_second": round(rate * self.flops_per_image / 1e9, 1)}
-        )
-        return {"images_per_second": round(rate, 1), **flops}
+        speed = {"images_per_second": round(rate, 1)}
+        if self.flops_per_image is not None:
+            speed["gflop_per_second"] = round(rate * self.flops_per_image / 1e9, 1)
+        return speed
 
     def state(self, identity: dict[str, Any]) -> SavedState:
         """Return what `resume` needs; all processes must call it together."""
-        self.progress.loss_sums = [total / self.world.size for total in self.world.sum(*self._loss_sums.tolist())]
+        self.progress.loss_sums = (self.world.sum(self._loss_sums) / self.world.size).tolist()
         average = {} if self.average is None else self.average.state_dict()
         return SavedState(identity, self.progress, self.model.state_dict(), self.optimizer.state_dict(), average)
 

@@ -38,15 +38,13 @@ def cosine(logits: Tensor) -> Tensor:
     return (1 - F.cosine_similarity(logits[:, :1], logits[:, 1:], dim=-1)).mean()
 
 
-DISTANCES: Mapping[str, Callable[[Tensor], Tensor]] = {
+Distance = Callable[[Tensor], Tensor]  # of logits (B, V, classes)
+DISTANCES: Mapping[str, Distance] = {
     "mse": squared_difference,
     "kl": kullback_leibler,
     "jsd": jensen_shannon,
     "cosine": cosine,
 }
-
-
-Distance = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -133,10 +131,8 @@ def least_likely(model: nn.Module, views: Tensor, labels: Tensor, settings: Sett
 
     Guan et al. (2022), Section 4.2.  One joint forward pass over both, as adversaries join the training set.
     """
-    images = views[:, 0]
-    adversaries = least_likely_adversaries(model, images, settings.epsilon)
-    logits = joint_logits(model, torch.stack([images, adversaries], 1))
-    return Losses(F.cross_entropy(logits.flatten(0, 1), labels.repeat_interleave(2, 0)))
+    adversaries = least_likely_adversaries(model, views[:, 0], settings.epsilon)
+    return stylized(model, torch.stack([views[:, 0], adversaries], 1), labels, settings)
 
 
 def projected(model: nn.Module, views: Tensor, labels: Tensor, settings: Settings) -> Losses:
@@ -150,10 +146,20 @@ def logit_pairing(model: nn.Module, views: Tensor, labels: Tensor, settings: Set
 
     The cross-entropy over originals and PGD's adversaries in one batch, and the distance of their logits.
     """
-    images = views[:, 0]
-    adversaries = pgd_adversaries(model, images, labels, settings.epsilon, settings.attack_steps)
-    logits = joint_logits(model, torch.stack([images, adversaries], 1))
-    return Losses(F.cross_entropy(logits.flatten(0, 1), labels.repeat_interleave(2, 0)), settings.distance(logits))
+    adversaries = pgd_adversaries(model, views[:, 0], labels, settings.epsilon, settings.attack_steps)
+    return pairing(model, torch.stack([views[:, 0], adversaries], 1), labels, settings)
+
+
+def noisy_fgsm(model: nn.Module, views: Tensor, labels: Tensor, settings: Settings) -> Losses:
+    """Return the cross-entropy of N-FGSM's adversaries alone (de Jorge et al. 2022)."""
+    adversaries = noisy_fgsm_adversaries(model, views[:, 0], labels, settings.epsilon)
+    return Losses(F.cross_entropy(model(adversaries).float(), labels))
+
+
+def noisy_fgsm_pairing(model: nn.Module, views: Tensor, labels: Tensor, settings: Settings) -> Losses:
+    """Return Eq. 6 of Guan et al. (2022) with N-FGSM's adversaries in the places of the originals."""
+    adversaries = noisy_fgsm_adversaries(model, views[:, 0], labels, settings.epsilon)
+    return pairing(model, torch.cat([adversaries[:, None], views[:, 1:]], 1), labels, settings)
 
 
 def least_likely_adversaries(model: nn.Module, images: Tensor, epsilon: float) -> Tensor:
@@ -173,6 +179,15 @@ def pgd_adversaries(model: nn.Module, images: Tensor, labels: Tensor, epsilon: f
         adversaries = adversaries.clamp(lowest, highest)
         adversaries = adversaries + step_size * _gradient(model, adversaries, labels).sign()
     return adversaries.clamp(lowest, highest)
+
+
+def noisy_fgsm_adversaries(model: nn.Module, images: Tensor, labels: Tensor, epsilon: float) -> Tensor:
+    """Return images (B, 3, H, W) in [0, 1] after one step of ε along the gradient's sign, from uniform noise of 2 ε.
+
+    N-FGSM (de Jorge et al. 2022, Algorithm 1): the noise augments, and nothing is projected onto the ball of ε.
+    """
+    noisy = (images + random_start(images, 2 * epsilon)).clamp(0, 1)
+    return (noisy + epsilon * _gradient(model, noisy, labels).sign()).clamp(0, 1)
 
 
 def random_start(images: Tensor, epsilon: float) -> Tensor:
@@ -202,6 +217,8 @@ METHODS: Mapping[str, Method] = {
     "pairing": Method(pairing, "copy"),
     "adversarial": Method(least_likely, "original", epsilon=0.1),  # Guan et al. (2022), Section 4.2
     "pgd": Method(projected, "original"),
+    "nfgsm": Method(noisy_fgsm, "original"),
+    "nfgsm_pairing": Method(noisy_fgsm_pairing, "copy"),
     "alp": Method(logit_pairing, "original", pairing_weight=0.5),  # Kannan et al. (2018), Section 4.3
     "clp": Method(clean_logit_pairing, "original", pairing_weight=0.5),
     # Controls: pairing with something else in the copy's place.

@@ -1,9 +1,9 @@
 """Classifiers by name: torchvision, timm, the small network, or a function of the user's own."""
 
-import difflib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,15 @@ from torchvision import models
 from stylize.console import InputError, counted
 from stylize.files import read_weights
 from stylize.references import is_reference, load_reference, reason_of
-from train.config import ARCHITECTURE_HELP, IMAGENET, LITE0, SCRATCH, SMALL, TIMM
+from train.architectures import (
+    IMAGENET,
+    LITE0,
+    SCRATCH,
+    SMALL,
+    TIMM,
+    check_architecture,
+    similar,
+)
 
 _WIDTHS = (32, 128, 128)
 _LOGIT_SCALE = 1 / 9  # keeps the first logits near 0, as the head has no weight decay of its own
@@ -43,7 +51,8 @@ class SmallNetwork(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
         self.groups = nn.Sequential()
         for width in _WIDTHS:
-            self.groups.append(_group(channels, width))
+            layers = (_convolution(channels, width), nn.MaxPool2d(2), _norm(width), nn.GELU())
+            self.groups.append(nn.Sequential(*layers, _convolution(width, width), _norm(width), nn.GELU()))
             channels = width
         self.head = nn.Linear(channels, num_classes, bias=False)
 
@@ -67,14 +76,6 @@ def whitening() -> Tensor:
     colours = colours / colours.norm(dim=1, keepdim=True)
     scales = (_STD.square() + _NOISE).rsqrt()
     return torch.einsum("ab,ac,bhw->abchw", scales, colours, edges).flatten(0, 1)
-
-
-def _group(inputs: int, width: int) -> nn.Sequential:
-    """Two 3 × 3 convolutions, the first with 2 × 2 pooling."""
-    return nn.Sequential(
-        _convolution(inputs, width), nn.MaxPool2d(2), _norm(width), nn.GELU(),
-        _convolution(width, width), _norm(width), nn.GELU(),
-    )  # fmt: skip
 
 
 def _convolution(inputs: int, width: int) -> nn.Conv2d:
@@ -152,10 +153,8 @@ def check_model(model: nn.Module, arch: str, size: int, num_classes: int) -> Non
 
 def _load_body(network: Network, heads: tuple[str, ...], arch: str, weights: str) -> None:
     """Load all but the head, and refuse a state dict that lacks, adds or reshapes a tensor."""
-    if weights == IMAGENET:
-        source = _pretrained_state(network, arch)
-    else:
-        source = _file_state(Path(weights), network.module.state_dict())
+    imagenet = weights == IMAGENET
+    source = _pretrained(network, arch) if imagenet else _file_state(Path(weights), network.module.state_dict())
 
     def unused(name: str) -> bool:
         return name in heads or name.startswith((*(f"{head}." for head in heads), "normalise."))
@@ -191,7 +190,7 @@ def _heads(network: Network, arch: str, num_classes: int, stem: str) -> tuple[st
     return heads
 
 
-def _pretrained_state(network: Network, arch: str) -> Mapping[str, Tensor]:
+def _pretrained(network: Network, arch: str) -> Mapping[str, Tensor]:
     if network.imagenet is None:
         raise InputError(f"There are no ImageNet weights of {arch}: give a file, or --weights {SCRATCH}.")
     try:
@@ -223,11 +222,6 @@ def _bare(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in _WRAPPING)
 
 
-def is_architecture(name: str) -> bool:
-    """Tell whether a name can be one of `make_network`; what timm or the user's code have shows when it is made."""
-    return name in (LITE0, SMALL) or name.startswith(TIMM) or is_reference(name) or name in _torchvision_names()
-
-
 def make_network(arch: str, num_classes: int, stem: str = "standard") -> Network:
     """Return the network of that name with random weights, by its library's initialisation.
 
@@ -235,80 +229,51 @@ def make_network(arch: str, num_classes: int, stem: str = "standard") -> Network
     and loses the pooling behind it, others lose their stride.  Raises `InputError` where there is no such network, its
     package is not installed, or it has no such stem.
     """
-    network = _make(arch, num_classes)
+    check_architecture(arch)
+    if arch == SMALL:
+        network = Network(SmallNetwork(num_classes), ("head",))
+    elif arch == LITE0:
+        network = _efficientnet_lite0(num_classes)
+    elif arch.startswith(TIMM):
+        network = _timm(arch, num_classes)
+    elif is_reference(arch):
+        network = Network(call_reference(arch, num_classes))
+    else:
+        network = _torchvision(arch, num_classes)
     if stem == "small":
         _shrink_stem(network.module, arch)
     return network
 
 
-def _make(arch: str, num_classes: int) -> Network:
-    if arch == SMALL:
-        return Network(SmallNetwork(num_classes), ("head",))
-    if arch == LITE0:
-        return _efficientnet_lite0(num_classes)
-    if arch.startswith(TIMM):
-        return _timm(arch.removeprefix(TIMM), num_classes)
-    if is_reference(arch):
-        return Network(call_reference(arch, num_classes))
-    if arch not in _torchvision_names():
-        raise InputError(unknown_architecture(arch))
-    return _torchvision(arch, num_classes)
-
-
-def _torchvision_names() -> list[str]:
-    names: list[str] = models.list_models(module=models)
-    return names
-
-
-def unknown_architecture(arch: str) -> str:
-    """Return what to say of a name that is no architecture."""
-    return f"Unknown architecture {arch!r}{_similar(arch, _torchvision_names())}: give {ARCHITECTURE_HELP}"
-
-
-def _similar(name: str, names: list[str]) -> str:
-    near = difflib.get_close_matches(name, names, n=3)
-    return f" (did you mean {' or '.join(near)}?)" if near else ""
-
-
 def _torchvision(arch: str, num_classes: int) -> Network:
     module = models.get_model(arch, weights=None, **_OPTIONS.get(arch, {}))
     head = [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)][-1]
-    _replace_head(module, head, num_classes)
+    old = module.get_submodule(head)  # its successor has PyTorch's default initialisation
+    if isinstance(old, nn.Linear):
+        module.set_submodule(head, nn.Linear(old.in_features, num_classes))
+    else:  # SqueezeNet
+        module.set_submodule(head, nn.Conv2d(old.in_channels, num_classes, kernel_size=1))
     published = models.get_model_weights(arch)
     weights = getattr(published, "IMAGENET1K_V1", published.DEFAULT)
     expected = weights.transforms()
-
-    def imagenet() -> Mapping[str, Tensor]:
-        state: Mapping[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True)
-        return state
-
-    return Network(module, (head, "aux1", "aux2", "AuxLogits"), tuple(expected.mean), tuple(expected.std), imagenet)
+    fetch = partial(weights.get_state_dict, progress=False, check_hash=True)
+    return Network(module, (head, "aux1", "aux2", "AuxLogits"), tuple(expected.mean), tuple(expected.std), fetch)
 
 
-def _replace_head(module: nn.Module, name: str, num_classes: int) -> None:
-    """Put a new layer for the classes in the place of the last one, with PyTorch's default initialisation."""
-    old = module.get_submodule(name)
-    if isinstance(old, nn.Linear):
-        module.set_submodule(name, nn.Linear(old.in_features, num_classes))
-    elif isinstance(old, nn.Conv2d):  # SqueezeNet
-        module.set_submodule(name, nn.Conv2d(old.in_channels, num_classes, kernel_size=1))
-
-
-def check_timm(arch: str) -> None:
-    """Raise `InputError` for an architecture of timm that it does not have."""
-    if not arch.startswith(TIMM):
-        return
+def check_timm(arch: str) -> str:
+    """Return what timm calls one of its architectures; raise `InputError` for one that it does not have."""
     try:
         import timm
     except ImportError:
         raise InputError(f"{arch} needs timm: pip install 'stylized-pairing[timm]'.") from None
     name = arch.removeprefix(TIMM)
     if not timm.is_model(name):
-        raise InputError(f"timm has no model {name!r}{_similar(name, timm.list_models())}: give one that it lists.")
+        raise InputError(f"timm has no model {name!r}{similar(name, timm.list_models())}: give one that it lists.")
+    return name
 
 
-def _timm(name: str, num_classes: int) -> Network:
-    check_timm(f"{TIMM}{name}")
+def _timm(arch: str, num_classes: int) -> Network:
+    name = check_timm(arch)
     import timm
 
     module = timm.create_model(name, num_classes=num_classes)
@@ -316,11 +281,9 @@ def _timm(name: str, num_classes: int) -> Network:
     heads = expected.get("classifier") or ()
     heads = (heads,) if isinstance(heads, str) else tuple(heads)
 
-    def imagenet() -> Mapping[str, Tensor]:
-        state: Mapping[str, Tensor] = timm.create_model(name, pretrained=True).state_dict()
-        return state
-
-    return Network(module, heads, expected["mean"], expected["std"], imagenet)
+    return Network(
+        module, heads, expected["mean"], expected["std"], lambda: timm.create_model(name, pretrained=True).state_dict()
+    )
 
 
 def _efficientnet_lite0(num_classes: int) -> Network:
@@ -343,8 +306,8 @@ def _shrink_stem(module: nn.Module, arch: str) -> None:
     if first.kernel_size[0] <= 3:
         first.stride = (1, 1)
         return
-    bias = first.bias is not None
-    module.set_submodule(name, nn.Conv2d(3, first.out_channels, kernel_size=3, padding=1, bias=bias))
+    smaller = nn.Conv2d(3, first.out_channels, kernel_size=3, padding=1, bias=first.bias is not None)
+    module.set_submodule(name, smaller)
     if isinstance(getattr(module, "maxpool", None), nn.MaxPool2d):
         module.set_submodule("maxpool", nn.Identity())
 

@@ -1,4 +1,4 @@
-"""`PairedShards`: the samples of a split, read in any order from local or remote shards, each of them checked."""
+"""`PairedShards`: the samples of a split, read in any order from a folder of shards, each of them checked."""
 
 import hashlib
 import io
@@ -7,10 +7,11 @@ import sys
 import warnings
 import weakref
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from functools import cache, cached_property
+from dataclasses import replace
+from functools import cache
 from itertools import chain, product
 from pathlib import Path
 from tarfile import BLOCKSIZE
@@ -26,10 +27,10 @@ from torch.utils.data import Dataset
 
 from stylize.console import InputError
 from stylize.shards.decode import MAX_PIXELS
-from stylize.shards.index import ORIGIN_NAME, SplitIndex, are_intact, differs, load_index, read_digests
+from stylize.shards.index import ORIGIN_NAME, SplitIndex, differs, index_split, load_index
 from stylize.shards.manifest import SPLITS, read_manifest
 from stylize.shards.picture_files import decode_plain_jpeg
-from stylize.shards.remote import DEFAULT_CACHE, DEFAULT_GB, RemoteFolder, local_shards
+from stylize.shards.remote import DEFAULT_CACHE, DEFAULT_GB, local_shards
 from stylize.shards.shard import image_roles, is_header_of, open_shard
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
@@ -48,9 +49,10 @@ class PairedShards(Dataset[tuple[Tensor, int]]):
     `transform` gets all images of a sample at once, so torchvision's give them the same crop and flip.  Only offsets
     are kept in memory, in arrays, so a data set of millions is cheap to hand to worker processes.
 
-    `shards` is a folder or its URL, which is downloaded into the cache as far as `cache_gb` lets it; the rest is read
-    from the URL.  Raises `InputError` where a shard is missing, damaged, or holds another number of samples, copies or
-    classes than the manifest says; damage to bytes shows when they are first read.
+    `shards` is a folder or its URL, which is downloaded into the cache; `PairedStream` is for what is larger.  `names`
+    are those of the shards to use, None for all of the split.  Raises `InputError` where a shard is missing, damaged,
+    or holds another number of samples, copies or classes than the manifest says; damage to bytes shows when they are
+    first read.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class PairedShards(Dataset[tuple[Tensor, int]]):
         transform: Callable[[Tensor], Tensor] | None = None,
         cache: Path = DEFAULT_CACHE,
         cache_gb: float = DEFAULT_GB,
+        names: Container[str] | None = None,
     ) -> None:
         if split not in SPLITS:
             raise InputError(f"Shards have no split {split!r}: choose one of {', '.join(SPLITS)}.")
@@ -70,11 +73,15 @@ class PairedShards(Dataset[tuple[Tensor, int]]):
         self.transform, self.class_names = transform, manifest.class_names
         self.size: int | None = manifest.spec.get("size")
         self.copies = int(manifest.spec.get("styles_per_image", 1)) if split == "train" else 0
-        self.index = load_index(folder, manifest, split)
+        if names is not None:
+            manifest = replace(manifest, shards=tuple(shard for shard in manifest.shards if shard.name in names))
+            self.index = index_split(folder, manifest, split)
+        elif split == "train" and (folder / ORIGIN_NAME).exists():
+            raise InputError(f"The pairs of {shards} are larger than the cache: raise its size, or use `PairedStream`.")
+        else:
+            self.index = load_index(folder, manifest, split)
         self.keys, self.labels = self.index.keys, self.index.labels
-        self._local = VerifiedBytes(self.index)
-        origin = folder / ORIGIN_NAME
-        self.streamed = StreamedBytes(origin.read_text(), self.index) if origin.exists() else None
+        self._bytes = VerifiedBytes(self.index)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -83,49 +90,43 @@ class PairedShards(Dataset[tuple[Tensor, int]]):
         images = self.read(index, range(1 + self.copies))
         return images if self.transform is None else self.transform(images), int(self.labels[index])
 
-    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, int]]:
-        """Return several samples, as a `DataLoader` asks for them; those behind a URL are fetched at once."""
-        self.fetch(indices, 1 + self.copies)
-        return [self[index] for index in indices]
-
     def by_class(self, indices: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         """Return, of ascending indices of samples, those with each label, ascending."""
         labels = self.labels[indices]
         order = np.argsort(labels, kind="stable")
         return np.split(indices[order], np.searchsorted(labels[order], np.arange(1, len(self.class_names))))
 
-    def fetch(self, indices: Sequence[int], images: int) -> None:
-        """Fetch the first images of samples at once where their shards are behind a URL, before they are read."""
-        if self.streamed is not None:
-            self.streamed.fetch(indices, images)
-
     def read(self, index: int, images: Sequence[int]) -> Tensor:
         """Return the chosen images of a sample (0 original, k the k-th copy) as uint8 (len(images), 3, H, W)."""
-        pixels = self._decoded(index, self._payloads(index, images))
+        (pixels,) = self.read_many([index], [images])
         return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
     def read_many(self, indices: Sequence[int], images: Sequence[Sequence[int]]) -> list[Pixels]:
         """Return the chosen images of each sample, V of each, as uint8 (V, H, W, 3).
 
         First all are read, then all decoded: faster than one by one, for what is used stays in the processor's cache.
-        Decoders leave Python's lock, so they share the threads of PyTorch: all of training on CPUs, one of a worker.
         """
-        payloads = [self._payloads(index, parts) for index, parts in zip(indices, images, strict=True)]
-        threads = torch.get_num_threads()
-        samples = list(zip(indices, payloads, strict=True))
-        shares = [samples[k * len(samples) // threads : (k + 1) * len(samples) // threads] for k in range(threads)]
-        decoded = _decoders(threads).map(lambda share: [self._decoded(*sample) for sample in share], shares)
-        return list(chain.from_iterable(decoded))
+        payloads = [self._bytes.read(index, parts) for index, parts in zip(indices, images, strict=True)]
+        names = [f"{self.index.path(index)}: sample {self.keys[index]}" for index in indices]
+        return decode_samples(list(zip(names, payloads, strict=True)), self.size)
 
-    def _payloads(self, index: int, images: Sequence[int]) -> list[bytes]:
-        reader = self.streamed if self.streamed and self.streamed.holds(index) else self._local
-        return reader.read(index, images)
 
-    def _decoded(self, index: int, payloads: Sequence[bytes]) -> Pixels:
-        try:
-            return decode_images(payloads, self.size)
-        except UnusableImageError as error:
-            raise InputError(f"{self.index.path(index)}: sample {self.keys[index]} {error}") from None
+def decode_samples(samples: Sequence[tuple[str, Sequence[bytes]]], side: int | None) -> list[Pixels]:
+    """Decode the images of samples as `decode_images` does; an `InputError` begins with the sample's name.
+
+    Decoders leave Python's lock, so they share the threads of PyTorch: all of training on CPUs, one of a worker.
+    """
+    threads = torch.get_num_threads()
+    shares = [samples[k * len(samples) // threads : (k + 1) * len(samples) // threads] for k in range(threads)]
+    decoded = _decoders(threads).map(lambda share: [_decoded(name, payloads, side) for name, payloads in share], shares)
+    return list(chain.from_iterable(decoded))
+
+
+def _decoded(name: str, payloads: Sequence[bytes], side: int | None) -> Pixels:
+    try:
+        return decode_images(payloads, side)
+    except UnusableImageError as error:
+        raise InputError(f"{name} {error}") from None
 
 
 @cache
@@ -206,50 +207,6 @@ def _members(
         hashed(between)
         hashed(payload)
         yield between[-BLOCKSIZE:], payload
-
-
-class StreamedBytes:
-    """Reads parts of samples from a URL, and raises `InputError` rather than return a byte of another SHA-256.
-
-    A sample's images lie side by side, so each is one request; `fetch` makes those of a batch at once.
-    """
-
-    def __init__(self, url: str, index: SplitIndex) -> None:
-        self.url, self.index = url, index
-        self._fetched: dict[int, bytes] = {}
-
-    @cached_property
-    def _remote(self) -> RemoteFolder:
-        return RemoteFolder(self.url)
-
-    def holds(self, index: int) -> bool:
-        """Return whether a sample's shard is not here."""
-        return not self.index.path(index).exists()
-
-    def fetch(self, indices: Sequence[int], images: int) -> None:
-        """Fetch the first images of samples, for the readings that follow; those fetched before are forgotten."""
-        self._fetched = self._parts([index for index in dict.fromkeys(indices) if self.holds(index)], images)
-
-    def read(self, index: int, parts: Sequence[int]) -> list[bytes]:
-        """Return the chosen parts of a sample: 0 the original, k its k-th copy."""
-        spans = self.index.spans[index]
-        start, end = int(spans[0, 0]), int(spans[max(parts)].sum())
-        if len(self._fetched.get(index, b"")) < end - start:
-            self._fetched |= self._parts([index], len(spans) - 1)
-        there = self._fetched[index]
-        payloads = [there[offset - start : offset - start + size] for offset, size in spans[list(parts)].tolist()]
-        digests = dict(enumerate(read_digests(self.index.path(index), str(self.index.keys[index]))))
-        label = str(self.index.labels[index]).encode()
-        if not are_intact([*payloads, label], [digests.get(part) for part in (*parts, len(spans) - 1)]):
-            raise differs(self.index.path(index))
-        return payloads
-
-    def _parts(self, indices: Sequence[int], images: int) -> dict[int, bytes]:
-        """Return what lies from the beginning of each sample's original to the end of the last image."""
-        spans = self.index.spans[list(indices)]
-        names = [self.index.path(index).name for index in indices]
-        parts = self._remote.read_parts(names, spans[:, 0, 0].tolist(), spans[:, images - 1].sum(1).tolist())
-        return dict(zip(indices, parts, strict=True))
 
 
 class UnusableImageError(InputError):

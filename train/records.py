@@ -9,7 +9,7 @@ import platform
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -20,10 +20,12 @@ import torch
 from stylize.console import InputError
 from stylize.files import file_sha256, write_atomically
 from stylize.shards.manifest import MANIFEST_NAME, read_manifest
+from train.architectures import IMAGENET, SCRATCH
 from train.augment import ImagePreset
-from train.config import IMAGENET, SCRATCH, TrainConfig
-from train.distributed import World, uses_bf16, uses_sync_batchnorm
+from train.config import TrainConfig
+from train.distributed import World, loading_workers, uses_bf16, uses_sync_batchnorm
 from train.evaluation import Metrics
+from train.loading import is_streamed
 from train.loop import Trainer
 from train.methods import METHODS
 from train.model_file import MODEL_NAME, ModelCard, read_card
@@ -52,6 +54,7 @@ def run_identity(config: TrainConfig, world: World) -> dict[str, Any]:
         "device": world.device.type,
         "sync_batchnorm": uses_sync_batchnorm(config, world),
         "world_size": world.size,
+        "streaming_workers": loading_workers(config, world.device, True) if is_streamed(config.shards) else None,
     }
 
 
@@ -70,33 +73,30 @@ def model_card(samples: PairedShards, preset: ImagePreset, identity: dict[str, A
     )
 
 
-def make_folder(out: Path) -> None:
-    """Make a run's folder; raises `InputError` where that fails."""
+@contextmanager
+def locked_folder(out: Path, world: World) -> Iterator[None]:
+    """Make a run's folder and keep other runs out while it works there.
+
+    Raises `InputError` where it cannot be made, or another run is at work in it.
+    """
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"The output folder {out} cannot be made ({error.strerror}): choose another.") from None
-
-
-@contextmanager
-def locked_folder(out: Path, world: World) -> Iterator[None]:
-    """Keep other runs out of a run's folder while it works there; raises `InputError` where one is at work."""
     folder = os.open(out, os.O_RDONLY)
+    busy = False
     try:
-        if world.any(world.is_main and not _lock(folder)):
+        with suppress(OSError):  # a file system without locks keeps nobody out
+            try:
+                if world.is_main:
+                    fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                busy = True
+        if world.any(busy):
             raise InputError(f"Another run is at work in {out}: wait for it to end, or choose another output folder.")
         yield
     finally:
         os.close(folder)
-
-
-def _lock(folder: int) -> bool:
-    """Lock an open folder; return whether no other process has. A file system without locks keeps nobody out."""
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        return not isinstance(error, BlockingIOError)
-    return True
 
 
 def finished_metrics(out: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -129,50 +129,43 @@ def write_epochs(out: Path, rows: list[dict[str, float]]) -> None:
     write_atomically(out / EPOCHS_NAME, text.getvalue().encode())
 
 
-def write_record(out: Path, record: Mapping[str, Any]) -> None:
-    """Write `record.json`: how the model was made, and what it does class by class."""
-    write_atomically(out / RECORD_NAME, _json(record))
+def write_results(
+    out: Path,
+    trainer: Trainer,
+    identity: Mapping[str, Any],
+    tested: Metrics,
+    class_names: list[str],
+    counts: Mapping[str, int],
+) -> dict[str, Any]:
+    """Write what a finished run leaves beside its model, and return the numbers of `metrics.json`.
 
-
-def write_metrics(out: Path, metrics: Mapping[str, Any]) -> None:
-    """Write `metrics.json`; with it the run is finished, and its state goes."""
-    write_atomically(out / METRICS_NAME, _json(metrics))
-    (out / STATE_NAME).unlink(missing_ok=True)
-
-
-def _json(document: Mapping[str, Any]) -> bytes:
-    return (json.dumps(document, indent=2, sort_keys=True) + "\n").encode()
-
-
-def run_metrics(trainer: Trainer, tested: Metrics, training_images: int, validation_images: int) -> dict[str, Any]:
-    """Return the numbers of `metrics.json`; `tested` is of the test images, of which there may be none."""
-    progress = trainer.progress
-    return {
+    `record.json` has the settings with the digest of the shards, versions, hardware and accuracy by class; its
+    `flop_per_image` is of a training step, forward and backward, over all that the method shows of an image.
+    `metrics.json` goes last: with it the run is finished, and its state goes.  `tested` is of the test images, of which
+    there may be none; `counts` are those of other images.
+    """
+    progress, by_class = trainer.progress, zip(class_names, tested.by_class.tolist(), strict=True)
+    record = {
+        **describe_environment(trainer.world.device),
+        "settings": identity,
+        "flop_per_image": trainer.flops_per_image,
+        "test_accuracy_by_class": {name: right / images for name, (images, right, *_) in by_class if images},
+        "best_epoch_metrics": progress.rows[progress.best_epoch - 1],
+    }
+    metrics = {
         "best_epoch": progress.best_epoch,
         "best_validation_accuracy": progress.best_accuracy,
-        "training_images": training_images,
-        "validation_images": validation_images,
+        **counts,
         "test_accuracy": tested.accuracy if tested.images else None,
         "test_images": tested.images,
         "epochs": progress.epoch,
         "seconds": round(progress.seconds, 3),
         "parameters": sum(parameter.numel() for parameter in trainer.evaluated.parameters()),
     }
-
-
-def run_record(trainer: Trainer, identity: dict[str, Any], tested: Metrics, class_names: list[str]) -> dict[str, Any]:
-    """Return `record.json`: settings with the digest of the shards, versions, hardware, and accuracy by class.
-
-    `flop_per_image` is of a training step, forward and backward, over all that the method shows of an image.
-    """
-    by_class = zip(class_names, tested.class_correct, tested.class_images, strict=True)
-    return {
-        **describe_environment(trainer.world.device),
-        "settings": identity,
-        "flop_per_image": trainer.flops_per_image,
-        "test_accuracy_by_class": {name: right / images for name, right, images in by_class if images},
-        "best_epoch_metrics": trainer.progress.rows[trainer.progress.best_epoch - 1],
-    }
+    for name, document in ((RECORD_NAME, record), (METRICS_NAME, metrics)):
+        write_atomically(out / name, (json.dumps(document, indent=2, sort_keys=True) + "\n").encode())
+    (out / STATE_NAME).unlink(missing_ok=True)
+    return metrics
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:

@@ -2,8 +2,7 @@
 
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
 import numpy as np
@@ -12,34 +11,40 @@ from numpy.typing import NDArray
 
 from stylize.console import InputError, LiteralConsole, Show, counted, shown_progress
 from stylize.references import is_reference
+from stylize.shards.manifest import read_manifest
 from stylize.shards.verify import has_single_class, sanity_warnings
 from train.augment import VIEWS, image_preset
 from train.batch_norm import without_auxiliary
 from train.config import TrainConfig
 from train.distributed import World, join_world, loading_workers
 from train.evaluation import Metrics, count
-from train.loading import EpochBatches, EvaluationImages, TrainingViews, hold_out, training_loader
+from train.loading import (
+    Batch,
+    EpochBatches,
+    EvaluationImages,
+    TrainingViews,
+    held_out_shards,
+    hold_out,
+    is_streamed,
+    training_loader,
+)
 from train.loop import Trainer
 from train.methods import METHODS
 from train.model_file import MODEL_NAME, load_model, save_model, trust
 from train.models import build_model, check_model
 from train.pairs import PairedShards
 from train.records import (
-    Report,
     finished_metrics,
     live_log,
     locked_folder,
-    make_folder,
     model_card,
     remove_results,
     run_identity,
-    run_metrics,
-    run_record,
     write_epochs,
-    write_metrics,
-    write_record,
+    write_results,
 )
 from train.state import SaveClock, load_state, received_signals, save_state
+from train.streaming import StreamedBatches
 
 RECALIBRATION_BATCHES = 20  # enough for the averages of BatchNorm
 
@@ -56,7 +61,6 @@ def train_model(config: TrainConfig) -> dict[str, Any]:
         identity = run_identity(config, world)
         finished = finished_metrics(config.out, identity)
         if finished is None:
-            make_folder(config.out)
             with locked_folder(config.out, world):
                 return _Run(config, world, identity).train()
         if not world.is_main:
@@ -70,24 +74,7 @@ class _Run:
 
     def __init__(self, config: TrainConfig, world: World, identity: dict[str, Any]) -> None:
         self.config, self.world, self.identity = config, world, identity
-        method = METHODS[config.method]
-        self.samples = PairedShards(config.shards, "train")
-        needed = VIEWS[method.views].copies
-        if self.samples.copies < needed:
-            there = counted(self.samples.copies, "stylized copy", "stylized copies")
-            raise InputError(
-                f"{config.shards} has {there} an image, but the method {config.method!r} needs {needed}: "
-                f"make shards with --styles-per-image {needed}."
-            )
-        self.test_samples = PairedShards(config.shards, "test")
-        self.preset = image_preset(config.image_preset, self.samples.size)
-        training, self.validation_samples, self.validation = hold_out(
-            config.shards, self.samples, config.validation_fraction, config.seed
-        )
-        self.batches = EpochBatches(training, config.batch_size, config.seed, world.rank, world.size)
-        views = TrainingViews(self.samples, training, self.preset, config.seed, method.views)
-        self.workers = loading_workers(config, world.device, self.samples.streamed is not None)
-        self.loader = training_loader(views, self.batches, self.workers, world.device.type == "cuda")
+        self._open_data()
         classes = len(self.samples.class_names)
         torch.manual_seed(config.seed)
         if is_reference(config.arch):
@@ -99,9 +86,36 @@ class _Run:
         self.received: list[int] = []
         self.console = training_console(world.is_main)
 
+    def _open_data(self) -> None:
+        """Open the images to train on, as batches and what loads them, to validate on and to test on."""
+        config, world, views = self.config, self.world, METHODS[self.config.method].views
+        streamed = is_streamed(config.shards)
+        manifest = read_manifest(config.shards)
+        held_out = held_out_shards(manifest, config.validation_fraction, config.seed) if streamed else None
+        self.samples = PairedShards(config.shards, "train", names=held_out)
+        check_copies(config, self.samples.copies)
+        self.test_samples = PairedShards(config.shards, "test")
+        self.preset = image_preset(config.image_preset, self.samples.size, config.augment)
+        self.workers = loading_workers(config, world.device, streamed)
+        self.batches: EpochBatches | StreamedBatches
+        self.loader: Iterable[Batch]
+        if held_out is not None:
+            self.validation_samples = self.samples if held_out else PairedShards(config.shards, "val")
+            self.validation = np.arange(len(self.validation_samples))
+            self.batches = StreamedBatches(config.shards, held_out, self.preset, config, world, self.workers)
+            self.loader = self.batches
+            return
+        training, self.validation_samples, self.validation = hold_out(
+            config.shards, self.samples, config.validation_fraction, config.seed
+        )
+        self.batches = EpochBatches(training, config.batch_size, config.seed, world.rank, world.size)
+        shown = TrainingViews(self.samples, training, self.preset, config.seed, views, config.stylized_fraction)
+        self.loader = training_loader(shown, self.batches, self.workers, world.device.type == "cuda")
+
     def train(self) -> dict[str, Any]:
         """Run all epochs that are left, then publish the best model."""
-        refuse_single_class(self.samples)
+        if isinstance(self.batches, EpochBatches):
+            refuse_single_class(self.samples)
         if self.world.is_main:
             warn_of_wrong_pairs(self.samples, {"test": self.test_samples}, training_console(visible=True).print)
         state = load_state(self.config.out, self.identity)
@@ -111,40 +125,41 @@ class _Run:
         elif self.world.is_main:
             remove_results(self.config.out)
         progress = self.trainer.progress
-        with self._display() as (show, self.report), received_signals() as self.received:
+        log = self.config.log if self.world.is_main else "none"
+        with (
+            shown_progress(self.console) as show,
+            live_log(log, self.config.out, progress.rows) as self.report,
+            received_signals() as self.received,
+        ):
             while progress.epoch < self.config.epochs:
                 self._advance(show)
             return self._publish()
 
-    @contextmanager
-    def _display(self) -> Iterator[tuple[Show, Report]]:
-        """Lend what the main process shows of the run: its progress, and its metrics epoch by epoch."""
-        log = self.config.log if self.world.is_main else "none"
-        with (
-            shown_progress(self.console) as show,
-            live_log(log, self.config.out, self.trainer.progress.rows) as report,
-        ):
-            yield show, report
-
     def _stopped(self) -> bool:
         return bool(self.received)
-
-    def _pause(self) -> bool:
-        return self._stopped() or (self.world.is_main and self.clock.due())
 
     def _advance(self, show: Show) -> None:
         """Train to the end of the epoch and evaluate, or to a pause; then save, and stop if a signal asked for it."""
         trainer, progress, started = self.trainer, self.trainer.progress, time.monotonic()
         self.batches.select(progress.epoch, progress.step)
-        trained = trainer.run_epoch(self.loader, self._pause, self._shown_images(show))
+        trained = trainer.run_epoch(
+            self.loader, lambda: self._stopped() or (self.world.is_main and self.clock.due()), self._shown_images(show)
+        )
         progress.training_seconds += time.monotonic() - started
-        metrics = self._validate() if trained else None
+        metrics = None
+        if trained:
+            self.batches.select(progress.epoch, count=RECALIBRATION_BATCHES)
+            trainer.recalibrate(self.loader)
+            metrics = self._count(self.validation_samples, self.validation)
         seconds = time.monotonic() - started
         progress.seconds, progress.epoch_seconds = progress.seconds + seconds, progress.epoch_seconds + seconds
         if metrics:
             row = trainer.finish_epoch(metrics)
             self.report(row)
-            self.console.print(epoch_line(row, self.config.epochs))
+            self.console.print(
+                f"epoch {row['epoch']}/{self.config.epochs}: loss {row['training_loss']:.4f}, "
+                f"validation accuracy {row['validation_accuracy']:.4f}, {row['seconds']:.1f} s"
+            )
         self._save(whole_epoch=metrics is not None)
         if self.world.any(self._stopped()) and progress.epoch < self.config.epochs:
             self._stop()
@@ -167,20 +182,14 @@ class _Run:
         self.console.print("Stopped and saved: the same command continues this run.")
         raise SystemExit(128 + (self.received or [signal.SIGTERM])[0])
 
-    def _validate(self) -> Metrics | None:
-        """Count what the model gets right on the validation images; None where a signal stopped it."""
-        self.batches.select(self.trainer.progress.epoch, count=RECALIBRATION_BATCHES)
-        self.trainer.recalibrate(self.loader)
-        return self._count(self.validation_samples, self.validation)
-
     def _count(self, samples: PairedShards, indices: NDArray[np.int64]) -> Metrics | None:
-        """Count over all processes, each of which takes its share of the images."""
+        """Count over all processes, each of which takes its share of the images; None where a signal stopped it."""
         share = indices[self.world.rank :: self.world.size].tolist()
         images = EvaluationImages(samples, self.preset, share, with_styled=True)
         metrics = count(self.trainer.evaluated, images, workers=self.workers, stop=self._stopped)
         if self.world.any(self._stopped()):
             return None
-        return Metrics.from_numbers(self.world.sum(*metrics.numbers()))
+        return Metrics(self.world.sum(metrics.by_class).cpu())
 
     def _save(self, whole_epoch: bool) -> None:
         started = time.monotonic()
@@ -205,10 +214,21 @@ class _Run:
             self._stop()
         if not self.world.is_main:
             return {}
-        metrics = run_metrics(self.trainer, tested, len(self.batches.indices), len(self.validation))
-        write_record(config.out, run_record(self.trainer, self.identity, tested, self.samples.class_names))
-        write_metrics(config.out, metrics)
-        return metrics
+        counts = {"training_images": self.batches.images, "validation_images": len(self.validation)}
+        return write_results(config.out, self.trainer, self.identity, tested, self.samples.class_names, counts)
+
+
+def check_copies(config: TrainConfig, copies: int) -> None:
+    """Raise `InputError` where images have fewer copies than the method shows, or a share of none is asked for."""
+    needed = VIEWS[METHODS[config.method].views].copies
+    if copies < needed:
+        there = counted(copies, "stylized copy", "stylized copies")
+        raise InputError(
+            f"{config.shards} has {there} an image, but the method {config.method!r} needs {needed}: "
+            f"make shards with --styles-per-image {needed}."
+        )
+    if config.stylized_fraction < 1 and not needed:
+        raise InputError(f"--stylized-fraction is for methods that show copies, not for {config.method!r}: leave it.")
 
 
 def refuse_single_class(train: PairedShards) -> None:
@@ -219,9 +239,6 @@ def refuse_single_class(train: PairedShards) -> None:
 
 def warn_of_wrong_pairs(train: PairedShards, others: Mapping[str, PairedShards], warn: Callable[[str], None]) -> None:
     """Warn of what looks wrong with a folder though it can be trained on."""
-    if train.streamed:  # a request for each of some thousand images
-        warn("Warning: shards stay behind their URL, so whether copies are of their originals was not looked at.")
-        return
     for sentence in sanity_warnings(train.index, {split: samples.index for split, samples in others.items()}):
         warn(f"Warning: {sentence}")
 
@@ -229,11 +246,3 @@ def warn_of_wrong_pairs(train: PairedShards, others: Mapping[str, PairedShards],
 def training_console(visible: bool) -> LiteralConsole:
     """Return the run's console, on standard error; a silent one for all processes but the first."""
     return LiteralConsole(stderr=True, quiet=not visible, highlight=False)
-
-
-def epoch_line(row: dict[str, float], epochs: int) -> str:
-    """Return what is printed of an epoch's metrics."""
-    return (
-        f"epoch {row['epoch']}/{epochs}: loss {row['training_loss']:.4f}, "
-        f"validation accuracy {row['validation_accuracy']:.4f}, {row['seconds']:.1f} s"
-    )

@@ -120,7 +120,11 @@ def refuse_other_settings(earlier: Mapping[str, Any], identity: Mapping[str, Any
 
 def _shown(name: str) -> str:
     """Return an entry of an identity as people know it: most are options."""
-    others = {"shards_sha256": "the SHA-256 of the shards' manifest", "world_size": "the number of processes"}
+    others = {
+        "shards_sha256": "the SHA-256 of the shards' manifest",
+        "world_size": "the number of processes",
+        "streaming_workers": "--workers of streamed shards",
+    }
     return others.get(name) or option_name(name)
 
 

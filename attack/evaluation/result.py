@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from attack.attacks.attack import NORM_NAMES, AttackResult, epsilon_name
+from attack.attacks.attack import NORM_NAMES, AttackResult, Norm, epsilon_name
 from attack.checks.check import Check
 from attack.checks.robustness import Cell, looked_at, robust_cells, wilson
 from attack.checks.verdict import Verdict, evaluate
@@ -295,7 +295,8 @@ def metrics(result: Result) -> dict[str, Any]:
     That is an accuracy, of how many images it is, and the verdict; without a radius there is the verdict alone. For
     each norm with minimal-norm attacks there is the median distance of the nearest error, in units of the [0, 1] range.
     """
-    clean = {"clean": round(whole_split(result).mean, 4), **_medians(result)}
+    medians = {f"median_{norm}": round(far, 5) for norm, far in median_distances(result).items()}
+    clean = {"clean": round(whole_split(result).mean, 4), **medians}
     if not result.cells:
         return {"verdict": result.verdicts[0].word, **clean}
     columns: dict[str, Any] = {}
@@ -311,14 +312,14 @@ def metrics(result: Result) -> dict[str, Any]:
     return {**clean, **columns}
 
 
-def _medians(result: Result) -> dict[str, float]:
+def median_distances(result: Result) -> dict[Norm, float]:
     """Return by norm the median distance of the nearest error that a minimal-norm attack found; 0 of clean errors."""
-    medians = {}
+    medians: dict[Norm, float] = {}
     for norm in NORM_NAMES:
         attacks = [attack for attack in result.attacks if attack.norm == norm and _is_minimal(attack)]
         nearest = [min(far) for far in zip(*(attack.distance[: looked_at(attack)] for attack in attacks), strict=False)]
         if nearest and isfinite(median(nearest)):
-            medians[f"median_{norm}"] = round(median(nearest), 5)
+            medians[norm] = median(nearest)
     return medians
 
 

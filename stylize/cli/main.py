@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from stylize.cli.fit import evaluate_decoder, fit_decoder, fit_styles
+from stylize.cli.init import init
 from stylize.cli.preview import preview
 from stylize.cli.shards import cue_conflict, publish, shards
 from stylize.cli.tools import diff, export, images, index, info, merge, pack, rederive, unpack, upload, verify
@@ -112,7 +113,21 @@ def _check_shard_options(values: dict[str, Any], made: bool) -> None:
 
 
 app = command_app(__doc__, "stylize")
-for command in (shards, publish, images, preview, cue_conflict, verify, info, index, pack, unpack, export, upload):
+for command in (
+    init,
+    shards,
+    publish,
+    images,
+    preview,
+    cue_conflict,
+    verify,
+    info,
+    index,
+    pack,
+    unpack,
+    export,
+    upload,
+):
     app.command(command.__name__.replace("_", "-"))(command)
 for command in (diff, merge, rederive, fit_decoder, evaluate_decoder, fit_styles):
     app.command(command.__name__.replace("_", "-"))(command)

@@ -245,13 +245,16 @@ def images(
 
 def upload(
     directory: Annotated[Path, typer.Argument(help="A finished folder.")],
-    url: Annotated[str, typer.Argument(help="s3://bucket/folder to upload it to.")],
+    url: Annotated[str, typer.Argument(help="Where to: s3://bucket/folder or hf://datasets/OWNER/NAME.")],
 ) -> None:
-    """Upload a finished folder to S3, the manifest last; run the same command again to go on."""
+    """Upload a finished folder to S3 or the Hugging Face Hub, manifest last; run the same command again to go on."""
+    from stylize.shards.card import read_facts
     from stylize.shards.index import side_names
-    from stylize.shards.remote import upload_shards
+    from stylize.shards.upload import upload_shards
 
     manifest = read_manifest(directory)
+    if url.startswith("hf://") and not read_facts(directory).licence:
+        print_notice(NO_LICENCE)
     names = [*(shard.name for shard in manifest.shards), FAILURES_NAME, *side_names(manifest)]
     total = sum((directory / name).stat().st_size for name in names if (directory / name).is_file())
     with counted_progress(console, "Uploading", total, BYTES) as report:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from stylize.console import InputError, plain_errors
+from stylize.console import PATIENCE, InputError, plain_errors
 from stylize.files import UNREADABLE, file_sha256, why_unreadable, write_atomically
 from stylize.fitting.data import CropBatches, Pool, sample_sheet
 from stylize.fitting.optimise import (
@@ -160,7 +160,9 @@ class DecoderFit:
         """Draw batches in other processes: one beside a CPU that trains, all CPUs for a GPU, which must never wait."""
         on_gpu = self.device.type == "cuda"
         workers = max(1, (os.cpu_count() or 2) - 1) if on_gpu else 1
-        return DataLoader(batches, batch_size=None, sampler=steps, num_workers=workers, pin_memory=on_gpu)
+        return DataLoader(
+            batches, batch_size=None, sampler=steps, num_workers=workers, pin_memory=on_gpu, timeout=PATIENCE
+        )
 
     def run(self, save: Callable[[], None], report: Report) -> None:
         """Run what is left of every phase, saving regularly and at the end."""

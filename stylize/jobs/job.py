@@ -1,14 +1,16 @@
 """A job opened: source, styles, networks and codec, ready to make shards."""
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
 from PIL import Image, ImageOps
 
-from stylize.console import InputError
+from stylize.console import InputError, print_notice
 from stylize.jobs.spec import ShardOptions, Spec, make_spec
 from stylize.jobs.stylizers import OwnStylizer, open_own_stylizer
 from stylize.networks.limits import COLOURS, MIN_SIDE
@@ -20,6 +22,7 @@ from stylize.shards.picture_files import decode_plain_jpeg
 from stylize.sources.opening import open_source
 from stylize.sources.source import Source
 
+COMPILED_PIXELS = 10**10  # from which a GPU saves the minute that compiling takes
 _PILLOW_FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
 
 
@@ -96,6 +99,7 @@ class Job:
     spec: Spec
     source: Source
     stylizer: Stylizer | OwnStylizer
+    reopen: Callable[[str], "Job"] | None = None  # on another device, in another process
 
     @property
     def codec(self) -> Codec:
@@ -103,18 +107,33 @@ class Job:
         return Codec(self.spec.codec, self.spec.quality, self.spec.bits)
 
 
-def open_job(options: ShardOptions) -> Job:
-    """Load source, styles and networks; raise `InputError` for anything that does not exist or does not fit."""
-    source = open_source(options.data, seed=options.seed, test_fraction=options.test_fraction)
+def open_job(options: ShardOptions, device: str = "auto") -> Job:
+    """Load source, styles and networks, on a device by PyTorch's name or the best one.
+
+    On a GPU the network of a large job is compiled, where the machine can.
+    Raises `InputError` for anything that does not exist or does not fit.
+    """
     if options.stylizer:
+        source = open_source(options.data, seed=options.seed, test_fraction=options.test_fraction)
         own, records = open_own_stylizer(options)
         return Job(make_spec(options, source, records, (None, None), own), source, own)
-    pair = load_pair(options.encoder, options.decoder)
+    pair = load_pair(options.encoder, options.decoder)  # before the images, which may take minutes to list
+    source = open_source(options.data, seed=options.seed, test_fraction=options.test_fraction)
     styles = load_styles(options.style, pair.decoder_sha256, options.style_size)
     if options.transfer == COLOURS and (names := [style.name for style in styles if style.fitted]):
         raise InputError(f"--transfer {COLOURS} does not use fitted statistics: give the picture of {names[0]}.")
     networks = pair.encoder.network, pair.decoder
-    stylizer = Stylizer(*networks, [*styles, golden_style()], options.dtype, options.backend)
+    stylizer = Stylizer(*networks, [*styles, golden_style()], options.dtype, options.backend, device)
+    if _pays_to_compile(options, source, stylizer) and (reason := stylizer.compile()) and device == "auto":
+        print_notice(f"The network is not compiled, and slower for it ({reason}).")
     self_test(stylizer, shipped=options.decoder is None)
     hashes = (pair.encoder.sha256, pair.decoder_sha256)
-    return Job(make_spec(options, source, styles, hashes, stylizer), source, stylizer)
+    return Job(make_spec(options, source, styles, hashes, stylizer), source, stylizer, partial(open_job, options))
+
+
+def _pays_to_compile(options: ShardOptions, source: Source, stylizer: Stylizer) -> bool:
+    """Return whether a GPU's work is long enough; of pictures of many shapes, each would be compiled anew."""
+    if stylizer.device.type == "cpu" or options.transfer == COLOURS or options.size is None:
+        return False
+    images = min(options.limit or source.count("train"), source.count("train"))
+    return images * options.styles_per_image * (options.work_size or options.size) ** 2 >= COMPILED_PIXELS

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
 from stylize.console import InputError, Report, counted, option_name
-from stylize.files import file_sha256, remove_leftovers
+from stylize.files import file_sha256, remove_leftovers, wait_for_turn
 from stylize.jobs.job import Failure
 from stylize.jobs.spec import SAMPLES_PER_SHARD, ShardOptions, spec_digest
 from stylize.shards.card import card_files
@@ -175,9 +175,12 @@ def _remove_empty(staging: Path, made: list[Path]) -> None:
 
 @contextmanager
 def locked_shard(staging: Path, name: str) -> Iterator[None]:
-    """Wait until no other process makes this shard, and clear what a killed one left of it."""
+    """Wait until no other process makes this shard, and clear what a killed one left of it.
+
+    Raises `InputError` where the other one writes nothing for `PATIENCE`.
+    """
     with open(staging / "locks" / name, "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        wait_for_turn(lock.fileno(), staging / "shards", f"Another process, which makes {name} in {staging},")
         remove_leftovers(staging / "shards", name)
         yield
 

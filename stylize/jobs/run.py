@@ -11,6 +11,7 @@ from typing import Any
 
 from stylize.console import InputError, Report, counted
 from stylize.files import write_atomically
+from stylize.jobs.devices import make_on_devices, share_devices
 from stylize.jobs.estimate import size_advice
 from stylize.jobs.job import Failure, Job
 from stylize.jobs.make_shard import Workers, make_shard, read_image, start_workers
@@ -115,7 +116,18 @@ def needs_work(
 
 
 def make_locally(job: Job, report: Report, staging: Path, plans: Iterable[ShardPlan]) -> list[Failure]:
-    """Make the shards that are not finished; return the images of all of them that could not be used."""
+    """Make the shards that are not finished, on all GPUs of a kind; return the images that could not be used."""
+    if job.reopen is None or job.stylizer.device.type == "cpu":
+        return make_here(job, report, staging, plans)
+    shards = list(plans)
+    devices = share_devices(len(shards))
+    if len(devices) == 1:
+        return make_here(job, report, staging, shards)
+    return make_on_devices(make_here, job, devices, report, staging, shards)
+
+
+def make_here(job: Job, report: Report, staging: Path, plans: Iterable[ShardPlan]) -> list[Failure]:
+    """Do as `make_locally` in this process."""
     lock = Lock()
 
     def report_alone(images: int) -> None:

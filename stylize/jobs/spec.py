@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 SAMPLES_PER_SHARD = 1000
 # Recorded only where they are given.
-LATER_OPTIONS = {"style_size": None, "transfer": FEATURES, "bits": None, "stylizer": None}
+LATER_OPTIONS = {"style_size": None, "transfer": FEATURES, "bits": None, "compiled": False, "stylizer": None}
 OWN_NETWORKS = ("work_size", "transfer", "backend", "dtype", "encoder", "decoder")  # options of the built-in stylizer
 VERSIONED = ("stylized-pairing", "torch", "pillow", "numpy", "simplejpeg")
 BACKEND_PACKAGES = {"torch": (), "openvino": ("openvino",), "own": ()}  # beside torch, which every backend needs
@@ -156,6 +156,7 @@ class Spec:
     transfer: str = FEATURES
     bits: int | None = None
     stylizer: dict[str, Any] | None = None
+    compiled: bool = False
 
     def document(self) -> dict[str, Any]:
         """Return the specification as the manifest holds it, as JSON: some options only where they are no default."""
@@ -182,11 +183,10 @@ def make_spec(
     stylizer: "Stylizer | OwnStylizer",
 ) -> Spec:
     """Resolve the options; `hashes` are the encoder's and the decoder's SHA-256."""
-    import torch
-
+    from stylize.networks.devices import device_kind
     from stylize.networks.openvino import calibration_sha256
 
-    limit, device = options.limit, stylizer.device.type
+    limit = options.limit
     names = {field.name for field in fields(Spec)} & {field.name for field in fields(ShardOptions)}
     recorded: dict[str, Any] = {
         **{name: getattr(options, name) for name in names},
@@ -199,9 +199,9 @@ def make_spec(
         "backend": stylizer.backend,
         "calibration_sha256": calibration_sha256() if stylizer.dtype_name == "int8" else None,
         "dtype": stylizer.dtype_name,
-        "device": f"{device} {torch.backends.cpu.get_cpu_capability()}" if device == "cpu" else device,
+        "device": device_kind(stylizer.device),
         "batch_pixels": stylizer.batch_pixels,
-        **getattr(stylizer, "recorded", {}),
+        **stylizer.recorded,
         "versions": {name: version(name) for name in (*VERSIONED, *BACKEND_PACKAGES[stylizer.backend])},
     }
     return Spec(**recorded)

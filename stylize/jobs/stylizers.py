@@ -155,7 +155,9 @@ def open_own_stylizer(options: ShardOptions) -> tuple[OwnStylizer, Sequence[Styl
 
 
 def _declaration(reference: str, function: Any) -> dict[str, Any]:
-    declared: dict[str, Any] = {name: getattr(function, name, default) for name, default in DECLARED.items()}
+    found = {name: getattr(function, name, default) for name, default in DECLARED.items()}
+    # A method of that name, as networks have `parameters`, declares nothing.
+    declared: dict[str, Any] = {name: DECLARED[name] if callable(own) else own for name, own in found.items()}
     declared["name"] = declared["name"] or reference
     for name, default in DECLARED.items():
         kind: type = dict if name == "parameters" else type(default)
@@ -171,7 +173,7 @@ def _declaration(reference: str, function: Any) -> dict[str, Any]:
 
 def _handed(function: Any) -> set[str]:
     try:
-        return HANDED & signature(function).parameters.keys()
+        return HANDED & signature(getattr(function, "forward", function)).parameters.keys()
     except (TypeError, ValueError):  # of compiled code that does not say what it takes
         return set()
 

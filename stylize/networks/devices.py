@@ -24,12 +24,30 @@ def find_device(name: str = "auto") -> torch.device:
     return device
 
 
+def find_devices() -> list[str]:
+    """Return PyTorch's names of the GPUs here, those of the first one's kind."""
+    kinds = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    return [f"cuda:{number}" for number, kind in enumerate(kinds) if kind == kinds[0]]
+
+
+def device_kind(device: torch.device) -> str:
+    """Return what pixels depend on: a CPU's vector instructions, as PyTorch names them, or a GPU's name."""
+    if device.type == "cpu":
+        return f"cpu {torch.backends.cpu.get_cpu_capability()}"
+    return f"{device.type} {torch.cuda.get_device_name(device)}"
+
+
 def best_dtype(device: torch.device) -> torch.dtype:
     """Return bfloat16 where the device multiplies it in hardware, else float32."""
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if has_bf16 else torch.float32
+
+
+def gains_by_winograd(device: torch.device) -> bool:
+    """Return whether float32 convolutions are limited by multiplications: on CPUs, unless they have AVX-512."""
+    return device.type == "cpu" and torch.backends.cpu.get_cpu_capability() != "AVX512"
 
 
 def sums_int8_exactly() -> bool:

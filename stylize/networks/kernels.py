@@ -110,7 +110,7 @@ class UpsampledConvolution(nn.Module):
 
 
 def rearranged(encoder: Encoder, decoder: Decoder, winograd: bool) -> AdaINNetwork:
-    """Return a stylizer of a pair, which shares what needs no rearrangement; `winograd` for float32 on a CPU."""
+    """Return a stylizer of a pair, which shares what needs no rearrangement; `winograd` for float32 on CPUs."""
     return AdaINNetwork(*(nn.Sequential(*_modules(network.chain, winograd)) for network in (encoder, decoder)))
 
 

@@ -1,10 +1,12 @@
 """The stylizer: uint8 images in, uint8 images out, on one device, with style statistics computed once."""
 
 import copy
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -15,7 +17,7 @@ from torch import Tensor
 
 from stylize.console import InputError
 from stylize.networks.adain import AdaINNetwork, Decoder, Encoder, adain, channel_statistics, unit_range
-from stylize.networks.devices import best_dtype, find_device
+from stylize.networks.devices import best_dtype, find_device, gains_by_winograd
 from stylize.networks.kernels import rearranged
 from stylize.networks.limits import COLOURS, FEATURES, MIN_SIDE, check_transfer
 from stylize.networks.openvino import bfloat16_network, int8_network
@@ -62,11 +64,12 @@ class Stylizer:
         self.dtype = torch.float32 if openvino else DTYPES[dtype]  # of what goes in and out of the network
         # A copy: the conversion below works in place, and the caller's networks may serve other stylizers.
         pair = copy.deepcopy((encoder, decoder))
-        winograd = self.device.type == "cpu" and self.dtype == torch.float32
+        winograd = self.dtype == torch.float32 and gains_by_winograd(self.device)
         network = AdaINNetwork(*pair) if openvino else rearranged(*pair, winograd)
         self.network = network.eval().to(self.device, self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.batch_pixels = BATCH_PIXELS[self.backend if openvino else self.device.type]
         self.largest_batch = self.batch_pixels  # of any size of picture; less once a GPU ran out of memory
+        self.recorded: dict[str, bool] = {}  # in specifications, beside what all stylizers are asked for
         self.use_styles(styles)
         if openvino:
             calibrated = (encoder, decoder, self.means, self.stds)
@@ -137,7 +140,8 @@ class Stylizer:
             part = slice(done, done + batch)
             try:
                 own = alpha if isinstance(alpha, float | int) else self._column(alphas[part])
-                outputs.append(self._stylize_batch(images[part], choice[part], own, work_size, transfer))
+                with _own_stream(self.device):
+                    outputs.append(self._stylize_batch(images[part], choice[part], own, work_size, transfer))
             except RuntimeError as error:
                 # PyTorch has no error class for a CPU's memory.
                 if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
@@ -152,13 +156,29 @@ class Stylizer:
 
     @property
     def streams(self) -> int:
-        """How many batches should run side by side: one for each thread of a CPU."""
-        return torch.get_num_threads() if self.device.type == "cpu" else 1
+        """How many batches should run side by side: one for each thread of a CPU, or one on a GPU and one copied."""
+        return torch.get_num_threads() if self.device.type == "cpu" else 2
 
     def is_large(self, height: int, width: int, work_size: int | None = None) -> bool:
         """Return whether images of a size should be alone on the network: the memory of several would add up."""
         working_height, working_width = _working_shape((height, width), work_size)
         return max(height * width, working_height * working_width) > STREAM_PIXELS
+
+    @torch.inference_mode()
+    def compile(self) -> str | None:
+        """Compile the network, once for square pictures of any size; return why that cannot be done here, if so.
+
+        Nothing is chosen by measuring, so that the pixels are those of every run on this kind of device.
+        """
+        # Without a graph break, and by symbolic shapes: a break would compile layer by layer.
+        compiled: Any = torch.compile(self.network, fullgraph=True, dynamic=True, options={"deterministic": True})
+        pixels = torch.zeros(2, 3, 4 * MIN_SIDE, 4 * MIN_SIDE, device=self.device, dtype=self.dtype)
+        try:
+            compiled(pixels.contiguous(memory_format=torch.channels_last), self.means[[0, 0]], self.stds[[0, 0]], 1.0)
+        except Exception as error:  # a compiler may lack anything
+            return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        self.network, self.recorded = compiled, {"compiled": True}
+        return None
 
     @torch.inference_mode()
     def use_styles(self, styles: Sequence[Style]) -> None:
@@ -229,6 +249,22 @@ class Stylizer:
             pixels = _resize(pixels, work)
         output: Tensor = self.network(pixels, self.means[styles], self.stds[styles], alpha)
         return output if work == size else _resize(output, size)
+
+
+_THREAD = threading.local()
+
+
+@contextmanager
+def _own_stream(device: torch.device) -> Iterator[None]:
+    """Run a thread's work on a GPU in a stream of its own: one thread's copies go beside another's computations."""
+    if device.type == "cpu":
+        yield
+        return
+    if not hasattr(_THREAD, "stream"):
+        _THREAD.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    _THREAD.stream.wait_stream(torch.cuda.default_stream(device))  # which computed the styles' statistics
+    with torch.cuda.stream(_THREAD.stream):
+        yield
 
 
 def _check_backend(dtype: str, backend: str) -> None:

@@ -24,8 +24,6 @@ Integers = NDArray[np.int64]
 Table = NDArray[np.void]
 CHECKSUM_SUFFIX = ".sha256"
 ORIGIN_NAME = "origin"  # a file where some shards are not in the folder: the URL behind which they are
-_DIGITS = 64
-_BETWEEN = b"  "
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,6 @@ def load_index(directory: Path, manifest: Manifest, split: str) -> SplitIndex:
     """Return the index of a split: by its table or, where none was stored, by the tars' headers.
 
     A table is checked for what the manifest tells; that its shards are so inside shows when their samples are read.
-    Where the folder has a file `origin`, shards may be missing.
     Raises `InputError` as `index_split` does, and where the table is damaged or does not fit the manifest.
     """
     path = directory / index_name(split)
@@ -80,10 +77,8 @@ def load_index(directory: Path, manifest: Manifest, split: str) -> SplitIndex:
         raise InputError(f"{path} cannot be read ({error}): run `stylize index` on its folder.") from None
     if reason := _misfit(table, entries, manifest.copies(split), len(manifest.class_names)):
         raise InputError(f"{path} does not fit its manifest ({reason}): run `stylize index` on its folder.")
-    complete = not (directory / ORIGIN_NAME).exists()
     for entry in entries:
-        if complete or (directory / entry.name).exists():
-            _check_there(directory / entry.name, entry)
+        _check_there(directory / entry.name, entry)
     return _split_index(directory, entries, table)
 
 
@@ -147,22 +142,20 @@ def write_indices(directory: Path, manifest: Manifest) -> None:
 def _locations(path: Path, entry: ShardEntry, copies: int, classes: int) -> list[SampleLocation]:
     _check_there(path, entry)
     locations = list(index_shard(path))
+    wrong = None
     if len(locations) != entry.samples:
-        raise InputError(
-            f"Shard {path} holds {counted(len(locations), 'sample')}, not the {entry.samples} of its manifest: "
-            "fetch or make it again."
-        )
-    for location in locations:
-        if len(location.styled) != copies:
-            found = counted(len(location.styled), "stylized copy", "stylized copies")
-            raise InputError(
-                f"{path}: sample {location.key} has {found}, not the {copies} of its manifest: make the shard again."
-            )
+        wrong = f"it holds {counted(len(locations), 'sample')}, not the {entry.samples} of its manifest"
+    for location in locations if wrong is None else ():
+        if (found := len(location.styled)) != copies:
+            kinds = counted(found, "stylized copy", "stylized copies")
+            wrong = f"sample {location.key} has {kinds}, not the {copies} of its manifest"
+            break
         if location.label >= classes:
-            raise InputError(
-                f"{path}: sample {location.key} has label {location.label}, but the manifest names only "
-                f"{counted(classes, 'class', 'classes')}: make the shard again."
-            )
+            names = counted(classes, "class", "classes")
+            wrong = f"sample {location.key} has label {location.label}, but the manifest names only {names}"
+            break
+    if wrong:
+        raise InputError(f"Shard {path}: {wrong}: fetch or make it again.")
     return locations
 
 
@@ -195,35 +188,6 @@ def _misfit(table: Table, entries: Sequence[ShardEntry], copies: int, classes: i
     if (after < (starts + sizes).ravel()[:-1] + BLOCKSIZE)[same[1:] == same[:-1]].any():
         return "places out of order"
     return None
-
-
-def checksum_path(shard: Path) -> Path:
-    """Return the file of checksums that may stand beside a shard."""
-    return shard.with_suffix(CHECKSUM_SUFFIX)
-
-
-def read_digests(shard: Path, key: str) -> list[str]:
-    """Return the SHA-256 of a sample's members in their order: content, copies, label, metadata.
-
-    Number k is that of image k, as a trainer counts them.  Raises `InputError` where the file of checksums is missing
-    or does not know the sample.
-    """
-    path = checksum_path(shard)
-    try:
-        text = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}): run `stylize index` on its folder.") from None
-    own = _BETWEEN + key.encode() + b"."
-    start = max(0, text.find(own) - _DIGITS)
-    lines = text[start : text.rfind(own) + len(own)].split(b"\n")
-    if not all(line[_DIGITS:].startswith(own) for line in lines):
-        raise InputError(f"{path} does not list sample {key}: run `stylize index` on its folder.")
-    return [line[:_DIGITS].decode("ascii", "replace") for line in lines]
-
-
-def are_intact(payloads: Sequence[bytes], digests: Sequence[str | None]) -> bool:
-    """Return whether payloads have these SHA-256; None is that of nothing."""
-    return [hashlib.sha256(payload).hexdigest() for payload in payloads] == list(digests)
 
 
 INDEX_SUFFIX = ".idx"

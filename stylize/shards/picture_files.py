@@ -4,7 +4,7 @@ import importlib
 import re
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
@@ -62,17 +62,16 @@ def jxl_size(data: bytes) -> tuple[int, int] | None:
         position += count
         return bits >> (position - count) & ((1 << count) - 1)
 
+    def side() -> int:
+        return 8 * (take(5) + 1) if small else take(_JXL_BITS[take(2)]) + 1
+
     small = take(1)
-    height = _side(take, small)
+    height = side()
     ratio = take(3)
     if ratio:
         over, under = _JXL_RATIOS[ratio]
         return height * over // under, height
-    return _side(take, small), height
-
-
-def _side(take: Callable[[int], int], small: int) -> int:
-    return 8 * (take(5) + 1) if small else take(_JXL_BITS[take(2)]) + 1
+    return side(), height
 
 
 def _codestream(data: bytes) -> int | None:
@@ -161,18 +160,17 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _from_jpeg(segments: list[tuple[int, bytes]]) -> SideData:
-    bare = b"".join(segment for marker, segment in segments if not _is_jpeg_side_data(marker, segment))
+    bare = []
+    for marker, segment in segments:  # whole JFIF and Adobe ones say how colours are coded
+        jfif = segment[4:9] == b"JFIF\0" and len(segment) >= 18
+        adobe = segment[4:9] == b"Adobe" and len(segment) >= 16
+        if jfif or adobe or not (marker == _JPEG_COMMENT or 0xE0 <= marker <= 0xEF):
+            bare.append(segment)
     exif = [segment[4:] for marker, segment in segments if marker == 0xE1 and segment[4:10] == b"Exif\0\0"]
     parts = sorted(segment[16:] for marker, segment in segments if marker == 0xE2 and segment[4:16] == b"ICC_PROFILE\0")
     whole = all(part[:2] == bytes((number, len(parts))) for number, part in enumerate(parts, 1))
     profile = b"".join(part[2:] for part in parts) if whole else b""
-    return SideData(b"\xff\xd8" + bare, exif[0] if exif else b"", profile)
-
-
-def _is_jpeg_side_data(marker: int, segment: bytes) -> bool:
-    """Return whether a segment says nothing about the pixels; whole JFIF and Adobe ones say how colours are coded."""
-    colours = (segment[4:9] == b"JFIF\0" and len(segment) >= 18) or (segment[4:9] == b"Adobe" and len(segment) >= 16)
-    return marker == _JPEG_COMMENT or (0xE0 <= marker <= 0xEF and not colours)
+    return SideData(b"\xff\xd8" + b"".join(bare), exif[0] if exif else b"", profile)
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -186,19 +184,17 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 def _from_png(chunks: list[tuple[bytes, bytes]]) -> SideData:
     bare = _PNG + b"".join(chunk for name, chunk in chunks if name[:1].isupper() or name == b"tRNS")
-    found = {name: chunk[8:-4] for name, chunk in reversed(chunks) if _is_whole(name, chunk)}
-    return SideData(bare, found.get(b"eXIf", b""), _png_profile(found.get(b"iCCP", b"")))
-
-
-def _is_whole(name: bytes, chunk: bytes) -> bool:
-    return name in (b"eXIf", b"iCCP") and zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:], "big")
-
-
-def _png_profile(payload: bytes) -> bytes:
+    whole = {
+        name: chunk[8:-4]
+        for name, chunk in reversed(chunks)
+        if name in (b"eXIf", b"iCCP") and zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:], "big")
+    }
     try:
-        return zlib.decompressobj().decompress(payload.partition(b"\0")[2][1:], _MAX_PROFILE)
+        packed = whole.get(b"iCCP", b"").partition(b"\0")[2][1:]
+        profile = zlib.decompressobj().decompress(packed, _MAX_PROFILE)
     except zlib.error:
-        return b""
+        profile = b""
+    return SideData(bare, whole.get(b"eXIf", b""), profile)
 
 
 def _bare_tiff(data: bytes) -> bytes:

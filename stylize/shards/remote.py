@@ -5,11 +5,9 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Container, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -18,8 +16,8 @@ import fsspec
 import typer
 
 from stylize.console import InputError, console, print_notice
-from stylize.files import file_sha256, remove_leftovers, temporary_path, write_atomically
-from stylize.shards.index import ORIGIN_NAME, checksum_path, index_name, side_names, write_indices
+from stylize.files import file_sha256, remove_leftovers, temporary_path, wait_for_turn, write_atomically
+from stylize.shards.index import ORIGIN_NAME, write_indices
 from stylize.shards.manifest import FAILURES_NAME, MANIFEST_NAME, Manifest, ShardEntry, read_manifest
 
 TRIES = 3
@@ -41,14 +39,15 @@ def store_errors(url: str) -> Iterator[None]:
     except FileNotFoundError:
         raise InputError(f"{url} is not there: check the bucket, the folder and the endpoint.") from None
     except PermissionError as error:
-        raise InputError(f"{url} is refused ({_reason(error)}): check the credentials, say AWS_PROFILE.") from None
+        raise InputError(f"{url} is refused ({error_reason(error)}): check the credentials, say AWS_PROFILE.") from None
     except Exception as error:  # botocore's and aiohttp's have no base in common
         raise InputError(
-            f"{url} cannot be used ({_reason(error)}): check the network, the endpoint and the credentials."
+            f"{url} cannot be used ({error_reason(error)}): check the network, the endpoint and the credentials."
         ) from None
 
 
-def _reason(error: Exception) -> str:
+def error_reason(error: Exception) -> str:
+    """Return an error's kind and the first line of what it says."""
     return f"{type(error).__name__}: {str(error).partition(chr(10))[0].rstrip('.')}".removesuffix(": ")
 
 
@@ -62,9 +61,11 @@ class RemoteFolder:
             # Listings are not kept: what another process uploads meanwhile counts.
             self.files, self.root = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
         except ImportError:
-            raise InputError(f"{url} needs more packages: pip install 'stylized-pairing[s3]'.") from None
+            extra = "hub" if url.startswith("hf://") else "s3"
+            raise InputError(f"{url} needs more packages: pip install 'stylized-pairing[{extra}]'.") from None
         except ValueError as error:
-            raise InputError(f"{url} cannot be opened ({error}): give s3://bucket/folder or https://….") from None
+            known = "s3://bucket/folder, hf://datasets/OWNER/NAME or https://…"
+            raise InputError(f"{url} cannot be opened ({error}): give {known}.") from None
 
     def path(self, name: str) -> str:
         """Return what fsspec calls a file of the folder."""
@@ -88,23 +89,6 @@ class RemoteFolder:
             temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
-
-    def read_parts(self, names: Sequence[str], starts: Sequence[int], ends: Sequence[int]) -> list[bytes]:
-        """Return bytes `starts` to `ends` of files, asked for all at once; what fails is tried again.
-
-        Raises `InputError` where they cannot be read, or the store sends something else.
-        """
-
-        def read_once() -> list[bytes]:
-            with store_errors(self.url):
-                paths = [self.path(name) for name in names]
-                parts: list[bytes] = self.files.cat_ranges(paths, list(starts), list(ends), on_error="raise")
-            if any(len(part) != end - start for part, start, end in zip(parts, starts, ends, strict=True)):
-                advice = "raise --cache-gb, or copy the folder"
-                raise InputError(f"{self.url} does not send parts of files as asked: {advice}.")
-            return parts
-
-        return _tried(read_once) if names else []
 
     def fetch_manifest(self, folder: Path) -> Manifest:
         """Download the manifest into a folder and return it; raise `InputError` where there is none to be trusted."""
@@ -176,6 +160,14 @@ def shard_files(shards: str | Path) -> Iterator[ShardFiles]:
         yield ShardFiles(Path(folder), remote)
 
 
+Needed = Callable[[Manifest], Container[str]]  # names of shards that must be here, whatever the size of the cache
+
+
+def without_pairs(manifest: Manifest) -> set[str]:
+    """Return the names of shards with originals only, which evaluation reads in any order."""
+    return {shard.name for shard in manifest.shards if shard.split != "train"}
+
+
 DEFAULT_CACHE = Path("~/.cache/stylized-pairing")
 DEFAULT_GB = 200.0
 _LOCK = "lock"
@@ -183,13 +175,15 @@ Cache = Annotated[Path, typer.Option(help="Where shards from a URL are kept.")]
 CacheGigabytes = Annotated[float, typer.Option(help="Size of that; what was not used for longest goes.")]
 
 
-def opened_shards(shards: str, cache: Path, gigabytes: float) -> AbstractContextManager[Path]:
+def opened_shards(
+    shards: str, cache: Path, gigabytes: float, needed: Needed = without_pairs
+) -> AbstractContextManager[Path]:
     """Lend a folder of shards as `local_shards` does, and say what is downloaded."""
 
     def report(shard: ShardEntry) -> None:
         console.print(f"{shard.name}: downloaded, {shard.bytes / 1e6:.1f} MB, SHA-256 as recorded")
 
-    return local_shards(shards, cache, gigabytes, report)
+    return local_shards(shards, cache, gigabytes, report, needed)
 
 
 @contextmanager
@@ -198,12 +192,13 @@ def local_shards(
     cache: Path = DEFAULT_CACHE,
     gigabytes: float = DEFAULT_GB,
     report: Callable[[ShardEntry], None] = lambda shard: None,
+    needed: Needed = without_pairs,
 ) -> Iterator[Path]:
     """Yield a folder of shards: the path itself, or for a URL a copy in the cache that stays while it is used.
 
     Each shard is checked against the manifest's SHA-256 when it comes. Processes of one machine download it once.
     Copies that were not used for longest make room; `report` is told of every downloaded shard.  Shards that the cache
-    cannot hold stay behind the URL: `PairedShards` reads their samples from there.
+    cannot hold stay behind the URL, which the folder's file `origin` names; never those that are `needed`.
 
     Raises:
         InputError: the URL cannot be read, a shard differs from its manifest, or the cache or disk is too small.
@@ -221,7 +216,7 @@ def local_shards(
             alone = _try_lock(lock.fileno())
             if not alone:
                 fcntl.flock(lock, fcntl.LOCK_SH)
-            _complete(remote, folder, gigabytes, report, alone)
+            _complete(remote, folder, gigabytes, report, alone, needed)
             fcntl.flock(lock, fcntl.LOCK_SH)  # as long as the copy is used; others may use it too
         yield folder
 
@@ -233,7 +228,7 @@ def _turn_to_download(folder: Path) -> Iterator[None]:
     try:
         if not _try_lock(descriptor):
             console.print(f"Waiting for another process, which downloads the same shards to {folder}.")
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            wait_for_turn(descriptor, folder, f"Another process, which downloads the same shards to {folder},")
         yield
     finally:
         os.close(descriptor)
@@ -269,17 +264,22 @@ def _copy_of(remote: RemoteFolder, root: Path) -> Path:
 
 
 def _complete(
-    remote: RemoteFolder, folder: Path, gigabytes: float, report: Callable[[ShardEntry], None], alone: bool
+    remote: RemoteFolder,
+    folder: Path,
+    gigabytes: float,
+    report: Callable[[ShardEntry], None],
+    alone: bool,
+    needed: Needed,
 ) -> None:
     """Download the shards that the folder lacks, as far as the cache holds them; others are removed if not in use."""
     remove_leftovers(folder)
     manifest = read_manifest(folder)
-    totals = accumulate(shard.bytes for shard in manifest.shards)
-    kept = [shard for shard, total in zip(manifest.shards, totals, strict=True) if total <= gigabytes * 1e9]
+    kept, behind = _fitting(manifest, gigabytes, needed(manifest))
     there = {path.name: path.stat().st_size for path in folder.glob("*.tar")}  # whose SHA-256 was checked then
     missing = [shard for shard in kept if there.get(shard.name) != shard.bytes]
-    behind = manifest.shards[len(kept) :]
-    _prepare_streaming(remote, folder, behind)
+    (folder / ORIGIN_NAME).unlink(missing_ok=True)
+    if behind:
+        write_atomically(folder / ORIGIN_NAME, remote.url.encode())
     for shard in behind if alone else ():
         (folder / shard.name).unlink(missing_ok=True)  # of a time when the cache was larger
     _make_room(kept, missing, folder, gigabytes)
@@ -290,23 +290,18 @@ def _complete(
         write_indices(folder, manifest)
 
 
-def _prepare_streaming(remote: RemoteFolder, folder: Path, behind: Sequence[ShardEntry]) -> None:
-    """Fetch what reading single samples of the shards that stay behind takes: tables of all, checksums of each."""
-    (folder / ORIGIN_NAME).unlink(missing_ok=True)
-    if not behind:
-        return
-    paths = [*(folder / index_name(split) for split in {shard.split for shard in behind})]
-    paths += [checksum_path(folder / shard.name) for shard in behind]
-    try:
-        for path in paths:
-            if not path.exists():
-                remote.fetch(path.name, path)
-    except InputError as error:
+def _fitting(manifest: Manifest, gigabytes: float, needed: Container[str]) -> tuple[list[ShardEntry], list[ShardEntry]]:
+    """Return the shards that the cache holds, those that are needed before others, and those that it does not."""
+    shards = sorted(manifest.shards, key=lambda shard: shard.name not in needed)
+    totals = list(accumulate(shard.bytes for shard in shards))
+    count = sum(total <= gigabytes * 1e9 for total in totals)
+    if any(shard.name in needed for shard in shards[count:]):
+        size = max(total for shard, total in zip(shards, totals, strict=True) if shard.name in needed)
         raise InputError(
-            f"The shards are larger than the cache and cannot be read in parts ({str(error).rstrip('.')}): raise "
-            "--cache-gb, or run `stylize index` and `stylize upload` on the folder that they came from."
-        ) from None
-    write_atomically(folder / ORIGIN_NAME, remote.url.encode())
+            f"The images to evaluate on take {size / 1e9:.2g} GB, more than the cache: raise --cache-gb above that."
+        )
+    kept = {shard.name for shard in shards[:count]}
+    return [shard for shard in manifest.shards if shard.name in kept], shards[count:]
 
 
 def _make_room(kept: list[ShardEntry], missing: list[ShardEntry], folder: Path, gigabytes: float) -> None:
@@ -339,84 +334,3 @@ def _remove_unused(lock: Path) -> bool:
         if unused:
             shutil.rmtree(lock.parent, ignore_errors=True)
         return unused
-
-
-UPLOADS_AT_ONCE = 4
-
-
-def upload_shards(directory: Path, url: str, report: Callable[[int], None] = lambda size: None) -> Manifest:
-    """Upload a finished folder to `s3://bucket/prefix` and return its manifest, which goes last.
-
-    Indices, checksums and data card go too, as they are.  Each other file is checked against the manifest.  All are
-    created in one request, only if there is none of their name; what is there already is compared instead, so the
-    same call goes on after an interruption, and mends what the store has damaged.  `report` receives bytes.
-
-    Raises:
-        InputError: the folder is damaged, the store cannot be written, or holds other files under these names.
-    """
-    if not (is_url(url) and url.startswith("s3://")):
-        raise InputError(f"{url} is not s3://bucket/folder: copy the folder with another tool, {MANIFEST_NAME} last.")
-    manifest = read_manifest(directory)
-    target = RemoteFolder(url)
-    own = file_sha256(directory / MANIFEST_NAME)
-    _is_stored(directory / MANIFEST_NAME, target, own)  # another one is refused before gigabytes of shards are sent
-    hashes = {shard.name: shard.sha256 for shard in manifest.shards}
-    if manifest.failures_sha256:
-        hashes[FAILURES_NAME] = manifest.failures_sha256
-    for name in side_names(manifest):
-        if (directory / name).is_file():
-            hashes[name] = file_sha256(directory / name)
-    with ThreadPoolExecutor(UPLOADS_AT_ONCE) as threads:
-        uploads = [threads.submit(_upload, directory / name, target, sha256) for name, sha256 in hashes.items()]
-        try:
-            for upload in uploads:
-                report(upload.result())
-        finally:
-            threads.shutdown(cancel_futures=True)
-    _upload(directory / MANIFEST_NAME, target, own)
-    return manifest
-
-
-def _upload(path: Path, target: RemoteFolder, sha256: str) -> int:
-    """Upload a file unless it is there, and return its size; one of ours that is damaged in the store is replaced."""
-    if not path.is_file() or file_sha256(path) != sha256:
-        raise InputError(f"{path} is missing or differs from its manifest: make it again before you upload it.")
-    put = partial(target.files.put_file, str(path), target.path(path.name), Metadata={"sha256": sha256})
-    failure = None
-    for _ in range(TRIES):
-        whole = _is_stored(path, target, sha256)
-        if whole:
-            break
-        try:
-            with store_errors(target.url):  # not the file's: it is the bucket that may be missing
-                # `create` sends If-None-Match: *; the store keeps all of the file or none of it.
-                put(mode="create" if whole is None else "overwrite")
-            break
-        except InputError as error:  # another process was first or is at it (409), or the answer was lost: look again
-            failure = error
-    else:
-        if failure and not _is_stored(path, target, sha256):
-            raise failure
-    return path.stat().st_size
-
-
-def _is_stored(path: Path, target: RemoteFolder, sha256: str) -> bool | None:
-    """Return whether the store has a whole copy of a file; None where it has nothing of this name.
-
-    Sizes and MD5 (S3's ETag) are compared; where these leave doubt, the copy is read. Raises `InputError` where the
-    name is that of another file: neither is the SHA-256 in its metadata this one, nor that of its bytes.
-    """
-    known, url = target.info(path.name), f"{target.url}/{path.name}"
-    if known is None:
-        return None
-    with store_errors(url):
-        recorded = target.files.metadata(target.path(path.name), refresh=True).get("sha256")
-        same_size = bool(known["size"] == path.stat().st_size)
-        with open(path, "rb") as file:
-            md5 = hashlib.file_digest(file, partial(hashlib.md5, usedforsecurity=False)).hexdigest()
-        if recorded == sha256 and (not same_size or str(known.get("ETag")).strip('"') == md5):
-            return same_size
-        whole = same_size and recorded in (None, sha256) and target.sha256(path.name) == sha256
-    if not whole and recorded != sha256:
-        raise InputError(f"{url} is there and differs: give another folder, or remove it first.")
-    return whole

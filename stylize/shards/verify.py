@@ -5,11 +5,10 @@ import os
 import re
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from io import BufferedReader
 from math import comb
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,8 +34,7 @@ _KINDS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(NamedTuple):
     """A member as its header describes it; `kind` is None for a regular file, else what it is instead."""
 
     name: str
@@ -96,7 +94,7 @@ def shard_defects(path: Path, manifest: Manifest, shard: ShardEntry, places: Pla
         defects.append("SHA-256 differs from the manifest's")
     samples = 0
     with open_shard(path) as file:
-        for members in _samples(_own_members(scan_tar(file, defects), defects)):
+        for members in _samples(scan_tar(file, defects), defects):
             samples += 1
             key = _split_name(members[0])[0]
             if (shard.split, key) in places:
@@ -114,19 +112,13 @@ def _split_name(member: Member) -> tuple[str, str]:
     return key, rest
 
 
-def _own_members(members: Iterable[Member], defects: list[str]) -> Iterator[Member]:
-    """Yield the regular members that the format names; any other is a defect."""
+def _samples(members: Iterable[Member], defects: list[str]) -> Iterator[list[Member]]:
+    """Yield runs of members of one key (a second `content` begins a new one); foreign members are defects."""
+    sample: list[Member] = []
     for member in members:
         if member.kind or not MEMBER_NAME.fullmatch(member.name):
             defects.append(f"foreign member {member.name!r}" + (f", {member.kind}" if member.kind else ""))
-        else:
-            yield member
-
-
-def _samples(members: Iterable[Member]) -> Iterator[list[Member]]:
-    """Yield runs of members of one key; a second `content` begins a new sample."""
-    sample: list[Member] = []
-    for member in members:
+            continue
         key, rest = _split_name(member)
         if sample and (key != _split_name(sample[0])[0] or rest.startswith("content")):
             yield sample
@@ -273,8 +265,14 @@ def sanity_warnings(train: SplitIndex, others: Mapping[str, SplitIndex]) -> Iter
     """Yield a sentence for each thing that looks wrong with a folder; `others` are its other splits by name."""
     if has_single_class(train):
         yield "all training images are of one class, so a classifier has nothing to learn"
-    if reason := mixed_up_copies(train):
-        yield reason
+    wins, pairs = resemblance(train)
+    chance = sum(comb(pairs, count) for count in range(wins, pairs + 1)) / 2**pairs  # by an exact sign test
+    if pairs >= FEWEST_PAIRS and chance > LEVEL:
+        copies = counted(pairs, "stylized copy", "stylized copies")
+        yield (
+            f"only {wins} of {copies} resemble their own original more than other originals of its class, which is "
+            "chance: the pairs may be mixed up"
+        )
     for split, index in others.items():
         repeated, images = repeated_images(train, index)
         if repeated >= FEWEST_REPEATED and repeated > REPEATED_SHARE * images:
@@ -285,21 +283,6 @@ def sanity_warnings(train: SplitIndex, others: Mapping[str, SplitIndex]) -> Iter
 def has_single_class(train: SplitIndex) -> bool:
     """Tell whether all samples have the same label."""
     return bool((train.labels == train.labels[0]).all())
-
-
-def mixed_up_copies(train: SplitIndex) -> str | None:
-    """Return a warning where copies resemble their own original no more than others of its class.
-
-    An exact sign test on `resemblance`; it says nothing on fewer than ten pairs that show anything.
-    """
-    wins, pairs = resemblance(train)
-    chance = sum(comb(pairs, count) for count in range(wins, pairs + 1)) / 2**pairs
-    if pairs < FEWEST_PAIRS or chance <= LEVEL:
-        return None
-    return (
-        f"only {wins} of {counted(pairs, 'stylized copy', 'stylized copies')} resemble their own original more than "
-        "other originals of its class, which is chance: the pairs may be mixed up"
-    )
 
 
 def resemblance(train: SplitIndex) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import accumulate, takewhile
 from pathlib import Path, PurePosixPath
 from posixpath import splitext
 
@@ -114,14 +115,6 @@ class Listing:
     folders: set[str] = field(default_factory=set)
     ignored: Counter[str] = field(default_factory=Counter)
 
-    def add(self, file: PictureFile) -> None:
-        """Take a file in, or count it under the rule that ignores it."""
-        if rule := ignore_rule(file.name):
-            self.ignored[rule] += 1
-        else:
-            check_name(file.name)
-            self.files.append(file)
-
 
 def list_pictures(root: Path) -> list[PictureFile]:
     """List the files below a folder, in a zip, or the one file given, that no rule ignores, sorted by name.
@@ -147,7 +140,11 @@ def list_files(root: Path) -> Listing:
         raise InputError(f"{root} does not exist: give a folder, a zip or a picture file.")
     listing = Listing()
     for file in _walk(root, listing.folders) if root.is_dir() else _members(root, listing.folders):
-        listing.add(file)
+        if rule := ignore_rule(file.name):
+            listing.ignored[rule] += 1
+        else:
+            check_name(file.name)
+            listing.files.append(file)
     listing.files.sort(key=lambda file: file.name)
     return listing
 
@@ -201,7 +198,9 @@ def _members(root: Path, folders: set[str]) -> Iterator[PictureFile]:
     for info in reversed(infos):
         stored = _stored_name(info)
         name = _plain_name(root, stored.replace("\\", "/") if windows else stored)
-        folders.update(_folders_of(name, is_folder := stored.endswith(("/", "\\") if windows else "/")))
+        is_folder = stored.endswith(("/", "\\") if windows else "/")
+        parts = name.split("/") if is_folder else name.split("/")[:-1]
+        folders.update(accumulate(takewhile(is_visible, parts), "{}/{}".format))
         if is_folder or not name:
             continue
         problem = _TWICE if name in seen else _LINK_IN_ZIP if stat.S_ISLNK(info.external_attr >> 16) else ""
@@ -225,15 +224,6 @@ def _plain_name(root: Path, name: str) -> str:
     if name.startswith("/") or ".." in parts or (parts[0][1:] == ":" and parts[0].isascii()):
         raise InputError(f"{root} holds {name!r}, a path that leads out of it: make the zip again with relative paths.")
     return "/".join(part for part in parts if part not in ("", "."))
-
-
-def _folders_of(name: str, is_folder: bool) -> Iterator[str]:
-    """Yield the visible folders that a path in a zip stands for."""
-    parts = name.split("/")
-    for end in range(1, len(parts) + is_folder):
-        if not is_visible(parts[end - 1]):
-            return
-        yield "/".join(parts[:end])
 
 
 Choose = Callable[[list[str]], Iterable[str]]

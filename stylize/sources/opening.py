@@ -30,7 +30,10 @@ def open_source(data: str, *, seed: int = 0, test_fraction: float = 0.1) -> Sour
         return ShapesSource() if data == "shapes" else open_cifar(data)
     check_fraction(test_fraction)
     if data.startswith(PREFIX):
-        return _open_imagenet100(data, seed, test_fraction)
+        folder, _, classes = data.removeprefix(PREFIX).partition(":")
+        if not folder:
+            raise InputError(f"{data!r} names no folder: give imagenet100:FOLDER, or imagenet100:FOLDER:LIST.")
+        return open_class_folders(Path(folder), seed, test_fraction, partial(_choose_classes, folder, classes))
     if data.startswith(HUB_PREFIX):
         return open_hub(data, seed, test_fraction)
     if is_webdataset(data):
@@ -53,16 +56,8 @@ def check_source_exists(data: str) -> None:
         raise InputError(f"There is no data set {data!r}: give {', '.join(EMBEDDED)}, or a folder, zip, npz or tars.")
 
 
-def _open_imagenet100(data: str, seed: int, test_fraction: float) -> Source:
-    """Open `imagenet100:FOLDER` or `imagenet100:FOLDER:LIST`; the list names a class folder a line."""
-    folder, _, listed = data.removeprefix(PREFIX).partition(":")
-    if not folder:
-        raise InputError(f"{data!r} names no folder: give imagenet100:FOLDER, or imagenet100:FOLDER:LIST.")
-    return open_class_folders(Path(folder), seed, test_fraction, partial(_choose_classes, folder, listed))
-
-
 def _choose_classes(folder: str, listed: str, names: list[str]) -> list[str]:
-    """Return the classes that the file `listed` names, the first hundred where there is none."""
+    """Return the classes that the file `listed` names, one a line; the first hundred where no file is given."""
     if not listed and len(names) < CLASSES:
         raise InputError(f"{folder} has {len(names)} classes, not {CLASSES} or more: give a list of classes after it.")
     if not listed:

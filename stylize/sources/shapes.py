@@ -119,14 +119,6 @@ def _colours(rng: np.random.Generator) -> tuple[Array, Array, Array]:
     return background, near, far
 
 
-def _choose_texture(rng: np.random.Generator, label: int, split: str, agreement: float) -> int | None:
-    if split == "textureless":
-        return None
-    if split != "conflict" and rng.random() < agreement:
-        return label
-    return int(label + rng.integers(1, 10)) % 10
-
-
 def _silhouette(label: int, size: int, centre: Array, radius: float, angle: float) -> Array:
     """Return how much of each pixel the silhouette covers, (size, size) in [0, 1]."""
     side = size * _OVERSAMPLING
@@ -165,7 +157,11 @@ def draw_shape(index: int, *, size: int, seed: int = 0, split: str, agreement: f
         raise InputError(f"The agreement of shapes is a probability: choose it from 0 to 1, not {agreement}.")
     label = index % 10
     rng = np.random.default_rng([seed, zlib.crc32(split.encode()), index])
-    texture = _choose_texture(rng, label, split, agreement)
+    texture: int | None = None
+    if split != "conflict" and split != "textureless" and rng.random() < agreement:
+        texture = label
+    elif split != "textureless":
+        texture = int(label + rng.integers(1, 10)) % 10
     background, near, far = _colours(rng)
     radius = rng.uniform(0.3, 0.44)
     centre = rng.uniform(radius + 0.02, 0.98 - radius, 2)

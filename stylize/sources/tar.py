@@ -86,7 +86,10 @@ def open_tars(data: str, seed: int, test_fraction: float) -> Source:
     if not images:
         raise InputError(f"{data} has no sample with a picture and a label: give another data set.")
     class_names, labels = number_labels(data, _class_names(root), {image.label for image in images})
-    inside = _folder_splits(data, images) if all(tar.split is None for tar in tars) else {}
+    tops = {_top(image) for image in images} if all(tar.split is None for tar in tars) else set()
+    # The folders in tars tell the split where all images lie in such folders.
+    named = name_splits(data, tops) if len(tops) > 1 and all(map(split_of, tops)) else {}
+    inside = {folder: split for split, folder in named.items()}
     places = [(image.tar.split or inside.get(_top(image)), str(image.label)) for image in images]
     if any(isinstance(image.label, str) for image in images):
         check_unknown_classes(data, ((split or "train", name) for split, name in places))
@@ -100,14 +103,6 @@ def open_tars(data: str, seed: int, test_fraction: float) -> Source:
 
 def _top(image: TarImage) -> str:
     return image.member.removeprefix("./").partition("/")[0]
-
-
-def _folder_splits(data: str, images: Sequence[TarImage]) -> dict[str, str]:
-    """Return the splits that the folders in tars name, where all images lie in such folders."""
-    tops = {_top(image) for image in images}
-    if len(tops) < 2 or not all(map(split_of, tops)):
-        return {}
-    return {folder: split for split, folder in name_splits(data, tops).items()}
 
 
 def _class_names(folder: Path) -> list[str]:

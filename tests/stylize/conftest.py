@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -58,6 +58,16 @@ def noise() -> Callable[..., Pixels]:
 def encode() -> Callable[..., bytes]:
     """Return a function of (pixels, Pillow format, options) that gives an image file's bytes."""
     return _encode
+
+
+@pytest.fixture
+def hf_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return Hugging Face `datasets`, with its cache in the test's folder, no network and no progress bars."""
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    datasets.disable_progress_bars()
+    return datasets
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,13 @@
 """Files of weights: whole ones are read whatever their suffix, nothing is run, every other file is called by name."""
 
+import fcntl
 import gzip
 import io
 import os
 import pickle
 import struct
 import tarfile
+import time
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -16,7 +18,7 @@ import torch
 from safetensors.torch import save
 
 from stylize.console import InputError
-from stylize.files import read_weights, recognise
+from stylize.files import read_weights, recognise, wait_for_turn
 
 TENSORS = {"2.weight": torch.full((4, 3, 3, 3), 0.5), "2.bias": torch.arange(4.0)}
 ADVICE = (
@@ -159,3 +161,28 @@ def test_other_things_than_state_dicts_and_files(tmp_path: Path) -> None:
         read_weights(tmp_path / "absent.pth")
     with pytest.raises(InputError, match=r"cannot be read \(Is a directory"):
         read_weights(tmp_path)
+
+
+def test_a_process_waits_for_another_only_as_long_as_that_one_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stylize.files.PATIENCE", 0.3)
+    monkeypatch.setattr("stylize.files.POLL_SECONDS", 0.1)
+    writes = iter(range(6))
+
+    def other_process_works(seconds: float) -> None:
+        if (number := next(writes, None)) is not None:
+            (tmp_path / f"shard-{number}").touch()
+        sleep(seconds)
+
+    sleep = time.sleep
+    monkeypatch.setattr("stylize.files.time.sleep", other_process_works)
+    with (tmp_path / "lock").open("w") as held, (tmp_path / "lock").open() as lock:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match="Another run has written nothing"):
+            wait_for_turn(lock.fileno(), tmp_path, "Another run")
+        assert next(writes, None) is None  # it was waited for while it wrote
+        fcntl.flock(held, fcntl.LOCK_UN)
+        wait_for_turn(lock.fileno(), tmp_path, "Another run")
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)

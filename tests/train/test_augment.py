@@ -13,6 +13,7 @@ from torchvision.transforms.v2 import functional
 from stylize.console import InputError
 from train import PairedShards, image_preset
 from train.augment import VIEWS, ImagePreset, SampleBatch, augmix, jitter
+from train.pairs import hashed
 
 
 def _augment(preset: ImagePreset, images: torch.Tensor, entropy: int) -> torch.Tensor:
@@ -224,3 +225,44 @@ def test_augmix_changes_images_as_the_published_code_does() -> None:
     ours = [float((_seeded(augmix, IMAGE, seed).double() - IMAGE.double()).abs().mean()) for seed in range(300)]
     assert np.mean(ours) == pytest.approx(np.mean(theirs), rel=0.2)
     assert np.quantile(ours, 0.9) == pytest.approx(np.quantile(theirs, 0.9), rel=0.2)
+
+
+def test_trivial_augment_is_torchvisions_and_the_same_for_a_pair() -> None:
+    """Twice the same picture stays twice the same; every operation is drawn, by the crop's entropy alone."""
+    picture = _pair(32, 32)[:1]
+    preset, plain = image_preset("small", 32, "trivial"), image_preset("small", 32)
+    assert preset.resize is not None
+    changed = 0
+    for entropy in range(40):
+        first, second = _augment(preset, torch.cat([picture, picture]), entropy)
+        assert torch.equal(first, second)
+        (cropped,) = _augment(plain, picture, entropy)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(hashed("trivial", entropy))
+            assert torch.equal(first, v2.TrivialAugmentWide()(cropped[None])[0])
+        changed += not torch.equal(first, cropped)
+    assert changed > 20
+
+
+@pytest.mark.parametrize("views", ["copy", "two_copies", "copy_of_class"])
+def test_a_fraction_of_the_images_shows_copies(make_shard_folder: ShardFolderMaker, views: str) -> None:
+    samples = PairedShards(make_shard_folder(train=90, styles_per_image=2), "train")
+    by_class = samples.by_class(np.arange(len(samples)))
+
+    def made(fraction: float, epoch: int = 0) -> torch.Tensor:
+        preset = image_preset("small", 16)
+        return VIEWS[views].make(SampleBatch(samples, by_class, preset, 0, epoch, range(90), fraction))
+
+    def stylized(images: torch.Tensor) -> list[bool]:
+        return [not torch.equal(images[i, 1], none[i, 1]) for i in range(90)]
+
+    none, every = made(0.0), made(1.0)
+    assert all(stylized(every))
+    shown = stylized(made(0.3))
+    assert 0.15 < np.mean(shown) < 0.45
+    assert shown == stylized(made(0.3))
+    more = stylized(made(0.6))
+    assert all(b for a, b in zip(shown, more, strict=True) if a)
+    if views != "copy_of_class":
+        assert torch.equal(none[:, 1], none[:, 0])
+        assert torch.equal(none[:, -1], none[:, 0])

@@ -47,7 +47,7 @@ with join_world("cpu") as world:
         losses[method] = []
         for step in range(steps):
             views = images[step, share, : 2 if METHODS[method].views == "copy" else 3]
-            losses[method].append(world.mean(float(trainer._step(views, labels[step, share])[0])))
+            losses[method].append(float(world.sum(trainer._step(views, labels[step, share])[0])) / world.size)
 if world.is_main:
     Path(out).write_text(json.dumps(losses))
 """
@@ -88,6 +88,6 @@ def test_a_process_whose_others_do_not_come_says_so(monkeypatch: pytest.MonkeyPa
     variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": 2, "RANK": rank, "LOCAL_RANK": rank}
     for name, value in variables.items():
         monkeypatch.setenv(name, str(value))
-    monkeypatch.setattr("train.distributed.PATIENCE", timedelta(seconds=1))
+    monkeypatch.setattr("train.distributed.LIMIT", timedelta(seconds=1))
     with pytest.raises(InputError, match=f"127.0.0.1:{port}"), join_world("cpu"):
         pass

@@ -90,6 +90,25 @@ def test_a_killed_worker_is_one_sentence(make_shard_folder: ShardFolderMaker) ->
         list(batches_read)
 
 
+def test_a_worker_that_hangs_is_one_sentence(
+    make_shard_folder: ShardFolderMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("train.loading.PATIENCE", 60)
+    samples = PairedShards(make_shard_folder(train=600), "train")
+    batches = EpochBatches(np.arange(len(samples)), 6, seed=0)
+    views = TrainingViews(samples, np.arange(len(samples)), image_preset("small", 16), 0, "copy")
+    earlier = set(multiprocessing.active_children())
+    batches_read = iter(training_loader(views, batches, 1, pin_memory=False))
+    next(batches_read)
+    (worker,) = set(multiprocessing.active_children()) - earlier
+    monkeypatch.setattr("train.loading.PATIENCE", 1)
+    os.kill(worker.pid or 0, signal.SIGSTOP)
+    with pytest.raises(InputError, match="not answered for 10 minutes"):
+        list(batches_read)
+    worker.join(10)
+    assert worker.exitcode == -signal.SIGKILL
+
+
 @pytest.mark.parametrize(
     ("chosen", "device", "threads", "streamed", "expected"),
     [

@@ -132,7 +132,7 @@ def test_clipping_bounds_the_step() -> None:
 def test_the_averaged_model_is_judged_kept_and_resumed() -> None:
     config = replace(CONFIG, ema=0.9)
     trainer = _trained(config, _linear(), [_images(seed) for seed in range(3)])
-    trainer.finish_epoch(Metrics(4, 2, 4, 1, 2.0, [2, 1, 1], [1, 1, 0]))
+    trainer.finish_epoch(Metrics(torch.tensor([[2.0, 1, 2, 1, 0.5], [1, 1, 1, 0, 1.5], [1, 0, 1, 0, 0]])))
     weight = trainer.evaluated.get_parameter("2.weight")
     assert not torch.equal(weight, trainer.model.get_parameter("2.weight"))
     assert torch.equal(trainer.progress.best_model["2.weight"], weight)

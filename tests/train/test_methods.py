@@ -9,7 +9,14 @@ from scipy.stats import entropy
 from torch import nn
 
 from train.augment import VIEWS
-from train.methods import DISTANCES, METHODS, Settings, least_likely_adversaries, pgd_adversaries
+from train.methods import (
+    DISTANCES,
+    METHODS,
+    Settings,
+    least_likely_adversaries,
+    noisy_fgsm_adversaries,
+    pgd_adversaries,
+)
 
 LABELS = torch.tensor([0, 2, 1, 1])
 Array = NDArray[np.float64]
@@ -155,6 +162,28 @@ def test_pgd_and_adversarial_logit_pairing_against_a_slow_loop() -> None:
     both = ((_cross_entropy(clean) + _cross_entropy(attacked)) / 2, np.mean((clean - attacked) ** 2))
     assert _losses("alp", views, Settings(epsilon=epsilon)) == pytest.approx(both, rel=1e-5)
     assert _cross_entropy(attacked) > _cross_entropy(clean) + 0.01
+
+
+def test_noisy_fgsm_alone_and_with_pairing_against_a_slow_loop() -> None:
+    """One step of ε from noise of 2 ε, image after image, clipped to pixels only (de Jorge et al. 2022)."""
+    model, logits, weight = _linear()
+    views, epsilon = _views(2), 0.05
+    torch.manual_seed(3)
+    noise = torch.empty_like(views[:, 0]).uniform_(-2 * epsilon, 2 * epsilon).double().numpy()
+    expected = []
+    for image, moved, label in zip(views[:, 0].double().numpy(), noise, LABELS.numpy(), strict=True):
+        noisy = np.clip(image + moved, 0, 1)
+        gradient = _gradient(logits(noisy[None])[0], label, weight).reshape(image.shape)
+        expected.append(np.clip(noisy + epsilon * np.sign(gradient), 0, 1))
+    torch.manual_seed(3)
+    found = noisy_fgsm_adversaries(model, views[:, 0], LABELS, epsilon)
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-6)
+    assert 2 * epsilon < (found - views[:, 0]).abs().max() <= 3 * epsilon + 1e-6
+    attacked, styled = logits(np.stack(expected)), logits(views[:, 1].double().numpy())
+    settings = Settings(epsilon=epsilon)
+    assert _losses("nfgsm", views[:, :1], settings)[0] == pytest.approx(_cross_entropy(attacked), rel=1e-5)
+    both = ((_cross_entropy(attacked) + _cross_entropy(styled)) / 2, np.mean((attacked - styled) ** 2))
+    assert _losses("nfgsm_pairing", views, settings) == pytest.approx(both, rel=1e-5)
 
 
 def test_making_adversaries_leaves_the_model_alone() -> None:

@@ -184,6 +184,7 @@ def test_a_diverged_run_says_so(config: TrainConfig) -> None:
     ("folder", "changes", "message"),
     [
         ({"styles_per_image": 0}, {}, "has 0 stylized copies an image, but the method 'pairing' needs 1: make"),
+        ({}, {"method": "normal", "stylized_fraction": 0.5}, "--stylized-fraction .*'normal'"),
         ({"train": 5}, {}, "4 training samples cannot fill a batch of 6"),
         ({"size": None}, {"image_preset": "small"}, "images of one size"),
         ({}, {"device": "nonsense"}, "Device 'nonsense'"),

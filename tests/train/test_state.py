@@ -32,7 +32,7 @@ def trainer(tmp_path: Path) -> Trainer:
     images = torch.zeros(2, 1, 3, 32, 32, dtype=torch.uint8)
     batch = (images, torch.tensor([0, 1]))
     trainer.run_epoch([batch, batch], lambda: False, lambda _: None)
-    trainer.finish_epoch(Metrics(2, 1, 0, 0, 0.0, [1, 1, 0], [1, 0, 0]))
+    trainer.finish_epoch(Metrics(torch.tensor([[1.0, 1, 0, 0, 0], [1, 0, 0, 0, 0], [0, 0, 0, 0, 0]])))
     return trainer
 
 

@@ -20,7 +20,7 @@ from stylize.shards.manifest import read_manifest
 from stylize.shards.shard import Sample, read_shard
 from stylize.shards.verify import verify_shards
 from tests.stylize.jobs.contents import contents
-from tests.stylize.jobs.own_stylizers import seen
+from tests.stylize.jobs.own_stylizers import Network, seen
 
 HERE = "tests.stylize.jobs.own_stylizers"
 Run = Callable[..., tuple[int, str, str]]
@@ -72,6 +72,8 @@ def test_seeds_and_strengths_are_handed_to_code_that_takes_them(run: Run, class_
     spec = read_manifest(tmp_path / "out").spec
     assert spec["alpha"] == "0.4:0.7"
     assert spec["styles"] == [{"name": "noise", "sha256": None}]
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert ("| stylizer | `noise` 1.2 |" in card, "Huang" in card) == (True, False)
     declared = {name: spec["stylizer"][name] for name in ("name", "version", "parameters", "deterministic")}
     assert declared == {"name": "noise", "version": "1.2", "parameters": {"std": 20}, "deterministic": True}
     for sample in pairs(tmp_path / "out"):
@@ -169,6 +171,20 @@ def test_an_error_names_the_image(run: Run, class_folders: Path, tmp_path: Path)
     assert "too dark" in error
     dark.unlink()
     assert run("shards", *words)[0] == 0
+
+
+def test_a_network_is_a_stylizer_and_its_weights_are_recorded(
+    class_folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ShardOptions(data=str(class_folders), stylizer=f"{HERE}:Network")
+    first, second = open_job(options).spec.stylizer, open_job(options).spec.stylizer
+    assert first == second
+    assert first is not None
+    assert first["parameters"] == {}
+    monkeypatch.setattr(Network, "start", 0.25)
+    other = open_job(options).spec.stylizer
+    assert other is not None
+    assert other["code_sha256"] != first["code_sha256"]
 
 
 def test_what_draws_without_seeds_may_say_so(class_folders: Path, tmp_path: Path) -> None:

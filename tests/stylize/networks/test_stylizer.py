@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch._dynamo.utils import counters
 
 from stylize.console import InputError
 from stylize.jobs.job import open_job
@@ -174,6 +175,34 @@ def test_batches_are_halved_until_they_fit(
         small(pictures)
 
 
+def test_the_network_is_compiled_once_and_stylizes_the_same(
+    encoder: Encoder, decoder: Decoder, styles: list[Style], noise: Noise, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch._dynamo.reset()
+    counters.clear()
+    stylizer = Stylizer(encoder, decoder, styles, "bfloat16", device="cpu")
+    batches = [np.stack([noise(seed, side, side) for seed in range(count)]) for side, count in ((32, 3), (16, 4))]
+    expected = [stylizer(batch) for batch in batches]
+    compiler = torch.compile
+    monkeypatch.setattr("torch.compile", lambda network, options, **how: compiler(network, backend="eager", **how))
+    assert (stylizer.compile(), stylizer.recorded) == (None, {"compiled": True})
+    for batch, wanted in zip(batches, expected, strict=True):
+        np.testing.assert_array_equal(stylizer(batch), wanted)
+    assert counters["stats"]["unique_graphs"] == 1
+
+
+def test_a_network_that_cannot_be_compiled_stays_as_it_is(
+    encoder: Encoder, decoder: Decoder, styles: list[Style], noise: Noise, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no compiler\nat all")
+
+    monkeypatch.setattr("torch.compile", lambda *_, **__: fail)
+    stylizer = Stylizer(encoder, decoder, styles[:1], "float32", device="cpu")
+    assert (stylizer.compile(), stylizer.recorded) == ("RuntimeError: no compiler", {})
+    assert stylizer(noise(0, 16, 16)[None]).shape == (1, 16, 16, 3)
+
+
 def test_too_little_memory_of_a_cpu_is_named(stylizer: Stylizer, noise: Noise) -> None:
     small = copy.copy(stylizer)
     small.network = lambda *_: torch.empty(2**60, dtype=torch.uint8)
@@ -185,7 +214,7 @@ def test_every_thread_has_a_stream_and_large_pictures_are_alone(
     stylizer: Stylizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.get_num_threads", lambda: 3)
-    assert stylizer.streams == (3 if stylizer.device.type == "cpu" else 1)
+    assert stylizer.streams == (3 if stylizer.device.type == "cpu" else 2)
     small = [(16, 16, None), (512, 768, None), (768, 512, 512), (64, 64, 600)]
     large = [(512, 769, None), (300, 4000, None), (900, 900, 64), (64, 64, 700)]
     assert [stylizer.is_large(*size) for size in small + large] == [False] * 4 + [True] * 4

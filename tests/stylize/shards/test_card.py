@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from stylize.console import InputError
 from stylize.shards.card import CARD_NAME, CROISSANT_NAME, Facts, read_facts, write_card
 from stylize.shards.index import write_side_files
 from stylize.shards.manifest import read_manifest
-from stylize.shards.shard import read_shard
+from stylize.shards.shard import image_roles, read_shard
 from stylize.shards.verify import quick_defects
 
 MakeShards = Callable[..., Path]
@@ -27,30 +28,22 @@ FACTS = Facts("cc-by-4.0", 'Cats: "and" dogs', "https://example.org/cats", "@mis
 READ = """
 import hashlib, json, sys
 import mlcroissant
-data = mlcroissant.Dataset(sys.argv[1])
-found = {"classes": list(data.records("classes"))}
-for name in sys.argv[2:]:
-    role = name.partition("-")[2]
-    rows = [(row[f"{name}/key"].decode(), row[f"{name}/{role}"]) for row in data.records(name)]
-    digest = lambda value: value if role == "cls" else hashlib.sha256(value.fp.getvalue()).hexdigest()
-    found[name] = [(key, digest(value)) for key, value in rows]
-print(json.dumps({"errors": list(data.metadata.ctx.issues.errors), "found": found}))
+found = []
+for description in sys.argv[1:]:
+    data = mlcroissant.Dataset(description)
+    sets = {"errors": list(data.metadata.ctx.issues.errors), "classes": list(data.records("classes"))}
+    for name in (kept.id for kept in data.metadata.record_sets if kept.id != "classes"):
+        role = name.partition("-")[2]
+        rows = [(row[f"{name}/key"].decode(), row[f"{name}/{role}"]) for row in data.records(name)]
+        digest = lambda value: value if role == "cls" else hashlib.sha256(value.fp.getvalue()).hexdigest()
+        sets[name] = [(key, digest(value)) for key, value in rows]
+    found.append(sets)
+print(json.dumps(found))
 """
 
 
 def head(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = yaml.safe_load((folder / CARD_NAME).read_text().split("---\n", 2)[1])
-    return found
-
-
-def read_by_mlcroissant(description: str, roles: list[str], cache: Path) -> dict[str, Any]:
-    environment = {"CROISSANT_CACHE": str(cache), "PATH": "", "NO_PROXY": "*"}
-    command = [sys.executable, "-W", "ignore", "-c", READ, description, *roles]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stderr
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    assert result["errors"] == []
-    found: dict[str, Any] = result["found"]
     return found
 
 
@@ -63,23 +56,31 @@ def served(tmp_path: Path) -> Iterator[str]:
         server.shutdown()
 
 
-@pytest.mark.parametrize("copies", [1, 2])
-def test_croissant_gives_pairs_back(make_shard_folder: MakeShards, tmp_path: Path, served: str, copies: int) -> None:
+def test_croissant_gives_pairs_back_from_disk_and_from_a_url(
+    make_shard_folder: MakeShards, tmp_path: Path, served: str
+) -> None:
     pytest.importorskip("mlcroissant")
-    folder = make_shard_folder(styles_per_image=copies)
-    manifest = read_manifest(folder)
-    styled = ["styled"] if copies == 1 else ["styled0", "styled1"]
-    roles = {"train": ["content", *styled, "cls"], "test": ["content", "cls"]}
-    url = f"{served}/{folder.name}" if copies == 2 else ""  # the other is read from the disk
-    write_card(folder, manifest, Facts("MIT", url=url))
-    description = f"{url}/{CROISSANT_NAME}" if url else str(folder / CROISSANT_NAME)
-    found = read_by_mlcroissant(description, [f"{s}-{role}" for s in roles for role in roles[s]], tmp_path / "cache")
-    assert [row["classes/name"] for row in found["classes"]] == manifest.class_names
-    for split in roles:
-        ours = [sample for path in manifest.paths(folder, split) for sample in read_shard(path)]
-        for k, role in enumerate(roles[split]):
-            digests = [s.label if role == "cls" else hashlib.sha256(s.images[k]).hexdigest() for s in ours]
-            assert sorted(found[f"{split}-{role}"]) == [[s.key, d] for s, d in zip(ours, digests, strict=True)]
+    folders = [make_shard_folder("one"), make_shard_folder("two", styles_per_image=2, seed=1)]
+    for folder, url in zip(folders, ("", f"{served}/two"), strict=True):
+        write_card(folder, read_manifest(folder), Facts("MIT", url=url))
+    descriptions = [str(folders[0] / CROISSANT_NAME), f"{served}/two/{CROISSANT_NAME}"]
+    environment = {"CROISSANT_CACHE": str(tmp_path / "cache"), "PATH": "", "NO_PROXY": "*"}
+    command = [sys.executable, "-W", "ignore", "-c", READ, *descriptions]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    for folder, found in zip(folders, json.loads(done.stdout.splitlines()[-1]), strict=True):
+        manifest = read_manifest(folder)
+        assert found.pop("errors") == []
+        assert [row["classes/name"] for row in found.pop("classes")] == manifest.class_names
+        expected: dict[str, list[list[object]]] = {}
+        for split in ("train", "test"):
+            ours = [sample for path in manifest.paths(folder, split) for sample in read_shard(path)]
+            for k, role in enumerate(image_roles(manifest.copies(split))):
+                expected[f"{split}-{role}"] = [[s.key, hashlib.sha256(s.images[k]).hexdigest()] for s in ours]
+            expected[f"{split}-cls"] = [[sample.key, sample.label] for sample in ours]
+        assert {name: sorted(rows) for name, rows in found.items()} == expected
+        keys = {name: [key for key, _ in rows] for name, rows in found.items()}
+        assert all(keys[name] == keys[f"{name.partition('-')[0]}-cls"] for name in keys)
 
 
 def test_the_facts_stand_in_card_and_description(make_shard_folder: MakeShards) -> None:
@@ -95,8 +96,12 @@ def test_the_facts_stand_in_card_and_description(make_shard_folder: MakeShards) 
     assert description["prov:wasDerivedFrom"] == "https://example.org/cats"
     assert read_facts(folder) == FACTS
     assert quick_defects(folder) == []
-    write_side_files(folder, read_manifest(folder))
+    manifest = read_manifest(folder)
+    write_side_files(folder, manifest)
     assert read_facts(folder) == FACTS
+    write_card(folder, replace(manifest, spec={**manifest.spec, "stylizer": {"name": "own", "version": "1"}}), FACTS)
+    assert read_facts(folder) == FACTS
+    assert "huang2017" not in (folder / CARD_NAME).read_text()
 
 
 @pytest.mark.parametrize(

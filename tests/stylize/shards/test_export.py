@@ -38,25 +38,22 @@ def expected(folder: Path, split: str, copies: int) -> list[Row]:
 
 @pytest.mark.parametrize("copies", [1, 2])
 def test_hugging_face_reads_the_same_pictures_from_parquet(
-    make_shard_folder: MakeShards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copies: int
+    make_shard_folder: MakeShards, tmp_path: Path, hf_datasets: Any, copies: int
 ) -> None:
-    datasets, parquet = pytest.importorskip("datasets"), pytest.importorskip("pyarrow.parquet")
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    datasets.disable_progress_bars()
+    parquet = pytest.importorskip("pyarrow.parquet")
     folder, out = make_shard_folder(styles_per_image=copies), tmp_path / "out"
     done: list[int] = []
     export_shards(folder, out, "parquet", done.append)
     assert sum(done) == 36
     for split, name in (("train", "pairs"), ("test", "originals")):
-        loaded = datasets.load_dataset(str(out), name)[split]
+        loaded = hf_datasets.load_dataset(str(out), name)[split]
         assert loaded.features["label"].names == ["class0", "class1", "class2"]
-        pictures = [column for column, kind in loaded.features.items() if isinstance(kind, datasets.Image)]
+        pictures = [column for column, kind in loaded.features.items() if isinstance(kind, hf_datasets.Image)]
         assert pictures == [
             column for column in expected(folder, split, copies)[0] if column[:6] in ("conten", "styled")
         ]
         for column in pictures:
-            loaded = loaded.cast_column(column, datasets.Image(decode=False))
+            loaded = loaded.cast_column(column, hf_datasets.Image(decode=False))
         rows = [{**row, **{column: row[column]["bytes"] for column in pictures}} for row in loaded]
         assert rows == expected(folder, split, copies)
         shards = read_manifest(folder).entries(split)

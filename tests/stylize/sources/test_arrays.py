@@ -81,17 +81,7 @@ def test_a_damaged_file_of_arrays_is_named(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Return `datasets`, with its cache in the test's folder, no progress bars and no network."""
-    datasets = pytest.importorskip("datasets")
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    datasets.disable_progress_bars()
-    return datasets
-
-
-@pytest.fixture
-def make_table(hub: Any, tmp_path: Path, encode: Callable[..., bytes]) -> Callable[..., Path]:
+def make_table(hf_datasets: Any, tmp_path: Path, encode: Callable[..., bytes]) -> Callable[..., Path]:
     """Write a Parquet file of so many rows a split; other columns replace those of pictures and labels."""
 
     def make(folder: str, counts: dict[str, int], kind: Any = None, **columns: list[Any]) -> Path:
@@ -101,10 +91,10 @@ def make_table(hub: Any, tmp_path: Path, encode: Callable[..., bytes]) -> Callab
                 "image": [{"bytes": encode(PICTURES[row]), "path": f"{row}.png"} for row in range(count)],
                 "label": [row % 2 for row in range(count)],
             } | columns
-            features = {"image": hub.Image(), "label": kind or hub.ClassLabel(names=["cat", "dog"])}
-            kinds = hub.Features({name: features[name] for name in rows})
+            features = {"image": hf_datasets.Image(), "label": kind or hf_datasets.ClassLabel(names=["cat", "dog"])}
+            kinds = hf_datasets.Features({name: features[name] for name in rows})
             file = tmp_path / folder / "data" / f"{split}-00000-of-00001.parquet"
-            hub.Dataset.from_dict(rows, features=kinds).to_parquet(file)
+            hf_datasets.Dataset.from_dict(rows, features=kinds).to_parquet(file)
         return tmp_path / folder
 
     return make
@@ -125,7 +115,7 @@ def test_parquet_with_splits(make_table: Callable[..., Path], encode: Callable[.
     assert (one.count("train"), one.count("test")) == (4, 2)
 
 
-def test_a_folder_of_pictures_leaves_litter_out(hub: Any, tmp_path: Path, encode: Callable[..., bytes]) -> None:
+def test_a_folder_of_pictures_leaves_litter_out(hf_datasets: Any, tmp_path: Path, encode: Callable[..., bytes]) -> None:
     for name in ("cat", "dog"):
         (tmp_path / "pets" / name).mkdir(parents=True)
         for row in range(5):
@@ -142,11 +132,11 @@ def test_a_folder_of_pictures_leaves_litter_out(hub: Any, tmp_path: Path, encode
 
 
 def test_tables_that_are_no_labelled_data_set_are_refused(
-    hub: Any, make_table: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hf_datasets: Any, make_table: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    numbers = hub.Value("int64")
+    numbers = hf_datasets.Value("int64")
     pets = make_table("pets", {"train": 2, "extra": 2})
-    hub.Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]}).to_parquet(tmp_path / "text" / "train.parquet")
+    hf_datasets.Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]}).to_parquet(tmp_path / "text" / "train.parquet")
     cases = {
         make_table("test-only", {"test": 4}): "no training split",
         make_table("null", {"train": 2}, numbers, label=[0, None]): "row 1 of train has the label None",
