@@ -49,7 +49,7 @@ def attacked_pictures(
         return []
     epsilon = config.epsilons[-1]
     originals, labels = images.pixels[rows], images.labels[rows]
-    attacked = main_attack(config, epsilon)(target.network, originals, labels).images
+    attacked = main_attack(config, "linf", epsilon)(target.network, originals, labels).images
     with torch.no_grad(), torch.autocast(attacked.device.type, enabled=False):
         logits = target.network(attacked)
     names, changes = target.card.class_names, 0.5 + MAGNIFIED * (attacked - originals)
@@ -312,7 +312,11 @@ def metrics(result: Result) -> dict[str, Any]:
         return {"verdict": result.verdicts[0].word, **clean}
     columns: dict[str, Any] = {}
     for cell, verdict in zip(result.cells, result.verdicts, strict=True):
-        radius = epsilon_name(cell.epsilon).replace("/", "_of_") if cell.norm == "linf" else f"l2_{cell.epsilon:.4g}"
+        radius = (
+            epsilon_name(cell.epsilon).replace("/", "_of_")
+            if cell.norm == "linf"
+            else f"{cell.norm}_{cell.epsilon:.4g}"
+        )
         columns[f"verdict_{radius}"] = verdict.word
         columns[f"robust_{radius}"] = round(share(cell.robust).mean, 4)
         columns[f"images_{radius}"] = len(cell.robust)

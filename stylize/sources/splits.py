@@ -190,9 +190,8 @@ def number_labels(
         return [str(label) for label in ordered], {label: number for number, label in enumerate(ordered)}
     for label in found:
         if not isinstance(label, int) or not 0 <= label < len(names):
-            raise InputError(
-                f"{data} has the label {label!r}, but names {len(names)} classes: mend its labels or names."
-            )
+            known = counted(len(names), "class", "classes")
+            raise InputError(f"{data} has the label {label!r}, but names {known}: mend its labels or names.")
     return names, {label: label for label in found if isinstance(label, int)}
 
 
