@@ -83,10 +83,10 @@ def _eager(network: Callable[[Tensor], Tensor], pixels: Tensor) -> Run:
 
 
 def _compiled(network: nn.Module, pixels: Tensor) -> Run:
-    import torch._inductor.config as settings
-
-    settings.freezing = True  # weights are constants, packed once
-    run = _eager(torch.compile(network, mode="max-autotune" if pixels.is_cuda else None), pixels)
+    on_gpu = pixels.is_cuda  # where kernels are chosen by measuring, and recorded
+    options: dict[str, str | int | bool | Callable[..., object]]
+    options = {"freezing": True, "max_autotune": on_gpu, "triton.cudagraphs": on_gpu}  # frozen weights are packed once
+    run = _eager(torch.compile(network, options=options), pixels)
     run()
     return run
 

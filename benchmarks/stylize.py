@@ -139,6 +139,10 @@ def our_networks(pair: Pair, styles: Sequence[Style], chosen: Stylizer) -> dict[
             found[f"ours {backend} {dtype}"] = Stylizer(pair.encoder.network, pair.decoder, styles, dtype, backend)
         except InputError as error:
             console.print(f"Left out: {backend} {dtype} ({error})")
+    if chosen.device.type != "cpu":
+        found["ours compiled"] = Stylizer(pair.encoder.network, pair.decoder, styles, chosen.dtype_name)
+        if reason := found["ours compiled"].compile():
+            console.print(f"Not compiled: ours ({reason})")
     return found
 
 

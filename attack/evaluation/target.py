@@ -102,6 +102,7 @@ def open_model(model: str | Path | nn.Module, shards: Path) -> Target:
     else:
         path = model_file(Path(model))
         network, card = load_model(path)
+        network.to(memory_format=torch.channels_last)  # as in training; on CPUs passes are up to twice as fast
         return _opened(Target(network, card, path.as_posix(), file_sha256(path), shards, manifest))
     copy_inference_tensors(network)
     card = _external_card(network, reference, manifest)

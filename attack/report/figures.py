@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
+from textwrap import fill
 
 import numpy as np
 from matplotlib import rc_context
@@ -28,7 +29,11 @@ from stylize.shards.manifest import read_manifest
 from stylize.shards.shard import SampleLocation, index_shard, open_shard, read_sample
 
 INK = "#1f2328"  # text and axes; a page may replace it
-XLABELS = {"l2": "L2 distance from the original", "linf": "L∞ distance from the original (1 = full pixel range)"}
+XLABELS = {
+    "l1": "L1 distance from the original",
+    "l2": "L2 distance from the original",
+    "linf": "L∞ distance from the original (1 = full pixel range)",
+}
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,7 @@ METHOD_STYLES = {
 OTHER_STYLE = LineStyle("#7048c8", (0, (3, 1.5)), "v")
 DASHES: tuple[tuple[int, tuple[float, ...]], ...] = ((0, (4, 1)), (0, (2, 1)), (0, (5, 1, 1, 1)), (0, (1, 2.5)))
 MARKERS = ("P", "X", "*", "h")
+LEGEND_WIDTH = 52  # letters, where a name is broken
 COLOURS = {**{style.colour: name for name, style in METHOD_STYLES.items()}, OTHER_STYLE.colour: "other"}
 
 
@@ -65,6 +71,11 @@ class Panel:
     largest: float
     security: bool = False
     radii: Sequence[float] = ()
+
+    @property
+    def legend_columns(self) -> int:
+        """Columns of the legend below: two where all names are short."""
+        return 2 if all(len(entry.label) <= LEGEND_WIDTH // 2 for entry, _ in self.lines) else 1
 
 
 def path_panel(
@@ -88,7 +99,8 @@ def panel_figure(panels: Sequence[Panel], title: str = "") -> Figure:
         rc_context({"font.size": 10, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK}),
         rc_context({"text.parse_math": False}),  # a name's $ is a letter
     ):
-        figure = Figure(figsize=(5.4 * len(panels), 3.9), layout="constrained")
+        rows = max(len(panel.lines) / panel.legend_columns if panel.security else 0 for panel in panels)
+        figure = Figure(figsize=(5.4 * len(panels), 3.9 + 0.2 * rows), layout="constrained")
         FigureCanvasAgg(figure)
         if title:
             figure.suptitle(title, fontsize=12, fontweight="bold")
@@ -112,11 +124,14 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
         axes.fill_between(x, curve.low[:enough], curve.high[:enough], color=style.colour, alpha=0.14, linewidth=0)
         axes.plot(
             x, y, color=style.colour, linestyle=style.dashes, linewidth=1.8, marker=style.marker, markersize=4.5,
-            markevery=marks, label=entry.label,
+            markevery=marks, label=fill(entry.label, LEGEND_WIDTH),
         )  # fmt: skip
         ends.append((y[-1], x[-1], entry.label, style.colour))
     if panel.security:
-        axes.legend(loc="upper right", frameon=False, fontsize=9, labelcolor="linecolor", handlelength=3)
+        axes.legend(
+            loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=panel.legend_columns, frameon=False, fontsize=9,
+            labelcolor="linecolor", handlelength=3,
+        )  # fmt: skip
     else:
         _label_ends(axes, sorted(ends))
 

@@ -1,6 +1,7 @@
 """Results in groups: attacked on the same images, named by what differs, best first, compared where that is fair."""
 
 import json
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,7 +32,7 @@ from attack.report.comparable import check_attacks, check_protocol, image_sets
 from stylize.console import InputError, option_name
 
 SECURITY_POINTS = 61
-FARTHEST = 4  # times the largest radius, where a security curve ends at the latest
+NO_DIFFERENCE = 5e-4  # 0.05 points, which print as 0.0
 PATH_NAME = "paper-path"
 
 
@@ -126,21 +127,20 @@ class Group:
     def security_points(self) -> dict[Norm, Array]:
         """Distances of the security curves by norm: the radii alone, or from 0 on where minimal norms are known.
 
-        Those end where nothing is left of any model, at the latest at four times the largest radius, or at the largest
-        minimal norm where no radius was attacked.
+        Those end where nothing is left of any model that is compared, or at the largest distance that was found.
         """
         return {norm: self._security_points(norm) for norm in self.norms()}
 
     def _security_points(self, norm: Norm) -> Array:
-        attacks = [attack for entry in self.entries for attack in _bounded(entry.result, norm)]
+        entries = self.ranked or self.entries
+        attacks = [attack for entry in entries for attack in _bounded(entry.result, norm)]
         radii = sorted({attack.epsilon for attack in attacks if attack.epsilon is not None})
         minimal = [far for attack in attacks if attack.epsilon is None for far in attack.distance if np.isfinite(far)]
         if not minimal or not max(minimal):
             return np.array([0.0, *radii])
-        farthest = min(max(minimal), FARTHEST * radii[-1] if radii else np.inf)
-        points = np.linspace(0, farthest, SECURITY_POINTS)
-        left = [any(entry.robust(point, norm).any() for entry in self.entries) for point in points]
-        end = max([*radii, points[left.index(False)] if False in left else farthest])
+        found = sorted(minimal)
+        gone = bisect_left(found, True, key=lambda far: not any(each.robust(far, norm).any() for each in entries))
+        end = max([*radii, found[min(gone, len(found) - 1)]])
         return np.array(sorted({*np.linspace(0, end, SECURITY_POINTS).tolist(), *radii}))
 
     def security_curve(self, entry: Entry, norm: Norm) -> Curve:
@@ -185,8 +185,8 @@ class Comparison:
 
     @property
     def alike(self) -> bool:
-        """Whether both are right on the very same images."""
-        return self.difference.mean == self.difference.low == self.difference.high == 0
+        """Whether the page would show no difference and no interval."""
+        return max(map(abs, (self.difference.low, self.difference.high))) < NO_DIFFERENCE
 
 
 def compare_models(group: Group) -> list[Comparison]:

@@ -10,11 +10,11 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from attack.attacks.attack import NORM_NAMES, epsilon_name, radius_name
+from attack.attacks.attack import NORM_NAMES, Norm, epsilon_name, radius_name
 from attack.checks.robustness import looked_at
 from attack.checks.verdict import Verdict
 from attack.evaluation.paper_path import INTERPOLATORS, LINEAR_POINTS, path_values
-from attack.evaluation.result import Result, whole_split
+from attack.evaluation.result import Result, median_distances, whole_split
 from attack.evaluation.statistics import Share, share
 from attack.report.comparable import why_apart
 from attack.report.figures import METHOD_STYLES, Example, Panel, inline_svg, panel_figure, path_panel, security_panel
@@ -100,7 +100,7 @@ def render_page(groups: Sequence[Group], extras: Extras) -> str:
     )  # fmt: skip
     environment.filters["radius"] = epsilon_name
     functions = (
-        attack_table, check_summary, check_table, colour, command, comparisons, distance_table, paper_words,
+        attack_table, check_summary, check_tables, colour, command, distance_table, paper_words, security_table,
         verdict_radius, verdict_table, why_apart,
     )  # fmt: skip
     environment.globals |= {function.__name__: function for function in functions}
@@ -137,7 +137,8 @@ def _figures(groups: Sequence[Group], paper: bool) -> dict[str, Any]:
     found = [(group, entry, entry.result.document.get("gallery")) for group, entry in entries]
     return {
         "paper": paper,
-        "security": [security_pictures(part, draw) for part in parts if part.norms()],
+        "security": [(part, *security_pictures(part, draw)) for part in parts if part.norms()],
+        "differences": [(part, *comparisons(part)) for part in parts if len(part.ranked) > 1],
         "gallery": [each for each in found if each[2]],
         "paths": [(part, path_pictures(part, draw, paper)) for part in parts],
         "clean_table": paper_clean_table(groups),
@@ -210,6 +211,26 @@ def security_pictures(part: Group, draw: Pictures) -> tuple[str, list[Markup]]:
     over = ", ".join(f"{norm} n = {n}" if len(images) > 1 else f"n = {n}" for n, norm in images.items())
     text = f"Robust accuracy against radius, {part.title}, "
     return f"{part.title}, {over}", [draw(security_panel(part, norm), text + NORM_NAMES[norm]) for norm in norms]
+
+
+def security_table(part: Group) -> Table:
+    """Return the median of the smallest change that is an error, and from where on nothing is left."""
+    medians = {entry.label: median_distances(entry.result) for entry in part.entries}
+    norms = [norm for norm in part.norms() if any(norm in found for found in medians.values())]
+    rows: Rows = []
+    for entry in part.entries if norms else ():
+        row: list[Cell] = [entry]
+        for norm in norms:
+            curve = part.security_curve(entry, norm)
+            nothing = curve.distance[curve.accuracy.index(0)] if 0 in curve.accuracy else None
+            row += ["–" if far is None else _length(norm, far) for far in (medians[entry.label].get(norm), nothing)]
+        rows.append(row)
+    measured = ("median smallest change", "nothing left from")
+    return Table(["model", *(f"{NORM_NAMES[norm]}, {what}" for norm in norms for what in measured)], rows)
+
+
+def _length(norm: Norm, distance: float) -> str:
+    return f"{255 * distance:.2f}/255" if norm == "linf" else f"{distance:.3f}"
 
 
 def path_pictures(part: Group, draw: Pictures, paper: bool) -> list[tuple[str, list[Markup]]]:
@@ -340,15 +361,17 @@ def _share(found: Mapping[str, Any]) -> str:
     return str(Share(found["share"], found["low"], found["high"], found["n"]))
 
 
-def check_table(group: Group, entry: Entry) -> Table:
-    """Return a model's checks, failed ones first, and last those that only others of the group needed."""
-    checks = sorted(entry.result.checks, key=lambda check: check.passed)
-    rows: Rows = [
-        [check.name, Mark("pass", "pass") if check.passed else Mark("FAIL", "fail"), check.detail, check.meaning]
-        for check in checks
-    ]
-    rows += [[name, "not made", "does not apply to this model and its attacks", ""] for name in _not_made(group, entry)]
-    return Table(["check", "result", "numbers", "what a failure would mean"], rows)
+def check_tables(group: Group, entry: Entry) -> tuple[Table, Table]:
+    """Return a model's failed checks, and the others: those that passed, and those that only others needed."""
+    failed: Rows = []
+    others: Rows = []
+    for check in entry.result.checks:
+        mark = Mark("pass", "pass") if check.passed else Mark("FAIL", "fail")
+        (others if check.passed else failed).append([check.name, mark, check.detail, check.meaning])
+    for name in _not_made(group, entry):
+        others.append([name, "not made", "does not apply to this model and its attacks", ""])
+    header = ["check", "result", "numbers", "what a failure would mean"]
+    return Table(header, failed), Table(header, others)
 
 
 def check_summary(group: Group, entry: Entry) -> Mark:
@@ -371,8 +394,9 @@ def attack_table(entry: Entry) -> Table:
         n = looked_at(attack)
         if attack.epsilon is None:
             middle = float(np.median(attack.distance[:n]))
-            size = f"{255 * middle:.2f}/255" if attack.norm == "linf" else f"{middle:.3f}"
-            found = f"median {size}" if np.isfinite(middle) else "found none for half of the images"
+            found = (
+                f"median {_length(attack.norm, middle)}" if np.isfinite(middle) else "found none for half of the images"
+            )
             radius = f"smallest {NORM_NAMES[attack.norm]}"
         else:
             radius, found = radius_name(attack.norm, attack.epsilon), str(share(attack.robust[:n]))

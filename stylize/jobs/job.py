@@ -113,11 +113,12 @@ def open_job(options: ShardOptions, device: str = "auto") -> Job:
     On a GPU the network of a large job is compiled, where the machine can.
     Raises `InputError` for anything that does not exist or does not fit.
     """
-    source = open_source(options.data, seed=options.seed, test_fraction=options.test_fraction)
     if options.stylizer:
+        source = open_source(options.data, seed=options.seed, test_fraction=options.test_fraction)
         own, records = open_own_stylizer(options)
         return Job(make_spec(options, source, records, (None, None), own), source, own)
-    pair = load_pair(options.encoder, options.decoder)
+    pair = load_pair(options.encoder, options.decoder)  # before the images, which may take minutes to list
+    source = open_source(options.data, seed=options.seed, test_fraction=options.test_fraction)
     styles = load_styles(options.style, pair.decoder_sha256, options.style_size)
     if options.transfer == COLOURS and (names := [style.name for style in styles if style.fitted]):
         raise InputError(f"--transfer {COLOURS} does not use fitted statistics: give the picture of {names[0]}.")

@@ -95,7 +95,7 @@ def test_page_is_whole_and_loads_nothing(results: list[Path], shards: Path, tmp_
 
 def test_verdicts_and_robust_accuracy_come_first(results: list[Path], tmp_path: Path) -> None:
     text = write(results, tmp_path / "report").text
-    titles = "Verdicts", "What this does not show", "Robust accuracy against the size", "along the paper’s path"
+    titles = "Verdicts", "Robust accuracy against the size", "What this does not show", "along the paper’s path"
     assert sorted(titles, key=text.index) == list(titles)
     for path in results:
         result = read_result(path)
