@@ -9,6 +9,7 @@ from .attacks.paper_path import fgsm_path as fgsm_path
 from .attacks.paper_path import join_paths as join_paths
 from .attacks.pgd import pgd as pgd
 from .attacks.pgd import single_step as single_step
+from .attacks.pgd import targeted as targeted
 from .attacks.pgd import unbounded as unbounded
 from .attacks.pgd import uniform_noise as uniform_noise
 from .attacks.square import square as square

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -13,8 +13,11 @@ from torch import Generator, Tensor, nn
 
 from stylize.console import InputError
 
-Norm = Literal["l2", "linf"]
-NORM_NAMES: dict[Norm, str] = {"linf": "L∞", "l2": "L2"}
+Norm = Literal["linf", "l2", "l1"]
+NORM_NAMES: dict[Norm, str] = {"linf": "L∞", "l2": "L2", "l1": "L1"}
+ORDER: dict[Norm, float] = {"linf": math.inf, "l2": 2.0, "l1": 1.0}
+OWN_NORMS: tuple[Norm, ...] = ("linf", "l2")  # that our attacks know; L1 is the library's alone
+DUAL: dict[Norm, float] = {"linf": 1.0, "l2": 2.0}  # the order of the dual norm
 TINY = 1e-12  # keeps a zero vector from being divided by zero
 Kind = Literal["white-box", "black-box", "transfer", "noise", "single-step", "minimal-norm", "unbounded"]
 
@@ -27,13 +30,15 @@ class Attacked:
     """Attacked images (N, C, H, W) in [0, 1], the passes counted in images, and what the attack itself found out.
 
     `forwards` and `backwards` count an image once for every time it goes through the model in that direction.
-    `last_losses` (N, K), where an attack has steps, is the loss of its best restart over the last K steps.
+    `last_losses` (N, K), where an attack has steps, is the loss of its best restart over the last K steps; `outside`
+    how many images an attack of the user's own moved too far, which come back as they were.
     """
 
     images: Tensor
     forwards: int
     backwards: int
     last_losses: Tensor | None = None
+    outside: int = 0
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,7 @@ class AttackResult:
 
 
 Loss = Literal["ce", "dlr", "margin"]
+LossFunction = Callable[[Tensor, Tensor], Tensor]  # of logits (B, classes) and labels (B,): a loss for each image (B,)
 LOSSES: tuple[Loss, ...] = ("ce", "dlr", "margin")
 
 
@@ -73,8 +79,8 @@ def misclassified(logits: Tensor, labels: Tensor) -> Tensor:
     return (logits.argmax(1) != labels) | ~logits.isfinite().all(1)
 
 
-def attack_loss(loss: Loss, logits: Tensor, labels: Tensor) -> Tensor:
-    """Return each image's loss (B,).
+def attack_loss(loss: Loss | LossFunction, logits: Tensor, labels: Tensor) -> Tensor:
+    """Return each image's loss (B,), that of a function of one's own or one of three names.
 
     `ce` is the cross-entropy of the true label y; `margin` is max over i ≠ y of z_i, minus z_y, and above 0 where the
     image is misclassified; `dlr` is that margin divided by z_π1 - z_π3, the largest minus the third largest logit
@@ -83,6 +89,8 @@ def attack_loss(loss: Loss, logits: Tensor, labels: Tensor) -> Tensor:
     Raises:
         InputError: the loss has no such name, or there are too few classes for it (2 for `margin`, 3 for `dlr`).
     """
+    if callable(loss):
+        return loss(logits, labels)
     if loss not in LOSSES:
         raise InputError(f"Loss is {loss!r}: give one of {', '.join(LOSSES)}.")
     fewest = {"ce": 1, "margin": 2, "dlr": 3}[loss]
@@ -121,7 +129,7 @@ def per_image(numbers: Tensor) -> Tensor:
 
 def size(delta: Tensor, norm: Norm) -> Tensor:
     """Return the norm of each perturbation, (B,)."""
-    sizes: Tensor = torch.linalg.vector_norm(delta.flatten(1), ord=math.inf if norm == "linf" else 2, dim=1)
+    sizes: Tensor = torch.linalg.vector_norm(delta.flatten(1), ord=ORDER[norm], dim=1)
     return sizes
 
 
@@ -169,31 +177,32 @@ class CountedModel(nn.Module):
         super().__init__()
         self.model = model
         self.training = False
+        self.draws = getattr(model, "draws", 1)  # passes of each image, see `Averaged`
         self.forwards = 0
         self.backwards = 0
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits (B, classes) of images (B, C, H, W)."""
-        self.forwards += len(images)
+        self.forwards += self.draws * len(images)
         with torch.autocast(images.device.type, enabled=False):
             logits: Tensor = self.model(images).to(images.dtype)
         if images.requires_grad and not logits.requires_grad:  # a cut graph: zero gradients, for AutoAttack's code too
             logits = logits + 0 * images.flatten(1).sum(1, keepdim=True)
 
         def count(gradient: Tensor) -> None:
-            self.backwards += len(gradient)
+            self.backwards += self.draws * len(gradient)
 
         if logits.requires_grad:
             logits.register_hook(count)  # type: ignore[no-untyped-call]
         return logits
 
-    def scores(self, images: Tensor, labels: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
+    def scores(self, images: Tensor, labels: Tensor, loss: Loss | LossFunction) -> tuple[Tensor, Tensor]:
         """Return, for each image, its loss and whether it is misclassified, both (B,)."""
         with torch.no_grad():
             logits = self(images)
         return attack_loss(loss, logits, labels), misclassified(logits, labels)
 
-    def gradients(self, images: Tensor, labels: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
+    def gradients(self, images: Tensor, labels: Tensor, loss: Loss | LossFunction) -> tuple[Tensor, Tensor, Tensor]:
         """Return `scores` and the gradient (B, C, H, W) of each image's own loss."""
         pixels = images.detach().requires_grad_()
         with torch.enable_grad():
@@ -248,10 +257,10 @@ def check_images(model: nn.Module, images: Tensor, labels: Tensor) -> None:
         raise InputError(f"The pixels lie in [{low:g}, {high:g}]: scale them to [0, 1] and normalise inside the model.")
 
 
-def check_numbers(norm: str = "linf", **numbers: float) -> None:
+def check_numbers(norm: str = "linf", *, norms: Iterable[str] = OWN_NORMS, **numbers: float) -> None:
     """Raise `InputError` for an unknown norm, a radius or step that is no positive number, or a count below 1."""
-    if norm not in NORM_NAMES:
-        raise InputError(f"Norm is {norm!r}: give {' or '.join(NORM_NAMES)}.")
+    if norm not in norms:
+        raise InputError(f"Norm is {norm!r}: give {' or '.join(norms)}.")
     for name, number in numbers.items():
         least = "a number above 0" if name in ("epsilon", "step_size") else "1 or more"
         if not (math.isfinite(number) and number > 0 and (number >= 1 or "above" in least)):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from attack.attacks.attack import (
     BATCH_SIZE,
+    NORM_NAMES,
     Attacked,
     CountedModel,
     Norm,
@@ -32,9 +33,7 @@ def _standard(counted: CountedModel, images: Tensor, norm: Norm, epsilon: float,
         library = importlib.import_module("pyautoattack")
     except ModuleNotFoundError:
         raise InputError("AutoAttack needs an extra: pip install 'stylized-pairing[attacks]'.") from None
-    standard = library.AutoAttack(
-        counted, norm={"l2": "L2", "linf": "Linf"}[norm], eps=epsilon, seed=seed, device=images.device
-    )
+    standard = library.AutoAttack(counted, norm=norm.capitalize(), eps=epsilon, seed=seed, device=images.device)
     # Zero gradients are counted by checks of ours; without a logger the library warns of them for each batch.
     standard.apgd.logger = standard.apgd_targeted.logger = logging.Logger("silent", logging.CRITICAL + 1)
     with torch.no_grad():
@@ -76,6 +75,8 @@ class _Sieve(nn.Module):
 def _climb(attack: Any, counted: CountedModel, loss: str, images: Tensor, labels: Tensor) -> Tensor:
     """Run APGD once; return each image's first misclassified point, or the image itself where there is none."""
     attack.loss = loss
+    if attack.norm == "L1":  # in several runs with shrinking radii
+        return torch.as_tensor(attack.perturb(images, labels))
     sieve = _Sieve(counted, images, labels)
     attack.model = sieve
     attack.init_hyperparam(images)
@@ -86,6 +87,8 @@ def _climb(attack: Any, counted: CountedModel, loss: str, images: Tensor, labels
 
 def _climb_to_targets(attack: Any, counted: CountedModel, images: Tensor, labels: Tensor) -> Tensor:
     """Run targeted APGD towards the most likely wrong class, then towards the next ones where it failed."""
+    if attack.norm == "L1":
+        return _climb(attack, counted, "dlr-targeted", images, labels)
     with torch.no_grad():
         order = counted(images).sort(dim=1)[1]
     found = images.clone()
@@ -106,16 +109,19 @@ def autoattack(
     *,
     epsilon: float,
     norm: Norm = "linf",
+    version: Literal["standard", "rand"] = "standard",
     seed: int = 0,
     batch_size: int = BATCH_SIZE,
 ) -> Attacked:
     """Attack with the standard ensemble: APGD-CE, targeted APGD-DLR, targeted FAB, and Square with 5,000 queries.
 
+    The version `rand` for random models has APGD-CE and APGD-DLR alone; give it a model that averages over draws.
+
     Each attacks the images that those before it left classified correctly; the targeted ones try the 9 most likely
     wrong classes, or all where there are fewer. An image comes back unchanged where it is wrong already, or where all
     fail. Random numbers are drawn per batch: `batch_size` and the images beside an image are part of the seed.
 
-    The arguments are those of `pgd`; the global random numbers are left as they were.
+    The arguments are those of `pgd`, and the norm `l1` beside; the global random numbers are left as they were.
 
     Raises:
         InputError: the extra `attacks` is not installed, the model has fewer than 4 classes, a module is in training
@@ -123,6 +129,8 @@ def autoattack(
     """
 
     def ensemble(standard: Any, counted: CountedModel) -> Sequence[_Attack]:
+        if version == "rand":
+            return partial(_climb, standard.apgd, counted, "ce"), partial(_climb, standard.apgd, counted, "dlr")
         standard.fab.targeted = True
         return (
             partial(_climb, standard.apgd, counted, "ce"),
@@ -171,7 +179,7 @@ def _in_turn(
 ) -> Attacked:
     """Run attacks of the library one after the other, each on the images that are still classified correctly."""
     check_images(model, images, labels)
-    check_numbers(norm, epsilon=epsilon, batch_size=batch_size)
+    check_numbers(norm, norms=NORM_NAMES, epsilon=epsilon, batch_size=batch_size)
     images = images.contiguous()  # the library takes views
     found, wrong = images.clone(), torch.zeros(len(images), dtype=torch.bool, device=images.device)
     # The library seeds torch's global random numbers, which come back as they were.

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from attack.attacks.attack import (
     BATCH_SIZE,
+    DUAL,
     TINY,
     Attacked,
     CountedModel,
@@ -24,7 +25,6 @@ from attack.attacks.attack import (
 STEP_SIZE, RADIUS_CHANGE = (1.0, 0.01), (0.05, 0.001)
 # How far beyond the boundary a point must lie, in margins of the clean image, so that rounding does not bring it back.
 BEYOND = 1e-4
-DUAL: dict[Norm, float] = {"l2": 2.0, "linf": 1.0}
 
 
 def minimal_norm(

@@ -1,15 +1,19 @@
 """Projected gradient descent, single-step attacks, and random noise."""
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from attack.attacks.attack import (
     BATCH_SIZE,
+    DUAL,
+    TINY,
     Attacked,
     CountedModel,
     Loss,
+    LossFunction,
     Norm,
     batches,
     check_images,
@@ -22,6 +26,7 @@ from attack.attacks.attack import (
 
 LAST = 10  # steps whose losses are kept
 UNBOUNDED_LOSSES: tuple[Loss, ...] = ("ce", "margin")
+MANY_CLASSES = 100
 OVERSHOOT = 2.5  # steps of 2.5 ε / steps can cross the ball from end to end (Madry et al. 2018)
 
 
@@ -34,7 +39,7 @@ def pgd(
     norm: Norm = "linf",
     steps: int = 40,
     step_size: float | None = None,
-    loss: Loss = "ce",
+    loss: Loss | LossFunction = "ce",
     restarts: int = 1,
     seed: int = 0,
     batch_size: int = BATCH_SIZE,
@@ -58,7 +63,7 @@ def pgd(
         norm: `l2` or `linf`.
         steps: gradient steps of each run.
         step_size: length of a step in the same units; 2.5 · epsilon / steps where not given.
-        loss: `ce`, `dlr` or `margin` (see `attack_loss`).
+        loss: `ce`, `dlr`, `margin` (see `attack_loss`), or a function of logits and labels that returns (B,) losses.
         restarts: runs in all, the one from the image included.
         seed: of the random starts, which depend on nothing else but the place of the image among the N.
         batch_size: images at a time. It changes results by float rounding only.
@@ -68,9 +73,9 @@ def pgd(
         InputError: a module is in training mode, or an argument is out of range.
     """
     check_images(model, images, labels)
-    given = {} if step_size is None else {"step_size": step_size}
-    check_numbers(norm, epsilon=epsilon, steps=steps, restarts=restarts, batch_size=batch_size, **given)
+    check_numbers(norm, epsilon=epsilon, steps=steps, restarts=restarts, batch_size=batch_size)
     step_size = OVERSHOOT * epsilon / steps if step_size is None else step_size
+    check_numbers(step_size=step_size)
     ascent = _Ascent(images, labels, norm, epsilon, steps, step_size, keep_going)
     generator = torch.Generator().manual_seed(seed)
     with counting(model) as counted:
@@ -78,6 +83,68 @@ def pgd(
             starts = random_point(images, epsilon, norm, generator) if restart else images
             ascent.run(counted, starts, loss, batch_size)
     return Attacked(ascent.images, counted.forwards, counted.backwards, ascent.last_losses)
+
+
+def targeted(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    epsilon: float,
+    norm: Norm = "linf",
+    targets: int = 9,
+    steps: int = 20,
+    batch_size: int = BATCH_SIZE,
+) -> Attacked:
+    """Climb z_t - z_y from the image towards one other class t after the other, until the image is misclassified.
+
+    A class whose logit is nearly the largest, and never becomes it, misleads losses that look for the nearest class. So
+    the last run leaves out the class that is nearest at each step, and climbs towards the second nearest.
+
+    The `targets` classes are those of the largest logits; from 100 classes on, of three times as many the nearest ones
+    if the logits were linear, by (z_y - z_t) / ‖∂(z_y - z_t)/∂x‖ in the dual norm (MALT, Melamed et al. 2024). Each run
+    has `steps` steps; the other arguments, and errors, are as in `pgd`.
+    """
+    check_images(model, images, labels)
+    check_numbers(norm, epsilon=epsilon, targets=targets, steps=steps, batch_size=batch_size)
+    ascent = _Ascent(images, labels, norm, epsilon, steps, OVERSHOOT * epsilon / steps, keep_going=False)
+    with counting(model) as counted:
+        every = batches(torch.ones_like(ascent.wrong), batch_size)
+        ranked = [_likeliest(counted, images[rows], labels[rows], targets, norm) for rows in every]
+        for goals in torch.cat(ranked).unbind(1) if ranked else ():
+            ascent.run(counted, images, "margin", batch_size, goals)
+        ascent.run(counted, images, _second_nearest, batch_size)
+    return Attacked(ascent.images, counted.forwards, counted.backwards)
+
+
+def _likeliest(counted: CountedModel, images: Tensor, labels: Tensor, count: int, norm: Norm) -> Tensor:
+    """Return up to so many other classes for each image (B, count), the likeliest first."""
+    pixels = images.detach().requires_grad_()
+    with torch.enable_grad():
+        logits = counted(pixels)
+        gaps = logits.gather(1, labels[:, None]) - logits
+    classes, targets = logits.shape[1], min(count, logits.shape[1] - 1)
+    others = gaps.detach().scatter(1, labels[:, None], math.inf)
+    few = classes < MANY_CLASSES
+    candidates: Tensor = others.topk(targets if few else min(3 * count, classes - 1), largest=False).indices
+    if few:
+        return candidates
+    distances = []
+    for column in candidates.unbind(1):
+        (gradient,) = torch.autograd.grad(gaps.gather(1, column[:, None]).sum(), pixels, retain_graph=True)
+        steepness = torch.linalg.vector_norm(gradient.flatten(1), ord=DUAL[norm], dim=1).clamp_min(TINY)
+        distances.append(others.gather(1, column[:, None])[:, 0] / steepness)
+    return candidates.gather(1, torch.stack(distances, 1).topk(targets, largest=False).indices)
+
+
+def _towards(goals: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+    gaps: Tensor = logits.gather(1, goals[:, None]) - logits.gather(1, labels[:, None])
+    return gaps[:, 0]
+
+
+def _second_nearest(logits: Tensor, labels: Tensor) -> Tensor:
+    others = logits.scatter(1, labels[:, None], -math.inf).topk(min(2, logits.shape[1] - 1), dim=1)
+    return _towards(others.indices[:, -1], logits, labels)
 
 
 def single_step(
@@ -139,18 +206,35 @@ class _Ascent:
         self.wrong = torch.zeros(images.shape[:1], dtype=torch.bool, device=images.device)
         self.last_losses = torch.zeros(len(images), min(LAST, steps + 1), device=images.device)
 
-    def run(self, counted: CountedModel, starts: Tensor, loss: Loss, batch_size: int) -> None:
-        """Climb from the starts (N, C, H, W) of all images that are not misclassified yet."""
+    def run(
+        self,
+        counted: CountedModel,
+        starts: Tensor,
+        loss: Loss | LossFunction,
+        batch_size: int,
+        goals: Tensor | None = None,
+    ) -> None:
+        """Climb from the starts (N, C, H, W) of all images that are not misclassified yet, or towards classes (N,)."""
+        self.keep_going |= counted.draws > 1  # one error of a random model may be chance
         left = torch.ones_like(self.wrong) if self.keep_going else ~self.wrong
         for rows in batches(left, batch_size):
-            self._climb(counted, starts[rows], loss, rows)
+            self._climb(counted, starts[rows], loss, rows, goals)
 
-    def _climb(self, counted: CountedModel, current: Tensor, loss: Loss, rows: Tensor) -> None:
+    def _climb(
+        self,
+        counted: CountedModel,
+        current: Tensor,
+        loss: Loss | LossFunction,
+        rows: Tensor,
+        goals: Tensor | None,
+    ) -> None:
         active = torch.arange(len(rows), device=rows.device)
         trace = torch.empty(self.steps + 1, len(rows), device=current.device)
         improved = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
         for step in range(self.steps + 1):
             labels = self.labels[rows[active]]
+            if goals is not None:
+                loss = partial(_towards, goals[rows[active]])
             if step == self.steps:
                 losses, wrong = counted.scores(current, labels, loss)
             else:

@@ -17,6 +17,7 @@ from attack.checks.check import Check, Failure, Finding, Rules
 from attack.checks.robustness import Robust, accuracy, breaks_more, gain, is_within, looked_at, radii, worst_case
 
 COPY_DIFFERS = 0.02  # of attacked images: rounding in another batch may change an answer
+DRAW_DIFFERS = 0.2  # of attacked images, which lie near a boundary: another draw of a random model may
 UNBOUNDED = 0.01  # of the images may withstand an attack without bounds
 SQUARE = 0.002  # accuracy that Square may take below the white-box attacks (fra31/auto-attack, `check_square_sr`)
 CONVERGED = 0.02  # accuracy that more steps or restarts may take
@@ -112,6 +113,14 @@ def _unbounded(given: _Evaluation) -> Finding | None:
     return Finding(min(lefts) <= UNBOUNDED, detail, {"accuracy": min(lefts)})
 
 
+@OVERALL.add("attacks of one's own stay within their radius", "note")
+def _own_within_radius(given: _Evaluation) -> Finding | None:
+    """An image that an attack moved too far, or out of [0, 1], counts as not attacked."""
+    outside = {attack.title: attack.settings["outside"] for attack in given.attacks if "outside" in attack.settings}
+    detail = ", ".join(f"{title} moved {count} images too far" for title, count in outside.items())
+    return Finding(False, detail, {"images": sum(outside.values())}) if outside else None
+
+
 def check_errors(errors: Mapping[str, str]) -> Check:
     """Say which attacks could not be made, and what the model's error was."""
     return Check(
@@ -125,13 +134,14 @@ def check_errors(errors: Mapping[str, str]) -> Check:
 
 def check_copies(attacks: Sequence[AttackResult] | None) -> Check:
     """See that a copy of the model that no image went through answers as the model does; None: it cannot be copied."""
-    most = 0.0
+    most, allowed = 0.0, COPY_DIFFERS
     for settings in (attack.settings for attack in attacks or ()):
+        allowed = DRAW_DIFFERS if "eot" in settings else COPY_DIFFERS
         if settings["copy_differs"] > 1:  # a single image may be rounding
             most = max(most, settings["copy_differs"] / settings["attacked"])
     return Check(
         "a fresh copy answers alike",
-        attacks is not None and most <= COPY_DIFFERS,
+        attacks is not None and most <= allowed,
         f"it answers otherwise on up to {most:.1%} of an attack's images" if attacks else "the model cannot be copied",
         "The model remembers earlier images: what accuracy it has depends on what it saw before.",
         {"share": most},

@@ -25,8 +25,8 @@ class Slopes(NamedTuple):
     """The step of the central differences, and for each of N images (N,) what its gradient is like.
 
     `finite` and `zero` gradient of the margin, `zeros` its share of zero elements, `silent` where the cross-entropy has
-    none left but the margin has; how far differences and gradient `disagree`; how much of the rise that it tells comes
-    true over a step (`useful`); and how much of the slope at the point is `left` over a step.
+    none left but the margin has; how far differences and gradient `disagree`; and how much of the rise that it tells
+    comes true over a step (`useful`).
     """
 
     fine: float
@@ -36,7 +36,6 @@ class Slopes(NamedTuple):
     silent: Tensor
     disagree: Tensor
     useful: Tensor
-    left: Tensor
 
 
 def slopes_at(model: nn.Module, images: Tensor, labels: Tensor, logits: Tensor, seed: int) -> Slopes:
@@ -78,16 +77,16 @@ def _slopes(attacked: "_Probe", logits: Tensor, generator: torch.Generator) -> S
     probe = _precise(attacked, generator)
     precise, fine = probe.gradient(), FINE[probe.points.dtype]
     direction = precise.sign()
-    near, far = probe.slope(direction, fine), probe.slope(direction, STEP)
+    useful = probe.slope(direction, STEP) / precise.flatten(1).abs().sum(1).clamp_min(1e-30)
+    disagree = _disagreement(probe, precise, generator)
     return Slopes(
         fine,
         gradient.isfinite().all(1),
         (gradient == 0).all(1),
         (gradient == 0).double().mean(1),
         silent & (logits.argmax(1) == attacked.pair[:, 0]),
-        _disagreement(probe, precise, generator),
-        far / precise.flatten(1).abs().sum(1).clamp_min(1e-30),
-        torch.where(near.abs() > far.abs(), far.abs() / near.abs(), 1.0),
+        disagree,
+        useful,
     )
 
 

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attack.attacks.wrappers import Averaged
 from attack.checks.check import Check, Finding, Rules
 from attack.checks.gradients import (
     Slopes,
@@ -41,7 +42,7 @@ USEFUL = 0.5  # of the rise that a gradient tells, over a step along its sign
 SURVIVES = 0.1  # of the slope at a point must be left over a step
 NOISE, NOISES, FLIPS = 4 / 255, 10, 2
 # Shares of images that may show a defect: a check fails where Wilson's interval of the share lies above.
-NO_GRADIENT, WRONG_GRADIENT, SHATTERED, UNSTABLE = 0.01, 0.05, 0.25, 0.25
+NO_GRADIENT, WRONG_GRADIENT, SHATTERED, UNSTABLE, UNSTEADY = 0.01, 0.05, 0.25, 0.25, 0.1
 
 
 def check_model(model: nn.Module, images: Tensor, labels: Tensor, *, seed: int = 0) -> Iterator[Check]:
@@ -121,6 +122,11 @@ def _repeatable(looked: _Looked) -> Finding:
     # Five passes give the same logits (fra31/auto-attack, `check_randomized`).
     with same_numbers(looked.images, looked.seed):  # drawn on from pass to pass
         first, *others = [looked.model(looked.images) for _ in range(PASSES)]
+    if isinstance(looked.model, Averaged):  # the answers must be steady
+        changed = torch.stack([other.argmax(1) != first.argmax(1) for other in others]).any(0)
+        return _share(
+            changed, UNSTEADY, f"are answered otherwise in one of {PASSES} means of {looked.model.draws} draws"
+        )
     difference = max(_distance(first, other) for other in others)
     detail = f"{PASSES} passes differ by at most {difference:.3g} of the normalised logits"
     return Finding(not difference > RANDOM, detail, {"difference": difference})
@@ -284,7 +290,10 @@ def _derivative(looked: _Looked) -> Finding:
 @RULES.add("gradient lasts for a step", "masking")
 def _lasting(looked: _Looked) -> Finding:
     """A shattered gradient holds for no step that an attack can take."""
-    return _share(looked.slopes.left < SURVIVES, SHATTERED, f"keep less than {SURVIVES:.0%} of their slope over ±1/255")
+    # Of gradients that are right at the point; others fail the check of the derivative.
+    slopes = looked.slopes
+    lost = (slopes.disagree <= DISAGREES) & ~slopes.zero & (slopes.useful.abs() < SURVIVES)
+    return _share(lost, SHATTERED, f"keep less than {SURVIVES:.0%} of their slope over ±1/255")
 
 
 @RULES.add("same gradient in any batch", "masking")

@@ -6,8 +6,9 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
-from attack.attacks.attack import Attacked
-from attack.checks.check import Check, could_not_run
+from attack.attacks.attack import Attacked, Norm, size, steepest
+from attack.attacks.wrappers import Averaged
+from attack.checks.check import Check, Failure, could_not_run
 from attack.checks.gradients import logits_of
 from attack.checks.robustness import wilson
 
@@ -28,7 +29,7 @@ AttackImages = Callable[[nn.Module, Tensor, Tensor], Attacked]
 class _Readout(nn.Module):
     """The features of a model, and a linear decision (weight (F,), threshold) with logits of about -1 to 1."""
 
-    def __init__(self, features: "_Features", weight: Tensor, threshold: Tensor) -> None:
+    def __init__(self, features: nn.Module, weight: Tensor, threshold: Tensor) -> None:
         super().__init__()
         self.features, self.weight, self.threshold = features, weight, threshold
 
@@ -58,8 +59,10 @@ class _Features(nn.Module):
         return (seen[-1] if seen else logits).flatten(1).float()
 
 
-def check_planted(model: nn.Module, images: Tensor, attack: AttackImages, *, epsilon: float, seed: int = 0) -> Check:
-    """Plant a point of another answer in the L∞ ball of each of the first images, and see whether the attack finds one.
+def check_planted(
+    model: nn.Module, images: Tensor, attack: AttackImages, *, epsilon: float, norm: Norm = "linf", seed: int = 0
+) -> Check:
+    """Plant a point of another answer in the ball about each of the first images, and see whether the attack finds one.
 
     Args:
         model: in eval mode.
@@ -67,41 +70,48 @@ def check_planted(model: nn.Module, images: Tensor, attack: AttackImages, *, eps
         attack: from a model, one image and its label to the attacked image, as strong as the evaluation's; it must
             take two classes (the losses `ce` or `margin`) and stay within `epsilon`.
         epsilon: radius of the ball in units of the [0, 1] range.
+        norm: `linf` or `l2`.
         seed: of the planted points and the noise.
     """
     try:
-        found, planted = _search(model, images, attack, epsilon, seed)
+        found, planted = _search(model, images, attack, epsilon, norm, seed)
     except Exception as error:  # of a foreign model
-        return Check(NAME, False, could_not_run(error), MEANING, norm="linf", epsilon=epsilon)
+        return Check(NAME, False, could_not_run(error), MEANING, norm=norm, epsilon=epsilon)
     enough = planted >= FEWEST
     says = "" if enough else "; too few for the test to say anything"
+    failure: Failure = "inconclusive" if isinstance(model, Averaged) else "masking"  # draws may hide the example
     return Check(
         NAME,
         enough and wilson(found, planted)[1] >= FOUND,
         f"the attack finds {found} of {planted} examples planted in {len(images)} images{says}",
         MEANING,
         {"found": found, "planted": planted, "images": len(images)},
-        "masking" if enough else "note",
-        "linf",
+        failure if enough else "note",
+        norm,
         epsilon,
     )
 
 
-def _search(model: nn.Module, images: Tensor, attack: AttackImages, epsilon: float, seed: int) -> tuple[int, int]:
+def _search(
+    model: nn.Module, images: Tensor, attack: AttackImages, epsilon: float, norm: Norm, seed: int
+) -> tuple[int, int]:
     """Return how many planted points were found, of how many."""
     generator = torch.Generator().manual_seed(seed)
-    features = _Features(model).eval()
-    plants = (_plant(features, image, epsilon, generator) for image in images)
+    features: nn.Module = _Features(model)
+    if isinstance(model, Averaged):
+        features = Averaged(_Features(model.model), model.draws)
+    plants = (_plant(features.eval(), image, epsilon, norm, generator) for image in images)
     planted = list(islice((plant for plant in plants if plant is not None), PLANTED_IMAGES))
-    return sum(_finds(readout, image, attack, epsilon) for readout, image in planted), len(planted)
+    return sum(_finds(readout, image, attack, epsilon, norm) for readout, image in planted), len(planted)
 
 
 def _plant(
-    features: _Features, image: Tensor, epsilon: float, generator: torch.Generator
+    features: nn.Module, image: Tensor, epsilon: float, norm: Norm, generator: torch.Generator
 ) -> tuple[_Readout, Tensor] | None:
-    """Return a readout that answers 1 at one corner of the ball about an image (C, H, W), and the image as a batch."""
-    corners = _around(image, epsilon, 1 + CHANCE_POINTS, generator, torch.sign)
-    inner = _around(image, INNER * epsilon, INNER_POINTS, generator)
+    """Return a readout that answers 1 at one end of the ball about an image (C, H, W), and the image as a batch."""
+    far = torch.sign if norm == "linf" else torch.clone
+    corners = _around(image, epsilon, 1 + CHANCE_POINTS, norm, generator, far)
+    inner = _around(image, INNER * epsilon, INNER_POINTS, norm, generator)
     outputs = logits_of(features, torch.cat([corners, image[None], inner]), 0).double()
     planted, chance, kept = outputs[0], outputs[1 : len(corners)], outputs[len(corners) :]
     weight = _discriminant(planted, kept)
@@ -117,11 +127,13 @@ def _around(
     image: Tensor,
     radius: float,
     count: int,
+    norm: Norm,
     generator: torch.Generator,
     shape: Callable[[Tensor], Tensor] = torch.clone,
 ) -> Tensor:
-    """Return images (count, C, H, W) with uniform noise of a radius, or with its signs."""
+    """Return images (count, C, H, W) with uniform noise of a radius, or with its signs; for L2 it is as long."""
     noise = shape(2 * torch.rand((count, *image.shape), generator=generator) - 1)
+    noise = noise if norm == "linf" else steepest(noise, norm)
     return (image + radius * noise.to(image.device)).clamp(0, 1)
 
 
@@ -139,8 +151,8 @@ def _discriminant(planted: Tensor, inner: Tensor) -> Tensor:
     return difference - explained
 
 
-def _finds(readout: _Readout, image: Tensor, attack: AttackImages, epsilon: float) -> bool:
+def _finds(readout: _Readout, image: Tensor, attack: AttackImages, epsilon: float, norm: Norm) -> bool:
     attacked = attack(readout, image, torch.zeros(1, dtype=torch.int64, device=image.device)).images
-    near = float((attacked - image).abs().amax()) <= epsilon * (1 + 1e-3)
+    near = float(size(attacked - image, norm)) <= epsilon * (1 + 1e-3)
     pixels = 0 <= float(attacked.amin()) <= float(attacked.amax()) <= 1
     return near and pixels and bool(logits_of(readout, attacked, 0).argmax(1) == 1)

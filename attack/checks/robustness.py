@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import sqrt
 from statistics import NormalDist
 
-from attack.attacks.attack import AttackResult, Norm
+from attack.attacks.attack import NORM_NAMES, AttackResult, Norm
 
 Robust = tuple[bool, ...]
 TOLERANCE = 1e-4  # of a radius: pixels are float32
@@ -47,13 +47,13 @@ def robust_cells(clean: Sequence[bool], attacks: Sequence[AttackResult]) -> tupl
 
 
 def radii(attacks: Sequence[AttackResult]) -> list[tuple[Norm, float]]:
-    """Return the norms and radii that attacks had, L∞ first; noise and attacks without bounds do not count."""
+    """Return the norms and radii that attacks had, L∞ first, then L2; noise and attacks without bounds do not count."""
     found = {
         (attack.norm, attack.epsilon)
         for attack in attacks
         if attack.epsilon and attack.kind not in ("unbounded", "noise", "transfer")
     }
-    return sorted(found, key=lambda one: (one[0] != "linf", one[1]))
+    return sorted(found, key=lambda one: (list(NORM_NAMES).index(one[0]), one[1]))
 
 
 def images_met(attacks: Iterable[AttackResult], norm: Norm, epsilon: float, images: int) -> int:

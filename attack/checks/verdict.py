@@ -4,14 +4,15 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from attack.attacks.attack import AttackResult, Norm, radius_name
+from attack.attacks.attack import OWN_NORMS, AttackResult, Norm, radius_name
+from attack.checks import planted
 from attack.checks.attacks import check_attacks
 from attack.checks.check import Check
 from attack.checks.robustness import Cell, accuracy, is_within, robust_cells, wilson
 
 Word = Literal["holds", "masking suspected", "not robust", "inconclusive", "near chance"]
 
-SMALLEST: Mapping[Norm, float] = {"linf": 2 / 255, "l2": 0.125}  # below, no model is called robust
+SMALLEST: Mapping[Norm, float] = {"linf": 2 / 255, "l2": 0.125, "l1": 3.0}  # below, no model is called robust
 NEAR_CHANCE = 0.1  # of the way from guessing to always right
 KEPT = 0.25  # of what the model knows beyond guessing
 ENOUGH_IMAGES = 100
@@ -24,8 +25,31 @@ NEEDED = (
     "gradient is the derivative",
     "unbounded attack reaches 0",
     "a fresh copy answers alike",
-    "planted examples are found",
+    planted.NAME,
 )
+
+
+_SURROGATE = "--surrogate with a network whose gradient leads through what has none"
+_OWN = "--attack with an attack made for this defence"
+NEXT = {
+    "repeatable": "--eot with more draws, such as 20",
+    "logits, not probabilities": "--loss with a loss of probabilities",
+    "no autograd inside": _SURROGATE,
+    "gradient reaches the pixels": _SURROGATE,
+    "gradient is the derivative": _SURROGATE,
+    "gradient lasts for a step": _SURROGATE,
+    "attacks raise the loss": _SURROGATE,
+    "planted examples are found": _SURROGATE,
+    "unbounded attack reaches 0": _SURROGATE,
+    "same gradient in any batch": "--batch-size 1",
+    "stable under noise": _OWN,
+    "black box is not stronger": "--suite full",
+    "transfer is not stronger": _SURROGATE,
+    "many steps are not weaker than one": _OWN,
+    "noise is weaker than the attack": _OWN,
+    "larger ε never helps": _OWN,
+    "single steps do not fail alone": "--suite full",
+}
 
 
 @dataclass(frozen=True)
@@ -73,10 +97,10 @@ def verdicts(
     2. *not robust*: the interval lies below the floor. A model shown broken is broken, whatever its checks say.
     3. *masking suspected*: a check of the model, or of attacks at this radius, failed whose failure means that attacks
        may be blind to a weakness.
-    4. *inconclusive*: what a claim of robustness needs is missing: a radius of at least 2/255 (L∞) or 0.125 (L2); 100
-       images; strong attacks at the radius (AutoAttack, or PGD with two losses, one with its steps doubled, and Square
-       with 1,000 queries); the checks that find masking; no failed check that makes the numbers unreliable; an
-       interval clear of the floor.
+    4. *inconclusive*: what a claim of robustness needs is missing: a radius of at least 2/255 (L∞), 0.125 (L2) or 3
+       (L1); 100 images; strong attacks at the radius (AutoAttack, or PGD with two losses, one with its steps doubled,
+       and Square with 1,000 queries); the checks that find masking; no failed check that makes the numbers unreliable;
+       an interval clear of the floor.
     5. *holds*: none of these; the model keeps the stated accuracy at this radius against the attacks made.
     """
     cells = robust_cells(clean, attacks)
@@ -148,7 +172,8 @@ def _doubts(
         yield f"Only {len(cell.robust)} images met all attacks; {ENOUGH_IMAGES} are needed."
     if missing := _missing_attacks([a for a in attacks if (a.norm, a.epsilon) == (cell.norm, cell.epsilon)]):
         yield f"Strong attacks are missing at {radius_name(cell.norm, cell.epsilon)}: {missing}."
-    if unchecked := [name for name in NEEDED if name not in made]:
+    needed = NEEDED if cell.norm in OWN_NORMS else tuple(name for name in NEEDED if name != planted.NAME)
+    if unchecked := [name for name in needed if name not in made]:
         yield f"Checks are missing: {', '.join(unchecked)}."
     # A needed check that could tell nothing counts too.
     yield from (_sentence(check) for check in failed if check.failure == "inconclusive" or check.name in NEEDED)
@@ -163,13 +188,14 @@ def _missing_attacks(here: Sequence[AttackResult]) -> str:
         return ""
     queries = max((attack.settings.get("queries", 0) for attack in here if attack.name == "square"), default=0)
     missing = [] if "pgd-ce-doubled" in names else ["PGD with its steps doubled"]
-    missing += [] if names & {"pgd-dlr", "pgd-margin"} else ["PGD with a second loss"]
+    missing += [] if names & {"pgd-dlr", "pgd-margin", "pgd-targeted"} else ["PGD with a second loss"]
     missing += [] if queries >= ENOUGH_QUERIES else [f"Square with {ENOUGH_QUERIES:,} queries"]
     return ", ".join(missing)
 
 
 def _sentence(check: Check) -> str:
-    return f"{check.name[0].upper()}{check.name[1:]}: {check.detail}."
+    option = f" Next, try {NEXT[check.name]}." if check.name in NEXT else ""
+    return f"{check.name[0].upper()}{check.name[1:]}: {check.detail}.{option}"
 
 
 def _share(numbers: Mapping[str, float], name: str) -> str:

@@ -1,14 +1,19 @@
 """The options of `attack run` and `attack transfer`; without PyTorch, which their help does not wait for."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from stylize.console import InputError
+from stylize.references import is_reference
 from stylize.settings import OneOf, check_settings
+
+if TYPE_CHECKING:
+    from attack.attacks.attack import Norm
 
 SUITES = ("paper", "quick", "full")
 
@@ -69,6 +74,9 @@ class AttackConfig:
         int | None, typer.Option(min=1, help="Images that meet AutoAttack, Square and minimal norms. [default: all]")
     ] = None
     epsilons: Epsilons = (2 / 255, 8 / 255)
+    norm: Annotated[str, typer.Option(help="Norms of the radii: linf, l2, l1, or several with commas.")] = "linf"
+    epsilons_l2: Annotated[tuple[float, ...], typer.Option("--epsilon-l2", help="L2 radius; repeatable.")] = (0.5,)
+    epsilons_l1: Annotated[tuple[float, ...], typer.Option("--epsilon-l1", help="L1 radius; repeatable.")] = (12.0,)
     steps: Annotated[int, typer.Option(min=1, help="Steps of the paper's path.")] = 100
     step_size: Annotated[float, typer.Option(max=1, help="Step of the path; 1 is the full pixel range.")] = 1e-4
     zero_gradient: Annotated[
@@ -76,14 +84,52 @@ class AttackConfig:
         OneOf("stay", "minus-one"),
         typer.Option(help="A pixel with zero gradient on the path: stay, or minus-one (authors' code)."),
     ] = "stay"
+    eot: Annotated[
+        int, typer.Option(min=1, help="Draws of a random model that answers and gradients are averaged over.")
+    ] = 1
+    attack: Annotated[
+        tuple[str, ...], typer.Option("--attack", help="Attack of your own, package.module:function; repeatable.")
+    ] = ()
+    loss: Annotated[
+        tuple[str, ...], typer.Option("--loss", help="Loss of your own for PGD, package.module:function; repeatable.")
+    ] = ()
+    surrogate: Annotated[
+        str | None,
+        typer.Option(
+            help="package.module:function of a network whose gradient stands in for the model's. [default: none]"
+        ),
+    ] = None
     batch_size: BatchSize = 50
     seed: Seed = 0
 
     def __post_init__(self) -> None:
         check_settings(self)
         _check_epsilons(self.epsilons)
+        _check_norms(self.norm, {"l2": self.epsilons_l2, "l1": self.epsilons_l1})
+        for name, references in (("attack", self.attack), ("loss", self.loss), ("surrogate", [self.surrogate])):
+            for reference in references:
+                if reference is not None and not is_reference(reference):
+                    raise InputError(f"--{name} is {reference!r}: give package.module:function.")
+        if self.suite == "paper" and (self.attack or self.loss):
+            raise InputError("--suite paper has no attack but its path: give quick or full with --attack or --loss.")
         if not self.step_size > 0:
             raise InputError(f"--step-size is {self.step_size}: give a number above 0.")
+
+    @property
+    def radii(self) -> "list[tuple[Norm, float]]":
+        """The norms and radii to attack within."""
+        every: dict[str, tuple[float, ...]] = {"linf": self.epsilons, "l2": self.epsilons_l2, "l1": self.epsilons_l1}
+        return [(norm, epsilon) for norm in self.norm.split(",") for epsilon in every[norm]]  # type: ignore[misc]
+
+
+def _check_norms(given: str, radii: Mapping[str, Sequence[float]]) -> None:
+    norms = given.split(",")
+    if len(set(norms)) < len(norms) or not set(norms) <= {"linf", *radii}:
+        raise InputError(f"--norm is {given!r}: give linf, l2 or l1, or several with commas, such as linf,l2.")
+    for norm, epsilons in radii.items():
+        if not (all(0 < epsilon < math.inf for epsilon in epsilons) and list(epsilons) == sorted(set(epsilons))):
+            shown = ", ".join(f"{epsilon:g}" for epsilon in epsilons)
+            raise InputError(f"--epsilon-{norm} is {shown}: give different numbers above 0 in growing order.")
 
 
 def _check_epsilons(epsilons: Sequence[float]) -> None:

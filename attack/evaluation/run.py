@@ -3,10 +3,11 @@
 import copy
 import json
 import math
+import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial as call_later
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,8 +15,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from attack.attacks.attack import Attacked, AttackResult, Loss, Norm, attack_loss, misclassified
+from attack.attacks.attack import OWN_NORMS, Attacked, AttackResult, Loss, Norm, attack_loss, misclassified, size
 from attack.attacks.paper_path import AttackPath
+from attack.attacks.wrappers import Averaged, WithGradientOf
 from attack.checks.attacks import check_copies, check_errors, check_path
 from attack.checks.check import Check
 from attack.checks.model import check_model
@@ -37,7 +39,9 @@ from attack.evaluation.result import (
 from attack.evaluation.suite import Planned, main_attack, plan_attacks
 from attack.evaluation.target import Target, open_model, predict_split, without_tf32
 from stylize.console import InputError, counted
-from stylize.files import write_atomically
+from stylize.files import file_sha256, write_atomically
+from stylize.references import load_reference
+from train.models import call_reference
 from train.records import describe_environment
 
 CHECKED_IMAGES = 64  # of the image set: the checks of the model are on few images, but enough to see a share of them
@@ -67,14 +71,29 @@ def attack_model(
         InputError: a file is missing or damaged, or the class names differ.
     """
     check_output(out)
-    target = open_model(model, shards)
-    partial = Partial(out, {"format_version": FORMAT_VERSION, **target.identity, "config": asdict(config)})
+    target = _stand_in(open_model(model, shards), config)
+    own = [*config.attack, *config.loss, *([config.surrogate] if config.surrogate else [])]
+    files = [sys.modules[load_reference(name, "Function").__module__].__file__ for name in own]
+    code = [file_sha256(Path(file)) for file in files if file]
+    identity = {"format_version": FORMAT_VERSION, **target.identity, "config": asdict(config), "code": code}
+    partial = Partial(out, identity)
     with without_tf32():
         document = _evaluate(target, config, partial, progress)
     payload = encode_result(document)
     write_atomically(out, payload)
     partial.remove()
     return dict(json.loads(payload))
+
+
+def _stand_in(target: Target, config: AttackConfig) -> Target:
+    """Return a target with the gradient of a surrogate, and averaged over draws, where the options say so."""
+    network, untouched = target.network, target.untouched
+    if config.surrogate:
+        network = WithGradientOf(network, call_reference(config.surrogate).to(target.device).requires_grad_(False))
+    if config.eot > 1:
+        network = Averaged(network, config.eot)
+        untouched = untouched and Averaged(untouched, config.eot)
+    return replace(target, network=network.eval(), untouched=untouched and untouched.eval())
 
 
 def _evaluate(target: Target, config: AttackConfig, partial: Partial, progress: ProgressReport) -> dict[str, Any]:
@@ -98,7 +117,10 @@ def _evaluate(target: Target, config: AttackConfig, partial: Partial, progress: 
     checks, verdicts = evaluate(clean, attacks, known, target.classes)
     right = sum(split["correct"].values())
     known_images = {"keys": list(keys), "labels": images.labels.tolist(), "sha256": images.sha256}
-    asked = {name: getattr(config, name) for name in ("suite", "images", "epsilons", "batch_size", "seed")}
+    asked = {
+        name: getattr(config, name)
+        for name in ("suite", "images", "epsilons", "norm", "eot", "surrogate", "batch_size", "seed")
+    }
     return {
         "format_version": FORMAT_VERSION,
         **target.document,
@@ -188,9 +210,9 @@ def _check_target(target: Target, images: ImageSet, config: AttackConfig) -> dic
     if target.untouched is None:
         checks.append(check_copies(None))
     if config.suite != "paper":
-        for epsilon in config.epsilons:
-            attack = main_attack(config, epsilon)
-            checks.append(check_planted(target.network, pixels, attack, epsilon=epsilon, seed=config.seed))
+        for norm, epsilon in (radius for radius in config.radii if radius[0] in OWN_NORMS):
+            attack = main_attack(config, norm, epsilon)
+            checks.append(check_planted(target.network, pixels, attack, epsilon=epsilon, norm=norm, seed=config.seed))
     return {"checks": [asdict(check) for check in checks], "seconds": round(time.perf_counter() - started, 2)}
 
 
@@ -214,6 +236,7 @@ def run_attack(
     started = time.perf_counter()
     before, looked_at, rows = _met(planned, clean, earlier, config)
     settings: dict[str, Any] = {**planned.settings, "images": looked_at, "attacked": len(rows)}
+    settings |= {"eot": config.eot} if config.eot > 1 else {}
     attacked, found = _attack(planned, target, images.pixels[rows], images.labels[rows], settings, config.batch_size)
     robust = list(before)
     distance = [math.inf if planned.epsilon is None and right else 0.0 for right in clean]
@@ -238,6 +261,7 @@ def _attack(
             return Attacked(pixels, 0, 0), Evaluated([], 0.0, 0.0, [])
         attacked = planned.attack(target.network, pixels, labels)
         loss = planned.settings.get("loss")
+        settings |= {"outside": attacked.outside} if attacked.outside else {}
         found = evaluate_images(target.network, pixels, attacked.images, labels, planned.norm, batch_size, loss)
         if target.untouched is None:
             return attacked, found
@@ -275,9 +299,8 @@ def evaluate_images(
     if loss:
         start = _logits(model, images, batch_size)
         first, last = (float(attack_loss(loss, logits, labels).double().mean()) for logits in (start, end))
-    moves = (attacked.double() - images.double()).flatten(1)
-    distance = moves.abs().amax(1) if norm == "linf" else moves.norm(dim=1)
-    return Evaluated((~misclassified(end, labels)).tolist(), first, last, distance.tolist())
+    moves = attacked.double() - images.double()
+    return Evaluated((~misclassified(end, labels)).tolist(), first, last, size(moves, norm).tolist())
 
 
 @torch.no_grad()

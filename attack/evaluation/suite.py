@@ -4,14 +4,15 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from attack.attacks.attack import NORM_NAMES, Attacked, Kind, Loss, Norm, attack_title
-from attack.attacks.autoattack import autoattack
+from attack.attacks.attack import OWN_NORMS, Attacked, Kind, Loss, LossFunction, Norm, attack_title
+from attack.attacks.autoattack import apgd, autoattack
 from attack.attacks.minimal_norm import minimal_norm
-from attack.attacks.pgd import OVERSHOOT, pgd, single_step, unbounded, uniform_noise
+from attack.attacks.own import own_attack, own_loss
+from attack.attacks.pgd import OVERSHOOT, pgd, single_step, targeted, unbounded, uniform_noise
 from attack.attacks.square import square
 from attack.evaluation.config import AttackConfig
 from stylize.console import InputError
@@ -19,8 +20,10 @@ from stylize.console import InputError
 STEPS = {"quick": 20, "full": 40}
 QUERIES = {"quick": 50, "full": 1000}
 RESTARTS = 3
+TARGETS = 3  # classes that PGD climbs towards, one after the other, with the steps of one PGD in all
 MINIMAL_NORM_STEPS = 100
-AUTOATTACK_PASSES = 300 + 9 * 300 + 9 * 300 + 5000  # APGD, APGD and FAB to nine targets, Square
+# APGD, APGD and FAB to nine targets, Square; APGD twice.
+AUTOATTACK_PASSES = {"standard": 300 + 9 * 300 + 9 * 300 + 5000, "rand": 600}
 AUTOATTACK_CLASSES = 4  # its DLR loss with targets looks at the four largest logits
 
 
@@ -56,49 +59,65 @@ def plan_attacks(config: AttackConfig, classes: int) -> list[Planned]:
     """
     if config.suite == "paper":
         return []
-    full = config.suite == "full"
-    if full and find_spec("pyautoattack") is None:  # said before long work
-        raise InputError("--suite full needs AutoAttack, an extra: pip install 'stylized-pairing[attacks]'.")
-    second_loss: Loss = "dlr" if classes > 2 else "margin"
-    plans = [planned for epsilon in config.epsilons for planned in _within(epsilon, config, second_loss)]
+    full, radii = config.suite == "full", config.radii
+    of_library = [radius for radius in radii if full or radius[0] not in OWN_NORMS]
+    if of_library and find_spec("pyautoattack") is None:  # said before long work
+        option = "--suite full" if full else "--norm l1"
+        raise InputError(f"{option} needs AutoAttack, an extra: pip install 'stylized-pairing[attacks]'.")
+    if any(norm not in OWN_NORMS for norm, _ in radii) and classes < AUTOATTACK_CLASSES:
+        raise InputError(f"--norm l1 needs {AUTOATTACK_CLASSES} classes and the model has {classes}: leave l1 out.")
+    plans = [planned for radius in radii for planned in _within(*radius, config, classes)]
     if full:
-        plans += [_minimal_norm(norm, config) for norm in NORM_NAMES]
+        plans += [_minimal_norm(norm, config) for norm in OWN_NORMS]
     if full and classes >= AUTOATTACK_CLASSES:
-        plans += [_autoattack(epsilon, config) for epsilon in config.epsilons]
+        plans += [_autoattack(*radius, config) for radius in radii]
     return [*plans, Planned("unbounded", "unbounded", 1.0, partial(unbounded, batch_size=config.batch_size))]
 
 
-def main_attack(config: AttackConfig, epsilon: float) -> Callable[[nn.Module, Tensor, Tensor], Attacked]:
+def main_attack(config: AttackConfig, norm: Norm, epsilon: float) -> Callable[[nn.Module, Tensor, Tensor], Attacked]:
     """Return the suite's PGD within a radius: the attack that has to find a planted weakness."""
-    return _pgd("pgd-ce", epsilon, "ce", config).attack
+    return _pgd("pgd-ce", norm, epsilon, "ce", config).attack
 
 
-def _within(epsilon: float, config: AttackConfig, second_loss: Loss) -> Iterator[Planned]:
+def _within(norm: Norm, epsilon: float, config: AttackConfig, classes: int) -> Iterator[Planned]:
     """Yield the attacks within a radius, but for AutoAttack, whose estimate rests on all others."""
-    fgsm = partial(single_step, norm="linf", epsilon=epsilon, batch_size=config.batch_size)
-    yield Planned("single-step", "single-step", epsilon, fgsm)
 
     def noise(_model: nn.Module, images: Tensor, _labels: Tensor) -> Attacked:
-        return Attacked(uniform_noise(images, epsilon=epsilon, norm="linf", seed=config.seed), 0, 0)
+        return Attacked(uniform_noise(images, epsilon=epsilon, norm=norm, seed=config.seed), 0, 0)
 
-    yield Planned("noise", "noise", epsilon, noise)
-    yield _pgd("pgd-ce", epsilon, "ce", config)
-    yield _pgd(f"pgd-{second_loss}", epsilon, second_loss, config, survivors=True)
-    if config.suite == "full":
-        yield _pgd("pgd-ce-doubled", epsilon, "ce", config, steps=2 * STEPS["full"], survivors=True)
-        yield _pgd("pgd-restarts", epsilon, "ce", config, restarts=RESTARTS, survivors=True)
-    queries = QUERIES[config.suite]
-    black_box = partial(square, epsilon=epsilon, queries=queries, seed=config.seed, batch_size=config.batch_size)
-    yield Planned(
-        "square", "black-box", epsilon, black_box, settings={"queries": queries}, survivors=True, strong=True,
-        passes=queries,
-    )  # fmt: skip
+    if norm in OWN_NORMS:
+        fgsm = partial(single_step, norm=norm, epsilon=epsilon, batch_size=config.batch_size)
+        yield Planned("single-step", "single-step", epsilon, fgsm, norm)
+        yield Planned("noise", "noise", epsilon, noise, norm)
+        yield _pgd("pgd-ce", norm, epsilon, "ce", config)
+        yield _targeted(norm, epsilon, config)
+        if config.suite == "full":
+            second: Loss = "dlr" if classes > 2 else "margin"
+            yield _pgd(f"pgd-{second}", norm, epsilon, second, config, survivors=True)
+            yield _pgd("pgd-ce-doubled", norm, epsilon, "ce", config, steps=2 * STEPS["full"], survivors=True)
+            yield _pgd("pgd-restarts", norm, epsilon, "ce", config, restarts=RESTARTS, survivors=True)
+        for reference in config.loss:
+            yield _pgd(f"pgd-{reference}", norm, epsilon, own_loss(reference), config, survivors=True)
+    else:
+        attack = partial(apgd, norm=norm, epsilon=epsilon, seed=config.seed, batch_size=config.batch_size)
+        yield Planned("apgd-ce", "white-box", epsilon, attack, norm)
+    for reference in config.attack:
+        own = own_attack(reference, epsilon=epsilon, norm=norm, batch_size=config.batch_size)
+        yield Planned(reference, "white-box", epsilon, own, norm, survivors=True)
+    if norm == "linf":
+        queries = QUERIES[config.suite]
+        black_box = partial(square, epsilon=epsilon, queries=queries, seed=config.seed, batch_size=config.batch_size)
+        yield Planned(
+            "square", "black-box", epsilon, black_box, settings={"queries": queries}, survivors=True, strong=True,
+            passes=queries,
+        )  # fmt: skip
 
 
 def _pgd(
     name: str,
+    norm: Norm,
     epsilon: float,
-    loss: Loss,
+    loss: Loss | LossFunction,
     config: AttackConfig,
     *,
     steps: int | None = None,
@@ -108,11 +127,19 @@ def _pgd(
     steps = steps or STEPS[config.suite]
     step_size = OVERSHOOT * epsilon / steps
     attack = partial(
-        pgd, norm="linf", epsilon=epsilon, steps=steps, step_size=step_size, loss=loss, restarts=restarts,
+        pgd, norm=norm, epsilon=epsilon, steps=steps, step_size=step_size, loss=loss, restarts=restarts,
         seed=config.seed, batch_size=config.batch_size,
     )  # fmt: skip
-    settings = {"loss": loss, "steps": steps, "step_size": step_size, "restarts": restarts}
-    return Planned(name, "white-box", epsilon, attack, settings=settings, survivors=survivors)
+    named = {} if callable(loss) else {"loss": loss}  # what checks know how to compare
+    settings = {**named, "steps": steps, "step_size": step_size, "restarts": restarts}
+    return Planned(name, "white-box", epsilon, attack, norm, settings, survivors=survivors)
+
+
+def _targeted(norm: Norm, epsilon: float, config: AttackConfig) -> Planned:
+    steps = STEPS[config.suite] // (TARGETS + 1)
+    attack = partial(targeted, norm=norm, epsilon=epsilon, targets=TARGETS, steps=steps, batch_size=config.batch_size)
+    settings = {"targets": TARGETS, "steps": steps}
+    return Planned("pgd-targeted", "white-box", epsilon, attack, norm, settings, survivors=True)
 
 
 def _minimal_norm(norm: Norm, config: AttackConfig) -> Planned:
@@ -121,9 +148,12 @@ def _minimal_norm(norm: Norm, config: AttackConfig) -> Planned:
     return Planned("minimal-norm", "minimal-norm", None, attack, norm, {"steps": steps}, strong=True, passes=3 * steps)
 
 
-def _autoattack(epsilon: float, config: AttackConfig) -> Planned:
-    attack = partial(autoattack, norm="linf", epsilon=epsilon, seed=config.seed, batch_size=config.batch_size)
+def _autoattack(norm: Norm, epsilon: float, config: AttackConfig) -> Planned:
+    version: Literal["standard", "rand"] = "standard" if config.eot == 1 else "rand"
+    attack = partial(
+        autoattack, norm=norm, epsilon=epsilon, version=version, seed=config.seed, batch_size=config.batch_size
+    )
     return Planned(
-        "autoattack", "white-box", epsilon, attack, settings={"version": "standard"}, survivors=True, strong=True,
-        passes=AUTOATTACK_PASSES,
+        "autoattack", "white-box", epsilon, attack, norm, {"version": version}, survivors=True, strong=True,
+        passes=AUTOATTACK_PASSES[version],
     )  # fmt: skip

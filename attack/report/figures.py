@@ -29,7 +29,11 @@ from stylize.shards.manifest import read_manifest
 from stylize.shards.shard import SampleLocation, index_shard, open_shard, read_sample
 
 INK = "#1f2328"  # text and axes; a page may replace it
-XLABELS = {"l2": "L2 distance from the original", "linf": "L∞ distance from the original (1 = full pixel range)"}
+XLABELS = {
+    "l1": "L1 distance from the original",
+    "l2": "L2 distance from the original",
+    "linf": "L∞ distance from the original (1 = full pixel range)",
+}
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from attack.evaluation.statistics import share
 from stylize.console import InputError
 from stylize.files import write_atomically
 
-THREATS: dict[Norm, str] = {"linf": "Linf", "l2": "L2"}
+THREATS: dict[Norm, str] = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 BY_HAND = ("link", "name", "authors", "additional_data", "venue", "reported")  # what a result does not know
 
 

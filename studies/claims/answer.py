@@ -20,6 +20,7 @@ from attack import Result, compare, interpolate_records, read_result, worst_case
 
 Array = NDArray[np.float64]
 STRONG = 2 / 255
+RADII = {"strong": STRONG, "strong, 8/255": 8 / 255}  # of measures of robust accuracy
 PATH_POINTS = 101
 Z = 1.96  # of a 95 % interval
 
@@ -48,6 +49,7 @@ CLAIMS = (
     *(Claim(*claim[:4], measure, *claim[4:]) for claim in ATTACKED for measure in ("weak", "strong")),
     Claim("C5", "it costs about one point of clean accuracy", "pairing", "normal", "clean", -2.5, 0.5),
     Claim("C6", "it learns shape", "pairing", "normal", "shape", 0),
+    Claim("A1", "a partner adds to fast adversarial training", "nfgsm_pairing", "nfgsm", "strong, 8/255", 0),
 )
 
 
@@ -106,8 +108,8 @@ def values(measure: str, models: Sequence[Model], others: Sequence[Model]) -> Ar
     """Return what a measure says of each image, (S, N) for S models."""
     if measure == "shape":
         return np.stack([model.by_shape for model in models])
-    if measure == "strong":
-        return np.stack([worst(model, STRONG) for model in models])
+    if measure in RADII:
+        return np.stack([worst(model, RADII[measure]) for model in models])
     walked = [set(model.result.records.keys) for model in (*models, *others)]
     keys = [key for key in models[0].result.keys if all(key in each for each in walked)]
     return np.stack([_mean_along_path(model.result, keys) for model in models])

@@ -18,11 +18,6 @@ CARD_NAME, CROISSANT_NAME = "README.md", "croissant.json"
 # (name of the configuration, split here, split there); the copies would get lost among splits that have none
 CONFIGURATIONS = (("pairs", "train", "train"), ("originals", "val", "validation"), ("originals", "test", "test"))
 FILES = {"webdataset": "{split}-*.tar", "parquet": "{split}/*.parquet"}
-INTRODUCTIONS = {
-    "webdataset": "Shards for [WebDataset](https://github.com/webdataset/webdataset); `manifest.json` says how they "
-    "were made. `cls` is the label, an index into its `class_names`.",
-    "parquet": "Parquet files; `parquet-from.json` says how their pictures were made. `content` is the original.",
-}
 UNTITLED, _SPDX = ", originals and stylized copies", "https://spdx.org/licenses/"
 NAMED = 20
 DESCRIBED = ("alpha", "transfer", "size", "work_size", "codec", "quality", "seed", "encoder_sha256", "decoder_sha256")
@@ -87,82 +82,32 @@ def write_card(directory: Path, manifest: Manifest, facts: Facts = NO_FACTS) -> 
 
 
 def render_card(manifest: Manifest, facts: Facts = NO_FACTS, form: str = "webdataset") -> str:
-    """Return the card of shards, or of Parquet files made of them, as Markdown.
+    """Return the card of shards, or of Parquet files made of them, as Markdown with a head for the Hub.
 
-    It has a head for the Hub, and says what the folder holds and how it was made.
+    The first of its configurations is what `load_dataset` of Hugging Face reads when none is named.
     """
-    head = [*_configurations(manifest, FILES[form]), *_head(facts, form)]
-    return "\n".join(["---", *head, "---", "", *_description(manifest, facts, form), ""])
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # which reading shards needs not
 
-
-def _configurations(manifest: Manifest, files: str) -> Iterator[str]:
-    """Yield configurations for `datasets` as YAML; the first is what `load_dataset` reads when none is named."""
-    present = [row for row in CONFIGURATIONS if manifest.samples(row[1])]
-    yield "configs:" if present else "configs: []"
-    for number, name in enumerate(dict.fromkeys(name for name, _, _ in present)):
-        yield f"- config_name: {name}"
-        if number == 0:
-            yield "  default: true"
-        yield "  data_files:"
-        for _, split, theirs in (row for row in present if row[0] == name):
-            yield f"  - split: {theirs}"
-            yield f"    path: {json.dumps(files.format(split=split))}"
-
-
-def _head(facts: Facts, form: str) -> Iterator[str]:
-    yield f"tags: [{form}, image-classification, style-transfer]"
-    if facts.title:
-        yield f"pretty_name: {json.dumps(facts.title)}"
-    if facts.licence:
-        name = re.sub("-(only|or-later)$", "", facts.licence).lower()
-        known = _HUB_LICENCES.fullmatch(name)
-        yield f"license: {name}" if known else f"license: other\nlicense_name: {json.dumps(facts.licence)}"
-
-
-def _description(manifest: Manifest, facts: Facts, form: str) -> Iterator[str]:
-    spec, copies = manifest.spec, manifest.styles_per_image
-    source = _code(spec.get("source", "images"))
-    yield f"# {literal(facts.title)}" if facts.title else f"# {source}{UNTITLED}"
-    yield ""
-    yield INTRODUCTIONS[form]
-    yield ""
-    yield "| | |"
-    yield "| --- | --- |"
-    yield f"| source | {source}{f', <{literal(facts.source_url)}>' if facts.source_url else ''} |"
-    for split in ("train", "val", "test"):
-        if samples := manifest.samples(split):
-            kind = counted(copies, "stylized copy", "stylized copies") + " each" if split == "train" else "originals"
-            yield f"| {split} | {counted(samples, 'image')}, {kind} |"
-    yield f"| classes | {len(manifest.class_names)}: {_listed(manifest.class_names)} |"
-    if manifest.style_names:
-        yield f"| styles | {len(manifest.style_names)}: {_listed(manifest.style_names)} |"
-    if own := spec.get("stylizer"):
-        yield f"| stylizer | {_code(own['name'])} {literal(own['version'])} |"
-    for name in DESCRIBED:
-        if spec.get(name) is not None:
-            yield f"| {name.replace('_', ' ')} | {_code(spec[name])} |"
-    yield f"| licence of the source's images | {_code(facts.licence) if facts.licence else 'not stated'} |"
-    yield ""
-    yield "Copies have the licence of their originals."
-    if not facts.licence:
-        yield "Say which it is before you share the folder: `stylize index DIR --licence CC-BY-4.0`."
-    yield "This file may be edited: it counts in no checksum."
-    yield ""
-    yield "## Citation"
-    yield ""
-    yield "```bibtex"
-    yield "\n\n".join(_citations(facts, manifest))
-    yield "```"
+    configurations: dict[str, list[tuple[str, str]]] = {}
+    for name, split, theirs in CONFIGURATIONS:
+        if manifest.samples(split):
+            configurations.setdefault(name, []).append((theirs, FILES[form].format(split=split)))
+    licence = re.sub("-(only|or-later)$", "", facts.licence).lower()
+    environment = Environment(  # noqa: S701 - Markdown; the filters make names harmless
+        loader=PackageLoader("stylize.shards"), undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
+    )
+    environment.filters |= {"code": _code, "literal": literal, "yaml": json.dumps}
+    return environment.get_template("card.md.j2").render(
+        manifest=manifest, facts=facts, form=form, configurations=configurations, citations=_citations(facts, manifest),
+        source=manifest.spec.get("source", "images"), untitled=UNTITLED, shown=NAMED, described=DESCRIBED,
+        hub_licence=licence if not licence or _HUB_LICENCES.fullmatch(licence) else "other", counted=counted,
+    )  # fmt: skip
 
 
 def _citations(facts: Facts, manifest: Manifest) -> list[str]:
     """Return the source's citation, if there is one, then those of the method and, where it was used, of AdaIN."""
     own = "\n".join(map(literal, facts.citation.replace("```", "'''").splitlines()))
     return [*([own] if own else []), *CITATIONS[: 1 if manifest.spec.get("stylizer") else None]]
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(map(_code, names[:NAMED])) + (" …" if len(names) > NAMED else "")
 
 
 def _code(value: object) -> str:
@@ -231,7 +176,7 @@ def read_facts(directory: Path) -> Facts:
     """Return the facts that a folder's description holds, as far as they can be read."""
     found = read_croissant(directory)
     title, licence = str(found.get("name", "")), str(found.get("license", ""))
-    own = str(found.get("citeAs", "")).removesuffix("\n\n".join(CITATIONS)).strip()
+    own = str(found.get("citeAs", "")).partition(CITATIONS[0])[0].strip()
     facts = {
         "licence": licence.removeprefix(_SPDX).removesuffix(".html"),
         "title": "" if title.endswith(UNTITLED) else title,

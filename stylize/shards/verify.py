@@ -265,8 +265,14 @@ def sanity_warnings(train: SplitIndex, others: Mapping[str, SplitIndex]) -> Iter
     """Yield a sentence for each thing that looks wrong with a folder; `others` are its other splits by name."""
     if has_single_class(train):
         yield "all training images are of one class, so a classifier has nothing to learn"
-    if reason := mixed_up_copies(train):
-        yield reason
+    wins, pairs = resemblance(train)
+    chance = sum(comb(pairs, count) for count in range(wins, pairs + 1)) / 2**pairs  # by an exact sign test
+    if pairs >= FEWEST_PAIRS and chance > LEVEL:
+        copies = counted(pairs, "stylized copy", "stylized copies")
+        yield (
+            f"only {wins} of {copies} resemble their own original more than other originals of its class, which is "
+            "chance: the pairs may be mixed up"
+        )
     for split, index in others.items():
         repeated, images = repeated_images(train, index)
         if repeated >= FEWEST_REPEATED and repeated > REPEATED_SHARE * images:
@@ -277,21 +283,6 @@ def sanity_warnings(train: SplitIndex, others: Mapping[str, SplitIndex]) -> Iter
 def has_single_class(train: SplitIndex) -> bool:
     """Tell whether all samples have the same label."""
     return bool((train.labels == train.labels[0]).all())
-
-
-def mixed_up_copies(train: SplitIndex) -> str | None:
-    """Return a warning where copies resemble their own original no more than others of its class.
-
-    An exact sign test on `resemblance`; it says nothing on fewer than ten pairs that show anything.
-    """
-    wins, pairs = resemblance(train)
-    chance = sum(comb(pairs, count) for count in range(wins, pairs + 1)) / 2**pairs
-    if pairs < FEWEST_PAIRS or chance <= LEVEL:
-        return None
-    return (
-        f"only {wins} of {counted(pairs, 'stylized copy', 'stylized copies')} resemble their own original more than "
-        "other originals of its class, which is chance: the pairs may be mixed up"
-    )
 
 
 def resemblance(train: SplitIndex) -> tuple[int, int]:

@@ -38,6 +38,7 @@ def test_run_then_transfer_then_report(
         assert words_shown in printed
     document = json.loads(out.read_text())
     asked = {"suite": "quick", "images": 4, "strong_images": 2, "epsilons": [4 / 255], "batch_size": 3, "seed": 0}
+    asked |= {"norm": "linf", "eot": 1, "surrogate": None}
     assert document["protocol"] == asked
     followed = {name: document["path"][name] for name in ("steps", "step_size", "zero_gradient")}
     assert followed == {"steps": 3, "step_size": 0.0005, "zero_gradient": "minus-one"}

@@ -14,7 +14,8 @@ from stylize.console import InputError
 from tests.attack.attacks.models import conv_model, pictures, predicted
 
 CASES: list[tuple[Norm, float]] = [("linf", 0.012), ("l2", 0.16)]
-NAMES = {"linf": "Linf", "l2": "L2"}
+L1: tuple[Norm, float] = ("l1", 1.4)
+NAMES = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 
 
 class Short(pyautoattack.AutoAttack):  # type: ignore[misc]
@@ -40,7 +41,7 @@ def some_right_some_wrong() -> tuple[Tensor, Tensor]:
     return images, labels
 
 
-@pytest.mark.parametrize(("norm", "epsilon"), CASES)
+@pytest.mark.parametrize(("norm", "epsilon"), [*CASES, L1])
 @pytest.mark.usefixtures("short")
 def test_verdicts_are_the_librarys_own(norm: Norm, epsilon: float) -> None:
     images, labels = some_right_some_wrong()
@@ -58,7 +59,7 @@ def test_verdicts_are_the_librarys_own(norm: Norm, epsilon: float) -> None:
     unmoved = (ours.images == images).flatten(1).all(1)
     assert torch.equal(unmoved, ~wrong | (torch.arange(12) == 3))
     moved = (ours.images.double() - images.double()).flatten(1)
-    assert (moved.norm(dim=1) if norm == "l2" else moved.abs().amax(1)).max() <= epsilon + 1e-6
+    assert moved.norm(dim=1, p={"linf": torch.inf, "l2": 2, "l1": 1}[norm]).max() <= epsilon + 1e-5
     assert ours.images.min() >= 0
     assert ours.images.max() <= 1
 
@@ -168,7 +169,7 @@ def test_what_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     settings: dict[str, Any] = {"norm": "linf", "epsilon": 0.1, "seed": 0, "batch_size": 2}
     for model, change, message in (
         (conv_model(3), {}, "needs 4 classes and the model has 3"),
-        (conv_model(), {"norm": "l1"}, "'l1'"),
+        (conv_model(), {"norm": "l0"}, "'l0'"),
         (conv_model(), {"epsilon": 0.0}, "Epsilon is 0.0"),
         (conv_model(), {"batch_size": 0}, "Batch size is 0"),
         (conv_model().train(), {}, "training mode"),

@@ -1,12 +1,14 @@
 """The planted example is found through a sound model and missed through a masked one, or by a bad attack."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from attack.attacks.attack import Attacked
+from attack.attacks.pgd import pgd
 from attack.checks.check import Check
 from attack.checks.planted import check_planted
 
@@ -75,6 +77,13 @@ def test_a_bad_attack_misses_it(plain_model: nn.Module, test_images: Images, att
 def test_a_masked_gradient_misses_it(plain_model: nn.Module, test_images: Images, mask: nn.Module) -> None:
     check = plant(nn.Sequential(mask, plain_model).eval(), test_images)
     assert (check.passed, check.failure) == (False, "masking")
+
+
+def test_it_is_planted_in_an_l2_ball_too(plain_model: nn.Module, test_images: Images) -> None:
+    within = partial(pgd, norm="l2", epsilon=0.5, loss="margin", steps=20)
+    for attack, passed in ((within, True), (nothing, False)):
+        check = check_planted(plain_model, test_images[0], attack, epsilon=0.5, norm="l2")
+        assert (check.passed, check.title) == (passed, "planted examples are found, L2 0.5")
 
 
 def test_a_model_without_a_linear_layer_offers_its_logits(plain_model: nn.Module, test_images: Images) -> None:

@@ -73,7 +73,7 @@ def test_attacks_are_judged_over_all_images(shards: Path, linear: LinearClassifi
     result = read_result(tmp_path / "out.json")
     named = {(attack.name, attack.epsilon): attack for attack in result.attacks}
     assert {name for name, _ in named} == {
-        "paper-path", "single-step", "noise", "pgd-ce", "pgd-dlr", "square", "unbounded",
+        "paper-path", "single-step", "noise", "pgd-ce", "pgd-targeted", "square", "unbounded",
     }  # fmt: skip
     assert len(named) == len(result.attacks) == 12
     tests = {image.key: image for image in load_test_images(shards, 16, "small")}
@@ -116,8 +116,8 @@ def test_the_full_suite(make_shard_folder: Maker, tmp_path: Path) -> None:
 
     named = {(attack.name, attack.epsilon, attack.norm): attack for attack in result.attacks}
     assert {name for name, *_ in named} == {
-        "paper-path", "single-step", "noise", "pgd-ce", "pgd-dlr", "pgd-ce-doubled", "pgd-restarts", "square",
-        "minimal-norm", "autoattack", "unbounded",
+        "paper-path", "single-step", "noise", "pgd-ce", "pgd-targeted", "pgd-dlr", "pgd-ce-doubled", "pgd-restarts",
+        "square", "minimal-norm", "autoattack", "unbounded",
     }  # fmt: skip
     for epsilon in config.epsilons:
         ensemble = named["autoattack", epsilon, "linf"]

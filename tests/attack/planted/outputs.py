@@ -91,6 +91,25 @@ class HighestOfViews(nn.Module):
         return (logits.amax(0) - logits.mean(0).amin(1, keepdim=True)).clamp_min(0) ** 3
 
 
+class DecoyClass(nn.Module):
+    """Lifts the nearest class, or the next one, to a little below the largest logit, with a slope that misleads."""
+
+    pattern: Tensor
+
+    def __init__(self, network: nn.Module, *, nearest: bool) -> None:
+        super().__init__()
+        self.network, self.nearest = network, nearest
+        self.register_buffer("pattern", torch.randint(0, 2, (3, 16, 16)) * 2.0 - 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (N, classes)."""
+        logits: Tensor = self.network(images)
+        largest, order = logits.topk(2, dim=1)
+        decoy = order[:, 1] if self.nearest else (order[:, 0] + 1) % logits.shape[1]
+        below = 0.2 - 0.1 * (100 * (images * self.pattern.to(images)).mean((1, 2, 3))).tanh()
+        return logits.scatter(1, decoy[:, None], (largest[:, 0] - below)[:, None])
+
+
 class Quota(nn.Module):
     """Raises an error after so many images."""
 
@@ -163,6 +182,8 @@ OUTPUTS: dict[str, Builder] = {
     "highest of four views": HighestOfViews,
     "float16 logits": after(Tensor.half),
     "error off the 8-bit grid": Raises,
+    "decoy for the nearest class": lambda network: DecoyClass(network, nearest=True),
+    "decoy class": lambda network: DecoyClass(network, nearest=False),
     "integer outputs": after(lambda z: F.one_hot(z.argmax(1), 5)),
     "error after 2000 images": lambda network: Quota(network, 2000),
 }

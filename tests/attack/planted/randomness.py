@@ -190,3 +190,12 @@ RANDOM: dict[str, Builder] = {
     "random ensemble": lambda network: RandomEnsemble(network, noise=0.1),
     "random use of the head": RandomHead,
 }
+
+# Of adversarially trained networks: nothing is hidden where attacks go by the mean over draws.
+ROBUST_RANDOM: dict[str, Builder] = {
+    "little noise on the input": before(lambda images: images + 0.02 * torch.randn_like(images)),
+    "noise on the logits": after(logit_noise),
+    "some dropout that stays on": lambda network: AtEveryLayer(network, dropped=0.1),
+    "random resizing and padding": before(resized_and_padded),
+    "random ensemble": lambda network: RandomEnsemble(network, noise=0.02),
+}

@@ -10,25 +10,23 @@ import torch
 
 from attack.attacks.attack import epsilon_name
 from stylize.console import InputError
-from tests.attack.planted.honest import HONEST
 from tests.attack.planted.networks import write_shards
-from tests.attack.planted.zoo import BROKEN, QUICK, Cell, build, judge
+from tests.attack.planted.zoo import QUICK, TRUTHS, Cell, build, judge
 
 PAGE = Path(__file__).parents[3] / "docs" / "evaluation.md"
 BEGIN, END = "<!-- planted models: begin -->\n", "<!-- planted models: end -->\n"
 WORDS = ("not robust", "masking suspected", "near chance", "inconclusive", "holds", "refused", "crash")
 RADII = [epsilon_name(epsilon) for epsilon in QUICK.epsilons]
-TRUTHS = {"undefended, behind a defence": BROKEN, "adversarially trained, wrapped honestly": HONEST}
 
 
 def judge_all(folder: Path) -> Iterator[tuple[str, str, dict[str, Cell]]]:
     """Yield the truth, the name and the verdicts of every planted model; a crash is a verdict of its own."""
     shards = write_shards(folder / "shards")
-    for truth, models in TRUTHS.items():
+    for place, (truth, (models, broken, config)) in enumerate(TRUTHS.items()):
         for number, name in enumerate(models):
-            out = folder / f"{number}-{len(models)}.json"  # a crash leaves the parts of an evaluation behind
+            out = folder / f"{place}-{number}.json"  # a crash leaves the parts of an evaluation behind
             try:
-                yield truth, name, judge(build(name, broken=models is BROKEN), shards, out)
+                yield truth, name, judge(build(name, broken=broken), shards, out, config)
             except Exception as error:
                 word = "refused" if isinstance(error, InputError) else "crash"
                 yield truth, name, dict.fromkeys(RADII, Cell(word, frozenset({f"{type(error).__name__}: {error}"})))
@@ -51,7 +49,7 @@ def main() -> None:
         for truth, name, cells in judge_all(Path(folder)):
             for radius, cell in cells.items():
                 words[truth, radius][cell.word] += 1
-                wrong = cell.missed() if TRUTHS[truth] is BROKEN else cell.alarmed()
+                wrong = cell.missed() if TRUTHS[truth].broken else cell.alarmed()
                 if wrong or cell.word == "crash":
                     reasons = "; ".join(sorted(cell.failed)) or "nothing"
                     sys.stdout.write(f"{name} ({truth}), {radius}: {cell.word}; failed: {reasons}\n")

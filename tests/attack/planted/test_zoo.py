@@ -11,9 +11,10 @@ from attack.attacks.attack import separate_copy
 from stylize.console import InputError
 from tests.attack.planted.honest import HONEST
 from tests.attack.planted.networks import TEST
+from tests.attack.planted.randomness import RANDOM, ROBUST_RANDOM
 from tests.attack.planted.state import STATEFUL
-from tests.attack.planted.table import BEGIN, END, PAGE, TRUTHS, WORDS
-from tests.attack.planted.zoo import BROKEN, build, judge
+from tests.attack.planted.table import BEGIN, END, PAGE, WORDS
+from tests.attack.planted.zoo import BROKEN, EOT, TRUTHS, build, judge
 
 KNOWN_ALARMS: set[str] = set()  # honest models that a check still suspects: one at most
 FULL = AttackConfig(suite="full", images=TEST, epsilons=(8 / 255,), steps=20, step_size=5e-4, batch_size=TEST)
@@ -37,6 +38,27 @@ def test_no_broken_model_is_missed(name: str, shards: Path, tmp_path: Path) -> N
 def test_honest_models_raise_no_alarm(name: str, shards: Path, tmp_path: Path) -> None:
     cells = judge(build(name, broken=False), shards, tmp_path / "result.json")
     assert any(cell.alarmed() for cell in cells.values()) == (name in KNOWN_ALARMS), cells
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) for name in ROBUST_RANDOM])
+def test_honest_random_models_raise_no_alarm_by_their_mean(name: str, shards: Path, tmp_path: Path) -> None:
+    cells = judge(build(name, broken=False), shards, tmp_path / "result.json", EOT)
+    assert not any(cell.alarmed() for cell in cells.values()), cells
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) for name in RANDOM])
+def test_no_broken_random_model_is_missed_by_its_mean(name: str, shards: Path, tmp_path: Path) -> None:
+    cells = judge(build(name, broken=True), shards, tmp_path / "result.json", EOT)
+    assert not any(cell.missed() for cell in cells.values()), cells
+
+
+@pytest.mark.parametrize("name", ["noise on the logits", "random ensemble"])
+def test_the_mean_over_draws_tells_random_models_apart(name: str, shards: Path, tmp_path: Path) -> None:
+    robust, broken = (
+        judge(build(name, broken=one), shards, tmp_path / f"{one}.json", EOT)["8/255"] for one in (False, True)
+    )
+    assert (robust.word, broken.word) == ("inconclusive", "not robust")
+    assert "repeatable" not in robust.failed
 
 
 def test_one_alarm_at_most_among_enough_models() -> None:
@@ -63,7 +85,7 @@ def test_the_page_shows_this_zoo_without_a_miss() -> None:
     table = PAGE.read_text().split(BEGIN)[1].split(END)[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
     found = {(truth, int(models)) for truth, _, models, *_ in rows}
-    assert found == {(truth, len(models)) for truth, models in TRUTHS.items()}
+    assert found == {(truth, len(models)) for truth, (models, *_) in TRUTHS.items()}
     for _, _, _, *counts in rows:
         numbers = dict(zip(WORDS, counts, strict=True))
         assert (numbers["holds"], numbers["crash"]) == ("0", "0")

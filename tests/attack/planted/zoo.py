@@ -2,8 +2,9 @@
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -16,7 +17,7 @@ from tests.attack.planted.honest import HONEST
 from tests.attack.planted.inputs import INPUTS
 from tests.attack.planted.networks import robust, undefended
 from tests.attack.planted.outputs import OUTPUTS
-from tests.attack.planted.randomness import RANDOM
+from tests.attack.planted.randomness import RANDOM, ROBUST_RANDOM
 from tests.attack.planted.state import STATEFUL
 from tests.attack.planted.wrapping import Builder
 
@@ -29,7 +30,24 @@ BROKEN: Mapping[str, Builder] = {
     **OUTPUTS,
 }
 QUICK = AttackConfig(suite="quick", images=48, steps=20, step_size=5e-4, batch_size=48)
+EOT = replace(QUICK, eot=8)
 NO_REASON = {"attacks come to rest"}  # a failed check that honest models fail too: it explains no verdict
+
+
+class Truth(NamedTuple):
+    """Models of which it is known whether they are broken, and how they are judged."""
+
+    models: Mapping[str, Builder]
+    broken: bool
+    config: AttackConfig = QUICK
+
+
+TRUTHS = {
+    "undefended, behind a defence": Truth(BROKEN, True),
+    "adversarially trained, wrapped honestly": Truth(HONEST, False),
+    "undefended and random, `--eot 8`": Truth(RANDOM, True, EOT),
+    "adversarially trained and random, `--eot 8`": Truth(ROBUST_RANDOM, False, EOT),
+}
 
 
 @dataclass(frozen=True)
@@ -51,9 +69,8 @@ class Cell:
 def build(name: str, *, broken: bool) -> nn.Module:
     """Return a planted model in eval mode, on networks of its own."""
     torch.manual_seed(0)
-    if broken:
-        return BROKEN[name](copy.deepcopy(undefended())).eval()
-    return HONEST[name](copy.deepcopy(robust())).eval()
+    builder = BROKEN[name] if broken else {**HONEST, **ROBUST_RANDOM}[name]
+    return builder(copy.deepcopy(undefended() if broken else robust())).eval()
 
 
 def judge(model: nn.Module, shards: Path, out: Path, config: AttackConfig = QUICK) -> dict[str, Cell]:

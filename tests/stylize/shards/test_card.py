@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,8 +96,12 @@ def test_the_facts_stand_in_card_and_description(make_shard_folder: MakeShards) 
     assert description["prov:wasDerivedFrom"] == "https://example.org/cats"
     assert read_facts(folder) == FACTS
     assert quick_defects(folder) == []
-    write_side_files(folder, read_manifest(folder))
+    manifest = read_manifest(folder)
+    write_side_files(folder, manifest)
     assert read_facts(folder) == FACTS
+    write_card(folder, replace(manifest, spec={**manifest.spec, "stylizer": {"name": "own", "version": "1"}}), FACTS)
+    assert read_facts(folder) == FACTS
+    assert "huang2017" not in (folder / CARD_NAME).read_text()
 
 
 @pytest.mark.parametrize(
