@@ -172,7 +172,8 @@ import stylize.jobs.make_shard, stylize.jobs.spec
 from stylize import ShardOptions, make_shards, open_job
 torch.set_num_threads(1)
 stylize.jobs.spec.SAMPLES_PER_SHARD, stylize.jobs.make_shard.CHUNK_IMAGES = 500, 20
-job = open_job(ShardOptions(style=("dots",), data="shapes", size=16, limit=1500, dtype="float32"))
+invert = "tests.stylize.jobs.own_stylizers:invert"
+job = open_job(ShardOptions(stylizer=invert, data="shapes", size=16, limit=1500))
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that writing fails as on a full disk
 resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))
 make_shards(job, Path(sys.argv[1]))

@@ -142,7 +142,8 @@ def samples(folder: Path, split: str) -> list[Sample]:
 
 
 def made(run: Run, data: Path, out: str, *options: object) -> None:
-    code, _, error = run("shards", "--data", data, "--size", 16, "--dtype", "float32", "--out", out, *options)
+    exact = () if "--stylizer" in options else ("--dtype", "float32")
+    code, _, error = run("shards", "--data", data, "--size", 16, *exact, "--out", out, *options)
     assert code == 0, error
 
 
@@ -160,9 +161,13 @@ def test_a_folder_is_compared_sample_by_sample(finished: Path, copied: Path) -> 
 
 def test_the_same_images_get_the_copies_of_both(run: Run, class_folders: Path, tmp_path: Path) -> None:
     made(run, class_folders, "a", "--style", "dots")
-    made(run, class_folders, "b", "--style", "marble", "--alpha", 0.5, "--seed", 3)
+    made(run, class_folders, "b", "--style", "marble", "--alpha", "0.4:0.5", "--seed", 3)
     code, text, _ = run("diff", "a", "b")
-    assert (code, "spec alpha: 1.0 | 0.5" in text, "train: 12 of 12 common samples differ styled of 12" in text) == (
+    assert (
+        code,
+        "spec alpha: 1.0 | 0.4:0.5" in text,
+        "train: 12 of 12 common samples differ styled of 12" in text,
+    ) == (
         1,
         True,
         True,
@@ -175,7 +180,9 @@ def test_the_same_images_get_the_copies_of_both(run: Run, class_folders: Path, t
     first, second = ({sample.key: sample for sample in samples(tmp_path / name, "train")} for name in "ab")
     for sample in samples(both, "train"):
         assert sample.styled == (*first[sample.key].styled, *second[sample.key].styled)
-        assert (sample.metadata["styles"], sample.metadata["alphas"]) == (["dots", "marble"], [1.0, 0.5])
+        drawn = second[sample.key].metadata["alphas"]
+        assert (sample.metadata["styles"], sample.metadata["alphas"]) == (["dots", "marble"], [1.0, *drawn])
+        assert 0.4 <= drawn[0] <= 0.5
     assert samples(both, "test") == samples(tmp_path / "a", "test")
     assert run("diff", "a", "a")[0] == 0
 
@@ -186,8 +193,9 @@ def test_other_images_are_added(run: Run, make_class_folders: MakeClassFolders, 
     for path in sorted((tmp_path / "two").rglob("*.png")):
         if (tmp_path / "one" / path.relative_to(tmp_path / "two")).exists():
             path.unlink()
-    made(run, tmp_path / "one", "a", "--style", "dots")
-    made(run, tmp_path / "two", "b", "--style", "dots")
+    inverted = ("--stylizer", "tests.stylize.jobs.own_stylizers:invert")
+    made(run, tmp_path / "one", "a", *inverted)
+    made(run, tmp_path / "two", "b", *inverted)
     merged = merge_shards(tmp_path / "a", tmp_path / "b", tmp_path / "both")
     assert verify_shards(tmp_path / "both") == []
     assert (merged.samples("train"), merged.samples("test"), merged.styles_per_image) == (20, 4, 1)
@@ -198,7 +206,7 @@ def test_other_images_are_added(run: Run, make_class_folders: MakeClassFolders, 
         assert sorted(sample.key for sample in found) == [f"{index:08d}" for index in range(len(parts))]
     with pytest.raises(InputError, match="8 of 8 and 24 images in common: merge folders of the same images"):
         merge_shards(tmp_path / "a", tmp_path / "both", tmp_path / "more")
-    made(run, tmp_path / "two", "png", "--style", "dots", "--codec", "png")
+    made(run, tmp_path / "two", "png", *inverted, "--codec", "png")
     with pytest.raises(InputError, match="differ in codec"):
         merge_shards(tmp_path / "a", tmp_path / "png", tmp_path / "more")
 
