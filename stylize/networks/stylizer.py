@@ -260,10 +260,11 @@ def _own_stream(device: torch.device) -> Iterator[None]:
     if device.type == "cpu":
         yield
         return
-    if not hasattr(_THREAD, "stream"):
-        _THREAD.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    _THREAD.stream.wait_stream(torch.cuda.default_stream(device))  # which computed the styles' statistics
-    with torch.cuda.stream(_THREAD.stream):
+    streams: dict[torch.device, torch.cuda.Stream] = _THREAD.__dict__.setdefault("streams", {})
+    if device not in streams:
+        streams[device] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    streams[device].wait_stream(torch.cuda.default_stream(device))  # which computed the styles' statistics
+    with torch.cuda.stream(streams[device]):
         yield
 
 
