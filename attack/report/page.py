@@ -101,7 +101,7 @@ def render_page(groups: Sequence[Group], extras: Extras) -> str:
     environment.filters["radius"] = epsilon_name
     functions = (
         attack_table, check_summary, check_tables, colour, command, distance_table, paper_words, security_table,
-        verdict_radius, verdict_table, why_apart,
+        radius_name, verdict_radius, verdict_table, why_apart,
     )  # fmt: skip
     environment.globals |= {function.__name__: function for function in functions}
     template = environment.get_template("page.html.j2")
@@ -422,8 +422,14 @@ def command(result: Result) -> str:
     asked, path, model = result.document["protocol"], result.document["path"], result.document["model"]
     words = ["attack", "run", "--model", model["path"], "--shards", result.document["shards"]["path"]]
     words += ["--out", result.path.name]
-    for epsilon in result.epsilons:
-        words += ["--epsilon", epsilon_name(epsilon)]
+    radii = [(cell.norm, cell.epsilon) for cell in result.cells] or [("linf", far) for far in result.epsilons]
+    words += ["--norm", ",".join(dict.fromkeys(norm for norm, _ in radii))]
+    for norm, epsilon in radii:
+        words += ["--epsilon", epsilon_name(epsilon)] if norm == "linf" else [f"--epsilon-{norm}", f"{epsilon:.12g}"]
+    for name in dict.fromkeys(attack.name for attack in result.attacks if ":" in attack.name):
+        if not name.startswith("transfer:"):
+            words += ["--loss", name.removeprefix("pgd-")] if name.startswith("pgd-") else ["--attack", name]
+    words += [word for name in ("eot", "surrogate") if asked.get(name) for word in (f"--{name}", str(asked[name]))]
     options = {name: asked[name] for name in ("suite", "images", "strong_images", "batch_size", "seed")}
     for name, value in {**options, **{name: path[name] for name in ("steps", "step_size", "zero_gradient")}}.items():
         words += [f"--{name.replace('_', '-')}", str(value)]

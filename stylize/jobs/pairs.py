@@ -72,7 +72,7 @@ def pair_copies(source: Source, folders: Sequence[Path]) -> dict[str, list[Copy]
     strangers = []
     for folder in folders:
         for file in list_files(folder).files:
-            readings = _readings(file.path_stem, given_name(folder))
+            readings = _readings(_stem(file.name), given_name(folder))
             stem, style = next((one for one in readings if one[0] in train or one[0] in others), ("", ""))
             if stem in train:
                 copies[train[stem]].append(Copy(file, style))

@@ -40,11 +40,6 @@ class PictureFile:
         """File name without folder and suffix."""
         return PurePosixPath(self.name).stem
 
-    @property
-    def path_stem(self) -> str:
-        """The name without its suffix."""
-        return str(PurePosixPath(self.name).with_suffix(""))
-
     def read(self) -> bytes:
         """Return the file's bytes; raise `PictureError` where it cannot be read or is too large."""
         if self.problem:
