@@ -247,7 +247,10 @@ class Stylizer:
             raise InputError(f"The images have {size[1]}×{size[0]} pixels, the limit is {MIN_SIDE} a side.")
         if work != size:
             pixels = _resize(pixels, work)
-        output: Tensor = self.network(pixels, self.means[styles], self.stds[styles], alpha)
+        batch: tuple[Tensor, ...] = pixels, self.means[styles], self.stds[styles]
+        if self.recorded and len(pixels) == 1:  # for a single picture, all would be compiled again
+            batch = tuple(torch.cat([one, one]) for one in batch)
+        output: Tensor = self.network(*batch, alpha)[: len(pixels)]
         return output if work == size else _resize(output, size)
 
 
