@@ -104,6 +104,8 @@ class ShardOptions:
     def __post_init__(self) -> None:
         check_settings(self)
         object.__setattr__(self, "alpha", parse_alpha(self.alpha))
+        check_transfer(self.transfer, self.work_size)
+        check_fraction(self.test_fraction)
         if self.stylizer is None:
             return
         if not is_reference(self.stylizer):
@@ -111,8 +113,6 @@ class ShardOptions:
         for name in OWN_NETWORKS:
             if getattr(self, name) != getattr(ShardOptions, name):
                 raise InputError(f"{option_name(name)} is of the built-in stylizer: leave it out with --stylizer.")
-        check_transfer(self.transfer, self.work_size)
-        check_fraction(self.test_fraction)
 
 
 @dataclass(frozen=True)
