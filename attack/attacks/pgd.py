@@ -59,15 +59,12 @@ def pgd(
         model: maps float32 [0, 1] pixels (B, C, H, W) to logits (B, classes); every module in eval mode.
         images: float32 in [0, 1], (N, C, H, W).
         labels: true labels, int64 (N,).
-        epsilon: radius of the ball in `norm`, in units of the [0, 1] range.
-        norm: `l2` or `linf`.
-        steps: gradient steps of each run.
-        step_size: length of a step in the same units; 2.5 · epsilon / steps where not given.
+        epsilon: radius of the ball in `norm`, `l2` or `linf`, in units of the [0, 1] range.
+        steps: gradient steps of each run, each of `step_size` in the same units, by default 2.5 · epsilon / steps.
         loss: `ce`, `dlr`, `margin` (see `attack_loss`), or a function of logits and labels that returns (B,) losses.
         restarts: runs in all, the one from the image included.
         seed: of the random starts, which depend on nothing else but the place of the image among the N.
-        batch_size: images at a time. It changes results by float rounding only.
-        keep_going: do not stop at the first misclassified point.
+        batch_size: images at a time; it changes results by float rounding only.
 
     Raises:
         InputError: a module is in training mode, or an argument is out of range.
