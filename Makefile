@@ -2,7 +2,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-export GOMP_SPINCOUNT := 20000
 
 .PHONY: help install repro test lint docs clean
 

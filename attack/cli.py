@@ -34,9 +34,9 @@ Out = Annotated[Path, typer.Option(help="Result to write (JSON).")]
 
 
 def _trust(references: list[str] | None) -> list[str] | None:
-    from train import trust
-
     for reference in references or ():
+        from train import trust  # which imports PyTorch
+
         trust(reference)
     return references
 

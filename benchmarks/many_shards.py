@@ -6,15 +6,13 @@ The shards are real and tiny; seconds and bytes per shard are what counts. Every
 peak memory is what the system reports when it ends.
 """
 
-import os
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from benchmarks.memory import measure
 
 MAKE = """
 from pathlib import Path
@@ -66,17 +64,6 @@ from pathlib import Path
 import stylize.jobs.spec, stylize.shards.verify, train.pairs
 folder = Path(sys.argv[1])
 """
-
-
-def measure(code: str, *arguments: object) -> tuple[float, float]:
-    """Run code in a process of its own; return its seconds and its peak memory in MiB."""
-    started = time.perf_counter()
-    with subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)]) as process:  # noqa: S603
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"A step ended with status {process.returncode}.")
-    return time.perf_counter() - started, usage.ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)
 
 
 def main(

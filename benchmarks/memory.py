@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -25,17 +26,23 @@ draw_data(Path(sys.argv[1]) / "pictures", int(sys.argv[2]), int(sys.argv[3]))
 COMMAND = "from stylize.cli.main import main; main()"
 
 
+def measure(code: str, *arguments: object) -> tuple[float, float]:
+    """Run code in a process of its own; return its seconds and its peak memory in MiB."""
+    started = time.perf_counter()
+    with subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)]) as process:  # noqa: S603
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"A step ended with status {process.returncode}.")
+    return time.perf_counter() - started, usage.ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)
+
+
 def peak(side: int, images: int) -> float:
     """Return the peak resident memory, in MiB, of stylizing so many images."""
     with tempfile.TemporaryDirectory(dir=".") as folder:
-        subprocess.run([sys.executable, "-c", DRAW, folder, str(side), str(images)], check=True)  # noqa: S603
-        options = ["--data", f"{folder}/pictures", "--size", str(side), "--out", f"{folder}/shards"]
-        with subprocess.Popen([sys.executable, "-c", COMMAND, "shards", *options]) as process:  # noqa: S603
-            _, status, usage = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"stylize shards ended with status {process.returncode}.")
-    return usage.ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)
+        measure(DRAW, folder, side, images)
+        options = ["--data", f"{folder}/pictures", "--size", side, "--out", f"{folder}/shards"]
+        return measure(COMMAND, "shards", *options)[1]
 
 
 def main(

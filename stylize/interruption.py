@@ -8,8 +8,9 @@ from functools import wraps
 from types import FrameType
 from typing import Any
 
-# OpenMP threads that spin long stall each other where cores are shared; those that never spin waste idle ones.
-SPIN_COUNT = "20000"
+# OpenMP threads that spin long burn processor time, and stall each other where cores are shared; those that never spin
+# waste idle ones.
+SPIN_COUNT = "1000"
 INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended
 INTERRUPTION = "Interrupted: run the same command to go on."
 

@@ -77,8 +77,6 @@ def check_params_command(params: Annotated[Path, typer.Argument(help="The pipeli
 
 def check_params(path: Path) -> None:
     """Check the pipeline's section `train`; raise `InputError` for the first value that is wrong."""
-    from train.models import check_timm
-
     section = read_section(path, "train", ("grid", "models", "options"))
     folders = shard_folders(path)
     shared = f"{path}: train.options"
@@ -102,6 +100,8 @@ def check_params(path: Path) -> None:
                 **{name: value for name, value in values.items() if value is not None and name in names}
             )
             if config.arch.startswith(TIMM):
+                from train.models import check_timm
+
                 check_timm(config.arch)
         except InputError as error:
             raise placed(error, own, where, shared) from None

@@ -136,8 +136,8 @@ def _check_epsilons(epsilons: Sequence[float]) -> None:
     for epsilon in epsilons:
         if not 0 < epsilon < 1:
             raise InputError(f"--epsilon is {epsilon}: give numbers between 0 and 1, or fractions such as 8/255.")
-    from attack.attacks.attack import epsilon_name
-
     if not epsilons or list(epsilons) != sorted(set(epsilons)):
+        from attack.attacks.attack import epsilon_name  # which imports PyTorch, in seconds
+
         given = ", ".join(map(epsilon_name, epsilons)) or "none"
         raise InputError(f"--epsilon is given as {given}: give different ones in growing order.")

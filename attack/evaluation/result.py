@@ -6,12 +6,12 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from math import inf, isfinite
-from operator import itemgetter
+from operator import getitem, itemgetter
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor
 from attack.attacks.attack import NORM_NAMES, AttackResult, Norm, epsilon_name
 from attack.checks.check import Check
 from attack.checks.robustness import Cell, looked_at, robust_cells, wilson
-from attack.checks.verdict import Verdict, evaluate
+from attack.checks.verdict import Verdict, Word, evaluate
 from attack.evaluation.config import AttackConfig
 from attack.evaluation.images import ImageSet
 from attack.evaluation.paper_path import Records, read_records
@@ -86,21 +86,25 @@ def read_attack(document: Mapping[str, Any]) -> AttackResult:
     losses = {name: float("nan") if value is None else float(value) for name, value in document["losses"].items()}
     if len(robust) != len(distance):
         raise ValueError("an attack's images do not fit together")
-    return AttackResult(**{**document, "robust": robust, "distance": distance, "losses": losses})
+    attack = AttackResult(**{**document, "robust": robust, "distance": distance, "losses": losses})
+    if not (isinstance(attack.name, str) and attack.norm in NORM_NAMES and float(attack.epsilon or 0) >= 0):
+        raise ValueError("an attack has no name, norm or radius")
+    if not (0 <= looked_at(attack) <= len(robust) and attack.forwards + attack.backwards + attack.seconds >= 0):
+        raise ValueError("an attack looked at more images than there are, or took less than nothing")
+    return attack
 
 
 FORMAT_VERSION = 3
-SECTIONS = {
-    "model": ("path", "sha256", "card"),
-    "shards": ("path", "name", "manifest_sha256", "used_in_training"),
-    "protocol": ("suite", "images", "strong_images", "epsilons", "batch_size", "seed"),
-    "clean": ("accuracy", "correct", "images"),
-    "images": ("keys", "labels", "correct"),
-    "path": ("images", "steps", "step_size", "zero_gradient", "loss", "records"),
-    "versions": (),
-    "hardware": ("cpu", "threads", "device"),
+TYPES: dict[str, type | tuple[type, ...]] = {  # of what is asked of a result, which may be another person's
+    "model.path model.sha256 shards.path shards.name shards.manifest_sha256 protocol.suite path.zero_gradient": str,
+    "clean.correct clean.images model.card.image_size model.card.seed path.images path.steps": int,
+    "protocol.images protocol.strong_images protocol.batch_size protocol.seed hardware.threads": int,
+    "clean.accuracy path.step_size forwards backwards seconds": (int, float),
+    "protocol.epsilons images.keys images.labels images.correct model.card.class_names path.loss path.records": list,
+    "model.card.config versions": dict,
+    "hardware.cpu hardware.device": str,
+    "shards.used_in_training": bool,
 }
-NUMBERS = ("forwards", "backwards", "seconds")
 LISTS = ("records", "attacks", "checks", "verdicts", "gallery")  # written with one line per item
 
 
@@ -232,7 +236,7 @@ def read_result(path: Path) -> Result:
         )
     try:
         return _result(path, document)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is a damaged result ({error!r}): run `attack run` again.") from None
 
 
@@ -249,13 +253,10 @@ def _literal(value: Any) -> Any:
 
 def _result(path: Path, document: dict[str, Any]) -> Result:
     version = document["format_version"]
-    for section, names in SECTIONS.items():
-        for name in names:
-            document[section][name]  # a missing one raises
-    if not all(isinstance(document[name], int | float) for name in NUMBERS):
-        raise TypeError(f"one of {', '.join(NUMBERS)} is no number")
-    if not isinstance(document["versions"], dict):
-        raise TypeError("versions are no names and values")
+    for places, kind in TYPES.items():
+        for place in places.split():
+            if not isinstance(reduce(getitem, place.split("."), document), kind):
+                raise TypeError(f"{place} is of another type")
     attacks = tuple(read_attack(attack) for attack in document["attacks" if version > 2 else "attempts"])
     checks = tuple(Check(**check) for check in document["checks"])
     for picture in document.get("gallery", ()):
@@ -267,12 +268,22 @@ def _result(path: Path, document: dict[str, Any]) -> Result:
         raise ValueError("the numbers of images do not fit together")
     card, shards, steps = document["model"]["card"], document["shards"], document["path"]
     clean, classes = tuple(map(bool, images["correct"])), len(card["class_names"])
+    texts, numbers = [*images["keys"], *card["class_names"]], [*images["labels"], *document["protocol"]["epsilons"]]
+    if not (all(isinstance(one, str) for one in texts) and all(isinstance(one, int | float) for one in numbers)):
+        raise TypeError("keys, class names, labels or radii are of another type")
+    if not 0 <= document["clean"]["correct"] <= document["clean"]["images"]:
+        raise ValueError("more images are right than there are")
     if version > 2:
         verdicts = tuple(Verdict(**{**one, "reasons": tuple(one["reasons"])}) for one in document["verdicts"])
     else:
         checks, verdicts = evaluate(clean, attacks, checks, classes)
-    if not verdicts:
-        raise ValueError("there is no verdict")
+    if not all(isinstance(text, str) for each in checks for text in (each.name, each.detail, each.meaning)):
+        raise TypeError("a check has no name or text")
+    if not {one.word for one in verdicts} <= set(get_args(Word)):
+        raise ValueError("a verdict is of no known word")
+    radii = [(cell.norm, cell.epsilon) for cell in robust_cells(clean, attacks)]
+    if [(one.norm, one.epsilon) for one in verdicts][: len(radii)] != radii or len(verdicts) != max(1, len(radii)):
+        raise ValueError("the verdicts are not of the attacks' radii")
     return Result(
         path, document, read_records(document["path"]["records"]), attacks, checks, verdicts,
         arch=str(card["arch"]), method=str(card["method"]), training_seed=int(card["seed"]),

@@ -80,4 +80,4 @@ def why_apart(one: Result, other: Result) -> str:
 
 def _seen(result: Result) -> tuple[object, object]:
     card = result.document["model"]["card"]
-    return card["image_size"], card.get("image_preset")
+    return card["image_size"], str(card.get("image_preset"))

@@ -3,7 +3,7 @@
 import base64
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from attack.evaluation.result import Result, median_distances, whole_split
 from attack.evaluation.statistics import Share, share
 from attack.report.comparable import why_apart
 from attack.report.figures import METHOD_STYLES, Example, Panel, inline_svg, panel_figure, path_panel, security_panel
-from attack.report.groups import Entry, Group, Measurement, compare_models, measurement_of
+from attack.report.groups import Entry, Group, Measurements, compare_models, measurement_of
 
 GENERATOR = "stylized-pairing, attack report"
 TITLE = "Robustness, and how far to believe it"
@@ -74,7 +74,7 @@ class Extras:
     its tables and its authors' interpolator.
     """
 
-    measurements: Sequence[Measurement] = ()
+    measurements: Measurements = field(default_factory=dict)
     explanations: bytes | None = None
     pairs: Sequence[tuple[str, Sequence[Example]]] = ()
     paper: bool = False
@@ -101,7 +101,7 @@ def render_page(groups: Sequence[Group], extras: Extras) -> str:
     environment.filters["radius"] = epsilon_name
     functions = (
         attack_table, check_summary, check_tables, colour, command, distance_table, paper_words, security_table,
-        verdict_radius, verdict_table, why_apart,
+        radius_name, verdict_radius, verdict_table, why_apart,
     )  # fmt: skip
     environment.globals |= {function.__name__: function for function in functions}
     template = environment.get_template("page.html.j2")
@@ -318,7 +318,7 @@ def transfer_table(group: Group, epsilon: float) -> Table:
     )
 
 
-def shape_table(group: Group, measurements: Sequence[Measurement]) -> Table:
+def shape_table(group: Group, measurements: Measurements) -> Table:
     """Return shape bias beside robust accuracy, for models that `attack shape-bias` measured."""
     rows: Rows = []
     for entry in group.entries:
@@ -339,7 +339,7 @@ def _rank(found: Mapping[str, float] | None) -> str:
     return f"{found['mean']:.2f} [{found['low']:.2f}, {found['high']:.2f}]" if found else "–"
 
 
-def corruption_table(group: Group, measurements: Sequence[Measurement]) -> Table:
+def corruption_table(group: Group, measurements: Measurements) -> Table:
     """Return errors on corrupted images, for models that `attack corruptions` measured."""
     found = [(entry, measurement_of(measurements, "corruptions", entry)) for entry in group.entries]
     known = [(entry, document) for entry, document in found if document is not None]
@@ -422,8 +422,14 @@ def command(result: Result) -> str:
     asked, path, model = result.document["protocol"], result.document["path"], result.document["model"]
     words = ["attack", "run", "--model", model["path"], "--shards", result.document["shards"]["path"]]
     words += ["--out", result.path.name]
-    for epsilon in result.epsilons:
-        words += ["--epsilon", epsilon_name(epsilon)]
+    radii = [(cell.norm, cell.epsilon) for cell in result.cells] or [("linf", far) for far in result.epsilons]
+    words += ["--norm", ",".join(dict.fromkeys(norm for norm, _ in radii))]
+    for norm, epsilon in radii:
+        words += ["--epsilon", epsilon_name(epsilon)] if norm == "linf" else [f"--epsilon-{norm}", f"{epsilon:.12g}"]
+    for name in dict.fromkeys(attack.name for attack in result.attacks if ":" in attack.name):
+        if not name.startswith("transfer:"):
+            words += ["--loss", name.removeprefix("pgd-")] if name.startswith("pgd-") else ["--attack", name]
+    words += [word for name in ("eot", "surrogate") if asked.get(name) for word in (f"--{name}", str(asked[name]))]
     options = {name: asked[name] for name in ("suite", "images", "strong_images", "batch_size", "seed")}
     for name, value in {**options, **{name: path[name] for name in ("steps", "step_size", "zero_gradient")}}.items():
         words += [f"--{name.replace('_', '-')}", str(value)]

@@ -43,9 +43,7 @@ def open_cue_set(options: ShardOptions, per_class: int, kind: str = CUE_CONFLICT
 
     `shapes` has exact ones, drawn and not stylized, and `kind` TEXTURE_FREE as well. Of the options, styles and
     copies do not matter.
-
-    Raises:
-        InputError: the source or networks do not exist, an option is out of range, or the data set has no such kind.
+    Raises `InputError` where source or networks do not exist, an option is out of range, or there is no such kind.
     """
     if per_class < 1:
         raise InputError(f"--per-class is {per_class}: give 1 or more.")

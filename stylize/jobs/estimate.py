@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from stylize.console import InputError, Report, counted
-from stylize.jobs.job import Failure, Job
-from stylize.jobs.make_shard import SourceImage, read_images, start_workers, stylized_samples
+from stylize.console import InputError, counted
+from stylize.jobs.job import Job
+from stylize.jobs.make_shard import Findings, SourceImage, read_images, start_workers, stylized_samples
 from stylize.jobs.spec import ShardPlan, Spec, plan_shards
 from stylize.jobs.stylizers import stylize_copies
 from stylize.networks.limits import COLOURS
@@ -67,21 +67,20 @@ def _warming_images(job: Job, shape: tuple[int, ...]) -> int:
 
 def _probe(job: Job, plan: ShardPlan) -> tuple[float, float]:
     """Return bytes and seconds per sample."""
-    failures: list[Failure] = []
-    nobody: Report = lambda images: None  # noqa: E731
+    found = Findings()
     with start_workers(job.stylizer.streams) as workers:
         started = time.monotonic()
-        images = list(_while_time(READ_SECONDS, read_images(job, plan, failures, nobody, workers.codec)))
+        images = list(_while_time(READ_SECONDS, read_images(job, plan, found, workers.codec)))
         reading = (time.monotonic() - started) / max(len(images), 1)
         parts = [_part(job, image) for image in images]
         warming = parts[: _warming_images(job, parts[0].pixels.shape)] if parts else []
-        list(stylized_samples(job, plan.split, _while_time(READ_SECONDS, warming), failures, [], nobody, workers))
+        list(stylized_samples(job, plan.split, _while_time(READ_SECONDS, warming), found, workers))
         timed, started = _while_time(2 * READ_SECONDS, parts), time.monotonic()
-        samples = list(stylized_samples(job, plan.split, timed, failures, [], nobody, workers))
+        samples = list(stylized_samples(job, plan.split, timed, found, workers))
         stylizing = time.monotonic() - started
     if not samples:
-        reason = f"{failures[0].path} {failures[0].reason}"
-        tried = counted(len({failure.path for failure in failures}), "image")
+        reason = f"{found.failures[0].path} {found.failures[0].reason}"
+        tried = counted(len({failure.path for failure in found.failures}), "image")
         raise InputError(f"Of the first {tried} of {plan.split} none can be used (first: {reason}).")
     whole = {image.key: image.pixels.size for image in images}
     part = {image.key: image.pixels.size for image in parts}

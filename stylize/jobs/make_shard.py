@@ -88,6 +88,15 @@ class Workers:
                 torch.set_num_threads(max(1, self.threads // self.streams))
 
 
+@dataclass(frozen=True)
+class Findings:
+    """What was wrong with the images of a shard, and who is told how many are done."""
+
+    report: Report = lambda images: None
+    failures: list[Failure] = field(default_factory=list)
+    flags: list[Flag] = field(default_factory=list)
+
+
 @contextmanager
 def start_workers(streams: int) -> Iterator[Workers]:
     """Yield the executors, the network's with `streams` threads; an interruption drops what waits in them.
@@ -119,12 +128,11 @@ def _use_threads(share: int) -> None:
 
 def make_shard(job: Job, plan: ShardPlan, folder: Path, report: Report, workers: Workers) -> Receipt:
     """Make one shard under a temporary name, flush and rename it, and return its receipt."""
-    failures: list[Failure] = []
-    flags: list[Flag] = []
+    found = Findings(report)
     sources: dict[str, str] = {}
     final = folder / plan.name
     temporary = temporary_path(final)
-    images = read_images(job, plan, failures, report, workers.codec)
+    images = read_images(job, plan, found, workers.codec)
 
     def note_source(sample: Sample) -> Sample:
         sources[sample.key] = str(sample.metadata["source_sha256"])
@@ -132,7 +140,7 @@ def make_shard(job: Job, plan: ShardPlan, folder: Path, report: Report, workers:
 
     try:
         # Closed, because it may hold the turn when writing fails, and the error keeps it alive.
-        with closing(stylized_samples(job, plan.split, images, failures, flags, report, workers)) as samples:
+        with closing(stylized_samples(job, plan.split, images, found, workers)) as samples:
             count = write_shard(temporary, map(note_source, samples), job.spec.codec)
         entry = ShardEntry(plan.name, plan.split, count, temporary.stat().st_size, file_sha256(temporary))
         temporary.rename(final)
@@ -140,18 +148,16 @@ def make_shard(job: Job, plan: ShardPlan, folder: Path, report: Report, workers:
         raise InputError(f"{final} cannot be written ({error.strerror}): make room and run the same command.") from None
     finally:
         temporary.unlink(missing_ok=True)
-    ordered = tuple(sorted(failures, key=attrgetter("path")))
-    return Receipt(entry, ordered, tuple(flags), sources, job.spec.source_fingerprint)
+    ordered = tuple(sorted(found.failures, key=attrgetter("path")))
+    return Receipt(entry, ordered, tuple(found.flags), sources, job.spec.source_fingerprint)
 
 
-def read_images(
-    job: Job, plan: ShardPlan, failures: list[Failure], report: Report, pool: Executor
-) -> Iterator[SourceImage]:
+def read_images(job: Job, plan: ShardPlan, found: Findings, pool: Executor) -> Iterator[SourceImage]:
     """Yield a shard's usable images in their order, with the next ones already being read; note and report others."""
     for image in _read_ahead(job, plan, pool):
         if isinstance(image, Failure):
-            failures.append(image)
-            report(1)
+            found.failures.append(image)
+            found.report(1)
         else:
             yield image
 
@@ -185,15 +191,9 @@ def read_image(job: Job, split: str, index: int) -> SourceImage | Failure:
 
 
 def stylized_samples(
-    job: Job,
-    split: str,
-    images: Iterator[SourceImage],
-    failures: list[Failure],
-    flags: list[Flag],
-    report: Report,
-    workers: Workers,
+    job: Job, split: str, images: Iterator[SourceImage], found: Findings, workers: Workers
 ) -> Generator[Sample, None, None]:
-    """Yield the images' samples in their order; unusable copies go to `failures`, what looks wrong to `flags`.
+    """Yield the images' samples in their order; unusable copies and what looks wrong go to `found`.
 
     Some threads run the network; others decode the next images and encode the last copies; the caller writes these.
     Another shard's images wait until the last of this one have gone to the network.
@@ -205,9 +205,9 @@ def stylized_samples(
         while chunk := _take_chunk(images, job.spec.styles_per_image):
             working.append((chunk, [workers.network.submit(make, batch) for batch in _batches(job, chunk)]))
             while len(working) > 1 and sum(len(batches) for _, batches in working) > ahead:
-                yield from _encoded(*working.popleft(), failures, flags, report)
+                yield from _encoded(*working.popleft(), found)
     for waiting in working:
-        yield from _encoded(*waiting, failures, flags, report)
+        yield from _encoded(*waiting, found)
 
 
 def _take_chunk(images: Iterator[SourceImage], copies: int) -> list[SourceImage]:
@@ -261,24 +261,18 @@ def _make_sample(job: Job, split: str, image: SourceImage, copies: Sequence[Pixe
     return image.index, sample, [*warned, *flag_copies(image.key, image.pixels, copies)]
 
 
-def _encoded(
-    chunk: Sequence[SourceImage],
-    stylizing: Sequence[_Stylizing],
-    failures: list[Failure],
-    flags: list[Flag],
-    report: Report,
-) -> Iterator[Sample]:
+def _encoded(chunk: Sequence[SourceImage], stylizing: Sequence[_Stylizing], found: Findings) -> Iterator[Sample]:
     """Yield a chunk's samples in their order, once all are made."""
     encodings = [encoding for batch in stylizing for encoding in batch.result()]
-    made = {index: (result, found) for encoding in encodings for index, result, found in encoding.result()}
+    made = {index: (result, flags) for encoding in encodings for index, result, flags in encoding.result()}
     for image in chunk:
-        result, found = made[image.index]
-        flags += found
+        result, flags = made[image.index]
+        found.flags.extend(flags)
         if isinstance(result, Failure):
-            failures.append(result)
+            found.failures.append(result)
         else:
             yield result
-    report(len(chunk))
+    found.report(len(chunk))
 
 
 def flag_copies(key: str, content: Pixels, copies: Sequence[Pixels]) -> list[Flag]:

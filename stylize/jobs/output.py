@@ -58,8 +58,7 @@ def make_output(
     holds what an interrupted call has finished, is locked; it gets the finished folder's manifest too, if there is one.
     With `other_images` the finished folder may be of other images, with `shared` other such calls may go on at once.
 
-    Raises:
-        InputError: `out` holds something else or cannot be written, or another run is at work.
+    Raises `InputError` where `out` holds something else or cannot be written, or another run is at work.
     """
     out = out.resolve()  # a link to a folder could not be renamed onto
     staging = out.parent / STAGING / spec_digest(spec)[:16]
@@ -313,10 +312,8 @@ def make_sample_set(
     """Make the folder `out` of every split's samples and return its manifest; a whole folder is left as it is.
 
     `spec` is what the manifest will hold. `report` receives numbers of finished images.
-
-    Raises:
-        InputError: `out` is damaged, holds something else or cannot be written, another run is making it, or more
-            than `max_failures` images could not be made.
+    Raises `InputError` where `out` is damaged, holds something else or cannot be written, another run is making it, or
+    more than `max_failures` images could not be made.
     """
     check_max_failures(max_failures)
 

@@ -72,7 +72,7 @@ def pair_copies(source: Source, folders: Sequence[Path]) -> dict[str, list[Copy]
     strangers = []
     for folder in folders:
         for file in list_files(folder).files:
-            readings = _readings(file.path_stem, given_name(folder))
+            readings = _readings(_stem(file.name), given_name(folder))
             stem, style = next((one for one in readings if one[0] in train or one[0] in others), ("", ""))
             if stem in train:
                 copies[train[stem]].append(Copy(file, style))
@@ -126,10 +126,8 @@ def pack_pairs(
 
     Of the options data, size, seed, test_fraction, codec and quality matter. A file that is in the codec and size
     wanted keeps its bytes, as in `make_shards`.
-
-    Raises:
-        InputError: images and copies do not pair (see `pair_copies`), `out` holds something else or cannot be
-            written, or more than `max_failures` images or their copies cannot be used.
+    Raises `InputError` where images and copies do not pair (see `pair_copies`), `out` holds something else or cannot be
+    written, or more than `max_failures` images or their copies cannot be used.
     """
     source = open_source(options.data, seed=options.seed, test_fraction=options.test_fraction)
     pairs = pair_copies(source, copies)
@@ -196,10 +194,8 @@ def merge_shards(first: Path, second: Path, out: Path, report: Report = lambda i
 
     Where both have the same images, byte by byte and by key, every image gets the copies of both; where they have none
     in common, by their sources' SHA-256, `out` has the images of both, those of the second with keys after the first's.
-
-    Raises:
-        InputError: the folders differ in classes, codec or size, share some of their images and not all, or cannot be
-            read; or `out` holds something else or cannot be written.
+    Raises `InputError` where the folders differ in classes, codec or size, share some of their images and not all, or
+    cannot be read; or `out` holds something else or cannot be written.
     """
     manifests = read_manifest(first), read_manifest(second)
     for name in ALIKE:
@@ -254,12 +250,10 @@ def _with_both_copies(one: dict[str, SampleLocation], other: dict[str, SampleLoc
         first, second = read_located(location), read_located(other[key])
         if (first.content, first.label) != (second.content, second.label):
             raise InputError(f"Sample {key} has other content in {other[key].shard}: its copies do not belong here.")
-        if not first.styled and not second.styled:
-            yield first
-            continue
-        styles = [*first.metadata.get("styles", ()), *second.metadata.get("styles", ())]
+        metadata = dict(first.metadata)
+        if first.styled or second.styled:
+            metadata["styles"] = [style for sample in (first, second) for style in sample.metadata.get("styles", ())]
         alphas = [*_alphas(first), *_alphas(second)]
-        metadata = {**first.metadata, "styles": styles}
         if len(set(alphas)) > 1:
             metadata |= {"alpha": None, "alphas": alphas}
         yield replace(first, styled=(*first.styled, *second.styled), metadata=metadata)

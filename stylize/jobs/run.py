@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -61,9 +62,8 @@ def make_shards(
     `report` receives numbers of finished images, from any thread but never from two at once; `notice` receives,
     in a sentence, what was found in a finished folder, or advice on the images' size.
 
-    Raises:
-        InputError: `out` holds something else or cannot be written, another run is at work, or more than
-            `max_failures` images could not be used (what was made is kept for a rerun with a higher limit).
+    Raises `InputError` where `out` holds something else or cannot be written, another run is at work, or more than
+    `max_failures` images could not be used (what was made is kept for a rerun with a higher limit).
     """
     make_all, advise = partial(make_locally, job, report), partial(size_advice, job)
     return run_job(job.spec, job.source, make_all, out, max_failures, retry_failed, notice, advise)
@@ -166,7 +166,7 @@ class Part:
 
     def __post_init__(self) -> None:
         if not 1 <= self.number <= self.count:
-            raise InputError(f"--only is {self.number}/{self.count}: give a part from 1/{self.count} on.")
+            raise InputError(f"--only is {self}: give a part from 1/{self.count} on.")
 
     def __str__(self) -> str:
         return f"{self.number}/{self.count}"
@@ -199,9 +199,8 @@ def make_part(
     one of them, and finished ones are not made again. `publish_parts` must follow when all parts are finished.
     `report` and `notice` are as in `make_shards`.
 
-    Raises:
-        InputError: `out` holds something else or damaged shards, or cannot be written; the whole job is being made or
-            published; or more than `max_failures` images of this part could not be used (its shards are kept).
+    Raises `InputError` where `out` holds something else or damaged shards, or cannot be written; the whole job is being
+    made or published; or more than `max_failures` images of this part could not be used (its shards are kept).
     """
     check_max_failures(max_failures)
     plans = list(islice(plan_shards(job.spec, job.source), part.number - 1, None, part.count))
@@ -226,13 +225,16 @@ def make_part(
 def publish_parts(out: Path, max_failures: int = 0) -> Manifest:
     """Publish the folder `out` from the finished parts of its job; where that has been done, return its manifest.
 
-    Raises:
-        InputError: there are no parts, some shards are missing, parts are being made, or more than `max_failures`
-            images could not be used.
+    Raises `InputError` where there are no parts, some shards are missing, parts are being made, or more than
+    `max_failures` images could not be used.
     """
     check_max_failures(max_failures)
     out = out.resolve()
-    records = dict(_records(out))
+    records: dict[Path, Mapping[str, Any]] = {}  # of jobs whose parts are for `out`, by their staging folders
+    for path in sorted((out.parent / STAGING).glob(f"*/{RECORD_NAME}")):
+        with suppress(FileNotFoundError):  # published just now
+            record = json.loads(path.read_bytes())
+            records |= {path.parent: record} if record["out"] == out.name else {}
     if not records and (out / MANIFEST_NAME).is_file():
         return accepted(read_manifest(out), out, max_failures)
     _check_one(records, out)
@@ -249,17 +251,6 @@ def publish_parts(out: Path, max_failures: int = 0) -> Manifest:
         return publish_receipts(spec, record["left_out"], staging, out, max_failures)
 
     return make_output(out, spec, make, lambda finished: accepted(finished, out, max_failures))
-
-
-def _records(out: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:
-    """Yield the staging folders of parts for `out`, and what their jobs are."""
-    for path in sorted((out.parent / STAGING).glob(f"*/{RECORD_NAME}")):
-        try:
-            record = json.loads(path.read_bytes())
-        except FileNotFoundError:  # published just now
-            continue
-        if record["out"] == out.name:
-            yield path.parent, record
 
 
 def _check_one(records: Mapping[Path, Mapping[str, Any]], out: Path) -> None:

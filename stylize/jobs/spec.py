@@ -104,18 +104,15 @@ class ShardOptions:
     def __post_init__(self) -> None:
         check_settings(self)
         object.__setattr__(self, "alpha", parse_alpha(self.alpha))
-        if self.stylizer is not None:
-            _check_stylizer(self)
         check_transfer(self.transfer, self.work_size)
         check_fraction(self.test_fraction)
-
-
-def _check_stylizer(options: ShardOptions) -> None:
-    if not is_reference(str(options.stylizer)):
-        raise InputError(f"--stylizer is {options.stylizer!r}: give package.module:function.")
-    for field in fields(ShardOptions):
-        if field.name in OWN_NETWORKS and getattr(options, field.name) != field.default:
-            raise InputError(f"{option_name(field.name)} is of the built-in stylizer: leave it out with --stylizer.")
+        if self.stylizer is None:
+            return
+        if not is_reference(self.stylizer):
+            raise InputError(f"--stylizer is {self.stylizer!r}: give package.module:function.")
+        for name in OWN_NETWORKS:
+            if getattr(self, name) != getattr(ShardOptions, name):
+                raise InputError(f"{option_name(name)} is of the built-in stylizer: leave it out with --stylizer.")
 
 
 @dataclass(frozen=True)

@@ -247,7 +247,10 @@ class Stylizer:
             raise InputError(f"The images have {size[1]}×{size[0]} pixels, the limit is {MIN_SIDE} a side.")
         if work != size:
             pixels = _resize(pixels, work)
-        output: Tensor = self.network(pixels, self.means[styles], self.stds[styles], alpha)
+        batch: tuple[Tensor, ...] = pixels, self.means[styles], self.stds[styles]
+        if self.recorded and len(pixels) == 1:  # for a single picture, all would be compiled again
+            batch = tuple(torch.cat([one, one]) for one in batch)
+        output: Tensor = self.network(*batch, alpha)[: len(pixels)]
         return output if work == size else _resize(output, size)
 
 
@@ -260,10 +263,11 @@ def _own_stream(device: torch.device) -> Iterator[None]:
     if device.type == "cpu":
         yield
         return
-    if not hasattr(_THREAD, "stream"):
-        _THREAD.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    _THREAD.stream.wait_stream(torch.cuda.default_stream(device))  # which computed the styles' statistics
-    with torch.cuda.stream(_THREAD.stream):
+    streams: dict[torch.device, torch.cuda.Stream] = _THREAD.__dict__.setdefault("streams", {})
+    if device not in streams:
+        streams[device] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    streams[device].wait_stream(torch.cuda.default_stream(device))  # which computed the styles' statistics
+    with torch.cuda.stream(streams[device]):
         yield
 
 

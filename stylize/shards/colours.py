@@ -92,26 +92,20 @@ def to_rgb(picture: Image.Image, data: bytes, profile: bytes | None, bits: int |
         return to_srgb(Image.fromarray(_scaled(_full_depth(picture, data), bits)), profile)
     if picture.mode == "RGB" and not picture.has_transparency_data and not profile:
         return picture.convert("RGB")
-    colours, opacity = _split_opacity(picture, data, bits)
-    rgb = to_srgb(colours, profile)
+    opacity, key = None, picture.info.get("transparency")
+    if picture.mode in ("1", "L", "RGB") or picture.mode.startswith("I"):
+        opacity = None if key is None else Image.fromarray(_differs_from(key, picture, data))
+    else:
+        if picture.mode == "La":
+            picture = picture.convert("LA")
+        elif picture.has_transparency_data and picture.mode != "LA":
+            picture = picture.convert("RGBA")
+        opacity = picture.getchannel("A") if picture.mode in ("LA", "RGBA") else None
+    rgb = to_srgb(_opaque(picture, bits), profile)
     if opacity is None:
         return rgb
     rgb.putalpha(opacity)
     return Image.alpha_composite(Image.new("RGBA", rgb.size, (255, 255, 255, 255)), rgb).convert("RGB")
-
-
-def _split_opacity(picture: Image.Image, data: bytes, bits: int | None) -> tuple[Image.Image, Image.Image | None]:
-    """Return the colours as L, RGB, CMYK or LAB, and the opacity as L, None where all is opaque."""
-    key = picture.info.get("transparency")
-    if picture.mode in ("1", "L", "RGB") or picture.mode.startswith("I"):
-        opacity = None if key is None else Image.fromarray(_differs_from(key, picture, data))
-        return _opaque(picture, bits), opacity
-    if picture.mode == "La":
-        picture = picture.convert("LA")
-    elif picture.has_transparency_data and picture.mode != "LA":
-        picture = picture.convert("RGBA")
-    opacity = picture.getchannel("A") if picture.mode in ("LA", "RGBA") else None
-    return _opaque(picture, bits), opacity
 
 
 def _opaque(picture: Image.Image, bits: int | None) -> Image.Image:

@@ -100,9 +100,16 @@ def decode(data: bytes, bits: int | None = None) -> Decoded:
     except Exception as error:  # Pillow's decoders raise whatever they like on damaged files
         if ended := with_end(data):
             return decode(ended, bits)
-        if decoded := _decode_without_side_data(data, bits):
-            return replace(decoded, warnings=(f"side data are left out, since with them it {_reason(error)}",))
-        raise PictureError(_reason(error)) from None
+        side, reason = read_side_data(data), _reason(error)
+        try:
+            decoded = _decode(side.bare, bits, side) if side and side.bare != data else None
+        except PictureError:
+            raise
+        except Exception:  # then the pixels are damaged, and the first error says how
+            decoded = None
+        if decoded is None:
+            raise PictureError(reason) from None
+        return replace(decoded, warnings=(f"side data are left out, since with them it {reason}",))
 
 
 def is_picture(data: bytes) -> bool:
@@ -176,18 +183,6 @@ def _formats(data: bytes) -> tuple[str, ...]:
     if plugin is JXL and (size := jxl_size(data)):
         _check_size(*size)
     return (plugin.format,)
-
-
-def _decode_without_side_data(data: bytes, bits: int | None) -> Decoded | None:
-    side = read_side_data(data)
-    if side is None or side.bare == data:
-        return None
-    try:
-        return _decode(side.bare, bits, side)
-    except PictureError:
-        raise
-    except Exception:  # then the pixels are damaged, and the first error says how
-        return None
 
 
 def _as_stored(decoded: Decoded, picture: Image.Image) -> Decoded:

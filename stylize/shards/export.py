@@ -143,7 +143,13 @@ def _to_folder(files: ShardFiles, manifest: Manifest, out: Path, report: Report)
                 raise InputError(f"{shard.name}: sample {sample.key} has label {sample.label}: run `stylize verify`.")
             place = Path(shard.split, folders[sample.label], f"{sample.key}.{manifest.spec['codec']}")
             for role, payload in zip(image_roles(len(sample.styled)), sample.images, strict=True):
-                _write(out / role.replace("content", ORIGINAL).replace("styled", STYLIZED) / place, payload)
+                path = out / role.replace("content", ORIGINAL).replace("styled", STYLIZED) / place
+                try:
+                    there = path.is_file() and path.read_bytes() == payload
+                except OSError as error:
+                    raise InputError(f"{path} cannot be read ({error.strerror}): give another --out.") from None
+                if not there:
+                    write_atomically(path, payload, flush=False)
             report(1)
 
 
@@ -161,17 +167,6 @@ def class_folder(name: str) -> str:
     if len(folder.encode()) > MAX_NAME:
         raise InputError(f"The class {name[:40]!r}… has a name of over {MAX_NAME} bytes: no folder can have it.")
     return folder
-
-
-def _write(path: Path, payload: bytes) -> None:
-    try:
-        there = path.read_bytes() == payload
-    except FileNotFoundError:
-        there = False
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}): give another --out.") from None
-    if not there:
-        write_atomically(path, payload, flush=False)
 
 
 _FORMS = {"parquet": _to_parquet, "mds": _to_mds, "folder": _to_folder}

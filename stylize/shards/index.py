@@ -222,12 +222,7 @@ def shard_side_defects(path: Path) -> Iterator[str]:
     """Yield the names of files beside a whole shard that do not say what it holds; absent ones are none."""
     present = [path.with_suffix(suffix) for suffix in (INDEX_SUFFIX, CHECKSUM_SUFFIX)]
     if any(file.exists() for file in present):
-        yield from _differing(path.parent, describe_shard(path))
-
-
-def list_defects(directory: Path, manifest: Manifest) -> Iterator[str]:
-    """Yield the names of lists of shards that differ from the manifest's."""
-    yield from _differing(directory, list_shards(manifest))
+        yield from differing(path.parent, describe_shard(path))
 
 
 def index_defects(directory: Path, manifest: Manifest) -> Iterator[str]:
@@ -235,10 +230,11 @@ def index_defects(directory: Path, manifest: Manifest) -> Iterator[str]:
     for split in manifest.splits:
         name = index_name(split)
         if (directory / name).exists():
-            yield from _differing(directory, {name: render_index(index_split(directory, manifest, split))})
+            yield from differing(directory, {name: render_index(index_split(directory, manifest, split))})
 
 
-def _differing(directory: Path, files: dict[str, bytes]) -> Iterator[str]:
+def differing(directory: Path, files: Mapping[str, bytes]) -> Iterator[str]:
+    """Yield a defect for each file of a folder that is there and has other bytes than it should have."""
     for name, payload in files.items():
         path = directory / name
         if path.exists() and not (path.is_file() and path.read_bytes() == payload):

@@ -100,17 +100,15 @@ class Manifest:
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
-    """Write the manifest into a folder and flush it to disk."""
-    write_atomically(directory / MANIFEST_NAME, render_manifest(manifest).encode())
+    """Write the manifest into a folder and flush it to disk.
 
-
-def render_manifest(manifest: Manifest) -> str:
-    """Return canonical JSON (sorted keys, two spaces) with `checksum`, the SHA-256 of the same JSON without it."""
+    It is canonical JSON (sorted keys, two spaces) with `checksum`, the SHA-256 of the same JSON without it.
+    """
     document: dict[str, Any] = {"format_version": FORMAT_VERSION, **asdict(manifest)}
     if ignored := document.pop("ignored"):
         document["left_out"] = ignored
     document["checksum"] = _checksum(document)
-    return _canonical(document)
+    write_atomically(directory / MANIFEST_NAME, _canonical(document).encode())
 
 
 def _checksum(document: Mapping[str, Any]) -> str:

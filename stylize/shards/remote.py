@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import fsspec
 import typer
@@ -21,7 +21,6 @@ from stylize.shards.index import ORIGIN_NAME, write_indices
 from stylize.shards.manifest import FAILURES_NAME, MANIFEST_NAME, Manifest, ShardEntry, read_manifest
 
 TRIES = 3
-Result = TypeVar("Result")
 
 
 def is_url(name: str) -> bool:
@@ -77,15 +76,18 @@ class RemoteFolder:
         Raises `InputError` where it cannot be read, or is not the one with this SHA-256.
         """
         temporary = temporary_path(target)
-
-        def fetch_once() -> None:
-            with store_errors(f"{self.url}/{name}"):
-                self.files.get_file(self.path(name), str(temporary))
-            if sha256 and file_sha256(temporary) != sha256:
-                raise InputError(f"{self.url}/{name} differs from its manifest: upload it again.")
-
         try:
-            _tried(fetch_once)
+            for left in reversed(range(TRIES)):
+                try:
+                    with store_errors(f"{self.url}/{name}"):
+                        self.files.get_file(self.path(name), str(temporary))
+                    if sha256 and file_sha256(temporary) != sha256:
+                        raise InputError(f"{self.url}/{name} differs from its manifest: upload it again.")
+                    break
+                except InputError as error:
+                    if not left:
+                        raise
+                    print_notice(f"{error} Trying again.")
             temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
@@ -111,17 +113,6 @@ class RemoteFolder:
         """Return the SHA-256 of a file, which is read for it."""
         with self.files.open(self.path(name), "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _tried(call: Callable[[], Result]) -> Result:
-    for left in reversed(range(TRIES)):
-        try:
-            return call()
-        except InputError as error:
-            if not left:
-                raise
-            print_notice(f"{error} Trying again.")
-    raise AssertionError
 
 
 @dataclass(frozen=True)
@@ -315,8 +306,10 @@ def _make_room(kept: list[ShardEntry], missing: list[ShardEntry], folder: Path, 
     for other in others:
         if total <= limit and shutil.disk_usage(folder).free >= needed:
             break
-        size = _size(other)
-        total -= size if _remove_unused(other) else 0
+        with open(other) as file:
+            if _try_lock(file.fileno()):  # no process is using it
+                total -= _size(other)
+                shutil.rmtree(other.parent, ignore_errors=True)
     if total > limit:
         raise InputError(f"The cache {folder.parent} is full of shards in use: wait for them, or raise --cache-gb.")
     if (free := shutil.disk_usage(folder).free) < needed:
@@ -325,12 +318,3 @@ def _make_room(kept: list[ShardEntry], missing: list[ShardEntry], folder: Path, 
 
 def _size(lock: Path) -> int:
     return sum(path.stat().st_size for path in lock.parent.glob("*.tar"))
-
-
-def _remove_unused(lock: Path) -> bool:
-    """Remove a copy and return True, unless a process is using it."""
-    with open(lock) as file:
-        unused = _try_lock(file.fileno())
-        if unused:
-            shutil.rmtree(lock.parent, ignore_errors=True)
-        return unused

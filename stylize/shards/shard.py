@@ -199,7 +199,13 @@ def index_shard(path: Path) -> Iterator[SampleLocation]:
             if key in seen:
                 raise InputError(f"{path} holds key {key} twice: make the shard again.")
             seen.add(key)
-            yield _locate(path, key, members, file)
+            roles, spans = [role for role, _ in members], [span for _, span in members]
+            if roles != [*image_roles(len(members) - 3), "cls", "json"]:
+                raise InputError(f"{path}: sample {key} has the members {roles}: it is incomplete, make it again.")
+            label = read_span(file, spans[-2])
+            if not LABEL.fullmatch(label):
+                raise InputError(f"{path}: sample {key} has the label {label[:40]!r}, no number: make it again.")
+            yield SampleLocation(path, key, int(label), spans[0], tuple(spans[1:-2]), spans[-2], spans[-1])
 
 
 def is_header_of(block: bytes, key: str, role: str, size: int) -> bool:
@@ -213,19 +219,6 @@ def is_header_of(block: bytes, key: str, role: str, size: int) -> bool:
 def image_roles(copies: int) -> list[str]:
     """Return the names of a sample's images in their order: `content`, then its copies."""
     return ["content", *(["styled"] if copies == 1 else [f"styled{k}" for k in range(copies)])]
-
-
-def _locate(path: Path, key: str, members: list[tuple[str, Span]], file: io.BufferedReader) -> SampleLocation:
-    roles = [role for role, _ in members]
-    if roles != [*image_roles(len(members) - 3), "cls", "json"]:
-        raise InputError(f"{path}: sample {key} has the members {roles}: it is incomplete, make the shard again.")
-    spans = [span for _, span in members]
-    label = read_span(file, spans[-2])
-    if not LABEL.fullmatch(label):
-        raise InputError(
-            f"{path}: sample {key} has the label {label[:40]!r}, which is not a number: make the shard again."
-        )
-    return SampleLocation(path, key, int(label), spans[0], tuple(spans[1:-2]), spans[-2], spans[-1])
 
 
 def read_shard(path: Path) -> Iterator[Sample]:

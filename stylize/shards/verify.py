@@ -17,7 +17,15 @@ from PIL import Image
 from stylize.console import InputError, counted
 from stylize.files import file_sha256
 from stylize.shards.decode import PictureError, decode_picture
-from stylize.shards.index import SplitIndex, index_defects, list_defects, load_index, shard_side_defects, side_names
+from stylize.shards.index import (
+    SplitIndex,
+    differing,
+    index_defects,
+    list_shards,
+    load_index,
+    shard_side_defects,
+    side_names,
+)
 from stylize.shards.manifest import FAILURES_NAME, MANIFEST_NAME, Manifest, ShardEntry, inspect_manifest
 from stylize.shards.remote import shard_files
 from stylize.shards.shard import LABEL, MEMBER_NAME, Span, image_roles, open_shard, parse_metadata, read_span
@@ -241,7 +249,7 @@ def _manifest_and_defects(directory: Path) -> tuple[Manifest, list[str]]:
     failures = directory / FAILURES_NAME
     if (file_sha256(failures) if failures.is_file() else None) != manifest.failures_sha256:
         defects.append(f"{FAILURES_NAME}: differs from what the manifest records")
-    return manifest, [*defects, *list_defects(directory, manifest)]
+    return manifest, [*defects, *differing(directory, list_shards(manifest))]
 
 
 CANDIDATES, PAIRS, PAIRS_PER_CLASS = 10_000, 100, 10

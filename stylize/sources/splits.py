@@ -37,24 +37,18 @@ def split_of(folder: str) -> str | None:
 def read_layout(root: str, paths: Sequence[str]) -> Layout:
     """Read the layout of files' paths; raise `InputError` where the folders could mean more than one thing."""
     folders = [tuple(path.split("/")[:-1]) for path in paths]
-    depth = _wrappers(folders)
+    depth = 0  # of folders that all files share, name no split and hold the class folders
+    while all(len(parts) > depth + 1 for parts in folders):
+        names = {parts[depth] for parts in folders}
+        if len(names) != 1 or split_of(*names):
+            break
+        depth += 1
     inner = [parts[depth:] for parts in folders]
     split_folders = name_splits(root, {parts[0] for parts in inner if len(parts) > 1})
     if split_folders:
         return _divided(root, paths, inner, split_folders, depth)
     _check_undivided(root, paths, inner)
     return Layout([(None, parts[0]) for parts in inner], depth)
-
-
-def _wrappers(folders: Sequence[Folders]) -> int:
-    """Return how many leading folders all files share that name no split and hold the class folders."""
-    depth = 0
-    while all(len(parts) > depth + 1 for parts in folders):
-        names = {parts[depth] for parts in folders}
-        if len(names) != 1 or split_of(*names):
-            break
-        depth += 1
-    return depth
 
 
 def name_splits(root: str, tops: Collection[str]) -> dict[str, str]:

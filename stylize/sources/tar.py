@@ -116,7 +116,7 @@ def _class_names(folder: Path) -> list[str]:
 
 def is_webdataset(data: str) -> bool:
     """Return whether a data set's name means tars: a folder with tars in it, or a path that ends in .tar."""
-    return data.endswith(".tar") or (Path(data).is_dir() and bool(_tars_in(Path(data))[1]))
+    return data.endswith(".tar") or (data != "" and Path(data).is_dir() and bool(_tars_in(Path(data))[1]))
 
 
 def _tars_in(folder: Path) -> tuple[Path, list[Path]]:
@@ -143,7 +143,11 @@ def list_tars(data: str, ignored: Counter[str]) -> tuple[Path, list[Path]]:
     Hidden ones, as macOS leaves beside others, are counted in `ignored`. Raises `InputError` where there are none, or
     one is missing or named twice.
     """
-    root, found = _tars_in(Path(data)) if Path(data).is_dir() else (None, list(_named_by(data)))
+    root, found = _tars_in(Path(data)) if Path(data).is_dir() else (None, [])
+    for path in map(Path, braceexpand(data)) if root is None else ():
+        first = next((place for place, part in enumerate(path.parts) if re.search(r"[*?\[]", part)), None)
+        pattern = str(Path(*path.parts[first:]))
+        found += [path] if first is None else sorted(Path(*path.parts[:first]).glob(pattern))
     tars = [path for path in found if is_visible(path.name)]
     ignored[HIDDEN] += len(found) - len(tars)
     missing = [tar for tar in tars if not tar.is_file()]
@@ -152,14 +156,6 @@ def list_tars(data: str, ignored: Counter[str]) -> tuple[Path, list[Path]]:
     if repeated := [path for path, times in Counter(tars).items() if times > 1]:
         raise InputError(f"{data} names {repeated[0]} twice: name every tar once.")
     return root or Path(os.path.commonpath([path.parent.absolute() for path in tars])), tars
-
-
-def _named_by(data: str) -> Iterator[Path]:
-    """Yield the files that a path with braces or wildcards names, the path itself where it has none."""
-    for path in map(Path, braceexpand(data)):
-        parts = path.parts
-        first = next((place for place, part in enumerate(parts) if re.search(r"[*?\[]", part)), None)
-        yield from [path] if first is None else sorted(Path(*parts[:first]).glob(str(Path(*parts[first:]))))
 
 
 def _named(data: str, root: Path, paths: Sequence[Path]) -> list[Tar]:

@@ -1,6 +1,7 @@
 import csv
 import json
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -13,7 +14,7 @@ from PIL import Image
 
 from attack import read_result, worst_case, write_report
 from attack.checks.robustness import wilson
-from attack.report.page import paper_words
+from attack.report.page import command, paper_words
 from stylize.console import InputError
 from stylize.files import file_sha256
 from stylize.shards.manifest import MANIFEST_NAME
@@ -301,6 +302,20 @@ def test_images_of_equal_keys_are_no_common_images(shards: Path, make_result: Ma
     models = {row["model"] for row in read_csv(alone / "plots" / "linf.csv")}
     assert len({row["model"] for row in read_csv(both / "plots" / "linf.csv")}) == 2 * len(models)
     assert len(list((both / "figures").glob("*.png"))) == 2 * len(list((alone / "figures").glob("*.png")))
+
+
+def test_the_command_makes_the_result_again(shards: Path, make_result: Maker) -> None:
+    result = read_result(make_result(shards, "normal", norm="linf,l2", epsilons_l2=(0.25, 1 / 3), images=4, steps=2))
+    attack = result.attacks[-1]
+    own = [replace(attack, name=name) for name in ("mine:attack", "mine:attack", "pgd-mine:loss", "transfer:other")]
+    document = {**result.document, "protocol": {**result.document["protocol"], "eot": 3, "surrogate": "mine:net"}}
+    words = shlex.split(command(replace(result, document=document, attacks=(*result.attacks, *own))))
+    given = list(zip(words[2::2], words[3::2], strict=True))
+    radii = [("--norm", "linf,l2"), ("--epsilon", "2/255"), ("--epsilon", "8/255"), ("--epsilon-l2", "0.25")]
+    radii += [("--epsilon-l2", "0.333333333333"), ("--attack", "mine:attack"), ("--loss", "mine:loss")]
+    assert [option for option in given if option in radii] == radii
+    assert {("--eot", "3"), ("--surrogate", "mine:net"), ("--images", "4"), ("--suite", "quick")} <= set(given)
+    assert "transfer:other" not in words
 
 
 def test_the_phrase_papers_protocol_is_earned(shards: Path, make_result: Maker, tmp_path: Path) -> None:

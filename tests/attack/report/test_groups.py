@@ -12,6 +12,7 @@ import pytest
 from attack import read_result, write_report
 from attack.evaluation.result import metrics
 from attack.report.groups import compare_models, group_results
+from attack.report.page import security_table
 
 Maker = Callable[..., Path]
 SMALL = {"epsilons": (1e-4,)}  # so small that models differ by their clean errors
@@ -173,6 +174,11 @@ def test_the_security_curve_is_what_attacks_left(shards: Path, make_result: Make
         assert float(row["accuracy"]) == pytest.approx(left.mean(), rel=1e-5)
     assert float(row["accuracy"]) == 0
     assert len(rows) < 61
+    (group,) = group_results([result])
+    table = security_table(group)
+    assert table.rows[0][1:] == [f"{255 * np.median(far):.2f}/255", f"{255 * float(row['epsilon']):.2f}/255"]
+    assert list(table.header[1:]) == ["L∞, median smallest change", "L∞, nothing left from"]
+    assert security_table(group_results([read_result(plain)])[0]).rows == []  # no minimal norms, no medians
 
 
 def test_seeds_share_a_security_curve(shards: Path, make_result: Maker) -> None:

@@ -1,5 +1,7 @@
 import base64
 import re
+import shutil
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from stylize.cli.pairs_page import render_pairs
 from stylize.cli.preview import LABEL_HEIGHT, MARGIN, contact_sheet, shard_sheet, style_sheet
 from stylize.console import InputError
 from stylize.jobs.job import Job
@@ -21,6 +24,7 @@ from stylize.shards.shard import Sample, read_shard, write_shard
 Noise = Callable[..., Pixels]
 Encode = Callable[..., bytes]
 Run = Callable[..., tuple[int, str, str]]
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 def tile(sheet: Image.Image, row: int, column: int, size: int, columns: int) -> Pixels:
@@ -156,3 +160,19 @@ def test_a_page_that_cannot_be_made_is_refused(run: Run, words: tuple[str, ...],
     code, _, error = run("preview", *words, "-o", "pairs.html")
     assert (code, list(tmp_path.iterdir())) == (2, [])
     assert named in error
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium here (Debian: apt-get install chromium)")
+def test_the_slider_moves_the_line_and_nothing_is_wider_than_the_window(finished: Path, tmp_path: Path) -> None:
+    script = """<script>
+const input = document.querySelector("input"), copy = document.querySelector("img + img");
+input.value = 20;
+input.dispatchEvent(new Event("input", {bubbles: true}));
+document.title = [getComputedStyle(copy).clipPath, document.documentElement.scrollWidth <= innerWidth].join(" ");
+</script>"""
+    page = tmp_path / "page.html"
+    page.write_text(render_pairs(finished)[0].replace("</html>", script))
+    options = ("--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom")
+    command = [str(BROWSER), *options, "--window-size=500,800", page.as_uri()]
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    assert "<title>inset(0px 0px 0px 20%) true</title>" in dom

@@ -22,7 +22,7 @@ from stylize.cli.main import main
 from stylize.sources.arrays import ShapesSource
 from tests.stylize.jobs.contents import contents
 
-OPTIONS = {"data": "shapes", "size": 16, "limit": 60, "dtype": "float32"}
+OPTIONS = {"data": "shapes", "size": 16, "limit": 60, "stylizer": "tests.stylize.jobs.own_stylizers:slow"}
 STYLE = "dots"
 SAMPLES_PER_SHARD = 10
 

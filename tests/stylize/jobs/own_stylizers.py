@@ -1,5 +1,6 @@
 """Stylizers as users write them, right and wrong."""
 
+import time
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,12 @@ seen: list[tuple[Pixels, list[int], list[Pixels]]] = []
 
 def invert(images: Pixels, choice: list[int], styles: list[Pixels]) -> Pixels:
     seen.append((images, choice, styles))
+    return 255 - images
+
+
+def slow(images: Pixels, choice: list[int], styles: list[Pixels]) -> Pixels:
+    """Take time without work, for runs that are stopped in the middle."""
+    time.sleep(0.03)
     return 255 - images
 
 

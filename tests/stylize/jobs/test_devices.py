@@ -1,9 +1,12 @@
 """Shards made by a process a device; the devices are CPUs here."""
 
+import fcntl
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -86,3 +89,42 @@ def test_a_job_on_a_gpu_is_split_and_one_on_a_cpu_is_not(
     on_gpu: Job = replace(job, stylizer=SimpleNamespace(device=torch.device("cuda")))  # type: ignore[arg-type]
     assert make_locally(on_gpu, lambda _: None, tmp_path, plan_shards(job.spec, job.source)) == []
     assert used == ["cuda:0", "cuda:2"]
+
+
+def waiting(folder: Path, _device: str) -> Job:
+    with (folder / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        (folder / "opened").touch()
+        time.sleep(120)
+    raise AssertionError("nobody ended this process")
+
+
+def start(folder: Path, job: Job) -> None:
+    make_on_devices(make_here, replace(job, reopen=partial(waiting, folder)), ["cpu"], lambda _: None, folder, [])
+
+
+def wait_for(reached: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not reached():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def is_free(path: Path) -> bool:
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
+@pytest.mark.slow
+def test_the_processes_end_with_a_parent_that_is_killed(finished_job: Job, tmp_path: Path) -> None:
+    parent = get_context("spawn").Process(target=start, args=(tmp_path, finished_job))
+    parent.start()
+    wait_for((tmp_path / "opened").exists)
+    assert not is_free(tmp_path / "lock")
+    parent.kill()
+    parent.join()
+    wait_for(partial(is_free, tmp_path / "lock"))

@@ -181,7 +181,9 @@ def test_the_network_is_compiled_once_and_stylizes_the_same(
     torch._dynamo.reset()
     counters.clear()
     stylizer = Stylizer(encoder, decoder, styles, "bfloat16", device="cpu")
-    batches = [np.stack([noise(seed, side, side) for seed in range(count)]) for side, count in ((32, 3), (16, 4))]
+    batches = [
+        np.stack([noise(seed, side, side) for seed in range(count)]) for side, count in ((32, 3), (16, 4), (24, 1))
+    ]
     expected = [stylizer(batch) for batch in batches]
     compiler = torch.compile
     monkeypatch.setattr("torch.compile", lambda network, options, **how: compiler(network, backend="eager", **how))
