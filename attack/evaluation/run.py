@@ -37,7 +37,7 @@ from attack.evaluation.result import (
     read_attack,
 )
 from attack.evaluation.suite import Planned, main_attack, plan_attacks
-from attack.evaluation.target import Target, open_model, predict_split, without_tf32
+from attack.evaluation.target import Target, classify_split, open_model, without_tf32
 from stylize.console import InputError, counted
 from stylize.files import file_sha256, write_atomically
 from stylize.references import load_reference
@@ -142,7 +142,7 @@ def _evaluate(target: Target, config: AttackConfig, partial: Partial, progress: 
 def _classify(target: Target, config: AttackConfig, progress: ProgressReport) -> dict[str, Any]:
     """Return by key which images of the test split are classified correctly, and how long that took."""
     started = time.perf_counter()
-    correct = {each.key: each.predicted == each.label for each in predict_split(target, config.batch_size, progress)}
+    correct = classify_split(target, config.batch_size, progress)
     return {"correct": correct, "seconds": round(time.perf_counter() - started, 2)}
 
 

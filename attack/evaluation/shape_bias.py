@@ -13,7 +13,7 @@ from attack.checks.robustness import wilson
 from attack.evaluation.images import ProgressReport, check_positive
 from attack.evaluation.result import check_output, encode_result
 from attack.evaluation.statistics import share as mean_share
-from attack.evaluation.target import Target, classes_of, image_batches, logits_of, open_model, predict_split
+from attack.evaluation.target import Target, classes_of, classify_split, image_batches, logits_of, open_model
 from stylize.console import InputError
 from stylize.files import write_atomically
 from stylize.shards.manifest import read_manifest
@@ -137,8 +137,8 @@ def _counted(
     decisions: Sequence[Decision], judge: Target, shards: Path, batch_size: int, progress: ProgressReport
 ) -> tuple[list[Decision], dict[str, Any]]:
     """Return the decisions on images whose originals, known by their source's SHA-256, the judge recognises."""
-    right = {each.key for each in predict_split(judge, batch_size, progress) if each.predicted == each.label}
-    known = {digest for key, digest in _sources(judge.shards) if key in right and digest}
+    right = classify_split(judge, batch_size, progress)
+    known = {digest for key, digest in _sources(judge.shards) if right[key] and digest}
     keys = {key for key, digest in _sources(shards) if digest in known}
     if not keys:
         raise InputError(f"{judge.reference} recognises no original of {shards} in {judge.shards}: check both.")
@@ -152,9 +152,8 @@ def _sources(shards: Path) -> Iterator[tuple[str, str]]:
 
 
 def _accuracy(target: Target, batch_size: int, progress: ProgressReport) -> dict[str, Any]:
-    predictions = predict_split(target, batch_size, progress)
-    correct = sum(each.predicted == each.label for each in predictions)
-    return {"shards": target.document["shards"], "accuracy": share(correct, len(predictions))}
+    right = classify_split(target, batch_size, progress)
+    return {"shards": target.document["shards"], "accuracy": share(sum(right.values()), len(right))}
 
 
 def _read_textures(shards: Path) -> dict[str, int]:

@@ -206,15 +206,6 @@ def without_tf32() -> Iterator[None]:
         torch.backends.cudnn.allow_tf32 = before
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """The label of a test image, and the class that a model takes it for."""
-
-    key: str
-    label: int
-    predicted: int
-
-
 def predict(target: Target, pixels: Tensor) -> list[int]:
     """Return the classes that a model takes images (B, 3, H, W) for (see `classes_of`)."""
     return classes_of(logits_of(target, pixels))
@@ -242,11 +233,11 @@ def image_batches(target: Target, batch_size: int, keys: set[str] | None = None)
         yield batch
 
 
-def predict_split(target: Target, batch_size: int, progress: ProgressReport) -> list[Prediction]:
-    """Return a prediction for every test image of a target's shards."""
-    predictions: list[Prediction] = []
+def classify_split(target: Target, batch_size: int, progress: ProgressReport) -> dict[str, bool]:
+    """Return by key which test images of a target's shards the model gets right."""
+    right: dict[str, bool] = {}
     for batch in image_batches(target, batch_size):
         classes = predict(target, torch.stack([image.pixels for image in batch]))
-        predictions += [Prediction(image.key, image.label, each) for image, each in zip(batch, classes, strict=True)]
-        progress("Test images", len(predictions), target.test_images)
-    return predictions
+        right |= {image.key: image.label == each for image, each in zip(batch, classes, strict=True)}
+        progress("Test images", len(right), target.test_images)
+    return right

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -338,54 +339,38 @@ NEEDED = {
 }
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """One file: its kind, a key of `NEEDED`, and its JSON document."""
-
-    kind: str
-    document: dict[str, Any]
-
-    def is_of(self, result: Result) -> bool:
-        """Tell whether the model of a result was measured."""
-        return bool(self.document["model"]["sha256"] == result.document["model"]["sha256"])
+Measurements = dict[tuple[str, str], dict[str, Any]]  # documents by kind, a key of `NEEDED`, and model's SHA-256
 
 
-def read_measurements(paths: Sequence[Path], results: Sequence[Result]) -> list[Measurement]:
+def read_measurements(paths: Sequence[Path], results: Sequence[Result]) -> Measurements:
     """Read files of `attack shape-bias` and `attack corruptions` on the models of results.
 
     Raises `InputError` for a file that is neither, of another model, or the second of its kind for a model.
     """
-    found: dict[tuple[str, str], Path] = {}
-    measurements = []
+    files: dict[tuple[str, str], Path] = {}
+    measurements: Measurements = {}
     for path in paths:
-        measured = _read_measurement(path)
-        if not any(measured.is_of(result) for result in results):
+        place, document = _read_measurement(path)
+        if not any(place[1] == result.document["model"]["sha256"] for result in results):
             raise InputError(f"{path} is of no model of these results: leave it out, or give the model's result too.")
-        place = measured.kind, str(measured.document["model"]["sha256"])
-        if place in found:
-            raise InputError(f"{found[place]} and {path} are {measured.kind} of one model: give one of them.")
-        found[place] = path
-        measurements.append(measured)
+        if place in files:
+            raise InputError(f"{files[place]} and {path} are {place[0]} of one model: give one of them.")
+        files[place], measurements[place] = path, document
     return measurements
 
 
-def _read_measurement(path: Path) -> Measurement:
+def _read_measurement(path: Path) -> tuple[tuple[str, str], dict[str, Any]]:
     """Read a file of `attack shape-bias` or `attack corruptions`; raise `InputError` where it is neither."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        kind = document["kind"]
-        for name in NEEDED[kind]:
-            document[name]
-        document["model"]["sha256"]
+        itemgetter(*NEEDED[document["kind"]])(document)  # a missing one raises
+        return (document["kind"], str(document["model"]["sha256"])), document
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}): check the name.") from None
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise InputError(
-            f"{path} is no whole file of `attack shape-bias` or `attack corruptions`: make it again."
-        ) from None
-    return Measurement(kind, document)
+        raise InputError(f"{path} is no file of `attack shape-bias` or `attack corruptions`: make it again.") from None
 
 
-def measurement_of(measurements: Sequence[Measurement], kind: str, entry: Entry) -> dict[str, Any] | None:
+def measurement_of(measurements: Measurements, kind: str, entry: Entry) -> dict[str, Any] | None:
     """Return the document of a kind for the model of an entry, or None."""
-    return next((each.document for each in measurements if each.kind == kind and each.is_of(entry.result)), None)
+    return measurements.get((kind, entry.result.document["model"]["sha256"]))

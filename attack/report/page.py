@@ -3,7 +3,7 @@
 import base64
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from attack.evaluation.result import Result, median_distances, whole_split
 from attack.evaluation.statistics import Share, share
 from attack.report.comparable import why_apart
 from attack.report.figures import METHOD_STYLES, Example, Panel, inline_svg, panel_figure, path_panel, security_panel
-from attack.report.groups import Entry, Group, Measurement, compare_models, measurement_of
+from attack.report.groups import Entry, Group, Measurements, compare_models, measurement_of
 
 GENERATOR = "stylized-pairing, attack report"
 TITLE = "Robustness, and how far to believe it"
@@ -74,7 +74,7 @@ class Extras:
     its tables and its authors' interpolator.
     """
 
-    measurements: Sequence[Measurement] = ()
+    measurements: Measurements = field(default_factory=dict)
     explanations: bytes | None = None
     pairs: Sequence[tuple[str, Sequence[Example]]] = ()
     paper: bool = False
@@ -318,7 +318,7 @@ def transfer_table(group: Group, epsilon: float) -> Table:
     )
 
 
-def shape_table(group: Group, measurements: Sequence[Measurement]) -> Table:
+def shape_table(group: Group, measurements: Measurements) -> Table:
     """Return shape bias beside robust accuracy, for models that `attack shape-bias` measured."""
     rows: Rows = []
     for entry in group.entries:
@@ -339,7 +339,7 @@ def _rank(found: Mapping[str, float] | None) -> str:
     return f"{found['mean']:.2f} [{found['low']:.2f}, {found['high']:.2f}]" if found else "–"
 
 
-def corruption_table(group: Group, measurements: Sequence[Measurement]) -> Table:
+def corruption_table(group: Group, measurements: Measurements) -> Table:
     """Return errors on corrupted images, for models that `attack corruptions` measured."""
     found = [(entry, measurement_of(measurements, "corruptions", entry)) for entry in group.entries]
     known = [(entry, document) for entry, document in found if document is not None]

@@ -4,6 +4,7 @@ import copy
 import platform
 from collections.abc import Callable, Sequence
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from statistics import fmean, median, pstdev
 from typing import Any
@@ -42,6 +43,7 @@ SCORES = ("style_residual", "content_residual", "colour_distance")
 BATCH = 4
 OPTIMISER_STEPS = 300
 Report = Callable[[str, int, int], None]
+MakeOptimiser = Callable[[list[Tensor]], torch.optim.Optimizer]
 
 
 def evaluate_decoder(
@@ -177,13 +179,16 @@ class Evaluator:
 
         It does not always converge, and says what the objective allows, not what a decoder can reach.
         """
+        steps = OPTIMISER_STEPS
+        lbfgs = partial(torch.optim.LBFGS, max_iter=steps, max_eval=steps, line_search_fn="strong_wolfe")
+        optimisers: dict[MakeOptimiser, int] = {partial(torch.optim.Adam, lr=0.02): steps, lbfgs: 1}  # in one step
         style_pixels, rows = self._pixels(style.array), []
         for photo in torch.split(self.photos[:photos], 1):
             with torch.no_grad():
                 _, targets = self._targets(photo, statistics_of(self._layers(pad_to_stride(style_pixels))))
             objective = partial(self._objective, targets)
-            candidates = [optimise(objective, photo) for optimise in (_by_adam, _by_lbfgs)]
-            best, _ = min(candidates, key=lambda candidate: candidate[1])
+            candidates = [_optimised(one, count, objective, photo) for one, count in optimisers.items()]
+            best, _ = min(candidates, key=itemgetter(1))
             with torch.no_grad():
                 rows.append(self._scores(best, targets, style_pixels))
         return torch.cat(rows)
@@ -200,21 +205,12 @@ def _colour_distance(output: Tensor, style: Tensor) -> Tensor:
     return (found - wanted).abs().mean(dim=1)
 
 
-def _by_adam(objective: Callable[[Tensor], Tensor], photo: Tensor) -> tuple[Tensor, float]:
-    pixels = photo.clone().requires_grad_()
-    optimiser = torch.optim.Adam([pixels], lr=0.02)
-    for _ in range(OPTIMISER_STEPS):
-        optimiser.zero_grad()
-        objective(pixels).backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-    return _result(objective, pixels)
-
-
-def _by_lbfgs(objective: Callable[[Tensor], Tensor], photo: Tensor) -> tuple[Tensor, float]:
-    pixels = photo.clone(memory_format=torch.contiguous_format).requires_grad_()  # what LBFGS demands
-    optimiser = torch.optim.LBFGS(
-        [pixels], max_iter=OPTIMISER_STEPS, max_eval=OPTIMISER_STEPS, line_search_fn="strong_wolfe"
-    )
+def _optimised(
+    optimiser_of: MakeOptimiser, steps: int, objective: Callable[[Tensor], Tensor], photo: Tensor
+) -> tuple[Tensor, float]:
+    """Return pixels that were optimised from a photo on, and their loss."""
+    pixels = photo.clone(memory_format=torch.contiguous_format).requires_grad_()  # what L-BFGS demands
+    optimiser = optimiser_of([pixels])
 
     def closure() -> float:
         optimiser.zero_grad()
@@ -222,14 +218,11 @@ def _by_lbfgs(objective: Callable[[Tensor], Tensor], photo: Tensor) -> tuple[Ten
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.item()
 
-    optimiser.step(closure)  # type: ignore[no-untyped-call]
-    return _result(objective, pixels)
-
-
-@torch.no_grad()
-def _result(objective: Callable[[Tensor], Tensor], pixels: Tensor) -> tuple[Tensor, float]:
-    loss = objective(pixels).item()
-    return pixels.clamp(0, 1), loss if np.isfinite(loss) else np.inf
+    for _ in range(steps):
+        optimiser.step(closure)
+    with torch.no_grad():
+        loss = objective(pixels).item()
+        return pixels.clamp(0, 1), loss if np.isfinite(loss) else np.inf
 
 
 def evaluation_table(document: dict[str, Any]) -> Table:

@@ -14,6 +14,8 @@ from itertools import accumulate, takewhile
 from pathlib import Path, PurePosixPath
 from posixpath import splitext
 
+import numpy as np
+
 from stylize.console import InputError
 from stylize.files import given_name
 from stylize.shards.decode import PICTURE_SUFFIXES, PictureError, is_picture
@@ -27,13 +29,15 @@ MAX_BYTES = 600_000_000  # more than the pixels of any accepted picture take
 class PictureFile:
     """A picture in a folder or zip: `name` is its path inside `root`, with forward slashes.
 
-    `member` is what a zip calls it, where that differs; `problem` says why it cannot be read, where that is known.
+    `member` is what a zip calls it, where that differs, and `row` which of its members it is; `problem` says why it
+    cannot be read, where that is known.
     """
 
     root: Path
     name: str
     member: str = ""
     problem: str = ""
+    row: int = -1
 
     @property
     def stem(self) -> str:
@@ -51,12 +55,10 @@ class PictureFile:
                     raise PictureError("cannot be read: it is not a regular file")
                 check_bytes(status.st_size)
                 return (self.root / self.name).read_bytes()
-            archive, name = open_zip(self.root), self.member or self.name
-            check_bytes(archive.getinfo(name).file_size)
-            return archive.read(name)
+            return open_zip(self.root).read(self.row, self.member or self.name)
         except OSError as error:  # without the path, which differs between machines
             raise PictureError(f"cannot be read: {error.strerror or error}") from None
-        except (EOFError, KeyError, RuntimeError, lzma.LZMAError, zipfile.BadZipFile, zlib.error) as error:
+        except (EOFError, RuntimeError, lzma.LZMAError, zipfile.BadZipFile, zlib.error) as error:
             raise PictureError(f"cannot be read: {error}") from None
 
 
@@ -66,18 +68,45 @@ def check_bytes(size: int) -> None:
         raise PictureError(f"has {size} bytes, more than the limit of {MAX_BYTES}")
 
 
-def open_zip(path: Path) -> zipfile.ZipFile:
+# What reading a member of a zip needs: 36 bytes, where Python's own object takes 600.
+_MEMBER = np.dtype([("header_offset", "u8"), ("compress_size", "u8"), ("file_size", "u8"), ("CRC", "u4"),
+                    ("compress_type", "u4"), ("flag_bits", "u4")])  # fmt: skip
+
+
+class OpenZip:
+    """A zip whose list of members, a row of `members` each, is small in memory; raises as `zipfile.ZipFile`."""
+
+    def __init__(self, path: Path) -> None:
+        self.archive = zipfile.ZipFile(path)
+        infos = self.archive.filelist
+        rows = (tuple(getattr(info, name) for name in _MEMBER.names or ()) for info in infos)
+        self.members = np.fromiter(rows, _MEMBER, len(infos))
+        infos.clear()
+        self.archive.NameToInfo.clear()
+
+    def read(self, row: int, name: str) -> bytes:
+        """Return a member's bytes; raises as `ZipFile.read`, also where the member has another name."""
+        if row >= len(self.members):
+            raise zipfile.BadZipFile(f"{name!r} is no longer in {self.archive.filename}")
+        info = zipfile.ZipInfo(name)
+        for field_name, value in zip(_MEMBER.names or (), self.members[row].tolist(), strict=True):
+            setattr(info, field_name, value)
+        check_bytes(info.file_size)
+        return self.archive.read(info)
+
+
+def open_zip(path: Path) -> OpenZip:
     """Open a zip, once for a process and a state of the file; raises as `zipfile.ZipFile`.
 
-    A handle shared over a fork would mix up its position, and reading the directory of a large zip takes a second.
+    A handle shared over a fork would mix up its position, and reading the directory of a large zip takes seconds.
     """
     status = path.stat()
     return _opened_zip(path, os.getpid(), (status.st_ino, status.st_size, status.st_mtime_ns))
 
 
 @lru_cache(maxsize=8)
-def _opened_zip(path: Path, process: int, state: tuple[int, int, int]) -> zipfile.ZipFile:
-    return zipfile.ZipFile(path)
+def _opened_zip(path: Path, process: int, state: tuple[int, int, int]) -> OpenZip:
+    return OpenZip(path)
 
 
 def exists(path: Path) -> bool:
@@ -185,12 +214,13 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 def _members(root: Path, folders: set[str]) -> Iterator[PictureFile]:
     """Yield a zip's files; of two with one name the last counts, as when it is unpacked; the earlier is a problem."""
     try:
-        infos = open_zip(root).infolist()
+        with zipfile.ZipFile(root) as archive:
+            infos = archive.infolist()
     except (OSError, zipfile.BadZipFile) as error:
         raise InputError(f"The zip {root} cannot be read ({error}): fetch or make it again.") from None
     windows = not any("/" in info.filename for info in infos)  # its separators, which no zip should have
     seen: set[str] = set()
-    for info in reversed(infos):
+    for row, info in reversed(list(enumerate(infos))):
         stored = _stored_name(info)
         name = _plain_name(root, stored.replace("\\", "/") if windows else stored)
         is_folder = stored.endswith(("/", "\\") if windows else "/")
@@ -200,7 +230,7 @@ def _members(root: Path, folders: set[str]) -> Iterator[PictureFile]:
             continue
         problem = _TWICE if name in seen else _LINK_IN_ZIP if stat.S_ISLNK(info.external_attr >> 16) else ""
         seen.add(name)
-        yield PictureFile(root, name, "" if info.filename == name else info.filename, problem)
+        yield PictureFile(root, name, "" if info.orig_filename == name else info.orig_filename, problem, row)
 
 
 def _stored_name(info: zipfile.ZipInfo) -> str:
@@ -316,9 +346,9 @@ def _check_class_folders(root: Path, files: Sequence[PictureFile], folders: set[
 def _sizes(root: Path, files: Sequence[PictureFile]) -> list[tuple[str, int, int]]:
     if root.is_dir():
         return [(file.name, _size(file), 0) for file in files]
-    archive = open_zip(root)
-    infos = [archive.getinfo(file.member or file.name) for file in files]
-    return [(file.name, info.file_size, info.CRC) for file, info in zip(files, infos, strict=True)]
+    members = open_zip(root).members[[file.row for file in files]]
+    sizes = zip(members["file_size"].tolist(), members["CRC"].tolist(), strict=True)
+    return [(file.name, size, crc) for file, (size, crc) in zip(files, sizes, strict=True)]
 
 
 def _size(file: PictureFile) -> int:

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import zipfile
+from array import array
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -47,9 +48,11 @@ class Source:
         self.class_names = tuple(class_names)
         self.ignored: Mapping[str, int] = {rule: count for rule, count in sorted((ignored or {}).items()) if count}
         self.notes = notes
-        self._images: dict[str, list[tuple[int, ListedImage]]] = {split: [] for split in SPLITS}
+        self._images: dict[str, list[ListedImage]] = {split: [] for split in SPLITS}
+        self._labels = {split: array("l") for split in SPLITS}
         for split, label, image in images:
-            self._images[split].append((label, image))
+            self._images[split].append(image)
+            self._labels[split].append(label)
         self.splits = tuple(split for split in SPLITS if self._images[split])
         self._fingerprint = hashlib.sha256(state if isinstance(state, bytes) else repr(state).encode()).hexdigest()
 
@@ -59,15 +62,15 @@ class Source:
 
     def label(self, split: str, index: int) -> int:
         """Return an image's label, an index into the class names."""
-        return self._images[split][index][0]
+        return self._labels[split][index]
 
     def path(self, split: str, index: int) -> str:
         """Return what the image is called in the source."""
-        return self._images[split][index][1].name
+        return self._images[split][index].name
 
     def read(self, split: str, index: int) -> bytes:
         """Return an image file's bytes; raise `PictureError` where it cannot be read."""
-        return self._images[split][index][1].read()
+        return self._images[split][index].read()
 
     def fingerprint(self) -> str:
         """Return a SHA-256 that changes when the source does; a sample records its own bytes' hash."""

@@ -116,7 +116,7 @@ def _class_names(folder: Path) -> list[str]:
 
 def is_webdataset(data: str) -> bool:
     """Return whether a data set's name means tars: a folder with tars in it, or a path that ends in .tar."""
-    return data.endswith(".tar") or (Path(data).is_dir() and bool(_tars_in(Path(data))[1]))
+    return data.endswith(".tar") or (data != "" and Path(data).is_dir() and bool(_tars_in(Path(data))[1]))
 
 
 def _tars_in(folder: Path) -> tuple[Path, list[Path]]:

@@ -151,7 +151,7 @@ def a_set(*results: Sample | Failure) -> CueSet:
 def test_failures_are_counted_and_limited(tmp_path: Path) -> None:
     (good,) = [sample for sample in open_cue_set(ShardOptions(), 1).results if getattr(sample, "label", None) == 4]
     bad = Failure("test", "test/cat/1.jpg", "is truncated")
-    with pytest.raises(InputError, match=r"1 image could not be used \(first: test/cat/1.jpg is truncated"):
+    with pytest.raises(InputError, match=r"1 image .*test/cat/1.jpg is truncated"):
         make_cue_set(a_set(good, bad), tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert make_cue_set(a_set(good, bad), tmp_path / "out", max_failures=1).failures == 1

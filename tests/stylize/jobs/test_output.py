@@ -155,7 +155,7 @@ def test_a_read_only_disk_is_named_and_its_shards_can_be_used(
     remount("size=1m")
     manifest = make_shards(finished_job, disk / "out")
     remount("ro")
-    with pytest.raises(InputError, match=r"cannot be written \(Read-only file system\): give another --out"):
+    with pytest.raises(InputError, match=r"Read-only file system.*--out"):
         make_shards(make_job(class_folders), disk / "other")
     assert make_shards(finished_job, disk / "out") == manifest == read_manifest(disk / "out")
     assert verify_shards(disk / "out") == []

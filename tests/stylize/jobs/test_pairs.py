@@ -84,16 +84,16 @@ def test_partners_that_are_missing_or_too_many_are_counted(class_folders: Path, 
     copies = copies_of(class_folders, tmp_path / "copies")
     (first, second, *_) = sorted(copies.rglob("*.png"))
     shutil.copy(first, first.with_name("stranger.png"))
-    with pytest.raises(InputError, match=r"1 copy have no original \(first: train/cat/stranger.png\)"):
+    with pytest.raises(InputError, match=r"1 copy .*train/cat/stranger.png"):
         packed(class_folders, tmp_path / "out", copies)
     first.with_name("stranger.png").unlink()
     shutil.copy(first, first.with_name(first.name.replace("monet", "klee")))
-    with pytest.raises(InputError, match=r"Most training images have 1 copy, but train/cat/000.png has 2"):
+    with pytest.raises(InputError, match=r"1 copy, but train/cat/000.png has 2"):
         packed(class_folders, tmp_path / "out", copies)
     for path in first.parent.glob("000-*"):
         path.unlink()
     second.unlink()
-    with pytest.raises(InputError, match=r"2 training images of 12 have no stylized copy \(first: train/cat/000.png\)"):
+    with pytest.raises(InputError, match=r"2 training images of 12 .*train/cat/000.png"):
         packed(class_folders, tmp_path / "out", copies)
     assert not (tmp_path / "out").exists()
 
@@ -108,7 +108,7 @@ def test_a_mark_in_an_original_s_own_name(class_folders: Path, tmp_path: Path) -
 
 def test_two_originals_of_one_stem_are_refused(class_folders: Path, tmp_path: Path) -> None:
     shutil.copy(class_folders / "train/cat/000.png", class_folders / "train/cat/000.jpg")
-    with pytest.raises(InputError, match="Two originals are called train/cat/000, but for their suffix"):
+    with pytest.raises(InputError, match="called train/cat/000,"):
         packed(class_folders, tmp_path / "out", tmp_path)
 
 
@@ -117,7 +117,7 @@ def test_unusable_copies_are_failures(class_folders: Path, tmp_path: Path) -> No
     small, broken, *_ = sorted(copies.rglob("*.png"))
     Image.new("RGB", (20, 16)).save(small)
     broken.write_bytes(b"<html>")
-    with pytest.raises(InputError, match=r"2 images could not be used .*has 20×16 pixels, its original 32×32"):
+    with pytest.raises(InputError, match=r"2 images .*20×16 pixels, its original 32×32"):
         packed(class_folders, tmp_path / "out", copies)
     options = ShardOptions(data=str(class_folders), codec="png")
     assert pack_pairs(options, [copies], tmp_path / "out", max_failures=2).failures == 2
@@ -204,7 +204,7 @@ def test_other_images_are_added(run: Run, make_class_folders: MakeClassFolders, 
         found = samples(tmp_path / "both", split)
         assert {(s.content, s.styled, s.label) for s in found} == {(s.content, s.styled, s.label) for s in parts}
         assert sorted(sample.key for sample in found) == [f"{index:08d}" for index in range(len(parts))]
-    with pytest.raises(InputError, match="8 of 8 and 24 images in common: merge folders of the same images"):
+    with pytest.raises(InputError, match="8 of 8 and 24 images in common"):
         merge_shards(tmp_path / "a", tmp_path / "both", tmp_path / "more")
     made(run, tmp_path / "two", "png", *inverted, "--codec", "png")
     with pytest.raises(InputError, match="differ in codec"):

@@ -137,13 +137,13 @@ def test_parts_of_different_jobs_do_not_go_together(make_job: JobMaker, class_fo
     make_part(job, out, Part(1, 2))
     other = replace(job, spec=replace(job.spec, device="cpu OTHER"))
     make_part(other, out, Part(2, 2))
-    with pytest.raises(InputError, match=r"parts of 2 jobs, which differ \(device: cpu \w+, cpu \w+\)"):
+    with pytest.raises(InputError, match=r"2 jobs.*\(device: cpu \w+, cpu \w+\)"):
         publish_parts(out)
     make_part(make_job(class_folders, transfer="both"), tmp_path / "both", Part(1, 2))
     make_part(make_job(class_folders), tmp_path / "both", Part(2, 2))
     with pytest.raises(InputError, match=r"differ \(transfer: (both, None|None, both)\)"):
         publish_parts(tmp_path / "both")
-    with pytest.raises(InputError, match=r"no parts to publish: run `stylize shards --only 1/N`"):
+    with pytest.raises(InputError, match="stylize shards --only 1/N"):
         publish_parts(tmp_path / "nowhere")
 
 
@@ -165,9 +165,7 @@ def test_images_that_changed_between_parts_are_not_mixed(
 
 def test_a_damaged_folder_is_not_mended_in_parts(finished_job: Job, copied: Path) -> None:
     (copied / "train-000001.tar").write_bytes(b"")
-    with pytest.raises(
-        InputError, match=r"copied is damaged \(train-000001.tar\): run the same command without --only"
-    ):
+    with pytest.raises(InputError, match=r"copied .*train-000001.tar.*without --only"):
         make_part(finished_job, copied, Part(1, 2))
 
 

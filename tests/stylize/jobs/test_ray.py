@@ -154,9 +154,9 @@ def test_a_lost_cluster_ends_in_a_sentence(cluster: Any, tmp_path: Path) -> None
 
 def test_a_staging_folder_that_is_another_one_is_refused(tmp_path: Path) -> None:
     plan = next(plan_shards(open_small().spec, ShapesSource()))
-    with pytest.raises(InputError, match=r"is not shared with node .*: give an --out in a folder of all nodes"):
+    with pytest.raises(InputError, match=r"node .* --out"):
         ShardMaker(open_small, tmp_path).make(plan, tmp_path, "shared-0")
-    with pytest.raises(InputError, match=r"gone cannot be entered on node .* \(No such file or directory\)"):
+    with pytest.raises(InputError, match=r"gone .*node .*No such file"):
         ShardMaker(open_small, tmp_path / "gone").open()
 
 

@@ -61,7 +61,7 @@ def test_a_mended_image_costs_its_shard_only(
 ) -> None:
     before = times(out)
     mend()
-    with pytest.raises(InputError, match="was made before some images changed: give --retry-failed"):
+    with pytest.raises(InputError, match=r"images changed.*--retry-failed"):
         make_shards(make(), out)
     manifest = make_shards(make(), out, retry_failed=True)
     assert (manifest.failures, manifest.failures_sha256) == (0, None)
@@ -76,7 +76,7 @@ def test_a_mended_image_costs_its_shard_only(
 
 def test_images_that_still_fail_leave_the_folder_as_it_was(make: Callable[[], Job], out: Path) -> None:
     before = contents(out)
-    with pytest.raises(InputError, match=r"lacks 1 image, see failures\.jsonl: mend and give --retry-failed"):
+    with pytest.raises(InputError, match=r"1 image.*failures\.jsonl.*--retry-failed"):
         make_shards(make(), out)
     with pytest.raises(InputError, match="1 image could not be used"):
         make_shards(make(), out, retry_failed=True)
@@ -162,7 +162,7 @@ def test_an_unfinished_run_keeps_its_shards_when_an_image_is_mended(
 def test_accepting_failures_makes_no_shard_again(
     make: Callable[[], Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(InputError, match="accept with --max-failures 1; finished shards are kept"):
+    with pytest.raises(InputError, match="--max-failures 1;"):
         make_shards(make(), tmp_path / "out")
     with monkeypatch.context() as patched:
         patched.delattr("stylize.jobs.run.make_shard")
