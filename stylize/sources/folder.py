@@ -87,7 +87,7 @@ class OpenZip:
     def read(self, row: int, name: str) -> bytes:
         """Return a member's bytes; raises as `ZipFile.read`, also where the member has another name."""
         if row >= len(self.members):
-            raise zipfile.BadZipFile(f"{name!r} is no longer in {self.archive.filename}")
+            raise zipfile.BadZipFile(f"{name!r} is no longer in the zip")
         info = zipfile.ZipInfo(name)
         for field_name, value in zip(_MEMBER.names or (), self.members[row].tolist(), strict=True):
             setattr(info, field_name, value)
