@@ -14,8 +14,8 @@ import torch
 
 from stylize.console import InputError
 from stylize.shards.index import ORIGIN_NAME
-from stylize.shards.manifest import Manifest, read_manifest
-from stylize.shards.remote import RemoteFolder, local_shards
+from stylize.shards.manifest import Manifest, read_manifest, write_manifest
+from stylize.shards.remote import RemoteFolder, local_shards, without_pairs
 from stylize.shards.upload import upload_shards
 from train import PairedShards, PairedStream, TrainConfig, image_preset, train_model
 from train.distributed import World
@@ -196,8 +196,19 @@ def test_what_cannot_be_streamed_is_said(
 
 
 def test_a_split_for_validation_is_used(store: Any, make_shard_folder: Callable[..., Path], tmp_path: Path) -> None:
-    folder = make_shard_folder("three")
+    folder = make_shard_folder("three", size=32)
     manifest = read_manifest(folder)
-    shards = tuple(replace(shard, split="val") if shard.split == "test" else shard for shard in manifest.shards)
-    assert held_out_shards(replace(manifest, shards=shards), 0.1, 0) == set()
-    assert len(PairedShards(folder, "train", names=set())) == 0
+    *shards, last = manifest.shards
+    (folder / last.name).rename(folder / "val-000000.tar")
+    spec = {**manifest.spec, "counts": {"train": 24, "val": last.samples, "test": 12 - last.samples}}
+    manifest = Manifest(spec, (*shards, replace(last, name="val-000000.tar", split="val")))
+    write_manifest(folder, manifest)
+    upload_shards(folder, URL)
+    size = gigabytes_of(manifest, without_pairs(manifest))
+    with local_shards(
+        URL, tmp_path / "cache", size, needed=partial(evaluated_shards, fraction=0.1, seed=0)
+    ) as streamed:
+        assert tars(streamed) == without_pairs(manifest)
+        config = TrainConfig(streamed, "small", "pairing", tmp_path / "out", epochs=1, batch_size=6, workers=0)
+        metrics = train_model(config)
+    assert (metrics["training_images"], metrics["validation_images"]) == (24, last.samples)

@@ -51,16 +51,17 @@ def hold_out(
     return training, samples, validation
 
 
-def split_validation(keys: NDArray[np.str_], fraction: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def split_validation(
+    keys: NDArray[np.str_], fraction: float, seed: int, thing: str = "training sample", advice: str = "add images"
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the indices to train on and to validate on, ascending and disjoint.
 
     The validation split is the given fraction of samples (at least one) whose hash of (seed, key) is smallest, so it
-    does not depend on how samples are spread over shards.
+    does not depend on how samples are spread over shards.  An `InputError` speaks of a `thing` and ends with `advice`.
     """
     count = max(1, round(fraction * len(keys)))
     if count >= len(keys):
-        there = counted(len(keys), "training sample")
-        raise InputError(f"{there} cannot be split into training and validation: add images.")
+        raise InputError(f"{counted(len(keys), thing)} cannot be split into training and validation: {advice}.")
     order = np.array(sorted(range(len(keys)), key=lambda index: (hashed(seed, "validation", keys[index]), index)))
     return np.sort(order[count:]), np.sort(order[:count])
 
@@ -71,20 +72,12 @@ def is_streamed(shards: Path) -> bool:
 
 
 def held_out_shards(manifest: Manifest, fraction: float, seed: int) -> set[str]:
-    """Return the names of the training shards to validate on: none where there is a split for it.
-
-    They are the given fraction (at least one) whose hash of (seed, name) is smallest.
-    """
+    """Return the names of training shards to validate on, chosen as samples are: none if there is a split for it."""
     if manifest.samples("val"):
         return set()
-    names = [shard.name for shard in manifest.entries("train")]
-    count = max(1, round(fraction * len(names)))
-    if count >= len(names):
-        raise InputError(
-            f"{counted(len(names), 'training shard')} that do not fit into the cache cannot be split into training and "
-            "validation: raise --cache-gb."
-        )
-    return set(sorted(names, key=lambda name: hashed(seed, "validation", name))[:count])
+    names = np.array([shard.name for shard in manifest.entries("train")])
+    _, held_out = split_validation(names, fraction, seed, "training shard", "raise --cache-gb")
+    return set(names[held_out].tolist())
 
 
 def evaluated_shards(manifest: Manifest, fraction: float, seed: int) -> set[str]:

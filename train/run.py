@@ -116,7 +116,7 @@ class _Run:
         """Run all epochs that are left, then publish the best model."""
         if isinstance(self.batches, EpochBatches):
             refuse_single_class(self.samples)
-        if self.world.is_main:
+        if self.world.is_main and len(self.samples):
             warn_of_wrong_pairs(self.samples, {"test": self.test_samples}, training_console(visible=True).print)
         state = load_state(self.config.out, self.identity)
         self.world.barrier()  # all processes have looked before the first one writes

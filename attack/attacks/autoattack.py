@@ -63,7 +63,8 @@ class _Sieve(nn.Module):
         left = (~self.wrong).nonzero()[:, 0]
         if not len(left):
             raise _AllWrong
-        new = self.counted(images[left])
+        # Gradients pass `index_select` back much faster than an index.
+        new = self.counted(images if len(left) == len(images) else images.index_select(0, left))
         logits = self.logits.index_copy(0, left, new) if len(self.logits) else new
         self.logits = logits.detach()
         self.wrong = misclassified(self.logits, self.labels)

@@ -49,25 +49,22 @@ def pgd(
 
     The first run starts at the image itself, so that one step of size epsilon is FGSM; each further one of `restarts`
     at a random point of the ball. Returned is, for each image, the misclassified point of the largest loss among those
-    visited, or the point of the largest loss where none is misclassified.
-
-    An image is left alone once it is misclassified, and its loss then stands still in `last_losses` (N, up to 10): the
-    losses after each of the last steps. With `keep_going` it climbs on to the last step and restart, at the full cost:
-    for images that shall fool other models too.
+    visited, or the point of the largest loss where none is misclassified. An image is left alone once it is
+    misclassified, and its loss then stands still in `last_losses` (N, up to 10), the losses after the last steps.
 
     Args:
         model: maps float32 [0, 1] pixels (B, C, H, W) to logits (B, classes); every module in eval mode.
         images: float32 in [0, 1], (N, C, H, W).
         labels: true labels, int64 (N,).
-        epsilon: radius of the ball in `norm`, in units of the [0, 1] range.
+        epsilon: radius of the ball in units of the [0, 1] range.
         norm: `l2` or `linf`.
         steps: gradient steps of each run.
         step_size: length of a step in the same units; 2.5 · epsilon / steps where not given.
         loss: `ce`, `dlr`, `margin` (see `attack_loss`), or a function of logits and labels that returns (B,) losses.
         restarts: runs in all, the one from the image included.
         seed: of the random starts, which depend on nothing else but the place of the image among the N.
-        batch_size: images at a time. It changes results by float rounding only.
-        keep_going: do not stop at the first misclassified point.
+        batch_size: images at a time; it changes results by float rounding only.
+        keep_going: climb on to the last step and restart, for images that shall fool other models too.
 
     Raises:
         InputError: a module is in training mode, or an argument is out of range.

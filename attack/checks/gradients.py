@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -15,9 +15,9 @@ from attack.attacks.attack import input_gradient, separate_copy
 
 PIXELS_AT_A_TIME = 2**18  # of images looked at together, in float64 and with gradients
 DIRECTIONS = 2
-SMALL_BATCH = 16
 FINE = {torch.float64: 1e-7, torch.float32: 1e-3}  # of the pixel range: half the distance of a central difference
 STEP = 1 / 255
+DISAGREES = 0.2  # 0: difference and gradient are equal, 0.7: they have nothing to do with each other, 1: opposite
 UNDERFLOW = 1e-30  # float32 ends at 1e-38; products on the way back end sooner
 
 
@@ -38,26 +38,34 @@ class Slopes(NamedTuple):
     useful: Tensor
 
 
-def slopes_at(model: nn.Module, images: Tensor, labels: Tensor, logits: Tensor, seed: int) -> Slopes:
+def slopes_at(model: nn.Module, images: Tensor, labels: Tensor, logits: Tensor, gradient: Tensor, seed: int) -> Slopes:
     """Look at the gradient at N images (N, C, H, W) with labels (N,), for which a model has these logits (N, classes).
 
-    `seed` chooses the points beside the images, and the directions of differences.
+    `gradient` (N, C, H, W) is the margin's; `seed` chooses the points beside the images, and directions of differences.
     """
     generator = torch.Generator().manual_seed(seed)
     parts = [
-        _slopes(_Probe(model, images[rows], _pair(labels[rows], logits[rows]), seed), logits[rows], generator)
+        _slopes(
+            _Probe(model, images[rows], _pair(labels[rows], logits[rows]), seed),
+            logits[rows],
+            gradient[rows].flatten(1),
+            generator,
+        )
         for rows in _split(images)
     ]
     columns = zip(*(part[1:] for part in parts), strict=True)
-    return Slopes(parts[0].fine, *(torch.cat(column) for column in columns))
+    return Slopes(min(part.fine for part in parts), *(torch.cat(column) for column in columns))
 
 
-def batches_disagree(model: nn.Module, images: Tensor, labels: Tensor, logits: Tensor, seed: int) -> Tensor:
-    """Return how far each image's gradient in one batch of all is from that in small ones (N,): 0 equal, 1 opposite."""
-    probe = _Probe(model, images, _pair(labels, logits), seed)
-    rows = torch.split(torch.arange(len(images)), SMALL_BATCH)
-    parts = [_Probe(model, images[part], probe.pair[part], seed).gradient() for part in rows]
-    return _distance(probe.gradient().flatten(1), torch.cat(parts).flatten(1))
+def margin_gradient(
+    model: nn.Module, images: Tensor, labels: Tensor, logits: Tensor, seed: int, at_a_time: int
+) -> Tensor:
+    """Return the gradient of the margin by images (N, C, H, W), so many of them in a batch."""
+    parts = [
+        _Probe(model, images[rows], _pair(labels[rows], logits[rows]), seed).gradient()
+        for rows in torch.split(torch.arange(len(images)), at_a_time)
+    ]
+    return torch.cat(parts)
 
 
 def _pair(labels: Tensor, logits: Tensor) -> Tensor:
@@ -65,20 +73,19 @@ def _pair(labels: Tensor, logits: Tensor) -> Tensor:
     return torch.stack([labels, others.argmax(1)], 1)
 
 
-def _distance(one: Tensor, other: Tensor) -> Tensor:
+def distance(one: Tensor, other: Tensor) -> Tensor:
     """Return ‖one - other‖ / (‖one‖ + ‖other‖) for each row, (n,)."""
     shares: Tensor = (one - other).norm(dim=1) / (one.norm(dim=1) + other.norm(dim=1)).clamp_min(1e-30)
     return shares
 
 
-def _slopes(attacked: "_Probe", logits: Tensor, generator: torch.Generator) -> Slopes:
-    gradient, entropy = (each.flatten(1) for each in (attacked.gradient(), attacked.entropy_gradient()))
+def _slopes(attacked: "_Probe", logits: Tensor, gradient: Tensor, generator: torch.Generator) -> Slopes:
+    entropy = attacked.entropy_gradient().flatten(1)
     silent = (entropy.abs().amax(1) < UNDERFLOW) & (gradient.abs().amax(1) >= UNDERFLOW)
-    probe = _precise(attacked, generator)
-    precise, fine = probe.gradient(), FINE[probe.points.dtype]
-    direction = precise.sign()
-    useful = probe.slope(direction, STEP) / precise.flatten(1).abs().sum(1).clamp_min(1e-30)
-    disagree = _disagreement(probe, precise, generator)
+    inside = attacked.inside(generator)
+    fine, disagree, useful = _compare(inside, generator)
+    if (doubtful := disagree > DISAGREES).any():  # by rounding, or in truth: float64 tells, at three times the cost
+        fine, disagree[doubtful], useful[doubtful] = _compare(_precise(inside.of(doubtful)), generator)
     return Slopes(
         fine,
         gradient.isfinite().all(1),
@@ -88,6 +95,18 @@ def _slopes(attacked: "_Probe", logits: Tensor, generator: torch.Generator) -> S
         disagree,
         useful,
     )
+
+
+def _compare(probe: "_Probe", generator: torch.Generator) -> tuple[float, Tensor, Tensor]:
+    """Return the step of the differences, and how far they disagree with the gradient and how useful it is, (n,)."""
+    gradient, found, told = probe.gradient(), [], []
+    fine = FINE.get(probe.points.dtype, FINE[torch.float32])
+    for _ in range(DIRECTIONS):  # random ones, of ±1
+        signs = torch.randint(0, 2, gradient.shape, generator=generator).to(gradient) * 2 - 1
+        found.append(probe.slope(signs, fine))
+        told.append((gradient * signs).flatten(1).sum(1))
+    useful = probe.slope(gradient.sign(), STEP) / gradient.flatten(1).abs().sum(1).clamp_min(1e-30)
+    return fine, distance(torch.stack(found, 1), torch.stack(told, 1)).float(), useful.float()
 
 
 def entropy_gradient(model: nn.Module, images: Tensor, labels: Tensor, seed: int) -> Tensor:
@@ -112,6 +131,15 @@ class _Probe:
     points: Tensor
     pair: Tensor
     seed: int
+
+    def inside(self, generator: torch.Generator) -> "_Probe":
+        """Return the probe off the grid of 8-bit values and off the edges."""
+        noise = torch.rand(self.points.shape, generator=generator).to(self.points.device) - 0.5
+        return replace(self, points=self.points * (1 - 4 * STEP) + (2 + noise) * STEP)
+
+    def of(self, rows: Tensor) -> "_Probe":
+        """Return the probe of some points (n,)."""
+        return replace(self, points=self.points[rows], pair=self.pair[rows])
 
     def margin(self, points: Tensor) -> Tensor:
         """Return the margin (n,) at points (n, C, H, W)."""
@@ -140,25 +168,13 @@ class _Probe:
             return input_gradient(losses, leaf)
 
 
-def _precise(probe: _Probe, generator: torch.Generator) -> _Probe:
-    """Return the probe off the grid of 8-bit values and off the edges, in float64 where the model allows it."""
-    noise = torch.rand(probe.points.shape, generator=generator).to(probe.points.device) - 0.5
-    points = probe.points * (1 - 4 * STEP) + (2 + noise) * STEP
+def _precise(probe: _Probe) -> _Probe:
+    """Return the probe in float64 where the model allows it."""
     with suppress(Exception):  # whatever keeps a foreign model from being copied or from taking float64
-        double, pixels = separate_copy(probe.model).double(), points.double()
+        double, pixels = separate_copy(probe.model).double(), probe.points.double()
         if floating_types(double, pixels[:1]) == {torch.float64}:
             return _Probe(double, pixels, probe.pair, probe.seed)
-    return _Probe(probe.model, points, probe.pair, probe.seed)
-
-
-def _disagreement(probe: _Probe, gradient: Tensor, generator: torch.Generator) -> Tensor:
-    """Return ‖slopes - gradient's‖ / (‖slopes‖ + ‖gradient's‖), (n,), of slopes along random ±1 directions."""
-    found, told = [], []
-    for _ in range(DIRECTIONS):
-        signs = torch.randint(0, 2, gradient.shape, generator=generator).to(gradient) * 2 - 1
-        found.append(probe.slope(signs, FINE[probe.points.dtype]))
-        told.append((gradient * signs).flatten(1).sum(1))
-    return _distance(torch.stack(found, 1), torch.stack(told, 1))
+    return probe
 
 
 @contextmanager

@@ -17,17 +17,20 @@ from torch import Tensor, nn
 from attack.attacks.wrappers import Averaged
 from attack.checks.check import Check, Finding, Rules
 from attack.checks.gradients import (
+    DISAGREES,
     Slopes,
-    batches_disagree,
+    distance,
     entropy_gradient,
     floating_types,
     logits_of,
+    margin_gradient,
     same_numbers,
     slopes_at,
 )
 from attack.checks.robustness import wilson
 
-PASSES = 5
+PASSES, REPEATED = 5, 16  # of so many images
+SMALL_BATCH = 16
 RANDOM = 1e-4  # of normalised logits, as AutoAttack's flag has it
 OTHERWISE = 1e-2  # of normalised logits: kernels for other batch sizes round otherwise, but less
 ROW_SUMS = 1e-3  # probabilities sum to one, and log-probabilities' exponentials, up to rounding
@@ -36,11 +39,10 @@ DLR_CLASSES = 4  # the targeted DLR loss takes a third and a fourth logit
 SURE = 0.99  # confidence of each share that is compared with another
 NEARBY, SHIFT = 8 / 255, 0.1
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-DISAGREES = 0.2  # 0: difference and gradient are equal, 0.7: they have nothing to do with each other, 1: opposite
 MANY_ZEROS = 0.25  # of the elements: pixels that the gradient leaves out
 USEFUL = 0.5  # of the rise that a gradient tells, over a step along its sign
 SURVIVES = 0.1  # of the slope at a point must be left over a step
-NOISE, NOISES, FLIPS = 4 / 255, 10, 2
+NOISE, NOISES, FLIPS = 4 / 255, 6, 2
 # Shares of images that may show a defect: a check fails where Wilson's interval of the share lies above.
 NO_GRADIENT, WRONG_GRADIENT, SHATTERED, UNSTABLE, UNSTEADY = 0.01, 0.05, 0.25, 0.25, 0.1
 
@@ -78,9 +80,14 @@ class _Looked:
         return logits_of(self.model, self.images, self.seed)
 
     @cached_property
+    def gradient(self) -> Tensor:
+        """The margin's gradient at the images (N, C, H, W), in one batch."""
+        return margin_gradient(self.model, self.images, self.labels, self.logits, self.seed, len(self.images))
+
+    @cached_property
     def slopes(self) -> Slopes:
         """What is known of the gradient at each image."""
-        return slopes_at(self.model, self.images, self.labels, self.logits, self.seed)
+        return slopes_at(self.model, self.images, self.labels, self.logits, self.gradient, self.seed)
 
 
 MODE: Rules[_Looked] = Rules()
@@ -120,8 +127,9 @@ def _float32(looked: _Looked) -> Finding:
 def _repeatable(looked: _Looked) -> Finding:
     """A random model must be attacked on its average, not on one draw, else it only seems robust."""
     # Five passes give the same logits (fra31/auto-attack, `check_randomized`).
-    with same_numbers(looked.images, looked.seed):  # drawn on from pass to pass
-        first, *others = [looked.model(looked.images) for _ in range(PASSES)]
+    images = looked.images if isinstance(looked.model, Averaged) else looked.images[:REPEATED]
+    with same_numbers(images, looked.seed):  # drawn on from pass to pass
+        first, *others = [looked.model(images) for _ in range(PASSES)]
     if isinstance(looked.model, Averaged):  # the answers must be steady
         changed = torch.stack([other.argmax(1) != first.argmax(1) for other in others]).any(0)
         return _share(
@@ -299,5 +307,6 @@ def _lasting(looked: _Looked) -> Finding:
 @RULES.add("same gradient in any batch", "masking")
 def _same_gradient(looked: _Looked) -> Finding:
     """Attacks follow another gradient than the one that was checked."""
-    differ = batches_disagree(looked.model, looked.images, looked.labels, looked.logits, looked.seed)
+    small = margin_gradient(looked.model, looked.images, looked.labels, looked.logits, looked.seed, SMALL_BATCH)
+    differ = distance(looked.gradient.flatten(1), small.flatten(1))
     return _share(differ > DISAGREES, WRONG_GRADIENT, "have another gradient in a larger batch")
