@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from attack.attacks.attack import Norm, epsilon_name
+from attack.attacks.attack import AttackResult, Norm, epsilon_name
 from attack.checks.robustness import Cell, looked_at
 from attack.checks.verdict import Verdict
 from attack.evaluation.result import Result, check_output, read_result
@@ -47,15 +47,17 @@ def _documents(result: Result, folder: Path, dataset: str) -> Iterator[tuple[Pat
         name = epsilon_name(cell.epsilon) if cell.norm == "linf" else f"{cell.epsilon:.4g}"
         for attack in result.attacks:
             if (attack.name, attack.norm, attack.epsilon) == ("autoattack", cell.norm, cell.epsilon):
-                left = share(attack.robust[: looked_at(attack)]).mean
                 path = folder / THREATS[cell.norm] / f"{result.path.stem}-{name.replace('/', '_of_')}.json"
-                yield path, _fields(result, cell, verdict, name, left, dataset)
+                yield path, _fields(result, cell, verdict, name, attack, dataset)
                 found += 1
     if not found:
         raise InputError(f"{result.path} has no AutoAttack, which RobustBench asks for: attack with --suite full.")
 
 
-def _fields(result: Result, cell: Cell, verdict: Verdict, epsilon: str, left: float, dataset: str) -> dict[str, Any]:
+def _fields(
+    result: Result, cell: Cell, verdict: Verdict, epsilon: str, attack: AttackResult, dataset: str
+) -> dict[str, Any]:
+    left = share(attack.robust[: looked_at(attack)]).mean
     clean, worst, images = result.document["clean"], share(cell.robust), len(cell.robust)
     document = dict.fromkeys(BY_HAND) | {
         "number_forward_passes": 1,
@@ -66,6 +68,7 @@ def _fields(result: Result, cell: Cell, verdict: Verdict, epsilon: str, left: fl
         "autoattack_acc": f"{100 * left:.2f}",
         "unreliable": verdict.word == "masking suspected",
         "footnote": f"Clean accuracy of {clean['images']} test images, robust accuracy of {images} of them, "
-        f"95 % interval {100 * worst.low:.2f} to {100 * worst.high:.2f}; verdict of the evaluation: {verdict.word}.",
+        f"95 % interval {100 * worst.low:.2f} to {100 * worst.high:.2f}; verdict of the evaluation: {verdict.word}; "
+        f"AutoAttack's version: {attack.settings.get('version', 'standard')}.",
     }
     return document | ({"external": f"{100 * worst.mean:.2f}"} if worst.mean < left else {})
