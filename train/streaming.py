@@ -16,8 +16,7 @@ from torch.utils.data import IterableDataset
 from webdataset.compat import FluidInterface
 
 from stylize.console import InputError, counted
-from stylize.files import file_sha256
-from stylize.shards.index import ORIGIN_NAME, differs
+from stylize.shards.index import ORIGIN_NAME, check_whole
 from stylize.shards.manifest import Manifest, ShardEntry, read_manifest
 from stylize.shards.remote import RemoteFolder, is_url, shard_files
 from stylize.shards.shard import Sample, read_shard
@@ -54,8 +53,7 @@ class _Shards:
     def _lent(self, entry: ShardEntry) -> Iterator[Path]:
         path = self.folder / entry.name
         if self.url is None or path.exists():
-            if not path.exists() or file_sha256(path) != entry.sha256:
-                raise differs(path)
+            check_whole(path, entry)
             yield path
             return
         with tempfile.TemporaryDirectory() as folder:

@@ -8,9 +8,9 @@ from typing import Any
 from urllib.parse import quote
 
 from stylize.console import InputError
-from stylize.files import TEMPORARY_SUFFIX, file_sha256, temporary_path, write_atomically
+from stylize.files import TEMPORARY_SUFFIX, temporary_path, write_atomically
 from stylize.shards.card import CARD_NAME, read_facts, render_card
-from stylize.shards.index import differs
+from stylize.shards.index import check_whole
 from stylize.shards.manifest import MANIFEST_NAME, Manifest, ShardEntry, read_manifest
 from stylize.shards.remote import ShardFiles, shard_files
 from stylize.shards.shard import Sample, image_roles, read_shard, sample_members
@@ -18,7 +18,6 @@ from stylize.shards.shard import Sample, image_roles, read_shard, sample_members
 ORIGINAL, STYLIZED = "original", "stylized"
 # The manifest of the shards; no picture, and so ignored where the folder is read as a source.
 RECORDS = {"folder": "unpacked-from.json", "parquet": "parquet-from.json", "mds": "mds-from.json"}
-RECORDS = {"folder": "unpacked-from.json", "parquet": "parquet-from.json", "mds": "mds-from.json"}  # the manifest
 MAX_NAME = 200  # bytes, of 255 that file systems take
 Report = Callable[[int], None]
 
@@ -60,8 +59,7 @@ def _claim(out: Path, form: str, files: ShardFiles) -> None:
 
 def _samples(files: ShardFiles, shard: ShardEntry) -> Iterator[Sample]:
     with files.lend(shard) as path:
-        if not path.is_file() or file_sha256(path) != shard.sha256:
-            raise differs(path)
+        check_whole(path, shard)
         yield from read_shard(path)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stylize.console import InputError, counted
-from stylize.files import write_atomically
+from stylize.files import file_sha256, write_atomically
 from stylize.shards.card import CARD_NAME, CROISSANT_NAME, NO_FACTS, Facts, write_card
 from stylize.shards.manifest import SPLITS, Manifest, ShardEntry
 from stylize.shards.shard import SampleLocation, index_shard, open_shard, read_span, read_spans, shard_members
@@ -162,6 +162,12 @@ def _locations(path: Path, entry: ShardEntry, copies: int, classes: int) -> list
 def _check_there(path: Path, entry: ShardEntry) -> None:
     """Raise `InputError` where a shard is missing or of another size than the manifest's."""
     if not path.is_file() or path.stat().st_size != entry.bytes:
+        raise differs(path)
+
+
+def check_whole(path: Path, entry: ShardEntry) -> None:
+    """Raise `InputError` where a shard is missing or has another SHA-256 than the manifest's."""
+    if not path.is_file() or file_sha256(path) != entry.sha256:
         raise differs(path)
 
 

@@ -4,7 +4,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -77,15 +78,21 @@ def test_an_error_in_a_worker_is_one_sentence(make_shard_folder: ShardFolderMake
     assert "\n" not in str(caught.value)
 
 
-def test_a_killed_worker_is_one_sentence(make_shard_folder: ShardFolderMaker) -> None:
-    samples = PairedShards(make_shard_folder(train=600), "train")
+def read_by_one_worker(shards: Path) -> tuple[Iterator[object], BaseProcess]:
+    """Return what is left after the first batch, and the worker that loads it."""
+    samples = PairedShards(shards, "train")
     batches = EpochBatches(np.arange(len(samples)), 6, seed=0)
     views = TrainingViews(samples, np.arange(len(samples)), image_preset("small", 16), 0, "copy")
     earlier = set(multiprocessing.active_children())
     batches_read = plain_errors(training_loader(views, batches, 1, pin_memory=False))
     next(batches_read)
-    for worker in set(multiprocessing.active_children()) - earlier:
-        os.kill(worker.pid or 0, signal.SIGKILL)
+    (worker,) = set(multiprocessing.active_children()) - earlier
+    return batches_read, worker
+
+
+def test_a_killed_worker_is_one_sentence(make_shard_folder: ShardFolderMaker) -> None:
+    batches_read, worker = read_by_one_worker(make_shard_folder(train=600))
+    os.kill(worker.pid or 0, signal.SIGKILL)
     with pytest.raises(InputError, match=r"was killed.*lower --workers"):
         list(batches_read)
 
@@ -94,13 +101,7 @@ def test_a_worker_that_hangs_is_one_sentence(
     make_shard_folder: ShardFolderMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("train.loading.PATIENCE", 60)
-    samples = PairedShards(make_shard_folder(train=600), "train")
-    batches = EpochBatches(np.arange(len(samples)), 6, seed=0)
-    views = TrainingViews(samples, np.arange(len(samples)), image_preset("small", 16), 0, "copy")
-    earlier = set(multiprocessing.active_children())
-    batches_read = iter(training_loader(views, batches, 1, pin_memory=False))
-    next(batches_read)
-    (worker,) = set(multiprocessing.active_children()) - earlier
+    batches_read, worker = read_by_one_worker(make_shard_folder(train=600))
     monkeypatch.setattr("train.loading.PATIENCE", 1)
     os.kill(worker.pid or 0, signal.SIGSTOP)
     with pytest.raises(InputError, match="not answered for 10 minutes"):
