@@ -25,8 +25,7 @@ from stylize.console.params import (
 from stylize.console.settings import options_of
 from stylize.interruption import imports_torch
 from stylize.shards.remote import DEFAULT_CACHE, DEFAULT_GB, Cache, CacheGigabytes, opened_shards
-from train.architectures import ARCHITECTURE_HELP, TIMM
-from train.config import PRESETS, TrainConfig, with_preset
+from train.config import ARCHITECTURE_HELP, PRESETS, TIMM, TrainConfig, with_preset
 
 GRID = ("method", "arch", "set", "seed")  # in the order of dvc.yaml
 

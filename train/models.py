@@ -16,15 +16,7 @@ from torchvision import models
 from stylize.console import InputError, counted
 from stylize.console.references import is_reference, load_reference, reason_of
 from stylize.files import read_weights
-from train.architectures import (
-    IMAGENET,
-    LITE0,
-    SCRATCH,
-    SMALL,
-    TIMM,
-    check_architecture,
-    similar,
-)
+from train.config import IMAGENET, LITE0, SCRATCH, SMALL, TIMM, check_architecture, similar
 
 _WIDTHS = (32, 128, 128)
 _LOGIT_SCALE = 1 / 9  # keeps the first logits near 0, as the head has no weight decay of its own
