@@ -15,9 +15,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from attack.attacks.attack import OWN_NORMS, Attacked, AttackResult, Loss, Norm, attack_loss, misclassified, size
+from attack.attacks.attack import (
+    OWN_NORMS,
+    Attacked,
+    AttackResult,
+    Averaged,
+    Loss,
+    Norm,
+    attack_loss,
+    misclassified,
+    size,
+)
+from attack.attacks.own import WithGradientOf
 from attack.attacks.paper_path import AttackPath
-from attack.attacks.wrappers import Averaged, WithGradientOf
 from attack.checks.attacks import check_copies, check_errors, check_path
 from attack.checks.check import Check
 from attack.checks.model import check_model
