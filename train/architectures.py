@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable
 
 from stylize.console import InputError
-from stylize.references import is_reference
+from stylize.console.references import is_reference
 
 TIMM, LITE0, SMALL = "timm/", "efficientnet_lite0", "small"
 ARCHITECTURE_HELP = (

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Option
 
 from stylize.console import InputError, option_name
-from stylize.settings import OneOf, check_settings
+from stylize.console.settings import OneOf, check_settings
 from train.architectures import ARCHITECTURE_HELP, IMAGENET, SCRATCH, SMALL, STEMS, check_architecture
 
 if TYPE_CHECKING:

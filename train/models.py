@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from stylize.console import InputError, counted
+from stylize.console.references import is_reference, load_reference, reason_of
 from stylize.files import read_weights
-from stylize.references import is_reference, load_reference, reason_of
 from train.architectures import (
     IMAGENET,
     LITE0,

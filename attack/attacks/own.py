@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from attack.attacks.attack import BATCH_SIZE, Attacked, LossFunction, Norm, batches, check_images, counting, size
 from stylize.console import InputError
-from stylize.references import load_reference, reason_of
+from stylize.console.references import load_reference, reason_of
 
 ROUNDING = 1e-4  # of the radius: pixels are float32
 

@@ -39,8 +39,8 @@ from attack.evaluation.result import (
 from attack.evaluation.suite import Planned, main_attack, plan_attacks
 from attack.evaluation.target import Target, classify_split, open_model, without_tf32
 from stylize.console import InputError, counted
+from stylize.console.references import load_reference
 from stylize.files import file_sha256, write_atomically
-from stylize.references import load_reference
 from train.models import call_reference
 from train.records import describe_environment
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from attack.attacks.attack import separate_copy
 from attack.evaluation.images import ProgressReport
 from stylize.console import InputError
+from stylize.console.references import is_reference
 from stylize.files import file_sha256, given_name
-from stylize.references import is_reference
 from stylize.shards.manifest import MANIFEST_NAME, Manifest, read_manifest
 from train import ModelCard, TestImage, load_model, load_test_images
 from train.augment import PAPER_SIZE

@@ -9,11 +9,11 @@ import typer
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from stylize.console import InputError, console, counted, literal
+from stylize.console.settings import options_of
 from stylize.files import write_atomically
 from stylize.interruption import imports_torch
 from stylize.jobs.spec import ShardOptions
 from stylize.networks.limits import MIN_SIDE
-from stylize.settings import options_of
 from stylize.shards.decode import PictureError, decode_picture
 from stylize.shards.manifest import Manifest, read_manifest
 from stylize.shards.remote import ShardFiles, shard_files

@@ -11,9 +11,9 @@ from typing import Annotated, Any
 import typer
 
 from stylize.console import BYTES, InputError, console, counted, counted_progress, print_notice
+from stylize.console.settings import options_of
 from stylize.interruption import imports_torch
 from stylize.jobs.spec import DATA_HELP, Decoder, Encoder, ShardOptions
-from stylize.settings import options_of
 from stylize.shards.manifest import FAILURES_NAME, MANIFEST_NAME, Manifest, inspect_manifest, read_manifest
 from stylize.shards.tools import spec_text
 
