@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from stylize.console import InputError
 from train.config import IMAGE_PRESETS
@@ -107,7 +107,8 @@ def _shift_columns(source: NDArray[np.void], target: NDArray[np.void], start: in
 def _paper_recipe() -> Callable[[Tensor], Tensor]:
     from torchvision.transforms import v2
 
-    return v2.Compose([v2.RandomResizedCrop(PAPER_SIZE, antialias=True), v2.RandomHorizontalFlip()])
+    recipe: nn.Module = v2.Compose([v2.RandomResizedCrop(PAPER_SIZE, antialias=True), v2.RandomHorizontalFlip()])
+    return recipe
 
 
 def _paper_augment(samples: Sequence[Pixels], entropies: Sequence[int]) -> Tensor:
