@@ -21,11 +21,11 @@ from stylize.console.settings import options_of
 from stylize.files import given_name, write_atomically
 from stylize.interruption import imports_torch
 from stylize.jobs.spec import ShardOptions
-from stylize.networks.limits import MIN_SIDE
+from stylize.networks import MIN_SIDE
+from stylize.shards import Sample, index_shard, open_shard, read_sample, read_shard
 from stylize.shards.decode import PictureError, decode_picture
 from stylize.shards.manifest import Manifest, read_manifest
 from stylize.shards.remote import ShardFiles, is_url, shard_files
-from stylize.shards.shard import Sample, index_shard, open_shard, read_sample, read_shard
 from stylize.sources.folder import list_pictures
 
 if TYPE_CHECKING:

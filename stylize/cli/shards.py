@@ -11,7 +11,7 @@ from stylize.console import Effort, InputError, console, counted, counted_progre
 from stylize.console.settings import options_of
 from stylize.interruption import imports_torch
 from stylize.jobs.spec import ShardOptions
-from stylize.networks.limits import COLOURS
+from stylize.networks import COLOURS
 
 if TYPE_CHECKING:
     from stylize.jobs.job import Job

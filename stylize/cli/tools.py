@@ -233,8 +233,8 @@ def images(
     data: Annotated[str, typer.Option("--data", "--source", help=DATA_HELP)] = ShardOptions.data,
 ) -> None:
     """Write a data set's untouched images as one zip of class folders."""
+    from stylize.sources import export_images
     from stylize.sources.opening import open_source
-    from stylize.sources.source import export_images
 
     options = ShardOptions(data=data, **given)
     source = open_source(data, seed=options.seed, test_fraction=options.test_fraction)

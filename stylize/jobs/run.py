@@ -41,7 +41,7 @@ from stylize.jobs.receipts import (
 from stylize.jobs.spec import ShardPlan, Spec, plan_shards, shard_sizes
 from stylize.networks.devices import find_devices
 from stylize.shards.manifest import MANIFEST_NAME, Manifest, read_manifest
-from stylize.sources.source import Source
+from stylize.sources import Source
 
 CORES_PER_PROCESS = 4  # which one process keeps busy with decoding and encoding, as Python's threads take turns
 SHARDS_PER_PROCESS = 25  # from which another process on a GPU saves the seconds that it takes to start

@@ -16,9 +16,9 @@ from stylize.jobs.job import Job
 from stylize.jobs.run import make_shards
 from stylize.networks.styles import Style
 from stylize.networks.stylizer import Pixels, Stylizer
+from stylize.shards import Sample, read_shard, write_shard
 from stylize.shards.decode import decode_picture
 from stylize.shards.manifest import Flag, Manifest, ShardEntry, read_manifest, write_manifest
-from stylize.shards.shard import Sample, read_shard, write_shard
 
 Noise = Callable[..., Pixels]
 Encode = Callable[..., bytes]
