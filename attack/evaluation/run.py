@@ -14,9 +14,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from attack.attacks.attack import OWN_NORMS, Attacked, AttackResult, Loss, Norm, attack_loss, misclassified, size
+from attack.attacks.attack import (
+    OWN_NORMS,
+    Attacked,
+    AttackResult,
+    Averaged,
+    Loss,
+    Norm,
+    attack_loss,
+    misclassified,
+    size,
+)
+from attack.attacks.own import WithGradientOf
 from attack.attacks.paper_path import AttackPath
-from attack.attacks.wrappers import Averaged, WithGradientOf
 from attack.checks.attacks import check_errors, check_path
 from attack.checks.check import Check
 from attack.checks.model import check_model
@@ -39,8 +49,8 @@ from attack.evaluation.result import (
 from attack.evaluation.suite import Planned, main_attack, plan_attacks
 from attack.evaluation.target import Target, answers, classify_split, open_model, without_tf32
 from stylize.console import InputError, counted
+from stylize.console.references import load_reference
 from stylize.files import file_sha256, write_atomically
-from stylize.references import load_reference
 from train.models import call_reference
 from train.records import describe_environment
 
@@ -260,10 +270,9 @@ def _attack(
         attacked = planned.attack(target.network, pixels, labels)
         loss = planned.settings.get("loss")
         settings |= {"outside": attacked.outside} if attacked.outside else {}
-        started = time.perf_counter()
         found = evaluate_images(target.network, pixels, attacked.images, labels, planned.norm, batch_size, loss)
         try:
-            again = right_afresh(target, attacked.images, labels, batch_size, time.perf_counter() - started)
+            again = right_afresh(target, attacked.images, labels, batch_size)
         except InputError as error:
             settings["copy_error"] = str(error)
             return attacked, found

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from attack.attacks.attack import separate_copy
 from attack.evaluation.images import ProgressReport
 from stylize.console import InputError
+from stylize.console.references import is_reference
 from stylize.files import file_sha256, given_name
-from stylize.references import is_reference
 from stylize.shards.manifest import MANIFEST_NAME, Manifest, read_manifest
 from train import ModelCard, TestImage, load_model, load_test_images
 from train.augment import PAPER_SIZE
@@ -62,8 +62,8 @@ class Target:
 
     @property
     def reopened(self) -> bool:
-        """Whether a function of the user's own makes the network: its modules may hold what copies share."""
-        return any(map(is_reference, (self.reference, self.card.arch)))
+        """Whether the network is opened again instead of copied: code of the user's own may hold what copies share."""
+        return is_reference(self.reference)
 
     @property
     def sees(self) -> tuple[int, str]:

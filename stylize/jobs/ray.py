@@ -21,8 +21,8 @@ from stylize.jobs.job import Job
 from stylize.jobs.make_shard import start_workers
 from stylize.jobs.run import Notice, make_or_reuse, run_job
 from stylize.jobs.spec import ShardPlan, Spec
+from stylize.shards.diff import diff_specs
 from stylize.shards.manifest import Manifest
-from stylize.shards.tools import diff_specs
 from stylize.sources.source import Source
 
 GONE_SECONDS = 20  # after which a cluster is given up; Ray ends the whole program after 60
