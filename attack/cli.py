@@ -256,7 +256,7 @@ def export(
     dataset: Annotated[str | None, typer.Option(help="RobustBench's name of the data. [default: the shards']")] = None,
 ) -> None:
     """Write results as RobustBench's `model_info` files."""
-    from attack.report.robustbench import export_results
+    from attack.report.build import export_results
 
     for path in export_results(results, out, dataset):
         console.print(str(path), highlight=False)

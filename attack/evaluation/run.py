@@ -34,7 +34,6 @@ from attack.checks.planted import check_planted
 from attack.checks.robustness import worst_case
 from attack.checks.verdict import evaluate
 from attack.evaluation.config import AttackConfig
-from attack.evaluation.fresh import right_afresh
 from attack.evaluation.images import ImageSet, ProgressReport, choose_images, load_image_set
 from attack.evaluation.paper_path import attack_along_path, path_attack, path_section
 from attack.evaluation.result import (
@@ -47,7 +46,7 @@ from attack.evaluation.result import (
     read_attack,
 )
 from attack.evaluation.suite import Planned, main_attack, plan_attacks
-from attack.evaluation.target import Target, answers, classify_split, open_model, without_tf32
+from attack.evaluation.target import Target, answers, classify_split, open_model, right_afresh, without_tf32
 from stylize.console import InputError, counted
 from stylize.console.references import load_reference
 from stylize.files import file_sha256, write_atomically

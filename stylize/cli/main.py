@@ -25,7 +25,7 @@ from stylize.console.params import (
     placed,
     read_section,
 )
-from stylize.jobs.spec import ShardOptions
+from stylize.jobs import ShardOptions
 
 
 def check_params(app: typer.Typer, path: Path) -> None:

@@ -20,7 +20,7 @@ from stylize.console import InputError, console, counted, literal
 from stylize.console.settings import options_of
 from stylize.files import given_name, write_atomically
 from stylize.interruption import imports_torch
-from stylize.jobs.spec import ShardOptions
+from stylize.jobs import ShardOptions
 from stylize.networks import MIN_SIDE
 from stylize.shards import Sample, index_shard, open_shard, read_sample, read_shard
 from stylize.shards.decode import PictureError, decode_picture

@@ -13,8 +13,8 @@ from typing import Any, TextIO, TypeVar
 
 from stylize.console import InputError, Report, counted, option_name
 from stylize.files import file_sha256, remove_leftovers, wait_for_turn
+from stylize.jobs import SAMPLES_PER_SHARD, ShardOptions, spec_digest
 from stylize.jobs.job import Failure
-from stylize.jobs.spec import SAMPLES_PER_SHARD, ShardOptions, spec_digest
 from stylize.shards import Sample, write_shard
 from stylize.shards.card import card_files
 from stylize.shards.diff import diff_specs, spec_text

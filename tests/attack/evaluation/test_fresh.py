@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from attack import open_model
-from attack.evaluation.fresh import right_afresh
+from attack.evaluation.target import right_afresh
 from stylize.console import InputError
 
 MODULE = """
@@ -60,7 +60,7 @@ def test_a_memory_in_a_global_is_left_behind(
     (tmp_path / f"{name}.py").write_text(MODULE.replace("{there}", there))
     monkeypatch.syspath_prepend(tmp_path)
     if "sleep" in there:
-        monkeypatch.setattr("attack.evaluation.fresh.PATIENCE", 1)
+        monkeypatch.setattr("attack.evaluation.target.PATIENCE", 1)
     target = open_model(f"{name}:network", make_shard_folder())
     images, labels = torch.full((3, 3, 16, 16), 0.4), torch.tensor([0, 0, 1])
     attacked = images + torch.tensor([0.15, 0.35, 0.35]).view(3, 1, 1, 1)
