@@ -19,7 +19,7 @@ from pathlib import Path
 import io, sys
 from PIL import Image
 from stylize.files import file_sha256
-from stylize.shards.shard import Sample, write_shard
+from stylize.shards import Sample, write_shard
 from stylize.shards.manifest import Manifest, ShardEntry, write_manifest
 folder, shards, samples = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 buffer = io.BytesIO()

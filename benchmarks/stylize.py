@@ -40,9 +40,9 @@ from stylize.networks.styles import Style, load_styles
 from stylize.networks.stylizer import DTYPES, OPENVINO_DTYPES, Stylizer
 from stylize.networks.weights import Pair, load_pair
 from stylize.shards.decode import decode_picture
+from stylize.sources import Source
 from stylize.sources.opening import open_source
 from stylize.sources.shapes import draw_shape
-from stylize.sources.source import Source
 
 LOOP_STYLE_SIDE = 512  # of the published tools, the short one
 LOOP_STYLE_SHAPE = (640, 480)  # of the style's file, as many paintings

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from stylize.console import InputError
-from stylize.references import is_reference
-from stylize.settings import OneOf, check_settings
+from stylize.console.references import is_reference
+from stylize.console.settings import OneOf, check_settings
 
 if TYPE_CHECKING:
     from attack.attacks.attack import Norm

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from attack.attacks.attack import separate_copy
 from attack.evaluation.images import ProgressReport
 from stylize.console import InputError
+from stylize.console.references import is_reference
 from stylize.files import file_sha256, given_name
-from stylize.references import is_reference
 from stylize.shards.manifest import MANIFEST_NAME, Manifest, read_manifest
 from train import ModelCard, TestImage, load_model, load_test_images
 from train.augment import PAPER_SIZE
@@ -34,7 +34,7 @@ class Target:
 
     It maps float32 pixels (B, 3, H, W) in [0, 1] to logits (B, classes). `reference` is how it was named; `sha256` is
     of the model's file or, where there is none, of its tensors, name and code. `untouched` is a copy that no image went
-    through, None where the network cannot be copied.
+    through, None where the network cannot be copied or is opened again instead (`reopened`).
     """
 
     network: nn.Module
@@ -59,6 +59,11 @@ class Target:
     def test_images(self) -> int:
         """Number of images in the test split."""
         return self.manifest.samples("test")
+
+    @property
+    def reopened(self) -> bool:
+        """Whether the network is opened again instead of copied: code of the user's own may hold what copies share."""
+        return is_reference(self.reference)
 
     @property
     def sees(self) -> tuple[int, str]:
@@ -122,7 +127,7 @@ def _opened(target: Target) -> Target:
             )
     target.network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     with suppress(Exception):  # whatever keeps a foreign network from being copied: a check says so
-        target = replace(target, untouched=separate_copy(target.network))
+        target = target if target.reopened else replace(target, untouched=separate_copy(target.network))
     _check_outputs(target)
     return target
 
@@ -223,6 +228,13 @@ def logits_of(target: Target, pixels: Tensor) -> Tensor:
     with torch.autocast(target.device.type, enabled=False), without_tf32():
         logits: Tensor = _ask(target, pixels.to(target.device))
     return logits
+
+
+@torch.no_grad()
+def answers(model: nn.Module, images: Tensor, batch_size: int) -> Tensor:
+    """Return a model's logits (N, classes) of images (N, 3, H, W) on its device, without autocast."""
+    with torch.autocast(images.device.type, enabled=False):
+        return torch.cat([model(batch) for batch in torch.split(images, batch_size)])
 
 
 def image_batches(target: Target, batch_size: int, keys: set[str] | None = None) -> Iterator[list[TestImage]]:

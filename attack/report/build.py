@@ -13,9 +13,8 @@ from attack.attacks.attack import Norm
 from attack.evaluation.paper_path import Curve
 from attack.evaluation.result import Result, check_output, metrics, read_result
 from attack.evaluation.transfer import read_transfer
-from attack.report.comparable import why_apart
 from attack.report.figures import figure_bytes, panel_figure, path_panel, read_examples, read_png, security_panel
-from attack.report.groups import Group, group_results, read_measurements, take_in
+from attack.report.groups import Group, group_results, read_measurements, take_in, why_apart
 from attack.report.page import GENERATOR, Extras, render_page
 from stylize.console import InputError, literal
 from stylize.files import file_sha256, given_name, write_atomically

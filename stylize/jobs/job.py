@@ -13,14 +13,14 @@ from PIL import Image, ImageOps
 from stylize.console import InputError, print_notice
 from stylize.jobs.spec import ShardOptions, Spec, make_spec
 from stylize.jobs.stylizers import OwnStylizer, open_own_stylizer
-from stylize.networks.limits import COLOURS, MIN_SIDE
+from stylize.networks import COLOURS, MIN_SIDE
 from stylize.networks.styles import load_styles
 from stylize.networks.stylizer import Pixels, Stylizer, golden_style, self_test
 from stylize.networks.weights import load_pair
 from stylize.shards.decode import MAX_PIXELS, PictureError, decode, decode_picture
 from stylize.shards.picture_files import decode_plain_jpeg
+from stylize.sources import Source
 from stylize.sources.opening import open_source
-from stylize.sources.source import Source
 
 COMPILED_PIXELS = 10**10  # from which a GPU saves the minute that compiling takes
 _PILLOW_FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}

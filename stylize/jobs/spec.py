@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from stylize.console import InputError, option_name
-from stylize.networks.limits import FEATURES, MIN_SIDE, TORCHVISION, TRANSFERS, check_transfer
-from stylize.references import is_reference
-from stylize.settings import OneOf, check_settings
-from stylize.shards.shard import CODECS, MAX_COPIES
-from stylize.sources.source import Source
+from stylize.console.references import is_reference
+from stylize.console.settings import OneOf, check_settings
+from stylize.networks import FEATURES, MIN_SIDE, TORCHVISION, TRANSFERS, check_transfer
+from stylize.shards import CODECS, MAX_COPIES
+from stylize.sources import Source
 from stylize.sources.splits import check_fraction
 
 if TYPE_CHECKING:

@@ -21,12 +21,12 @@ from stylize.jobs.spec import ShardOptions, make_spec
 from stylize.networks.adain import AdaINNetwork, Decoder, Encoder
 from stylize.networks.styles import Style
 from stylize.networks.stylizer import Pixels, Stylizer
+from stylize.shards import Sample, read_shard
 from stylize.shards.manifest import read_manifest
-from stylize.shards.shard import Sample, read_shard
 from stylize.shards.verify import verify_shards
+from stylize.sources import Source
 from stylize.sources.opening import open_source
 from stylize.sources.shapes import CLASS_NAMES, draw_shape
-from stylize.sources.source import Source
 
 Run = Callable[..., tuple[int, str, str]]
 Maker = Callable[..., Path]

@@ -21,8 +21,8 @@ from stylize.jobs.job import Job, open_job
 from stylize.jobs.run import make_shards
 from stylize.jobs.spec import ShardOptions
 from stylize.networks.stylizer import Pixels, Stylizer
+from stylize.shards import Sample, read_shard, write_shard
 from stylize.shards.manifest import read_manifest, write_manifest
-from stylize.shards.shard import Sample, read_shard, write_shard
 from stylize.shards.verify import verify_shards
 from tests.stylize.jobs.contents import contents
 

@@ -15,9 +15,9 @@ from stylize.jobs.run import Part, make_part, make_shards, publish_parts
 from stylize.jobs.spec import ShardOptions, plan_shards
 from stylize.networks.styles import load_styles
 from stylize.networks.stylizer import Pixels
+from stylize.shards import Sample, read_shard
 from stylize.shards.decode import decode_picture
 from stylize.shards.manifest import read_manifest
-from stylize.shards.shard import Sample, read_shard
 from stylize.shards.verify import verify_shards
 from tests.stylize.jobs.contents import contents
 from tests.stylize.jobs.own_stylizers import Network, seen
