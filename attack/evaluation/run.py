@@ -33,7 +33,7 @@ from attack.checks.model import check_model
 from attack.checks.planted import check_planted
 from attack.checks.robustness import worst_case
 from attack.checks.verdict import evaluate
-from attack.evaluation.config import AttackConfig
+from attack.evaluation.config import AttackConfig, with_batch_size
 from attack.evaluation.images import ImageSet, ProgressReport, choose_images, load_image_set
 from attack.evaluation.paper_path import attack_along_path, path_attack, path_section
 from attack.evaluation.result import (
@@ -80,7 +80,8 @@ def attack_model(
         InputError: a file is missing or damaged, or the class names differ.
     """
     check_output(out)
-    target = _stand_in(open_model(model, shards), config)
+    opened = open_model(model, shards)
+    target, config = _stand_in(opened, config), with_batch_size(config, opened.card.image_size)
     own = [*config.attack, *config.loss, *([config.surrogate] if config.surrogate else [])]
     files = [sys.modules[load_reference(name, "Function").__module__].__file__ for name in own]
     code = [file_sha256(Path(file)) for file in files if file]
