@@ -14,10 +14,18 @@ from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from attack.evaluation.images import ProgressReport, check_positive, choose_images, image_order
 from attack.evaluation.result import check_output, encode_result
 from attack.evaluation.shape_bias import share
-from attack.evaluation.target import Target, image_batches, open_model, predict
+from attack.evaluation.target import (
+    ProgressReport,
+    Target,
+    check_positive,
+    choose_images,
+    image_batches,
+    image_order,
+    open_model,
+    predict,
+)
 from stylize.console import InputError
 from stylize.files import file_sha256, write_atomically
 from train import image_preset

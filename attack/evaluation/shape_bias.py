@@ -10,10 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from attack.checks.robustness import wilson
-from attack.evaluation.images import ProgressReport, check_positive
 from attack.evaluation.result import check_output, encode_result
 from attack.evaluation.statistics import share as mean_share
-from attack.evaluation.target import Target, classes_of, classify_split, image_batches, logits_of, open_model
+from attack.evaluation.target import (
+    ProgressReport,
+    Target,
+    check_positive,
+    classes_of,
+    classify_split,
+    image_batches,
+    logits_of,
+    open_model,
+)
 from stylize.console import InputError
 from stylize.files import write_atomically
 from stylize.shards import read_shard
