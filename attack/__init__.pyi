@@ -39,7 +39,7 @@ from .evaluation.statistics import share as share
 from .evaluation.target import Target as Target
 from .evaluation.target import open_model as open_model
 from .evaluation.transfer import attack_transfer as attack_transfer
+from .report.build import export_results as export_results
 from .report.build import write_report as write_report
-from .report.robustbench import export_results as export_results
 
 __version__: str

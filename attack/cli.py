@@ -10,8 +10,7 @@ from rich.table import Table
 
 from attack.evaluation.config import AttackConfig, TransferConfig
 from stylize.console import InputError, command_app, console, counted, run_command_line, shown_progress
-from stylize.interruption import imports_torch
-from stylize.params import (
+from stylize.console.params import (
     PARAMS,
     check_list,
     check_options,
@@ -21,7 +20,8 @@ from stylize.params import (
     read_section,
     shard_folders,
 )
-from stylize.settings import options_of
+from stylize.console.settings import options_of
+from stylize.interruption import imports_torch
 from stylize.shards.remote import DEFAULT_CACHE, DEFAULT_GB, Cache, CacheGigabytes, opened_shards
 
 if TYPE_CHECKING:
@@ -256,7 +256,7 @@ def export(
     dataset: Annotated[str | None, typer.Option(help="RobustBench's name of the data. [default: the shards']")] = None,
 ) -> None:
     """Write results as RobustBench's `model_info` files."""
-    from attack.report.robustbench import export_results
+    from attack.report.build import export_results
 
     for path in export_results(results, out, dataset):
         console.print(str(path), highlight=False)

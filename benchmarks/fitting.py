@@ -29,9 +29,9 @@ def measure(side: int, pairings: int, seconds: float) -> Row:
     """Return updates/s on the best device, and batches/s that one process draws."""
     import torch
 
+    from stylize.fitting import FitSettings, Phase
     from stylize.fitting.data import CropBatches, open_pool
     from stylize.fitting.decoder import DecoderFit
-    from stylize.fitting.settings import FitSettings, Phase
     from stylize.networks.weights import default_decoder_file, embedded_encoder
     from stylize.sources.shapes import draw_shape
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import io, sys
 from PIL import Image
 from stylize.files import file_sha256
-from stylize.shards.shard import Sample, write_shard
+from stylize.shards import Sample, write_shard
 from stylize.shards.manifest import Manifest, ShardEntry, write_manifest
 folder, shards, samples = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 buffer = io.BytesIO()
@@ -52,7 +52,7 @@ STEPS = {
 }
 PLAN = """
 from types import SimpleNamespace
-from stylize.jobs.spec import plan_shards
+from stylize.jobs import plan_shards
 images = int(sys.argv[2])
 spec = SimpleNamespace(seed=0, counts={"train": images}, samples_per_shard=1000)
 source = SimpleNamespace(splits=("train",), count=lambda split: images)
@@ -61,7 +61,7 @@ next(plan_shards(spec, source))
 PREAMBLE = """
 import sys
 from pathlib import Path
-import stylize.jobs.spec, stylize.shards.verify, train.pairs
+import stylize.jobs, stylize.shards.verify, train.pairs
 folder = Path(sys.argv[1])
 """
 

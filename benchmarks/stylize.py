@@ -30,19 +30,19 @@ from torchvision.transforms.functional import resize
 
 from benchmarks.rivals import rivals
 from stylize.console import InputError, console
+from stylize.jobs import ShardOptions
 from stylize.jobs.job import open_job
 from stylize.jobs.make_shard import start_workers
 from stylize.jobs.run import make_shards
-from stylize.jobs.spec import ShardOptions
 from stylize.networks.adain import AdaINNetwork, stylization_flops
 from stylize.networks.devices import best_dtype, find_device, matrix_rate
 from stylize.networks.styles import Style, load_styles
 from stylize.networks.stylizer import DTYPES, OPENVINO_DTYPES, Stylizer
 from stylize.networks.weights import Pair, load_pair
 from stylize.shards.decode import decode_picture
+from stylize.sources import Source
 from stylize.sources.opening import open_source
 from stylize.sources.shapes import draw_shape
-from stylize.sources.source import Source
 
 LOOP_STYLE_SIDE = 512  # of the published tools, the short one
 LOOP_STYLE_SHAPE = (640, 480)  # of the style's file, as many paintings

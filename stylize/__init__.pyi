@@ -5,13 +5,13 @@ from .cli.preview import shard_sheet as shard_sheet
 from .cli.preview import style_sheet as style_sheet
 from .console import InputError as InputError
 from .fitting.styles import fit_styles as fit_styles
+from .jobs import ShardOptions as ShardOptions
+from .jobs import Spec as Spec
 from .jobs.estimate import Estimate as Estimate
 from .jobs.estimate import estimate_run as estimate_run
 from .jobs.job import Job as Job
 from .jobs.job import open_job as open_job
 from .jobs.run import make_shards as make_shards
-from .jobs.spec import ShardOptions as ShardOptions
-from .jobs.spec import Spec as Spec
 from .networks.adain import AdaINNetwork as AdaINNetwork
 from .networks.adain import Decoder as Decoder
 from .networks.adain import Encoder as Encoder
@@ -30,14 +30,14 @@ from .networks.weights import load_decoder as load_decoder
 from .networks.weights import load_encoder as load_encoder
 from .networks.weights import load_pair as load_pair
 from .networks.weights import save_decoder as save_decoder
+from .shards import Sample as Sample
+from .shards import read_shard as read_shard
+from .shards import write_shard as write_shard
 from .shards.manifest import Manifest as Manifest
 from .shards.manifest import ShardEntry as ShardEntry
 from .shards.manifest import read_manifest as read_manifest
-from .shards.shard import Sample as Sample
-from .shards.shard import read_shard as read_shard
-from .shards.shard import write_shard as write_shard
 from .shards.verify import verify_shards as verify_shards
+from .sources import Source as Source
 from .sources.opening import open_source as open_source
-from .sources.source import Source as Source
 
 __version__: str

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from stylize.files import file_sha256
+from stylize.shards import Sample, write_shard
 from stylize.shards.manifest import Manifest, ShardEntry, write_manifest
-from stylize.shards.shard import Sample, write_shard
 
 ShardFolderMaker = Callable[..., Path]
 _FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from attack import AttackConfig, attack_model
+from stylize.shards import read_shard, sample_members
 from stylize.shards.manifest import read_manifest
-from stylize.shards.shard import read_shard, sample_members
 from stylize.sources.patterns import PATTERN_NAMES
 from train import build_model
 

@@ -20,7 +20,7 @@ import stylize.cli.main
 import train.cli
 from stylize.cli.main import check_params
 from stylize.console import InputError
-from stylize.params import FORBIDDEN, check_set_name, read_section
+from stylize.console.params import FORBIDDEN, check_set_name, read_section
 
 PROJECT = Path(__file__).parents[1]
 Params = dict[str, Any]

@@ -14,6 +14,8 @@ from tests.test_imports import PACKAGES, imported
 ROOT = Path(__file__).parents[1]
 SCRIPTS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 STAGES: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+# A stage need not name what no result depends on: lazy names of the public API, and what starts the command line.
+FRONTS = {ROOT / package / file for package in PACKAGES for file in ("__init__.py", "__main__.py")}
 
 
 def files_of(name: str) -> Iterator[Path]:
@@ -89,7 +91,7 @@ def test_an_edit_to_what_a_stage_imports_reruns_it(name: str) -> None:
     listed = commands if isinstance(commands, list) else [commands]
     ours = [command for command in listed if not command.startswith("echo ")]
     needed, given = set[Path]().union(*map(reached, ours)), code_dependencies(stage)
-    assert missing(needed, given) == []
+    assert missing(needed - FRONTS, given) == []
     assert superfluous(needed, given) == []
 
 

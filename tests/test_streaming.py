@@ -30,7 +30,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow:Depreca
 @pytest.fixture(scope="module", autouse=True)
 def older_server_of_workers() -> None:
     """Start the process that forks workers before credentials are there, as a notebook does that sets them late."""
-    process_context(1)
+    process_context()
 
 
 @pytest.fixture

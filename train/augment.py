@@ -1,4 +1,7 @@
-"""What training does to images: the same crop and flip for both of a pair, and the partners that methods ask for."""
+"""What training does to images: the same crop and flip for both of a pair, and the partners that methods ask for.
+
+Importing torchvision's transforms takes seconds: the functions that need them do it.
+"""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,9 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torchvision.transforms import InterpolationMode, v2
-from torchvision.transforms.v2 import functional
+from torch import Tensor, nn
 
 from stylize.console import InputError
 from train.config import IMAGE_PRESETS
@@ -59,6 +60,9 @@ def resize_square(images: Tensor, size: int) -> Tensor:
     """Resize (V, 3, H, W) to (V, 3, size, size), bilinear with antialiasing; images of that size stay untouched."""
     if images.shape[-2:] == (size, size):
         return images
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms.v2 import functional
+
     resized: Tensor = functional.resize(images, [size, size], InterpolationMode.BILINEAR, antialias=True)
     return resized
 
@@ -99,7 +103,12 @@ def _shift_columns(source: NDArray[np.void], target: NDArray[np.void], start: in
         target[..., size - start :] = source[..., size - 1 - start : size - 1][..., ::-1]
 
 
-_PAPER_RECIPE = v2.Compose([v2.RandomResizedCrop(PAPER_SIZE, antialias=True), v2.RandomHorizontalFlip()])
+@cache
+def _paper_recipe() -> Callable[[Tensor], Tensor]:
+    from torchvision.transforms import v2
+
+    recipe: nn.Module = v2.Compose([v2.RandomResizedCrop(PAPER_SIZE, antialias=True), v2.RandomHorizontalFlip()])
+    return recipe
 
 
 def _paper_augment(samples: Sequence[Pixels], entropies: Sequence[int]) -> Tensor:
@@ -108,7 +117,7 @@ def _paper_augment(samples: Sequence[Pixels], entropies: Sequence[int]) -> Tenso
     Sizes and places of crops are relative to the picture's, so the distribution is the same up to rounding to pixels,
     and one resampling is enough: faster, and sharper.
     """
-    cropped = _seeded(_PAPER_RECIPE, (torch.from_numpy(images).permute(0, 3, 1, 2) for images in samples), entropies)
+    cropped = _seeded(_paper_recipe(), (torch.from_numpy(images).permute(0, 3, 1, 2) for images in samples), entropies)
     return torch.stack([images.permute(0, 2, 3, 1) for images in cropped]).permute(0, 1, 4, 2, 3)
 
 
@@ -122,31 +131,33 @@ def _seeded(transform: Callable[[Tensor], Tensor], inputs: Iterable[Tensor], see
     return outputs
 
 
-_TRIVIAL = v2.TrivialAugmentWide()
-
-
 def _trivial_augment(
     crop: Callable[[Sequence[Pixels], Sequence[int]], Tensor], samples: Sequence[Pixels], entropies: Sequence[int]
 ) -> Tensor:
-    images = crop(samples, entropies)
-    return torch.stack(_seeded(_TRIVIAL, images, (hashed("trivial", entropy) for entropy in entropies)))
+    from torchvision.transforms import v2
 
-
-_JITTER = v2.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)
-# Hendrycks et al. (2020): three chains of one to three operations, none of them a corruption of ImageNet-C.  Their
-# levels are uniform up to 3 of 10; torchvision's four are 0, 1/9, 2/9 and 3/9 of the greatest.
-_AUGMIX = v2.AugMix(severity=4, mixture_width=3, chain_depth=-1, alpha=1.0, all_ops=False)
+    images, seeds = crop(samples, entropies), (hashed("trivial", entropy) for entropy in entropies)
+    return torch.stack(_seeded(v2.TrivialAugmentWide(), images, seeds))
 
 
 def jitter(image: Tensor) -> Tensor:
     """Return a uint8 image (3, H, W) with random brightness, contrast, saturation and hue; Pillow's code is faster."""
-    jittered: Tensor = functional.pil_to_tensor(_JITTER(functional.to_pil_image(image)))
+    from torchvision.transforms.v2 import ColorJitter, functional
+
+    change = ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)
+    jittered: Tensor = functional.pil_to_tensor(change(functional.to_pil_image(image)))
     return jittered
 
 
 def augmix(image: Tensor) -> Tensor:
-    """Return a random mixture of a uint8 image (3, H, W) and three chains of operations on it (AugMix)."""
-    mixture: Tensor = _AUGMIX(image)
+    """Return a random mixture of a uint8 image (3, H, W) and three chains of operations on it (AugMix).
+
+    As by Hendrycks et al. (2020) the chains have one to three operations, none of them a corruption of ImageNet-C.
+    Their levels are uniform up to 3 of 10; torchvision's four are 0, 1/9, 2/9 and 3/9 of the greatest.
+    """
+    from torchvision.transforms import v2
+
+    mixture: Tensor = v2.AugMix(severity=4, mixture_width=3, chain_depth=-1, alpha=1.0, all_ops=False)(image)
     return mixture
 
 

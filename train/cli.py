@@ -11,8 +11,7 @@ import typer
 from rich.table import Table
 
 from stylize.console import InputError, command_app, console, run_command_line
-from stylize.interruption import imports_torch
-from stylize.params import (
+from stylize.console.params import (
     PARAMS,
     check_list,
     check_options,
@@ -23,10 +22,10 @@ from stylize.params import (
     read_section,
     shard_folders,
 )
-from stylize.settings import options_of
+from stylize.console.settings import options_of
+from stylize.interruption import imports_torch
 from stylize.shards.remote import DEFAULT_CACHE, DEFAULT_GB, Cache, CacheGigabytes, opened_shards
-from train.architectures import ARCHITECTURE_HELP, TIMM
-from train.config import PRESETS, TrainConfig, with_preset
+from train.config import ARCHITECTURE_HELP, PRESETS, TIMM, TrainConfig, with_preset
 
 GRID = ("method", "arch", "set", "seed")  # in the order of dvc.yaml
 

@@ -1,7 +1,8 @@
 """The settings of a training run: options of `train run`, their defaults, ranges and presets."""
 
+import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -10,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Option
 
 from stylize.console import InputError, option_name
-from stylize.settings import OneOf, check_settings
-from train.architectures import ARCHITECTURE_HELP, IMAGENET, SCRATCH, SMALL, STEMS, check_architecture
+from stylize.console.references import is_reference
+from stylize.console.settings import OneOf, check_settings
 
 if TYPE_CHECKING:
     from train.methods import Settings
@@ -25,6 +26,12 @@ DISTANCES = ("mse", "kl", "jsd", "cosine")
 IMAGE_PRESETS = ("auto", "paper", "small")
 AUGMENTS = ("none", "trivial")
 LOGS = ("none", "dvclive", "tensorboard")
+TIMM, LITE0, SMALL = "timm/", "efficientnet_lite0", "small"
+ARCHITECTURE_HELP = (
+    f"a torchvision classifier such as resnet34, {TIMM}NAME, {LITE0}, {SMALL}, or your own package.module:function."
+)
+STEMS = ("standard", "small")
+SCRATCH, IMAGENET = "scratch", "imagenet"
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("cosine", "linear", "constant")
@@ -60,6 +67,23 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "validation_fraction": 0.02,
     },
 }
+
+
+def check_architecture(name: str) -> None:
+    """Raise `InputError` where no network can have this name; `make_network` finds out whether code of others has."""
+    if name in (LITE0, SMALL) or name.startswith(TIMM) or is_reference(name):
+        return
+    from torchvision import models  # which takes seconds
+
+    known = models.list_models(module=models)
+    if name not in known:
+        raise InputError(f"Unknown architecture {name!r}{similar(name, known)}: give {ARCHITECTURE_HELP}")
+
+
+def similar(name: str, names: Iterable[str]) -> str:
+    """Return a question that names the nearest of some names, if any is near."""
+    near = difflib.get_close_matches(name, names, n=3)
+    return f" (did you mean {' or '.join(near)}?)" if near else ""
 
 
 def _number(text: str) -> float:

@@ -181,7 +181,7 @@ class Loader(Iterable[Batch]):
             num_workers=workers,
             persistent_workers=workers > 0 and "sampler" in options,
             worker_init_fn=partial(_start_worker, dict(os.environ)),
-            multiprocessing_context=process_context(workers),
+            multiprocessing_context=process_context() if workers else None,
             **options,
         )
 
@@ -277,10 +277,8 @@ def _end_with_main_process() -> None:
         os._exit(1)
 
 
-def process_context(workers: int) -> multiprocessing.context.BaseContext | None:
+def process_context() -> "multiprocessing.context.SpawnContext | multiprocessing.context.ForkServerContext":
     """Start workers from a clean server process: forking one that runs threads (torch, progress bar) may deadlock."""
-    if workers == 0:
-        return None
     main = sys.modules["__main__"]
     if not Path(getattr(main, "__file__", None) or __file__).exists():
         del main.__file__  # a script from standard input, which workers would look for

@@ -12,8 +12,6 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
-from torchvision.transforms import v2
-from torchvision.tv_tensors import Video
 
 from stylize.console import InputError
 from train.batch_norm import fresh_statistics, synchronised, with_auxiliary
@@ -72,10 +70,13 @@ def mix(config: TrainConfig, views: Tensor, labels: Tensor, classes: int) -> tup
     Mixup (Zhang et al. 2018) blends them, CutMix (Yun et al. 2019) puts a box of the other one in; with both, a fair
     coin decides for each batch.  Draws from PyTorch's generator.  Mixed labels are probabilities (B, classes).
     """
+    if not (config.mixup or config.cutmix):
+        return views, labels
+    from torchvision.transforms import v2  # which takes seconds
+    from torchvision.tv_tensors import Video
+
     kinds = ((v2.MixUp, config.mixup), (v2.CutMix, config.cutmix))
     mixers = [kind(alpha=alpha, num_classes=classes) for kind, alpha in kinds if alpha]
-    if not mixers:
-        return views, labels
     mixer = mixers[0] if len(mixers) == 1 else v2.RandomChoice(mixers)
     mixed, targets = mixer(Video(views), labels)  # torchvision treats the frames of a video alike
     return mixed.as_subclass(Tensor), targets

@@ -13,8 +13,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from stylize.console import InputError, counted
+from stylize.console.references import is_reference
 from stylize.files import why_unreadable, write_atomically
-from stylize.references import is_reference
 from train.models import build_model
 
 FORMAT_NAME = "stylized-pairing model"

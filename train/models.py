@@ -11,20 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
-from torchvision import models
 
 from stylize.console import InputError, counted
+from stylize.console.references import is_reference, load_reference, reason_of
 from stylize.files import read_weights
-from stylize.references import is_reference, load_reference, reason_of
-from train.architectures import (
-    IMAGENET,
-    LITE0,
-    SCRATCH,
-    SMALL,
-    TIMM,
-    check_architecture,
-    similar,
-)
+from train.config import IMAGENET, LITE0, SCRATCH, SMALL, TIMM, check_architecture, similar
 
 _WIDTHS = (32, 128, 128)
 _LOGIT_SCALE = 1 / 9  # keeps the first logits near 0, as the head has no weight decay of its own
@@ -246,6 +237,8 @@ def make_network(arch: str, num_classes: int, stem: str = "standard") -> Network
 
 
 def _torchvision(arch: str, num_classes: int) -> Network:
+    from torchvision import models  # which takes seconds
+
     module = models.get_model(arch, weights=None, **_OPTIONS.get(arch, {}))
     head = [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)][-1]
     old = module.get_submodule(head)  # its successor has PyTorch's default initialisation

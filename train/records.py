@@ -20,9 +20,8 @@ import torch
 from stylize.console import InputError
 from stylize.files import file_sha256, write_atomically
 from stylize.shards.manifest import MANIFEST_NAME, read_manifest
-from train.architectures import IMAGENET, SCRATCH
 from train.augment import ImagePreset
-from train.config import TrainConfig
+from train.config import IMAGENET, SCRATCH, TrainConfig
 from train.distributed import World, loading_workers, uses_bf16, uses_sync_batchnorm
 from train.evaluation import Metrics
 from train.loading import is_streamed

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from stylize.console import InputError, LiteralConsole, Show, counted, shown_progress
-from stylize.references import is_reference
+from stylize.console.references import is_reference
 from stylize.shards.manifest import read_manifest
 from stylize.shards.verify import has_single_class, sanity_warnings
 from train.augment import VIEWS, image_preset

@@ -16,10 +16,10 @@ from torch.utils.data import IterableDataset
 from webdataset.compat import FluidInterface
 
 from stylize.console import InputError, counted
+from stylize.shards import Sample, read_shard
 from stylize.shards.index import ORIGIN_NAME, check_whole
 from stylize.shards.manifest import Manifest, ShardEntry, read_manifest
 from stylize.shards.remote import RemoteFolder, is_url, shard_files
-from stylize.shards.shard import Sample, read_shard
 from train.augment import VIEWS, ImagePreset, SampleBatch
 from train.config import TrainConfig
 from train.distributed import World

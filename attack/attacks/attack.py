@@ -212,6 +212,23 @@ class CountedModel(nn.Module):
         return losses.detach(), misclassified(logits.detach(), labels), gradient
 
 
+class Averaged(nn.Module):
+    """The mean logits of several draws of a random model, and with them the mean of their gradients.
+
+    So attacks follow the expectation over the model's randomness (EOT, Athalye et al. 2018).
+    """
+
+    def __init__(self, model: nn.Module, draws: int) -> None:
+        super().__init__()
+        self.model = model
+        self.draws = draws
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (B, classes) of images (B, C, H, W)."""
+        logits: Tensor = sum(self.model(images) for _ in range(self.draws)) / self.draws
+        return logits
+
+
 def input_gradient(values: Tensor, images: Tensor) -> Tensor:
     """Return the gradient of the sum of `values` by images (B, C, H, W); zeros where the model cuts its graph."""
     found = torch.autograd.grad(values.sum(), images, allow_unused=True)[0] if values.requires_grad else None

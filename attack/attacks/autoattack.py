@@ -1,8 +1,10 @@
 """APGD and the whole AutoAttack, by the library of its authors."""
 
+import hashlib
 import importlib
 import logging
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Literal
@@ -21,9 +23,14 @@ from attack.attacks.attack import (
     check_numbers,
     counting,
     misclassified,
+    per_image,
+    size,
 )
 from stylize.console import InputError
 
+Part = Literal["apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "square"]
+STANDARD: tuple[Part, ...] = ("apgd-ce", "apgd-t", "fab-t", "square")
+RAND: tuple[Part, ...] = ("apgd-ce", "apgd-dlr")
 _FEWEST_CLASSES = 4  # that the targeted DLR loss is defined for
 
 
@@ -103,6 +110,36 @@ def _climb_to_targets(attack: Any, counted: CountedModel, images: Tensor, labels
     return found
 
 
+Nearest = dict[bytes, Tensor]  # by the SHA-256 of an image's pixels, the nearest error that FAB found
+
+
+def _approach_targets(
+    fab: Any, counted: CountedModel, norm: Norm, nearest: Nearest, images: Tensor, labels: Tensor
+) -> Tensor:
+    """Run FAB towards the most likely wrong class, then towards the next ones where no error is within the radius.
+
+    FAB minimises the norm whatever the radius, without random numbers. So what all targets found for an image is kept
+    in `nearest`, and serves other radii.
+    """
+    keys = [hashlib.sha256(image.cpu().numpy().tobytes()).digest() for image in images]
+    found = torch.stack([nearest.get(key, image) for key, image in zip(keys, images, strict=True)])
+    left = torch.tensor([row for row, key in enumerate(keys) if key not in nearest], device=images.device)
+    distance = torch.full(labels.shape, math.inf, device=images.device)
+    for nth in range(2, fab.n_target_classes + 2):
+        if not len(left):
+            break
+        fab.target_class = nth
+        with torch.no_grad():
+            reached = fab.attack_single_run(images[left], labels[left], is_targeted=True)
+        moved = size(reached - images[left], norm)
+        nearer = counted.scores(reached, labels[left], "ce")[1] & (moved < distance[left])
+        found[left[nearer]], distance[left[nearer]] = reached[nearer], moved[nearer]
+        left = left[distance[left] > fab.eps]
+    nearest.update((keys[row], found[row]) for row in left.tolist())
+    within = size(found - images, norm) <= fab.eps
+    return torch.where(per_image(within), found, images)
+
+
 def autoattack(
     model: nn.Module,
     images: Tensor,
@@ -110,37 +147,44 @@ def autoattack(
     *,
     epsilon: float,
     norm: Norm = "linf",
-    version: Literal["standard", "rand"] = "standard",
+    parts: Sequence[Part] = STANDARD,
+    nearest: Nearest | None = None,
     seed: int = 0,
     batch_size: int = BATCH_SIZE,
 ) -> Attacked:
     """Attack with the standard ensemble: APGD-CE, targeted APGD-DLR, targeted FAB, and Square with 5,000 queries.
 
-    The version `rand` for random models has APGD-CE and APGD-DLR alone; give it a model that averages over draws.
-
     Each attacks the images that those before it left classified correctly; the targeted ones try the 9 most likely
     wrong classes, or all where there are fewer. An image comes back unchanged where it is wrong already, or where all
     fail. Random numbers are drawn per batch: `batch_size` and the images beside an image are part of the seed.
 
-    The arguments are those of `pgd`, and the norm `l1` beside; the global random numbers are left as they were.
+    `parts` names the attacks to run, in their order; `RAND` is the library's version for random models, to be given a
+    model that averages over draws. A dictionary `nearest` lets calls with one model and norm, and other radii, share
+    what FAB finds, which knows no radius. The other arguments are those of `pgd`, and the norm `l1` beside; the global
+    random numbers are left as they were.
 
     Raises:
         InputError: the extra `attacks` is not installed, the model has fewer than 4 classes, a module is in training
             mode, or an argument is out of range.
     """
-
-    def ensemble(standard: Any, counted: CountedModel) -> Sequence[_Attack]:
-        if version == "rand":
-            return partial(_climb, standard.apgd, counted, "ce"), partial(_climb, standard.apgd, counted, "dlr")
-        standard.fab.targeted = True
-        return (
-            partial(_climb, standard.apgd, counted, "ce"),
-            partial(_climb_to_targets, standard.apgd_targeted, counted),
-            standard.fab.perturb,
-            standard.square.perturb,
-        )
-
-    return _in_turn(ensemble, model, images, labels, norm, epsilon, seed, batch_size)
+    check_images(model, images, labels)
+    check_numbers(norm, norms=NORM_NAMES, epsilon=epsilon, batch_size=batch_size)
+    images = images.contiguous()  # the library takes views
+    found, wrong = images.clone(), torch.zeros(len(images), dtype=torch.bool, device=images.device)
+    # The library seeds torch's global random numbers, which come back as they were.
+    with counting(model) as counted, torch.random.fork_rng([images.device] if images.is_cuda else []):
+        attacks: Sequence[_Attack] = ()
+        if len(images):
+            standard = _standard(counted, images, norm, epsilon, seed)
+            known = {} if nearest is None else nearest
+            attacks = (_stay, *(_part(name, standard, counted, norm, known) for name in parts))
+        for attack in attacks:
+            for rows in batches(~wrong, batch_size):
+                torch.manual_seed(seed)
+                adversarial = attack(images[rows], labels[rows])
+                fooled = counted.scores(adversarial, labels[rows], "ce")[1]
+                wrong[rows], found[rows[fooled]] = fooled, adversarial[fooled]
+    return Attacked(found, counted.forwards, counted.backwards)
 
 
 def apgd(
@@ -158,41 +202,24 @@ def apgd(
 
     All else is as in `autoattack`.
     """
-
-    def only(standard: Any, counted: CountedModel) -> Sequence[_Attack]:
-        return (partial(_climb, standard.apgd, counted, loss),)
-
-    return _in_turn(only, model, images, labels, norm, epsilon, seed, batch_size)
+    part: Part = "apgd-ce" if loss == "ce" else "apgd-dlr"
+    return autoattack(model, images, labels, epsilon=epsilon, norm=norm, parts=[part], seed=seed, batch_size=batch_size)
 
 
 _Attack = Callable[[Tensor, Tensor], Tensor]
 
 
-def _in_turn(
-    choose: Callable[[Any, CountedModel], Sequence[_Attack]],
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    norm: Norm,
-    epsilon: float,
-    seed: int,
-    batch_size: int,
-) -> Attacked:
-    """Run attacks of the library one after the other, each on the images that are still classified correctly."""
-    check_images(model, images, labels)
-    check_numbers(norm, norms=NORM_NAMES, epsilon=epsilon, batch_size=batch_size)
-    images = images.contiguous()  # the library takes views
-    found, wrong = images.clone(), torch.zeros(len(images), dtype=torch.bool, device=images.device)
-    # The library seeds torch's global random numbers, which come back as they were.
-    with counting(model) as counted, torch.random.fork_rng([images.device] if images.is_cuda else []):
-        attacks: Sequence[_Attack] = ()
-        if len(images):
-            standard = _standard(counted, images, norm, epsilon, seed)
-            attacks = (lambda images, _labels: images, *choose(standard, counted))
-        for attack in attacks:
-            for rows in batches(~wrong, batch_size):
-                torch.manual_seed(seed)
-                adversarial = attack(images[rows], labels[rows])
-                fooled = counted.scores(adversarial, labels[rows], "ce")[1]
-                wrong[rows], found[rows[fooled]] = fooled, adversarial[fooled]
-    return Attacked(found, counted.forwards, counted.backwards)
+def _stay(images: Tensor, _labels: Tensor) -> Tensor:
+    return images
+
+
+def _part(name: Part, standard: Any, counted: CountedModel, norm: Norm, nearest: Nearest) -> _Attack:
+    """Return one of the library's attacks as a function of images and labels."""
+    attacks: Mapping[Part, _Attack] = {
+        "apgd-ce": partial(_climb, standard.apgd, counted, "ce"),
+        "apgd-dlr": partial(_climb, standard.apgd, counted, "dlr"),
+        "apgd-t": partial(_climb_to_targets, standard.apgd_targeted, counted),
+        "fab-t": partial(_approach_targets, standard.fab, counted, norm, nearest),
+        "square": standard.square.perturb,
+    }
+    return attacks[name]

@@ -1,4 +1,4 @@
-"""Attacks and losses of the user's own: what they return is checked before it counts."""
+"""Attacks, losses and surrogates of the user's own: what they return is checked before it counts."""
 
 from collections.abc import Callable, Collection
 from contextlib import suppress
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from attack.attacks.attack import BATCH_SIZE, Attacked, LossFunction, Norm, batches, check_images, counting, size
 from stylize.console import InputError
-from stylize.references import load_reference, reason_of
+from stylize.console.references import load_reference, reason_of
 
 ROUNDING = 1e-4  # of the radius: pixels are float32
 
@@ -66,6 +66,25 @@ def own_attack(
         return Attacked(found, counted.forwards, counted.backwards, outside=int((~inside).sum()))
 
     return attack
+
+
+class WithGradientOf(nn.Module):
+    """The logits of a model with the gradient of a surrogate (BPDA, Athalye et al. 2018)."""
+
+    def __init__(self, model: nn.Module, surrogate: nn.Module) -> None:
+        super().__init__()
+        self.model, self.surrogate = model, surrogate
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (B, classes) of images (B, C, H, W); raise `InputError` where the surrogate has others."""
+        logits: Tensor = self.model(images.detach())
+        if not (images.requires_grad and torch.is_grad_enabled()):
+            return logits
+        gives_way: Tensor = self.surrogate(images)
+        if gives_way.shape != logits.shape:
+            found, wanted = tuple(gives_way.shape), tuple(logits.shape)
+            raise InputError(f"The surrogate's logits have the shape {found}: give a network that returns {wanted}.")
+        return logits.detach() + gives_way - gives_way.detach()
 
 
 def _call(function: Callable[..., Any], title: str, *arguments: Any, **options: Any) -> Any:

@@ -77,7 +77,7 @@ def check_attacks(attacks: Sequence[AttackResult], clean: Sequence[bool], classe
     yield from OVERALL.check(_Evaluation(attacks, clean))
     if errors := {attack.title: attack.settings["error"] for attack in attacks if "error" in attack.settings}:
         yield check_errors(errors)
-    if asked := [attack for attack in attacks if "copy_differs" in attack.settings]:
+    if asked := [attack for attack in attacks if {"copy_differs", "copy_error"} & attack.settings.keys()]:
         yield check_copies(asked)
     for norm, epsilon in radii(attacks):
         same = [attack for attack in attacks if attack.norm == norm]
@@ -132,17 +132,18 @@ def check_errors(errors: Mapping[str, str]) -> Check:
     )
 
 
-def check_copies(attacks: Sequence[AttackResult] | None) -> Check:
-    """See that a copy of the model that no image went through answers as the model does; None: it cannot be copied."""
-    most, allowed = 0.0, COPY_DIFFERS
-    for settings in (attack.settings for attack in attacks or ()):
+def check_copies(attacks: Sequence[AttackResult]) -> Check:
+    """See that a model which no image went through answers as the model does."""
+    most, allowed, error = 0.0, COPY_DIFFERS, ""
+    for settings in (attack.settings for attack in attacks):
         allowed = DRAW_DIFFERS if "eot" in settings else COPY_DIFFERS
-        if settings["copy_differs"] > 1:  # a single image may be rounding
+        error = error or settings.get("copy_error", "")
+        if settings.get("copy_differs", 0) > 1:  # a single image may be rounding
             most = max(most, settings["copy_differs"] / settings["attacked"])
     return Check(
         "a fresh copy answers alike",
-        attacks is not None and most <= allowed,
-        f"it answers otherwise on up to {most:.1%} of an attack's images" if attacks else "the model cannot be copied",
+        not error and most <= allowed,
+        error or f"it answers otherwise on up to {most:.1%} of an attack's images",
         "The model remembers earlier images: what accuracy it has depends on what it saw before.",
         {"share": most},
     )

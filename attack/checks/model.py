@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attack.attacks.wrappers import Averaged
+from attack.attacks.attack import Averaged
 from attack.checks.check import Check, Finding, Rules
 from attack.checks.gradients import (
     DISAGREES,

@@ -6,8 +6,7 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
-from attack.attacks.attack import Attacked, Norm, size, steepest
-from attack.attacks.wrappers import Averaged
+from attack.attacks.attack import Attacked, Averaged, Norm, size, steepest
 from attack.checks.check import Check, Failure, could_not_run
 from attack.checks.gradients import logits_of
 from attack.checks.robustness import wilson

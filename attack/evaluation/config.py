@@ -2,15 +2,15 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from stylize.console import InputError
-from stylize.references import is_reference
-from stylize.settings import OneOf, check_settings
+from stylize.console.references import is_reference
+from stylize.console.settings import OneOf, check_settings
 
 if TYPE_CHECKING:
     from attack.attacks.attack import Norm
@@ -35,7 +35,7 @@ EPSILON = typer.Option(
 )
 Images = Annotated[int, typer.Option(min=1, help="Test images to evaluate on, the same for every model.")]
 Epsilons = Annotated[tuple[float, ...], EPSILON]
-BatchSize = Annotated[int, typer.Option(min=1, help="Images attacked at a time.")]
+BatchSize = Annotated[int, typer.Option(min=0, help="Images attacked at a time; 0: 200 of 32 px, 50 of 64 px or more.")]
 Seed = Annotated[
     int, typer.Option(min=0, max=2**32 - 1, help="Chooses another list of images, and the attacks' random points.")
 ]
@@ -47,7 +47,7 @@ class TransferConfig:
 
     images: Images = 200
     epsilons: Epsilons = (2 / 255, 8 / 255)
-    batch_size: BatchSize = 50
+    batch_size: BatchSize = 0
     seed: Seed = 0
 
     def __post_init__(self) -> None:
@@ -61,7 +61,7 @@ class AttackConfig:
 
     The test images are the first by hash of (seed, key), whether the model is right on them or not. Where
     `strong_images` is None, all meet the slow attacks; else robust accuracy is of so many alone. `batch_size` changes
-    results by float rounding only.
+    results by float rounding, and AutoAttack's by its random numbers.
     """
 
     suite: Annotated[
@@ -99,7 +99,7 @@ class AttackConfig:
             help="package.module:function of a network whose gradient stands in for the model's. [default: none]"
         ),
     ] = None
-    batch_size: BatchSize = 50
+    batch_size: BatchSize = 0
     seed: Seed = 0
 
     def __post_init__(self) -> None:
@@ -120,6 +120,17 @@ class AttackConfig:
         """The norms and radii to attack within."""
         every: dict[str, tuple[float, ...]] = {"linf": self.epsilons, "l2": self.epsilons_l2, "l1": self.epsilons_l1}
         return [(norm, epsilon) for norm in self.norm.split(",") for epsilon in every[norm]]  # type: ignore[misc]
+
+
+_Config = TypeVar("_Config", TransferConfig, AttackConfig)
+
+
+def with_batch_size(config: _Config, side: int) -> _Config:
+    """Return a config whose batches, where it does not say how large, suit images of so many pixels a side.
+
+    They hold as many pixels as 50 images of 64 px, but 50 to 200 images: small ones keep no core busy.
+    """
+    return config if config.batch_size else replace(config, batch_size=min(max(50 * 64**2 // side**2, 50), 200))
 
 
 def _check_norms(given: str, radii: Mapping[str, Sequence[float]]) -> None:

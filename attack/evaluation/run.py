@@ -1,6 +1,5 @@
 """One model attacked by a suite and checked; every finished attack is kept."""
 
-import copy
 import json
 import math
 import sys
@@ -15,16 +14,26 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from attack.attacks.attack import OWN_NORMS, Attacked, AttackResult, Loss, Norm, attack_loss, misclassified, size
+from attack.attacks.attack import (
+    OWN_NORMS,
+    Attacked,
+    AttackResult,
+    Averaged,
+    Loss,
+    Norm,
+    attack_loss,
+    misclassified,
+    size,
+)
+from attack.attacks.own import WithGradientOf
 from attack.attacks.paper_path import AttackPath
-from attack.attacks.wrappers import Averaged, WithGradientOf
-from attack.checks.attacks import check_copies, check_errors, check_path
+from attack.checks.attacks import check_errors, check_path
 from attack.checks.check import Check
 from attack.checks.model import check_model
 from attack.checks.planted import check_planted
 from attack.checks.robustness import worst_case
 from attack.checks.verdict import evaluate
-from attack.evaluation.config import AttackConfig
+from attack.evaluation.config import AttackConfig, with_batch_size
 from attack.evaluation.images import ImageSet, ProgressReport, choose_images, load_image_set
 from attack.evaluation.paper_path import attack_along_path, path_attack, path_section
 from attack.evaluation.result import (
@@ -37,10 +46,10 @@ from attack.evaluation.result import (
     read_attack,
 )
 from attack.evaluation.suite import Planned, main_attack, plan_attacks
-from attack.evaluation.target import Target, classify_split, open_model, without_tf32
+from attack.evaluation.target import Target, answers, classify_split, open_model, right_afresh, without_tf32
 from stylize.console import InputError, counted
+from stylize.console.references import load_reference
 from stylize.files import file_sha256, write_atomically
-from stylize.references import load_reference
 from train.models import call_reference
 from train.records import describe_environment
 
@@ -71,7 +80,8 @@ def attack_model(
         InputError: a file is missing or damaged, or the class names differ.
     """
     check_output(out)
-    target = _stand_in(open_model(model, shards), config)
+    opened = open_model(model, shards)
+    target, config = _stand_in(opened, config), with_batch_size(config, opened.card.image_size)
     own = [*config.attack, *config.loss, *([config.surrogate] if config.surrogate else [])]
     files = [sys.modules[load_reference(name, "Function").__module__].__file__ for name in own]
     code = [file_sha256(Path(file)) for file in files if file]
@@ -207,8 +217,6 @@ def _check_target(target: Target, images: ImageSet, config: AttackConfig) -> dic
     started = time.perf_counter()
     pixels, labels = (part[:CHECKED_IMAGES] for part in (images.pixels, images.labels))
     checks = [*check_model(target.network, pixels, labels, seed=config.seed)]
-    if target.untouched is None:
-        checks.append(check_copies(None))
     if config.suite != "paper":
         for norm, epsilon in (radius for radius in config.radii if radius[0] in OWN_NORMS):
             attack = main_attack(config, norm, epsilon)
@@ -230,8 +238,8 @@ def run_attack(
     the state that the earlier attacks within its radius left them in, so that `robust` is the attack's own where it
     looked, and the worst case so far elsewhere; `settings` says how many images it looked at, and how many it met.
 
-    An image withstands where the model and a copy of it that no image went through yet both are right, because a model
-    that remembers what it saw can answer right from memory. `settings` says on how many the copy answers otherwise.
+    An image withstands where the model and one like it that saw no image yet (`right_afresh`) both are right, because a
+    model that remembers what it saw can answer from memory. `settings` says on how many images the two differ.
     """
     started = time.perf_counter()
     before, looked_at, rows = _met(planned, clean, earlier, config)
@@ -263,10 +271,11 @@ def _attack(
         loss = planned.settings.get("loss")
         settings |= {"outside": attacked.outside} if attacked.outside else {}
         found = evaluate_images(target.network, pixels, attacked.images, labels, planned.norm, batch_size, loss)
-        if target.untouched is None:
+        try:
+            again = right_afresh(target, attacked.images, labels, batch_size)
+        except InputError as error:
+            settings["copy_error"] = str(error)
             return attacked, found
-        fresh, last_first = copy.deepcopy(target.untouched), attacked.images.flip(0)
-        again = (~misclassified(_logits(fresh, last_first, batch_size), labels.flip(0))).flip(0).tolist()
         settings["copy_differs"] = sum(one != other for one, other in zip(found.robust, again, strict=True))
         return attacked, found._replace(robust=[one and other for one, other in zip(found.robust, again, strict=True)])
     settings["error"] = errors[0]
@@ -295,19 +304,12 @@ def evaluate_images(
 
     With a loss, that of the images as they were is computed too; without, both mean losses are 0.
     """
-    end, first, last = _logits(model, attacked, batch_size), 0.0, 0.0
+    end, first, last = answers(model, attacked, batch_size), 0.0, 0.0
     if loss:
-        start = _logits(model, images, batch_size)
+        start = answers(model, images, batch_size)
         first, last = (float(attack_loss(loss, logits, labels).double().mean()) for logits in (start, end))
     moves = attacked.double() - images.double()
     return Evaluated((~misclassified(end, labels)).tolist(), first, last, size(moves, norm).tolist())
-
-
-@torch.no_grad()
-def _logits(model: nn.Module, images: Tensor, batch_size: int) -> Tensor:
-    """Return the logits (B, classes) of images, without autocast."""
-    with torch.autocast(images.device.type, enabled=False):
-        return torch.cat([model(batch) for batch in torch.split(images, batch_size)])
 
 
 def _losses(found: Evaluated, last_losses: Tensor | None) -> dict[str, float]:

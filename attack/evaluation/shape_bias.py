@@ -16,8 +16,8 @@ from attack.evaluation.statistics import share as mean_share
 from attack.evaluation.target import Target, classes_of, classify_split, image_batches, logits_of, open_model
 from stylize.console import InputError
 from stylize.files import write_atomically
+from stylize.shards import read_shard
 from stylize.shards.manifest import read_manifest
-from stylize.shards.shard import read_shard
 from train.records import describe_environment
 
 FORMAT_VERSION = 1

@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, nn
 
-from attack.attacks.attack import OWN_NORMS, Attacked, Kind, Loss, LossFunction, Norm, attack_title
-from attack.attacks.autoattack import apgd, autoattack
+from attack.attacks.attack import NORM_NAMES, OWN_NORMS, Attacked, Kind, Loss, LossFunction, Norm, attack_title
+from attack.attacks.autoattack import RAND, STANDARD, Nearest, Part, apgd, autoattack
 from attack.attacks.minimal_norm import minimal_norm
 from attack.attacks.own import own_attack, own_loss
 from attack.attacks.pgd import OVERSHOOT, pgd, single_step, targeted, unbounded, uniform_noise
@@ -22,8 +22,10 @@ QUERIES = {"quick": 50, "full": 1000}
 RESTARTS = 3
 TARGETS = 3  # classes that PGD climbs towards, one after the other, with the steps of one PGD in all
 MINIMAL_NORM_STEPS = 100
-# APGD, APGD and FAB to nine targets, Square; APGD twice.
-AUTOATTACK_PASSES = {"standard": 300 + 9 * 300 + 9 * 300 + 5000, "rand": 600}
+# Of an image that withstands, in forward passes; AutoAttack's constants.
+AUTOATTACK_PASSES: Mapping[Part, int] = {
+    "apgd-ce": 300, "apgd-dlr": 300, "apgd-t": 9 * 300, "fab-t": 9 * 400, "square": 5000,
+}  # fmt: skip
 AUTOATTACK_CLASSES = 4  # its DLR loss with targets looks at the four largest logits
 
 
@@ -70,7 +72,8 @@ def plan_attacks(config: AttackConfig, classes: int) -> list[Planned]:
     if full:
         plans += [_minimal_norm(norm, config) for norm in OWN_NORMS]
     if full and classes >= AUTOATTACK_CLASSES:
-        plans += [_autoattack(*radius, config) for radius in radii]
+        nearest: Mapping[Norm, Nearest] = {norm: {} for norm in NORM_NAMES}
+        plans += [_autoattack(*radius, config, nearest[radius[0]]) for radius in radii]
     return [*plans, Planned("unbounded", "unbounded", 1.0, partial(unbounded, batch_size=config.batch_size))]
 
 
@@ -105,12 +108,21 @@ def _within(norm: Norm, epsilon: float, config: AttackConfig, classes: int) -> I
         own = own_attack(reference, epsilon=epsilon, norm=norm, batch_size=config.batch_size)
         yield Planned(reference, "white-box", epsilon, own, norm, survivors=True)
     if norm == "linf":
+        yield _square(epsilon, config, classes)
+
+
+def _square(epsilon: float, config: AttackConfig, classes: int) -> Planned:
+    """Plan AutoAttack's own Square where AutoAttack follows, which then leaves it out; else a shorter one."""
+    settings: dict[str, Any] = {"epsilon": epsilon, "seed": config.seed, "batch_size": config.batch_size}
+    if config.suite == "full" and _standard(config, classes):
+        attack, queries = partial(autoattack, parts=("square",), **settings), AUTOATTACK_PASSES["square"]
+    else:
         queries = QUERIES[config.suite]
-        black_box = partial(square, epsilon=epsilon, queries=queries, seed=config.seed, batch_size=config.batch_size)
-        yield Planned(
-            "square", "black-box", epsilon, black_box, settings={"queries": queries}, survivors=True, strong=True,
-            passes=queries,
-        )  # fmt: skip
+        attack = partial(square, queries=queries, **settings)
+    return Planned(
+        "square", "black-box", epsilon, attack, settings={"queries": queries}, survivors=True, strong=True,
+        passes=queries,
+    )  # fmt: skip
 
 
 def _pgd(
@@ -148,12 +160,19 @@ def _minimal_norm(norm: Norm, config: AttackConfig) -> Planned:
     return Planned("minimal-norm", "minimal-norm", None, attack, norm, {"steps": steps}, strong=True, passes=3 * steps)
 
 
-def _autoattack(norm: Norm, epsilon: float, config: AttackConfig) -> Planned:
-    version: Literal["standard", "rand"] = "standard" if config.eot == 1 else "rand"
+def _standard(config: AttackConfig, classes: int) -> bool:
+    """Whether AutoAttack has its standard version: not for few classes, nor for models that are random."""
+    return config.eot == 1 and classes >= AUTOATTACK_CLASSES
+
+
+def _autoattack(norm: Norm, epsilon: float, config: AttackConfig, nearest: Nearest) -> Planned:
+    """Plan what is left of AutoAttack: images that it meets withstood its Square, and FAB serves all radii."""
+    parts = RAND if config.eot > 1 else tuple(part for part in STANDARD if (part, norm) != ("square", "linf"))
     attack = partial(
-        autoattack, norm=norm, epsilon=epsilon, version=version, seed=config.seed, batch_size=config.batch_size
-    )
+        autoattack, norm=norm, epsilon=epsilon, parts=parts, nearest=nearest, seed=config.seed,
+        batch_size=config.batch_size,
+    )  # fmt: skip
     return Planned(
-        "autoattack", "white-box", epsilon, attack, norm, {"version": version}, survivors=True, strong=True,
-        passes=AUTOATTACK_PASSES[version],
+        "autoattack", "white-box", epsilon, attack, norm, {"version": "standard" if config.eot == 1 else "rand"},
+        survivors=True, strong=True, passes=sum(AUTOATTACK_PASSES[part] for part in parts),
     )  # fmt: skip

@@ -1,5 +1,6 @@
 """The model under attack: opened, checked, asked for its answers."""
 
+import copy
 import hashlib
 import sys
 from collections.abc import Iterator, Sequence
@@ -7,20 +8,22 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import islice
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from attack.attacks.attack import separate_copy
+from attack.attacks.attack import Averaged, misclassified, separate_copy
 from attack.evaluation.images import ProgressReport
-from stylize.console import InputError
+from stylize.console import PATIENCE, InputError
+from stylize.console.references import is_reference
 from stylize.files import file_sha256, given_name
-from stylize.references import is_reference
 from stylize.shards.manifest import MANIFEST_NAME, Manifest, read_manifest
 from train import ModelCard, TestImage, load_model, load_test_images
 from train.augment import PAPER_SIZE
+from train.loading import process_context
 from train.model_file import model_file, tensors_sha256
 from train.models import call_reference, copy_inference_tensors
 
@@ -34,7 +37,7 @@ class Target:
 
     It maps float32 pixels (B, 3, H, W) in [0, 1] to logits (B, classes). `reference` is how it was named; `sha256` is
     of the model's file or, where there is none, of its tensors, name and code. `untouched` is a copy that no image went
-    through, None where the network cannot be copied.
+    through, None where the network cannot be copied or is opened again instead (`reopened`).
     """
 
     network: nn.Module
@@ -59,6 +62,11 @@ class Target:
     def test_images(self) -> int:
         """Number of images in the test split."""
         return self.manifest.samples("test")
+
+    @property
+    def reopened(self) -> bool:
+        """Whether the network is opened again instead of copied: code of the user's own may hold what copies share."""
+        return is_reference(self.reference)
 
     @property
     def sees(self) -> tuple[int, str]:
@@ -122,7 +130,7 @@ def _opened(target: Target) -> Target:
             )
     target.network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     with suppress(Exception):  # whatever keeps a foreign network from being copied: a check says so
-        target = replace(target, untouched=separate_copy(target.network))
+        target = target if target.reopened else replace(target, untouched=separate_copy(target.network))
     _check_outputs(target)
     return target
 
@@ -225,6 +233,13 @@ def logits_of(target: Target, pixels: Tensor) -> Tensor:
     return logits
 
 
+@torch.no_grad()
+def answers(model: nn.Module, images: Tensor, batch_size: int) -> Tensor:
+    """Return a model's logits (N, classes) of images (N, 3, H, W) on its device, without autocast."""
+    with torch.autocast(images.device.type, enabled=False):
+        return torch.cat([model(batch) for batch in torch.split(images, batch_size)])
+
+
 def image_batches(target: Target, batch_size: int, keys: set[str] | None = None) -> Iterator[list[TestImage]]:
     """Yield the test images of a target's shards in batches, or those of some keys."""
     images = load_test_images(target.shards, *target.sees)
@@ -240,4 +255,56 @@ def classify_split(target: Target, batch_size: int, progress: ProgressReport) ->
         classes = predict(target, torch.stack([image.pixels for image in batch]))
         right |= {image.key: image.label == each for image, each in zip(batch, classes, strict=True)}
         progress("Test images", len(right), target.test_images)
+    return right
+
+
+def right_afresh(target: Target, images: Tensor, labels: Tensor, batch_size: int) -> list[bool]:
+    """Return which images (N, C, H, W) a model that saw none before gets right, (N,), when the last one comes first.
+
+    A function of the user's own may keep what its model saw where no copy leaves it behind, such as in a global of its
+    module. So a model that such a function makes is opened again, in a process of its own.
+
+    Raises `InputError` where there is no such model, or it does not answer within ten minutes.
+    """
+    asked = images.detach().flip(0), labels.flip(0), batch_size
+    if target.untouched is not None:
+        return _right(copy.deepcopy(target.untouched), *asked)[::-1]
+    if not target.reopened:
+        raise InputError("the model cannot be copied")
+    context = process_context()
+    receiver, sender = context.Pipe(duplex=False)
+    arrays = asked[0].cpu().numpy(), asked[1].cpu().numpy()  # tensors would have to lie in shared memory
+    known = target.reference, target.shards, target.sha256, getattr(target.network, "draws", 1)
+    process = context.Process(target=_answer_afresh, args=(sender, *known, *arrays, batch_size))
+    process.start()
+    sender.close()
+    try:
+        answer = receiver.recv() if receiver.poll(PATIENCE) else "it does not answer"
+    except EOFError:
+        answer = "it ends without an answer"
+    finally:
+        process.kill()
+        process.join()
+    if isinstance(answer, str):
+        raise InputError(f"the model cannot be opened again in a process of its own: {answer}")
+    return list(answer)[::-1]
+
+
+def _answer_afresh(
+    sender: Connection, reference: str, shards: Path, sha256: str, draws: int, images: Any, labels: Any, batch_size: int
+) -> None:
+    try:
+        target = open_model(reference, shards)
+        if target.sha256 != sha256:
+            raise InputError("its weights or its code are others than before")
+        model, device = Averaged(target.network, draws).eval(), target.device
+        with without_tf32():
+            shown, right = (torch.from_numpy(array).to(device) for array in (images, labels))
+            sender.send(_right(model, shown, right, batch_size))
+    except Exception as error:
+        sender.send(f"{type(error).__name__}: {error}")
+
+
+def _right(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int) -> list[bool]:
+    right: list[bool] = (~misclassified(answers(model, images, batch_size), labels)).tolist()
     return right

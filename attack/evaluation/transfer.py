@@ -10,7 +10,7 @@ from typing import Any
 
 from attack.attacks.attack import AttackResult
 from attack.attacks.pgd import OVERSHOOT, pgd
-from attack.evaluation.config import TransferConfig
+from attack.evaluation.config import TransferConfig, with_batch_size
 from attack.evaluation.images import ImageSet, ProgressReport, choose_images, load_image_set
 from attack.evaluation.result import Partial, Result, check_output, encode_result, folder_name
 from attack.evaluation.run import evaluate_images
@@ -110,6 +110,7 @@ def attack_transfer(
                 f"{models[0]} sees images of {targets[0].sees[0]} pixels and {path} of {target.sees[0]} by other "
                 "presets: try transfer among models that see the same images."
             )
+    config = with_batch_size(config, targets[0].card.image_size)
     keys = choose_images(shards, config.images, config.seed)
     images = load_image_set(shards, *targets[0].sees, keys, targets[0].device)
     identity = {"models": [target.identity for target in targets], "config": asdict(config)}

@@ -24,9 +24,9 @@ from attack.evaluation.explain import Explanation
 from attack.evaluation.paper_path import Curve
 from attack.report.groups import Entry, Group
 from stylize.console import InputError, literal
+from stylize.shards import SampleLocation, index_shard, open_shard, read_sample
 from stylize.shards.decode import PictureError, decode_picture
 from stylize.shards.manifest import read_manifest
-from stylize.shards.shard import SampleLocation, index_shard, open_shard, read_sample
 
 INK = "#1f2328"  # text and axes; a page may replace it
 XLABELS = {

@@ -16,9 +16,8 @@ from attack.checks.verdict import Verdict
 from attack.evaluation.paper_path import INTERPOLATORS, LINEAR_POINTS, path_values
 from attack.evaluation.result import Result, median_distances, whole_split
 from attack.evaluation.statistics import Share, share
-from attack.report.comparable import why_apart
 from attack.report.figures import METHOD_STYLES, Example, Panel, inline_svg, panel_figure, path_panel, security_panel
-from attack.report.groups import Entry, Group, Measurements, compare_models, measurement_of
+from attack.report.groups import Entry, Group, Measurements, compare_models, measurement_of, why_apart
 
 GENERATOR = "stylized-pairing, attack report"
 TITLE = "Robustness, and how far to believe it"

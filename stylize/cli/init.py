@@ -12,8 +12,8 @@ import typer
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from stylize.console import DISTRIBUTION, InputError, console
+from stylize.console.params import FORBIDDEN
 from stylize.files import given_name, write_atomically
-from stylize.params import FORBIDDEN
 
 STYLE_HELP = "Picture, folder or built-in style; repeat for more."
 IGNORED = {

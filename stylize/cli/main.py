@@ -15,8 +15,7 @@ from stylize.cli.shards import cue_conflict, publish, shards
 from stylize.cli.tools import diff, export, images, index, info, merge, pack, rederive, unpack, upload, verify
 from stylize.cli.weights import weights_app
 from stylize.console import InputError, command_app, console, run_command_line
-from stylize.jobs.spec import ShardOptions
-from stylize.params import (
+from stylize.console.params import (
     PARAMS,
     check_options,
     check_set_name,
@@ -26,6 +25,7 @@ from stylize.params import (
     placed,
     read_section,
 )
+from stylize.jobs import ShardOptions
 
 
 def check_params(app: typer.Typer, path: Path) -> None:

@@ -11,11 +11,11 @@ from typing import Annotated, Any
 import typer
 
 from stylize.console import BYTES, InputError, console, counted, counted_progress, print_notice
+from stylize.console.settings import options_of
 from stylize.interruption import imports_torch
-from stylize.jobs.spec import DATA_HELP, Decoder, Encoder, ShardOptions
-from stylize.settings import options_of
+from stylize.jobs import DATA_HELP, Decoder, Encoder, ShardOptions
+from stylize.shards.diff import spec_text
 from stylize.shards.manifest import FAILURES_NAME, MANIFEST_NAME, Manifest, inspect_manifest, read_manifest
-from stylize.shards.tools import spec_text
 
 NO_LICENCE = "The data card names no licence: give that of the source, `stylize index DIR --licence CC-BY-4.0`."
 NAMED_FLAGS = 5
@@ -130,7 +130,7 @@ STYLE_HELP = "The style's picture, where it is not built in; repeat for more, in
 
 def diff(first: Path, second: Path) -> None:
     """Say what two folders of shards differ in; exit code 1 if they do."""
-    from stylize.shards.tools import diff_samples, diff_specs
+    from stylize.shards.diff import diff_samples, diff_specs
 
     specs = list(diff_specs(read_manifest(first).spec, read_manifest(second).spec))
     for name, one, other in specs:
@@ -233,8 +233,8 @@ def images(
     data: Annotated[str, typer.Option("--data", "--source", help=DATA_HELP)] = ShardOptions.data,
 ) -> None:
     """Write a data set's untouched images as one zip of class folders."""
+    from stylize.sources import export_images
     from stylize.sources.opening import open_source
-    from stylize.sources.source import export_images
 
     options = ShardOptions(data=data, **given)
     source = open_source(data, seed=options.seed, test_fraction=options.test_fraction)

@@ -9,8 +9,8 @@ import typer
 from stylize.console import command_app, console
 from stylize.files import file_sha256
 from stylize.interruption import imports_torch
-from stylize.jobs.spec import Decoder, Encoder
-from stylize.networks.limits import TORCHVISION, WEIGHTS
+from stylize.jobs import Decoder, Encoder
+from stylize.networks import TORCHVISION, WEIGHTS
 
 IMPORT_HELP = f"vgg_normalised.pth, a file of torchvision's VGG-19, or {TORCHVISION} to download that."
 weights_app = command_app("List, import and export the networks' weights.")

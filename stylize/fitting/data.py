@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from stylize.console import InputError
-from stylize.fitting.settings import FitSettings
+from stylize.fitting import FitSettings
 from stylize.networks.adain import AdaINNetwork, Decoder, Encoder, unit_range
 from stylize.networks.styles import ALL_PATTERNS
 from stylize.shards.decode import PictureError, decode_picture

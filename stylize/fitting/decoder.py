@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from stylize.console import PATIENCE, InputError, plain_errors
 from stylize.files import UNREADABLE, file_sha256, why_unreadable, write_atomically
+from stylize.fitting import FitSettings, Phase
 from stylize.fitting.data import CropBatches, Pool, sample_sheet
 from stylize.fitting.optimise import (
     Optimisation,
@@ -26,7 +27,6 @@ from stylize.fitting.optimise import (
     style_targets,
     style_transfer_losses,
 )
-from stylize.fitting.settings import FitSettings, Phase
 from stylize.networks.adain import Decoder, Encoder, unit_range
 from stylize.networks.devices import best_dtype, find_device
 from stylize.networks.weights import LoadedEncoder, load_decoder, read_recipe, save_decoder

@@ -16,6 +16,7 @@ from rich.table import Table
 from torch import Tensor
 
 from stylize.console import InputError, counted
+from stylize.fitting import HOLD_OUT_FRACTION, FitSettings
 from stylize.fitting.data import is_held_out
 from stylize.fitting.optimise import (
     Statistics,
@@ -26,10 +27,9 @@ from stylize.fitting.optimise import (
     style_targets,
     style_transfer_losses,
 )
-from stylize.fitting.settings import HOLD_OUT_FRACTION, FitSettings
+from stylize.networks import MIN_SIDE
 from stylize.networks.adain import Decoder, Encoder, adain, pad_to_stride, unit_range
 from stylize.networks.devices import best_dtype, find_device
-from stylize.networks.limits import MIN_SIDE
 from stylize.networks.styles import Style, load_each, load_styles
 from stylize.networks.stylizer import Pixels
 from stylize.networks.weights import load_pair

@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from stylize.fitting.settings import FitSettings
+from stylize.fitting import FitSettings
 from stylize.networks.adain import Decoder, Encoder, adain, channel_statistics
 
 Statistics = tuple[Tensor, Tensor]  # mean and standard deviation, each (B, C, 1, 1)

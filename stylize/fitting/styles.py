@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stylize.console import InputError
+from stylize.fitting import FitSettings
 from stylize.fitting.optimise import Targets, statistics_of, style_targets, style_transfer_losses
-from stylize.fitting.settings import FitSettings
 from stylize.networks.adain import Decoder, Encoder, adain, pad_to_stride, unit_range
 from stylize.networks.devices import find_device
 from stylize.networks.openvino import calibration_pictures

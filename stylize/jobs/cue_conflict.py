@@ -11,20 +11,20 @@ import numpy as np
 from PIL import Image
 
 from stylize.console import InputError, Report
-from stylize.jobs.job import Codec, Failure, Job
+from stylize.jobs import ShardOptions, shuffled, source_record
+from stylize.jobs.job import Codec, Failure, Job, make_spec
 from stylize.jobs.make_shard import SourceImage, read_image
 from stylize.jobs.output import make_sample_set
-from stylize.jobs.spec import ShardOptions, make_spec, shuffled, source_record
 from stylize.networks.styles import Style
 from stylize.networks.stylizer import Pixels, Stylizer, golden_style, self_test
 from stylize.networks.weights import load_pair
+from stylize.shards import Sample
 from stylize.shards.decode import PictureError
 from stylize.shards.manifest import Manifest
-from stylize.shards.shard import Sample
+from stylize.sources import Source, encode_png
 from stylize.sources.arrays import SHAPES_SIDE
 from stylize.sources.opening import open_source
 from stylize.sources.shapes import CLASS_NAMES, draw_shape
-from stylize.sources.source import Source, encode_png
 
 CUE_CONFLICT, TEXTURE_FREE = "cue-conflict", "texture-free"
 DRAWN_SPLITS = {CUE_CONFLICT: "conflict", TEXTURE_FREE: "textureless"}

@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 
 from stylize.console import InputError, counted
+from stylize.jobs import ShardPlan, Spec, plan_shards
 from stylize.jobs.job import Job
 from stylize.jobs.make_shard import Findings, SourceImage, read_images, start_workers, stylized_samples
-from stylize.jobs.spec import ShardPlan, Spec, plan_shards
 from stylize.jobs.stylizers import stylize_copies
-from stylize.networks.limits import COLOURS
+from stylize.networks import COLOURS
+from stylize.shards import Sample, sample_members
 from stylize.shards.decode import PictureError, decode_picture
-from stylize.shards.shard import Sample, sample_members
 from stylize.shards.verify import BLOCK
-from stylize.sources.source import Source
+from stylize.sources import Source
 
 PROBED_IMAGES = 16  # of a split at least, where there is time
 PROBED_SIDE = 512  # pixels; of larger pictures a part is stylized

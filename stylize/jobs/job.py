@@ -1,27 +1,31 @@
 """A job opened: source, styles, networks and codec, ready to make shards."""
 
 import io
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from functools import partial
-from typing import NamedTuple
+from importlib.metadata import version
+from typing import Any, NamedTuple
 
 import numpy as np
 import simplejpeg
 from PIL import Image, ImageOps
 
 from stylize.console import InputError, print_notice
-from stylize.jobs.spec import ShardOptions, Spec, make_spec
+from stylize.jobs import VERSIONED, ShardOptions, Spec, StyleRecord, source_record
 from stylize.jobs.stylizers import OwnStylizer, open_own_stylizer
-from stylize.networks.limits import COLOURS, MIN_SIDE
-from stylize.networks.styles import load_styles
+from stylize.networks import COLOURS, MIN_SIDE
+from stylize.networks.devices import device_kind
+from stylize.networks.openvino import calibration_sha256
+from stylize.networks.styles import Style, load_styles
 from stylize.networks.stylizer import Pixels, Stylizer, golden_style, self_test
 from stylize.networks.weights import load_pair
 from stylize.shards.decode import MAX_PIXELS, PictureError, decode, decode_picture
 from stylize.shards.picture_files import decode_plain_jpeg
+from stylize.sources import Source
 from stylize.sources.opening import open_source
-from stylize.sources.source import Source
 
+BACKEND_PACKAGES = {"torch": (), "openvino": ("openvino",), "own": ()}  # beside torch, which every backend needs
 COMPILED_PIXELS = 10**10  # from which a GPU saves the minute that compiling takes
 _PILLOW_FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
 
@@ -129,6 +133,35 @@ def open_job(options: ShardOptions, device: str = "auto") -> Job:
     self_test(stylizer, shipped=options.decoder is None)
     hashes = (pair.encoder.sha256, pair.decoder_sha256)
     return Job(make_spec(options, source, styles, hashes, stylizer), source, stylizer, partial(open_job, options))
+
+
+def make_spec(
+    options: ShardOptions,
+    source: Source,
+    styles: Sequence[Style | StyleRecord],
+    hashes: tuple[str | None, str | None],
+    stylizer: Stylizer | OwnStylizer,
+) -> Spec:
+    """Resolve the options; `hashes` are the encoder's and the decoder's SHA-256."""
+    limit = options.limit
+    names = {field.name for field in fields(Spec)} & {field.name for field in fields(ShardOptions)}
+    recorded: dict[str, Any] = {
+        **{name: getattr(options, name) for name in names},
+        **source_record(source, options),
+        "class_names": source.class_names,
+        "counts": {split: min(limit or source.count(split), source.count(split)) for split in source.splits},
+        "styles": tuple(StyleRecord(style.name, style.sha256) for style in styles),
+        "encoder_sha256": hashes[0],
+        "decoder_sha256": hashes[1],
+        "backend": stylizer.backend,
+        "calibration_sha256": calibration_sha256() if stylizer.dtype_name == "int8" else None,
+        "dtype": stylizer.dtype_name,
+        "device": device_kind(stylizer.device),
+        "batch_pixels": stylizer.batch_pixels,
+        **stylizer.recorded,
+        "versions": {name: version(name) for name in (*VERSIONED, *BACKEND_PACKAGES[stylizer.backend])},
+    }
+    return Spec(**recorded)
 
 
 def _pays_to_compile(options: ShardOptions, source: Source, stylizer: Stylizer) -> bool:

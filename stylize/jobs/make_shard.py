@@ -20,14 +20,14 @@ import torch
 
 from stylize.console import InputError, Report
 from stylize.files import file_sha256, temporary_path
+from stylize.jobs import ShardPlan, draw_copies
 from stylize.jobs.job import Failure, Job
 from stylize.jobs.receipts import Receipt
-from stylize.jobs.spec import ShardPlan, draw_copies
 from stylize.jobs.stylizers import stylize_copies
 from stylize.networks.stylizer import Pixels
+from stylize.shards import Sample, write_shard
 from stylize.shards.decode import PictureError
 from stylize.shards.manifest import Flag, ShardEntry
-from stylize.shards.shard import Sample, write_shard
 
 CHUNK_IMAGES = 256  # at most so many are read ahead, or go to the network together
 READ_AHEAD_VALUES = 128_000_000

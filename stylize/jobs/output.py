@@ -13,9 +13,11 @@ from typing import Any, TextIO, TypeVar
 
 from stylize.console import InputError, Report, counted, option_name
 from stylize.files import file_sha256, remove_leftovers, wait_for_turn
+from stylize.jobs import SAMPLES_PER_SHARD, ShardOptions, spec_digest
 from stylize.jobs.job import Failure
-from stylize.jobs.spec import SAMPLES_PER_SHARD, ShardOptions, spec_digest
+from stylize.shards import Sample, write_shard
 from stylize.shards.card import card_files
+from stylize.shards.diff import diff_specs, spec_text
 from stylize.shards.index import SIDE_NAME, write_side_files
 from stylize.shards.manifest import (
     FAILURES_NAME,
@@ -26,8 +28,6 @@ from stylize.shards.manifest import (
     read_manifest,
     write_manifest,
 )
-from stylize.shards.shard import Sample, write_shard
-from stylize.shards.tools import diff_specs, spec_text
 
 STAGING = ".staging"
 LOCK_NAME = "lock"

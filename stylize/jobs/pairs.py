@@ -15,9 +15,7 @@ import numpy as np
 
 from stylize.console import InputError, Report, counted
 from stylize.files import given_name
-from stylize.jobs.job import Codec, Failure
-from stylize.jobs.output import make_sample_set
-from stylize.jobs.spec import (
+from stylize.jobs import (
     SAMPLES_PER_SHARD,
     VERSIONED,
     ShardOptions,
@@ -27,18 +25,20 @@ from stylize.jobs.spec import (
     shuffled,
     source_record,
 )
+from stylize.jobs.job import Codec, Failure
+from stylize.jobs.output import make_sample_set
 from stylize.jobs.stylizers import OwnStylizer, open_own_stylizer, stylize_copies
 from stylize.networks.openvino import calibration_sha256
 from stylize.networks.styles import load_styles
 from stylize.networks.stylizer import Stylizer, golden_style
 from stylize.networks.weights import load_pair
+from stylize.shards import MAX_COPIES, Sample, SampleLocation
 from stylize.shards.decode import PictureError, decode_picture
+from stylize.shards.diff import locate, read_located
 from stylize.shards.manifest import SPLITS, Manifest, read_manifest
-from stylize.shards.shard import MAX_COPIES, Sample, SampleLocation
-from stylize.shards.tools import locate, read_located
+from stylize.sources import Source
 from stylize.sources.folder import PictureFile, list_files
 from stylize.sources.opening import open_source
-from stylize.sources.source import Source
 
 MARK = "-stylized-"  # stylize-datasets makes PHOTO-stylized-STYLE.jpg of PHOTO.jpg
 PACKED, MERGED = "packed", "merged"

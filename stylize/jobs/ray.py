@@ -16,14 +16,14 @@ from types import ModuleType
 from typing import Any
 
 from stylize.console import InputError, Report
+from stylize.jobs import ShardPlan, Spec
 from stylize.jobs.estimate import small_images_note
 from stylize.jobs.job import Job
 from stylize.jobs.make_shard import start_workers
 from stylize.jobs.run import Notice, make_or_reuse, run_job
-from stylize.jobs.spec import ShardPlan, Spec
+from stylize.shards.diff import diff_specs
 from stylize.shards.manifest import Manifest
-from stylize.shards.tools import diff_specs
-from stylize.sources.source import Source
+from stylize.sources import Source
 
 GONE_SECONDS = 20  # after which a cluster is given up; Ray ends the whole program after 60
 OBJECT_STORE_BYTES = 100_000_000  # of a cluster started here: no picture goes through it

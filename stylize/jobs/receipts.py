@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from stylize.console import InputError
 from stylize.files import file_sha256, write_atomically
+from stylize.jobs import ShardPlan, Spec, plan_shards, shard_sizes
 from stylize.jobs.job import Failure
 from stylize.jobs.output import link_or_copy, publish, write_failures
-from stylize.jobs.spec import ShardPlan, Spec, plan_shards, shard_sizes
+from stylize.shards import Sample, read_shard
 from stylize.shards.decode import PictureError
 from stylize.shards.manifest import Flag, Manifest, ShardEntry
-from stylize.shards.shard import Sample, read_shard
-from stylize.sources.source import Source
+from stylize.sources import Source
 
 REPEATED = "the same file is in train"
 

@@ -15,11 +15,11 @@ from PIL import Image
 from torch import nn
 
 from stylize.console import InputError
-from stylize.jobs.spec import ShardOptions, Spec, StyleRecord, draw_copies
+from stylize.console.references import load_reference, reason_of
+from stylize.jobs import ShardOptions, Spec, StyleRecord, draw_copies
 from stylize.networks.devices import find_device
 from stylize.networks.styles import Style, load_styles
 from stylize.networks.stylizer import Pixels, Stylizer, golden_pictures
-from stylize.references import load_reference, reason_of
 
 TEST_SIDE = 224  # pixels, where --size gives none
 # What code of one's own may declare as attributes, and what holds where it does not; a name, else its reference.

@@ -1,1 +1,24 @@
-"""The AdaIN networks, their weights, and the stylizer that runs them fast. Nothing about files of images."""
+"""The AdaIN networks, their weights, and the stylizer that runs them fast.
+
+Here is what they take, in names and numbers alone: commands check their options without loading any network.
+"""
+
+from pathlib import Path
+
+from stylize.console import InputError
+
+MIN_SIDE = 16  # pixels, below which reflection padding has nothing to reflect at relu4_1
+FEATURES = "features"  # AdaIN, the paper's way
+COLOURS = "colours"  # the channels' means and standard deviations alone, without a network
+BOTH = "both"  # AdaIN, then colours: the decoder's are muted
+TRANSFERS = (FEATURES, COLOURS, BOTH)
+TORCHVISION = "vgg19-torchvision"  # the encoder that torchvision downloads
+WEIGHTS = Path("data/weights")  # where imported ones lie
+
+
+def check_transfer(transfer: str, work_size: int | None) -> None:
+    """Raise `InputError` for what is none of `TRANSFERS`, or a working size where no network works at it."""
+    if transfer not in TRANSFERS:
+        raise InputError(f"--transfer is {transfer!r}: give one of {', '.join(TRANSFERS)}.")
+    if transfer == COLOURS and work_size is not None:
+        raise InputError(f"--work-size {work_size} is that of the networks, which --transfer {COLOURS} does not run.")

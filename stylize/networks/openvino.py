@@ -16,9 +16,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from stylize.console import InputError
-from stylize.networks.adain import ENCODER_CHANNELS, AdaINNetwork, Decoder, Encoder, Layer, adain, unit_range
+from stylize.networks.adain import (
+    ENCODER_CHANNELS,
+    AdaINNetwork,
+    Decoder,
+    Encoder,
+    Layer,
+    UpsampledConvolution,
+    adain,
+    unit_range,
+)
 from stylize.networks.devices import best_dtype, sums_int8_exactly
-from stylize.networks.kernels import UpsampledConvolution
 from stylize.sources.patterns import PATTERN_NAMES, draw_pattern
 from stylize.sources.shapes import draw_shape
 

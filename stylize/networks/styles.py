@@ -18,8 +18,8 @@ from torch import Tensor
 
 from stylize.console import InputError
 from stylize.files import UNREADABLE, file_sha256, why_unreadable, write_atomically
+from stylize.networks import MIN_SIDE
 from stylize.networks.adain import ENCODER_CHANNELS
-from stylize.networks.limits import MIN_SIDE
 from stylize.shards.decode import MAX_ASPECT_RATIO, PICTURE_SUFFIXES, PictureError, decode_picture
 from stylize.sources.folder import PictureFile, exists, list_pictures
 from stylize.sources.patterns import PATTERN_NAMES, draw_pattern

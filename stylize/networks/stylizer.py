@@ -16,10 +16,9 @@ from PIL import Image
 from torch import Tensor
 
 from stylize.console import InputError
-from stylize.networks.adain import AdaINNetwork, Decoder, Encoder, adain, channel_statistics, unit_range
+from stylize.networks import COLOURS, FEATURES, MIN_SIDE, check_transfer
+from stylize.networks.adain import AdaINNetwork, Decoder, Encoder, adain, channel_statistics, rearranged, unit_range
 from stylize.networks.devices import best_dtype, find_device, gains_by_winograd
-from stylize.networks.kernels import rearranged
-from stylize.networks.limits import COLOURS, FEATURES, MIN_SIDE, check_transfer
 from stylize.networks.openvino import bfloat16_network, int8_network
 from stylize.networks.styles import Style, load_styles
 from stylize.networks.weights import load_pair

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from stylize.console import InputError
 from stylize.files import UNREADABLE, file_sha256, read_weights, why_unreadable, write_atomically
+from stylize.networks import TORCHVISION, WEIGHTS
 from stylize.networks.adain import DECODER_CHANNELS, ENCODER_CHANNELS, Decoder, Encoder, unit_range
-from stylize.networks.limits import TORCHVISION, WEIGHTS
 from stylize.sources.patterns import PATTERN_NAMES, draw_pattern
 from stylize.sources.shapes import draw_shape
 

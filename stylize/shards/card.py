@@ -11,8 +11,8 @@ from packaging.licenses import InvalidLicenseExpression, canonicalize_license_ex
 
 from stylize.console import InputError, counted, literal
 from stylize.files import write_atomically
+from stylize.shards import image_roles
 from stylize.shards.manifest import Manifest
-from stylize.shards.shard import image_roles
 
 CARD_NAME, CROISSANT_NAME = "README.md", "croissant.json"
 # (name of the configuration, split here, split there); the copies would get lost among splits that have none

@@ -9,11 +9,11 @@ from urllib.parse import quote
 
 from stylize.console import InputError
 from stylize.files import TEMPORARY_SUFFIX, temporary_path, write_atomically
+from stylize.shards import Sample, image_roles, read_shard, sample_members
 from stylize.shards.card import CARD_NAME, read_facts, render_card
 from stylize.shards.index import check_whole
 from stylize.shards.manifest import MANIFEST_NAME, Manifest, ShardEntry, read_manifest
 from stylize.shards.remote import ShardFiles, shard_files
-from stylize.shards.shard import Sample, image_roles, read_shard, sample_members
 
 ORIGINAL, STYLIZED = "original", "stylized"
 # The manifest of the shards; no picture, and so ignored where the folder is read as a source.

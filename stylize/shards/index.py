@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from stylize.console import InputError, counted
 from stylize.files import file_sha256, write_atomically
+from stylize.shards import SampleLocation, index_shard, open_shard, read_span, read_spans, shard_members
 from stylize.shards.card import CARD_NAME, CROISSANT_NAME, NO_FACTS, Facts, write_card
 from stylize.shards.manifest import SPLITS, Manifest, ShardEntry
-from stylize.shards.shard import SampleLocation, index_shard, open_shard, read_span, read_spans, shard_members
 
 Integers = NDArray[np.int64]
 Table = NDArray[np.void]

@@ -11,7 +11,7 @@ from typing import Any
 
 from stylize.console import InputError
 from stylize.files import write_atomically
-from stylize.shards.shard import CODECS, FORMAT_VERSION, MAX_COPIES
+from stylize.shards import CODECS, FORMAT_VERSION, MAX_COPIES
 
 SPLITS = ("train", "test", "val")
 MAX_COUNT = 2**53  # beyond it other JSON readers round

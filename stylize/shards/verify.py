@@ -16,6 +16,7 @@ from PIL import Image
 
 from stylize.console import InputError, counted
 from stylize.files import file_sha256
+from stylize.shards import LABEL, MEMBER_NAME, Span, image_roles, open_shard, parse_metadata, read_span
 from stylize.shards.decode import PictureError, decode_picture
 from stylize.shards.index import (
     SplitIndex,
@@ -28,7 +29,6 @@ from stylize.shards.index import (
 )
 from stylize.shards.manifest import FAILURES_NAME, MANIFEST_NAME, Manifest, ShardEntry, inspect_manifest
 from stylize.shards.remote import shard_files
-from stylize.shards.shard import LABEL, MEMBER_NAME, Span, image_roles, open_shard, parse_metadata, read_span
 
 BLOCK = tarfile.BLOCKSIZE
 _KINDS = {

@@ -1,1 +1,114 @@
-"""Where pictures come from: folders, tars, built-in data sets and patterns. Nothing about what is done with them."""
+"""Where pictures come from: a source is labelled images by split in one fixed order, nothing read before its turn."""
+
+import hashlib
+import io
+import zipfile
+from array import array
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+from PIL import Image
+
+from stylize.console import InputError
+from stylize.files import temporary_path
+from stylize.shards.decode import PictureError
+from stylize.shards.manifest import SPLITS
+
+
+class ListedImage(Protocol):
+    """An image that has a name in its source and can be read."""
+
+    @property
+    def name(self) -> str:
+        """What the image is called in the source."""
+
+    def read(self) -> bytes:
+        """Return the image file's bytes; raise `PictureError` where it cannot be read."""
+
+
+class Source:
+    """Labelled images in a fixed order; an image is named by its split and its index in it.
+
+    `splits` are those of `train`, `test` and `val` that have images; `ignored` counts files that are no pictures, by
+    rule; `notes` are sentences about how the splits came about; `state` is what the fingerprint is taken of, say names
+    and sizes.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        class_names: Iterable[str],
+        images: Iterable[tuple[str, int, ListedImage]],
+        state: object,
+        ignored: Mapping[str, int] | None = None,
+        notes: tuple[str, ...] = (),
+    ) -> None:
+        self.name = name
+        self.class_names = tuple(class_names)
+        self.ignored: Mapping[str, int] = {rule: count for rule, count in sorted((ignored or {}).items()) if count}
+        self.notes = notes
+        self._images: dict[str, list[ListedImage]] = {split: [] for split in SPLITS}
+        self._labels = {split: array("l") for split in SPLITS}
+        for split, label, image in images:
+            self._images[split].append(image)
+            self._labels[split].append(label)
+        self.splits = tuple(split for split in SPLITS if self._images[split])
+        self._fingerprint = hashlib.sha256(state if isinstance(state, bytes) else repr(state).encode()).hexdigest()
+
+    def count(self, split: str) -> int:
+        """Return the number of images of a split."""
+        return len(self._images[split])
+
+    def label(self, split: str, index: int) -> int:
+        """Return an image's label, an index into the class names."""
+        return self._labels[split][index]
+
+    def path(self, split: str, index: int) -> str:
+        """Return what the image is called in the source."""
+        return self._images[split][index].name
+
+    def read(self, split: str, index: int) -> bytes:
+        """Return an image file's bytes; raise `PictureError` where it cannot be read."""
+        return self._images[split][index].read()
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 that changes when the source does; a sample records its own bytes' hash."""
+        return self._fingerprint
+
+
+def encode_png(picture: Image.Image) -> bytes:
+    """Encode without loss."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can say: equal inputs give equal bytes
+
+
+def export_images(source: Source, out: Path) -> int:
+    """Write `train/CLASS/INDEX.SUFFIX`, `test/…` and `val/…` into the zip `out` and return the number of images."""
+    temporary = temporary_path(out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+                for split in source.splits:
+                    for index in range(source.count(split)):
+                        _write_image(archive, source, split, index)
+            temporary.replace(out)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"{out} cannot be written ({error.strerror}): give another --out or make room.") from None
+    return sum(map(source.count, source.splits))
+
+
+def _write_image(archive: zipfile.ZipFile, source: Source, split: str, index: int) -> None:
+    path = Path(source.path(split, index))
+    name = f"{split}/{source.class_names[source.label(split, index)]}/{index:08d}{path.suffix.lower()}"
+    try:
+        archive.writestr(zipfile.ZipInfo(name, _EPOCH), source.read(split, index))
+    except PictureError as error:
+        raise InputError(f"The image {path} {error}: mend or remove it.") from None

@@ -15,8 +15,8 @@ from PIL import Image
 
 from stylize.console import InputError
 from stylize.files import given_name
+from stylize.sources import Source, encode_png
 from stylize.sources.shapes import CLASS_NAMES, draw_shape
-from stylize.sources.source import Source, encode_png
 from stylize.sources.splits import complete_splits, listed, number_labels
 
 SHAPES_COUNTS = {"train": 4000, "test": 1000}

@@ -19,7 +19,7 @@ import numpy as np
 from stylize.console import InputError
 from stylize.files import given_name
 from stylize.shards.decode import PICTURE_SUFFIXES, PictureError, is_picture
-from stylize.sources.source import Source
+from stylize.sources import Source
 from stylize.sources.splits import Layout, complete_splits, ignore_rule, is_visible, look_alikes, read_layout
 
 MAX_BYTES = 600_000_000  # more than the pixels of any accepted picture take

@@ -8,8 +8,8 @@ from typing import Any
 from stylize.console import InputError
 from stylize.files import given_name
 from stylize.shards.decode import PictureError
+from stylize.sources import Source
 from stylize.sources.folder import check_bytes
-from stylize.sources.source import Source
 from stylize.sources.splits import check_unknown_classes, complete_splits, listed, name_splits, number_labels
 from stylize.sources.tar import LABEL_KEYS
 

@@ -5,10 +5,10 @@ from functools import partial
 from pathlib import Path
 
 from stylize.console import InputError
+from stylize.sources import Source
 from stylize.sources.arrays import ShapesSource, open_cifar, open_npz
 from stylize.sources.folder import exists, open_class_folders
 from stylize.sources.hub import HUB_PREFIX, open_hub
-from stylize.sources.source import Source
 from stylize.sources.splits import check_fraction
 from stylize.sources.tar import is_webdataset, list_tars, open_tars
 

@@ -17,8 +17,8 @@ from stylize.console import InputError
 from stylize.files import given_name
 from stylize.shards.decode import PICTURE_SUFFIXES, PictureError
 from stylize.shards.manifest import MANIFEST_NAME, SPLITS
+from stylize.sources import Source
 from stylize.sources.folder import check_bytes
-from stylize.sources.source import Source
 from stylize.sources.splits import (
     HIDDEN,
     check_unknown_classes,

@@ -96,7 +96,7 @@ def test_shards_behind_a_url_are_attacked_alike(
         ({"--epsilon": "eight"}, "'eight'"),
         ({"--epsilon": "8"}, "--epsilon is 8.0"),
         ({"--step-size": "nan"}, "--step-size is nan"),
-        ({"--batch-size": "0"}, "--batch-size is 0"),
+        ({"--batch-size": "-1"}, "--batch-size is -1"),
         ({"--zero-gradient": "sideways"}, "'sideways'"),
         ({"--out": "."}, "cannot be written"),
         ({"--out": "file/out.json"}, "cannot be made"),

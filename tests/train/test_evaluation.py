@@ -9,8 +9,8 @@ from PIL import Image
 from torch import nn
 
 from stylize.console import InputError
+from stylize.shards import read_shard
 from stylize.shards.manifest import read_manifest
-from stylize.shards.shard import read_shard
 from train import PairedShards, evaluate, image_preset, load_test_images
 
 ShardFolderMaker = Callable[..., Path]

@@ -10,7 +10,7 @@ from torch import nn
 from torchvision.transforms.v2 import functional
 
 from stylize.console import InputError
-from stylize.references import is_reference
+from stylize.console.references import is_reference
 from train import build_model
 from train.models import call_reference, check_model, make_network
 

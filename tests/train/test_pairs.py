@@ -16,9 +16,9 @@ from torchvision.transforms import v2
 
 from stylize.console import InputError
 from stylize.files import file_sha256
+from stylize.shards import Sample, read_shard, write_shard
 from stylize.shards.index import write_side_files
 from stylize.shards.manifest import read_manifest, write_manifest
-from stylize.shards.shard import Sample, read_shard, write_shard
 from train import PairedShards
 
 ShardFolderMaker = Callable[..., Path]

@@ -65,6 +65,42 @@ def test_verdicts_are_the_librarys_own(norm: Norm, epsilon: float) -> None:
 
 
 @pytest.mark.usefixtures("short")
+def test_one_part_is_the_librarys_own() -> None:
+    images, labels = some_right_some_wrong()
+    right = predicted(conv_model(), images) == labels
+    with torch.random.fork_rng(devices=[]):
+        theirs = Short(conv_model(), norm="Linf", eps=0.05, seed=3).square.perturb(images[right], labels[right])
+
+    ours = autoattack(conv_model(), images, labels, parts=["square"], epsilon=0.05, seed=3).images[right]
+
+    wrong = predicted(conv_model(), theirs) != labels[right]
+    assert 0 < wrong.sum() < len(wrong)
+    assert torch.equal(ours[wrong], theirs[wrong])
+    assert torch.equal(ours[~wrong], images[right][~wrong])
+
+
+@pytest.mark.parametrize(("norm", "epsilon"), CASES)
+@pytest.mark.usefixtures("short")
+def test_fab_finds_for_one_radius_what_it_finds_for_all(norm: Norm, epsilon: float) -> None:
+    images, labels = some_right_some_wrong()
+    nearest: dict[bytes, Tensor] = {}
+    settings: dict[str, Any] = {"norm": norm, "parts": ["fab-t"]}
+    small = autoattack(conv_model(), images, labels, epsilon=epsilon / 2, nearest=nearest, **settings)
+    withstood = predicted(conv_model(), small.images) == labels
+    images, labels = images[withstood], labels[withstood]
+
+    anew, shared = (
+        autoattack(conv_model(), images, labels, epsilon=epsilon, nearest=known, **settings)
+        for known in (None, nearest)
+    )
+
+    wrong, same = (predicted(conv_model(), found.images) != labels for found in (anew, shared))
+    assert 0 < wrong.sum() < len(wrong)
+    assert torch.equal(wrong, same)
+    assert shared.backwards == 0 < anew.backwards
+
+
+@pytest.mark.usefixtures("short")
 def test_passes_are_counted_and_saved() -> None:
     class Counting(nn.Module):
         forwards = backwards = 0

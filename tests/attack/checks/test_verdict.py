@@ -135,6 +135,6 @@ def test_the_needed_checks_exist(plain_model: nn.Module, test_images: tuple[Tens
         return Attacked(images, 0, 0)
 
     made = {check.name for check in check_model(plain_model, *test_images)}
-    made |= {check_planted(plain_model, test_images[0], still, epsilon=STANDARD).name, check_copies(None).name}
+    made |= {check_planted(plain_model, test_images[0], still, epsilon=STANDARD).name, check_copies([]).name}
     made.add("unbounded attack reaches 0")
     assert set(NEEDED) <= made

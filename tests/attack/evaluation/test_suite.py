@@ -1,9 +1,10 @@
 import pytest
 
 from attack import AttackConfig
-from attack.attacks.attack import BATCH_SIZE, epsilon_name
+from attack.attacks.attack import epsilon_name
 from attack.attacks.paper_path import ZERO_GRADIENT
-from attack.evaluation.config import parse_epsilon
+from attack.evaluation.config import parse_epsilon, with_batch_size
+from attack.evaluation.suite import plan_attacks
 from stylize.console import InputError
 
 
@@ -47,8 +48,21 @@ def test_values_out_of_range(change: dict[str, object], message: str) -> None:
         AttackConfig(**change)  # type: ignore[arg-type]
 
 
-def test_batches_and_zero_gradients_are_those_of_the_attacks() -> None:
-    assert AttackConfig.batch_size == BATCH_SIZE
+@pytest.mark.parametrize(("side", "images"), [(16, 200), (32, 200), (48, 88), (64, 50), (224, 50)])
+def test_small_images_are_attacked_more_at_a_time(side: int, images: int) -> None:
+    assert with_batch_size(AttackConfig(), side).batch_size == images
+    assert with_batch_size(AttackConfig(batch_size=7), side).batch_size == 7
+
+
+@pytest.mark.parametrize(("change", "classes", "queries"), [({}, 10, 5000), ({"eot": 2}, 10, 1000), ({}, 3, 1000)])
+def test_square_is_autoattacks_own_where_its_standard_version_follows(
+    change: dict[str, int], classes: int, queries: int
+) -> None:
+    planned = plan_attacks(AttackConfig(suite="full", **change), classes)  # type: ignore[arg-type]
+    assert {one.settings["queries"] for one in planned if one.name == "square"} == {queries}
+
+
+def test_zero_gradients_are_those_of_the_path() -> None:
     for name in ZERO_GRADIENT:
         AttackConfig(zero_gradient=name)
     with pytest.raises(InputError, match=", ".join(ZERO_GRADIENT)):

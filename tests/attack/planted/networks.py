@@ -11,8 +11,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from stylize.files import file_sha256
+from stylize.shards import Sample, write_shard
 from stylize.shards.manifest import Manifest, ShardEntry, write_manifest
-from stylize.shards.shard import Sample, write_shard
 
 CLASSES, SIZE, EPSILON = 5, 16, 8 / 255
 TRAIN, TRAIN_SEED, TEST, TEST_SEED = 800, 3, 120, 2

@@ -65,6 +65,16 @@ def exchanged(logits: Tensor, wanted: Tensor) -> Tensor:
     return logits.gather(1, order)
 
 
+class MemoryOfTheClass(Memory):
+    """Remembers outside of every network: copies share it, and nothing in a copy shows it."""
+
+    memory: list[tuple[Tensor, Tensor]] = []  # noqa: RUF012
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__(network, recalls="class")
+        del self.memory
+
+
 class CachesByRounding(nn.Module):
     """Answers from a cache whose key is the image in 4 × 4 pixels of few levels."""
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from attack import AttackConfig
 from attack.attacks.attack import separate_copy
@@ -94,3 +95,17 @@ def test_the_page_shows_this_zoo_without_a_miss() -> None:
 def test_a_memory_that_copies_share_is_no_separate_copy() -> None:
     with pytest.raises(ValueError, match="shares"):
         separate_copy(build("memory of classes, shared by copies", broken=True))
+
+
+def test_a_memory_outside_the_network_is_not_asked_again(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save(build("no defence", broken=True), tmp_path / "network.pt")
+    (tmp_path / "outside.py").write_text(
+        "import torch\nfrom tests.attack.planted.state import MemoryOfTheClass\n"
+        f"def network():\n return MemoryOfTheClass(torch.load({str(tmp_path / 'network.pt')!r}, weights_only=False))"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    cells = judge("outside:network", shards, tmp_path / "result.json")
+    assert {cell.word for cell in cells.values()} == {"not robust"}
+    assert all("a fresh copy answers alike" in cell.failed for cell in cells.values())

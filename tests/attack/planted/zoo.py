@@ -73,7 +73,7 @@ def build(name: str, *, broken: bool) -> nn.Module:
     return builder(copy.deepcopy(undefended() if broken else robust())).eval()
 
 
-def judge(model: nn.Module, shards: Path, out: Path, config: AttackConfig = QUICK) -> dict[str, Cell]:
+def judge(model: str | nn.Module, shards: Path, out: Path, config: AttackConfig = QUICK) -> dict[str, Cell]:
     """Evaluate a model as `attack run` does, and return what is said of it by radius, as `8/255`."""
     result = attack_model(model, shards, out, config)
     checks = [Check(**check) for check in result["checks"]]

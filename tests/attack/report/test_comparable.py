@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from attack import read_result, write_report
-from attack.report.comparable import why_apart
-from attack.report.groups import group_results
-from attack.report.robustbench import export_results
+from attack.report.build import export_results
+from attack.report.groups import group_results, why_apart
 from stylize.console import InputError
 
 Maker = Callable[..., Path]

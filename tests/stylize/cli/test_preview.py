@@ -10,16 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stylize.cli.pairs_page import render_pairs
-from stylize.cli.preview import LABEL_HEIGHT, MARGIN, contact_sheet, shard_sheet, style_sheet
+from stylize.cli.preview import LABEL_HEIGHT, MARGIN, contact_sheet, render_pairs, shard_sheet, style_sheet
 from stylize.console import InputError
 from stylize.jobs.job import Job
 from stylize.jobs.run import make_shards
 from stylize.networks.styles import Style
 from stylize.networks.stylizer import Pixels, Stylizer
+from stylize.shards import Sample, read_shard, write_shard
 from stylize.shards.decode import decode_picture
 from stylize.shards.manifest import Flag, Manifest, ShardEntry, read_manifest, write_manifest
-from stylize.shards.shard import Sample, read_shard, write_shard
 
 Noise = Callable[..., Pixels]
 Encode = Callable[..., bytes]

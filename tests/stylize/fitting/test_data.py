@@ -13,6 +13,7 @@ from PIL import Image
 from scipy.spatial.distance import pdist
 from scipy.stats import kstest
 
+from stylize.fitting import FitSettings, Phase
 from stylize.fitting import data as variations
 from stylize.fitting.data import (
     SAMPLE_SIDE,
@@ -28,7 +29,6 @@ from stylize.fitting.data import (
     recolour,
     sample_sheet,
 )
-from stylize.fitting.settings import FitSettings, Phase
 from stylize.networks.adain import AdaINNetwork, Decoder, Encoder
 from stylize.networks.stylizer import Pixels
 

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from stylize.console import InputError
 from stylize.files import file_sha256
+from stylize.fitting import PRESETS, FitSettings, Phase
 from stylize.fitting.data import CropBatches, Pool, open_pool
 from stylize.fitting.decoder import CALLS_BEFORE, DecoderFit, Recorded, fit_decoder
 from stylize.fitting.optimise import Statistics, Targets, statistics_of, style_targets
-from stylize.fitting.settings import PRESETS, FitSettings, Phase
 from stylize.networks.adain import Decoder, Encoder
 from stylize.networks.stylizer import Pixels
 from stylize.networks.weights import LoadedEncoder, load_decoder, read_recipe, save_decoder

@@ -16,9 +16,9 @@ from PIL import Image
 from stylize.jobs.job import Job
 from stylize.jobs.run import make_shards
 from stylize.networks.stylizer import Pixels
+from stylize.shards import Sample, read_shard
 from stylize.shards.decode import PictureError
 from stylize.shards.manifest import read_manifest
-from stylize.shards.shard import Sample, read_shard
 from stylize.shards.verify import verify_shards
 from stylize.sources.folder import list_pictures
 

@@ -15,18 +15,18 @@ from PIL import Image
 from torch import Tensor
 
 from stylize.console import InputError
+from stylize.jobs import ShardOptions
 from stylize.jobs.cue_conflict import TEXTURE_FREE, Cue, CueSet, design_cues, make_cue_set, open_cue_set, paint_cues
-from stylize.jobs.job import Failure, Job
-from stylize.jobs.spec import ShardOptions, make_spec
+from stylize.jobs.job import Failure, Job, make_spec
 from stylize.networks.adain import AdaINNetwork, Decoder, Encoder
 from stylize.networks.styles import Style
 from stylize.networks.stylizer import Pixels, Stylizer
+from stylize.shards import Sample, read_shard
 from stylize.shards.manifest import read_manifest
-from stylize.shards.shard import Sample, read_shard
 from stylize.shards.verify import verify_shards
+from stylize.sources import Source
 from stylize.sources.opening import open_source
 from stylize.sources.shapes import CLASS_NAMES, draw_shape
-from stylize.sources.source import Source
 
 Run = Callable[..., tuple[int, str, str]]
 Maker = Callable[..., Path]

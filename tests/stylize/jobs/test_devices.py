@@ -14,11 +14,9 @@ import pytest
 import torch
 
 from stylize.console import InputError
-from stylize.jobs import run
-from stylize.jobs.devices import make_on_devices, share_devices
+from stylize.jobs import ShardPlan, plan_shards, run
 from stylize.jobs.job import Job
-from stylize.jobs.run import make_here, make_locally, run_job
-from stylize.jobs.spec import ShardPlan, plan_shards
+from stylize.jobs.run import make_locally, make_on_devices, run_job, share_devices
 from tests.stylize.jobs.contents import contents
 
 
@@ -39,7 +37,7 @@ def test_two_processes_make_the_same_shards_as_one(finished_job: Job, finished: 
     job = replace(finished_job, reopen=partial(same, finished_job))
 
     def make_all(staging: Path, plans: Iterator[ShardPlan]) -> object:
-        return make_on_devices(make_here, job, ["cpu", "cpu"], reported.append, staging, list(plans))
+        return make_on_devices(job, ["cpu", "cpu"], reported.append, staging, list(plans))
 
     run_job(job.spec, job.source, make_all, tmp_path / "out", 0, False, lambda _: None, lambda: None)
     assert contents(tmp_path / "out") == contents(finished)
@@ -52,7 +50,7 @@ def test_what_is_wrong_in_a_process_is_one_sentence(
 ) -> None:
     job = replace(finished_job, reopen=partial(fault, finished_job))
     with pytest.raises(InputError, match=named):
-        make_on_devices(make_here, job, ["cpu"], lambda _: None, tmp_path, [])
+        make_on_devices(job, ["cpu"], lambda _: None, tmp_path, [])
 
 
 @pytest.fixture
@@ -78,7 +76,7 @@ def test_a_job_on_a_gpu_is_split_and_one_on_a_cpu_is_not(
 ) -> None:
     used: list[str] = []
 
-    def note(_make: object, _job: Job, devices: list[str], *_: object) -> list[object]:
+    def note(_job: Job, devices: list[str], *_: object) -> list[object]:
         used.extend(devices)
         return []
 
@@ -100,7 +98,7 @@ def waiting(folder: Path, _device: str) -> Job:
 
 
 def start(folder: Path, job: Job) -> None:
-    make_on_devices(make_here, replace(job, reopen=partial(waiting, folder)), ["cpu"], lambda _: None, folder, [])
+    make_on_devices(replace(job, reopen=partial(waiting, folder)), ["cpu"], lambda _: None, folder, [])
 
 
 def wait_for(reached: Callable[[], bool]) -> None:

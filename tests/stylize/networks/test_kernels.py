@@ -5,8 +5,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import correlate, zoom
 from torch import nn
 
-from stylize.networks.adain import AdaINNetwork
-from stylize.networks.kernels import UpsampledConvolution, WinogradConvolution, rearranged
+from stylize.networks.adain import AdaINNetwork, UpsampledConvolution, WinogradConvolution, rearranged
 from stylize.networks.weights import load_pair
 
 Array = NDArray[np.float64]
@@ -54,7 +53,7 @@ def test_winograd_is_the_convolution(shape: tuple[int, int, int], channels: tupl
 @pytest.mark.parametrize("block_tiles", [1, 9, 45, 10**9])
 def test_winograd_does_not_depend_on_its_blocks(block_tiles: int, monkeypatch: pytest.MonkeyPatch) -> None:
     layer, values = convolution(6, 4), activations(5, 6, 13, 18)
-    monkeypatch.setattr("stylize.networks.kernels.BLOCK_TILES", block_tiles)
+    monkeypatch.setattr("stylize.networks.adain.BLOCK_TILES", block_tiles)
     expected = scipy_convolution(values.double().numpy(), layer)
     np.testing.assert_allclose(WinogradConvolution(layer)(values), expected, rtol=0, atol=2e-5)
 

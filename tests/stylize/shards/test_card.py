@@ -16,10 +16,10 @@ import pytest
 import yaml
 
 from stylize.console import InputError
+from stylize.shards import image_roles, read_shard
 from stylize.shards.card import CARD_NAME, CROISSANT_NAME, Facts, read_facts, write_card
 from stylize.shards.index import write_side_files
 from stylize.shards.manifest import read_manifest
-from stylize.shards.shard import image_roles, read_shard
 from stylize.shards.verify import quick_defects
 
 MakeShards = Callable[..., Path]

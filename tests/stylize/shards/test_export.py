@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from stylize.console import InputError
+from stylize.shards import Sample, read_shard
 from stylize.shards.export import export_shards
 from stylize.shards.manifest import read_manifest
-from stylize.shards.shard import Sample, read_shard
 
 MakeShards = Callable[..., Path]
 Row = dict[str, Any]

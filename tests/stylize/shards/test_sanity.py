@@ -8,9 +8,9 @@ from PIL import Image, ImageOps
 
 from stylize.files import file_sha256
 from stylize.networks.stylizer import Pixels
+from stylize.shards import Sample, write_shard
 from stylize.shards.index import index_split
 from stylize.shards.manifest import Manifest, ShardEntry, read_manifest, write_manifest
-from stylize.shards.shard import Sample, write_shard
 from stylize.shards.verify import folder_warnings, resemblance
 
 Pair = tuple[bytes, bytes]

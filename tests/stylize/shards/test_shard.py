@@ -9,7 +9,7 @@ import pytest
 
 from stylize.console import InputError
 from stylize.files import file_sha256
-from stylize.shards.shard import Sample, read_shard, sample_members, tar_members, write_shard
+from stylize.shards import Sample, read_shard, sample_members, tar_members, write_shard
 
 BLOCK = 512
 

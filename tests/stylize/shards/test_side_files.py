@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
+from stylize.shards import read_shard
 from stylize.shards.card import CARD_NAME
 from stylize.shards.index import SIDE_NAME, write_side_files
 from stylize.shards.manifest import read_manifest
-from stylize.shards.shard import read_shard
 from stylize.shards.verify import quick_defects, verify_shards
 
 SHARD = "train-000001.tar"

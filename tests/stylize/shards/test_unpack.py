@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from stylize.console import InputError
+from stylize.shards import read_shard
 from stylize.shards.export import class_folder, export_shards
 from stylize.shards.manifest import read_manifest, write_manifest
-from stylize.shards.shard import read_shard
 
 MakeShards = Callable[..., Path]
 HOSTILE = (

@@ -17,9 +17,9 @@ import pytest
 from stylize.console import InputError, counted
 from stylize.files import file_sha256
 from stylize.networks.stylizer import Pixels
+from stylize.shards import Sample, read_shard, sample_members, write_shard
 from stylize.shards.index import describe_shard, list_shards
 from stylize.shards.manifest import read_manifest, write_manifest
-from stylize.shards.shard import Sample, read_shard, sample_members, write_shard
 from stylize.shards.verify import BLOCK, quick_defects, scan_tar, verify_shards
 
 SHARD = "train-000001.tar"

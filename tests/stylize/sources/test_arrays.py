@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from stylize.console import InputError
 from stylize.shards.decode import PictureError, decode_picture
+from stylize.sources import Source
 from stylize.sources.opening import open_source
-from stylize.sources.source import Source
 
 PICTURES = np.random.default_rng(0).integers(256, size=(20, 8, 8, 3), dtype=np.uint8)
 LABELS = np.arange(20) % 2

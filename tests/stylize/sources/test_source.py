@@ -12,9 +12,9 @@ import torchvision.datasets.cifar
 from stylize.console import InputError
 from stylize.networks.stylizer import Pixels
 from stylize.shards.decode import PictureError, decode_picture
+from stylize.sources import Source, export_images
 from stylize.sources.opening import open_source
 from stylize.sources.shapes import CLASS_NAMES, draw_shape
-from stylize.sources.source import Source, export_images
 
 Listing = dict[str, list[tuple[str, int]]]
 

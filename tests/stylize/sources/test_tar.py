@@ -10,8 +10,8 @@ import pytest
 
 from stylize.console import InputError
 from stylize.networks.stylizer import Pixels
+from stylize.shards import read_shard
 from stylize.shards.manifest import read_manifest
-from stylize.shards.shard import read_shard
 from stylize.sources.opening import open_source
 
 MakeShards = Callable[..., Path]

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from stylize.console import InputError
+from stylize.shards import Sample, SampleLocation, index_shard, open_shard, read_sample
 from stylize.shards.manifest import SPLITS, Manifest, read_manifest
-from stylize.shards.shard import Sample, SampleLocation, index_shard, open_shard, read_sample
 
 SHOWN_NAMES = 12
 PARTS = ("content", "styled", "label", "metadata")

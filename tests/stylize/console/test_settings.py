@@ -9,7 +9,7 @@ import typer
 from typer.testing import CliRunner
 
 from stylize.console import InputError
-from stylize.settings import OneOf, check_settings, options_of
+from stylize.console.settings import OneOf, check_settings, options_of
 
 
 @dataclass(frozen=True)
