@@ -1,7 +1,7 @@
 """Shape bias on cue-conflict images (Geirhos et al. 2019)."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,8 @@ class Decision:
     """One cue-conflict image: the classes of its shape and of its texture, and the class that the model names.
 
     The ranks say where the model's logits have the two, from 1 for the largest; classes of equal logits share the mean
-    of their ranks, and after a logit that is not finite both are last.
+    of their ranks, and after a logit that is not finite both are last. `counted`: a reference, where there is one,
+    recognises the original.
     """
 
     key: str
@@ -45,6 +46,7 @@ class Decision:
     predicted: int
     shape_rank: float
     texture_rank: float
+    counted: bool = True
 
 
 def share(successes: int, n: int) -> dict[str, float | int | None]:
@@ -54,11 +56,12 @@ def share(successes: int, n: int) -> dict[str, float | int | None]:
 
 
 def summarise(decisions: Sequence[Decision]) -> dict[str, Any]:
-    """Return the shape bias and what a ratio hides: how often a model goes by either cue, and how near to it it comes.
+    """Return the shape bias over counted images, and what it hides: how often, how nearly a model goes by either cue.
 
     shape bias = shape decisions / (shape decisions + texture decisions); the others name a third class. The mean
     reciprocal ranks of both cues look at the whole order of classes (arXiv 2603.10834).
     """
+    decisions = [decision for decision in decisions if decision.counted]
     shape = sum(decision.predicted == decision.shape for decision in decisions)
     texture = sum(decision.predicted == decision.texture for decision in decisions)
     n = len(decisions)
@@ -112,15 +115,15 @@ def measure_shape_bias(
     textures = _read_textures(shards)
     target = open_model(model, shards)
     decisions = _decide(target, textures, batch_size, progress)
-    counted, recognised = decisions, dict[str, Any]()
+    recognised = dict[str, Any]()
     if reference is not None and originals is not None:
         judge = open_model(reference, originals)
-        counted, recognised = _counted(decisions, judge, shards, batch_size, progress)
+        decisions, recognised = _judged(decisions, judge, shards, batch_size, progress)
     document = {
         "kind": "shape-bias",
         "format_version": FORMAT_VERSION,
         **target.document,
-        **summarise(counted),
+        **summarise(decisions),
         "reference": recognised or None,
         "texture_free": _accuracy(open_model(model, texture_free), batch_size, progress) if texture_free else None,
         **describe_environment(target.device),
@@ -141,17 +144,17 @@ def _decide(target: Target, textures: Mapping[str, int], batch_size: int, progre
     return decisions
 
 
-def _counted(
+def _judged(
     decisions: Sequence[Decision], judge: Target, shards: Path, batch_size: int, progress: ProgressReport
 ) -> tuple[list[Decision], dict[str, Any]]:
-    """Return the decisions on images whose originals, known by their source's SHA-256, the judge recognises."""
+    """Count decisions on images alone whose originals, known by their source's SHA-256, the judge recognises."""
     right = classify_split(judge, batch_size, progress)
     known = {digest for key, digest in _sources(judge.shards) if right[key] and digest}
     keys = {key for key, digest in _sources(shards) if digest in known}
     if not keys:
         raise InputError(f"{judge.reference} recognises no original of {shards} in {judge.shards}: check both.")
-    counted = [decision for decision in decisions if decision.key in keys]
-    return counted, {"model": judge.reference, "recognised": share(len(counted), len(decisions))}
+    judged = [replace(decision, counted=decision.key in keys) for decision in decisions]
+    return judged, {"model": judge.reference, "recognised": share(len(keys), len(decisions))}
 
 
 def _sources(shards: Path) -> Iterator[tuple[str, str]]:

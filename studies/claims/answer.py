@@ -17,6 +17,8 @@ import typer
 from numpy.typing import NDArray
 
 from attack import Result, compare, interpolate_records, read_result, worst_case
+from attack.attacks.attack import Norm, radius_name
+from attack.checks.robustness import radii
 
 Array = NDArray[np.float64]
 STRONG = 2 / 255
@@ -115,9 +117,9 @@ def values(measure: str, models: Sequence[Model], others: Sequence[Model]) -> Ar
     return np.stack([_mean_along_path(model.result, keys) for model in models])
 
 
-def worst(model: Model, epsilon: float) -> Array:
-    """Return which images withstand all attacks within an L∞ radius, (N,)."""
-    return np.array(worst_case(model.result.clean, model.result.attacks, "linf", epsilon), float)
+def worst(model: Model, epsilon: float, norm: Norm = "linf") -> Array:
+    """Return which images withstand all attacks within a radius, (N,)."""
+    return np.array(worst_case(model.result.clean, model.result.attacks, norm, epsilon), float)
 
 
 def _mean_along_path(result: Result, keys: Sequence[str]) -> Array:
@@ -164,15 +166,15 @@ def table(answers: Sequence[Answer]) -> str:
 
 def models_table(models: dict[str, list[Model]]) -> str:
     """Return what each kind of model reaches, in per cent, as Markdown: the mean of its seeds, and their range."""
-    radii = sorted({epsilon for own in models.values() for model in own for epsilon in model.result.epsilons})
-    head = ("models", "seeds", "clean", *(f"L∞ {255 * epsilon:g}/255" for epsilon in radii), "by shape")
+    met = radii([attack for own in models.values() for model in own for attack in model.result.attacks])
+    head = ("models", "seeds", "clean", *(radius_name(*radius) for radius in met), "by shape")
     lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
     for name, own in models.items():
         shares = [
             [model.result.document["clean"]["accuracy"] for model in own],
             *(
-                [np.mean(worst(model, epsilon)) for model in own if epsilon in model.result.epsilons]
-                for epsilon in radii
+                [worst(model, epsilon, norm).mean() for model in own if (norm, epsilon) in radii(model.result.attacks)]
+                for norm, epsilon in met
             ),
             [model.by_shape.mean() for model in own],
         ]

@@ -12,11 +12,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import typer
+import yaml
 
+from attack.attacks.attack import AttackResult, Norm
+from attack.evaluation.result import attack_document
 from studies.cifar10 import answer as cells
+from studies.cifar10.cells import read_cells
+from studies.claims.answer import CLAIMS
+from train.config import with_preset
 from train.loading import split_validation
 from train.model_file import load_model
 from train.pairs import PairedShards
+from train.run import check_copies
 
 PROJECT = Path(__file__).parents[2]
 
@@ -33,6 +41,11 @@ def load(name: str) -> ModuleType:
 @pytest.fixture(scope="module")
 def study() -> ModuleType:
     return load("answer")
+
+
+def attack_result(name: str, norm: Norm, epsilon: float, robust: list[bool]) -> AttackResult:
+    distance = tuple(0.0 if one else 0.001 for one in robust)
+    return AttackResult(name, "white-box", norm, epsilon, tuple(robust), distance, 1, 1, 1.0, {}, {})
 
 
 def test_words(study: ModuleType) -> None:
@@ -74,8 +87,9 @@ def test_the_whole_answer(study: ModuleType, earlier: Callable[..., dict[str, An
     assert [found[key]["word"] for key in sorted(found)] == ["open", "supported", "open", "supported"]
     assert "| pairing | 2 | 70.5 (70.0 to 71.0) |" in (tmp_path / "answer/models.md").read_text()
     models = study.read_models(results, shape)
-    first = models["pairing"][0]
-    models["pairing"][0] = first._replace(result=replace(first.result, epsilons=(2 / 255, 4 / 255)))
+    result = models["pairing"][0].result
+    met = (attack_result("pgd-ce", "linf", radius, [True] * 50) for radius in (2 / 255, 4 / 255))
+    models["pairing"][0] = models["pairing"][0]._replace(result=replace(result, attacks=(*result.attacks, *met)))
     models["normal"] = models["normal"][:1]
     assert study.models_table(models).splitlines() == [
         "| models | seeds | clean | L∞ 2/255 | L∞ 4/255 | by shape |",
@@ -177,21 +191,84 @@ def test_the_documents_give_the_answers_as_they_are_stored() -> None:
     assert stylizations in (PROJECT / "docs" / "decoder.md").read_text(encoding="utf-8")
 
 
-def test_the_answer_from_cells(earlier: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+def attacks(kept: int, l2: bool) -> list[dict[str, Any]]:
+    """Return attacks as a result holds them: PGD leaves all 50 images or none, AutoAttack 45 of them."""
+    radii: list[tuple[Norm, float]] = [("linf", 2 / 255), ("linf", 8 / 255)]
+    radii += [("l2", 0.5)] if l2 else []
+    kept_by = {"pgd-ce": [bool(kept)] * 50, "autoattack": [bool(kept)] * 45 + [False] * 5}
+    found = [attack_result(name, *radius, robust) for name, robust in kept_by.items() for radius in radii]
+    return [attack_document(attack) for attack in found]
+
+
+@pytest.fixture
+def write_cell(earlier: Callable[..., dict[str, Any]], tmp_path: Path) -> Callable[..., None]:
+    """Return a function that writes a cell as the pipeline does; `kept`: its model withstands, and goes by shape."""
+
+    def write(method: str, seed: int, kept: int, dtype: str = "fp32") -> None:
+        folder = tmp_path / f"{method}-{seed}"
+        folder.mkdir()
+        document = earlier([[1, 1, 1]] * 50, 0.7, method)
+        document["attempts"] += attacks(kept, l2=seed == 0)
+        seen = {"shape": 1, "texture": 0, "predicted": kept, "shape_rank": 2.0 - kept, "texture_rank": 4.0}
+        records = [{"key": str(key), **seen, "counted": key < 20 + seed} for key in range(30)]
+        blur = [{"corruption": "blur", "error": {"share": 0.2}}]
+        errors = {"records": blur, "clean_error": {"share": 0.1}, "mean_corruption_error": {"mean": 0.2}}
+        record = {"settings": {"dtype": dtype}, "hardware": {"cpu": "a processor", "device": "cpu"}}
+        parts = {"attack": document, "shape": {"records": records}, "corruptions": errors, "record": record}
+        for name, part in parts.items():
+            (folder / f"{name}.json").write_text(json.dumps(part))
+        with tarfile.open(tmp_path / f"{folder.name}.tar.xz", "w:xz") as tar:
+            tar.add(folder, folder.name)
+
+    return write
+
+
+def test_the_answer_from_cells(write_cell: Callable[..., None], tmp_path: Path) -> None:
     for name, kept in (("pairing", 1), ("normal", 0), ("stylized", 1)):
         for seed in (0, 1):
-            cell = tmp_path / f"{name}-{seed}"
-            cell.mkdir()
-            document = earlier([[kept, kept, kept]] * 50, 0.7, name)
-            document["protocol"]["epsilons"] = [2 / 255]
-            (cell / "attack.json").write_text(json.dumps(document))
-            (cell / "shape.json").write_text(json.dumps({"records": [{"predicted": kept, "shape": 1}] * 30}))
-            with tarfile.open(tmp_path / f"{cell.name}.tar.xz", "w:xz") as tar:
-                tar.add(cell, cell.name)
+            write_cell(name, seed, kept, "bf16" if seed else "fp32")
+    write_cell("pairing", 2, 0)  # there is no other model of this seed to compare it with
     cells.main(tmp_path, tmp_path / "answer")
     found = {each["claim"]: each for each in json.loads((tmp_path / "answer/answer.json").read_text())}
-    assert set(found) == {"C1", "C3", "C5", "C6"}
-    assert (found["C1"]["difference"], found["C1"]["word"]) == (100, "supported")
+    assert list(found) == ["C1", "C3", "C5", "C6"]
+    assert {tuple(each["models"]) for each in found.values()} == {(2, 2)}
+    assert (found["C1"]["difference"], found["C1"]["word"]) == (90, "supported")
     assert (found["C3"]["difference"], found["C3"]["word"]) == (0, "open")
-    assert found["C6"]["word"] == "supported"
-    assert "| pairing | 2/255 | 100 | 0 |" in (tmp_path / "answer/autoattack.md").read_text()
+    assert (found["C6"]["word"], found["C6"]["images"]) == ("supported", 20)  # those that both normal models know
+    text = {path.stem: path.read_text() for path in (tmp_path / "answer").glob("*.md")}
+    half = (found["C1"]["high"] - found["C1"]["low"]) / 2
+    assert f"| C1 | 2 | 50 | ± {half:.1f} | ± 3.1 |" in text["half-widths"]
+    assert "| pairing | 3 | 70.0 (70.0 to 70.0) | 60.0 (0.0 to 90.0) |" in text["models"]
+    assert "| 90.0 (seeds: 1) |" in text["models"]
+    assert text["models"].startswith("| models | seeds | clean | L∞ 2/255 | L∞ 8/255 | L2 0.5 | by shape |")
+    assert "| stylized | 2 | L∞ 8/255 | 100 | 10 |" in text["autoattack"]
+    assert "| stylized | 1 | L2 0.5 | 50 | 5 |" in text["autoattack"]
+    assert "| normal | 2 | 20 | 0.0 | 100.0 | 0.0 | 0.500 | 0.250 |" in text["shape"]
+    assert "| stylized | 2 | 20 | 100.0 | 0.0 | 100.0 | 1.000 | 0.250 |" in text["shape"]
+    assert "| normal | 2 | 10.0 | 20.0 | 20.0 (20.0 to 20.0) |" in text["corruptions"]
+    assert "| 1 | 3 | bf16 | cpu, a processor |" in text["seeds"]
+    assert "same 50\ntest images" in text["authors"]
+    assert text["authors"].count("pairing − ") == 2
+    assert (tmp_path / "answer/security.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_cells_that_cannot_be_compared_are_refused(write_cell: Callable[..., None], tmp_path: Path) -> None:
+    with pytest.raises(typer.BadParameter, match="dvc repro"):
+        read_cells(tmp_path)
+    write_cell("pairing", 1, 1)
+    write_cell("normal", 1, 0, "bf16")
+    with pytest.raises(typer.BadParameter, match=r"Seed 1 .* bf16 \(normal\) and fp32 \(pairing\)"):
+        read_cells(tmp_path)
+
+
+def test_every_cell_of_the_study_can_be_trained() -> None:
+    folder = PROJECT / "studies" / "cifar10"
+    stages, params = (yaml.safe_load((folder / f"{name}.yaml").read_text()) for name in ("dvc", "params"))
+    methods = {name: each["do"]["vars"][0] for name, each in stages["stages"].items() if "vars" in each.get("do", {})}
+    assert {claim.first for claim in CLAIMS} | {claim.second for claim in CLAIMS} <= methods.keys()
+    for name, each in methods.items():
+        given = {**params["train"], **each["method"]}
+        given |= {"epsilon": 8 / 255} if "epsilon" in given else {}
+        assert each["name"] == name
+        assert each["copies"] in params["shards"]
+        check_copies(with_preset(**given, shards=Path("shards"), out=Path("out")), copies=1)

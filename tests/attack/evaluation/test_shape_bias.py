@@ -67,7 +67,8 @@ def test_decisions_are_counted(conflict: Path, tmp_path: Path) -> None:
         model.answers[image.pixels.numpy().tobytes()] = predicted
         ranks = {"shape_rank": 6.0, "texture_rank": 6.0}  # nine classes share the places 2 to 10
         ranks |= {"shape_rank": 1.0} if predicted == shape else {"texture_rank": 1.0} if predicted == texture else {}
-        expected.append({"key": image.key, "shape": shape, "texture": texture, "predicted": predicted, **ranks})
+        seen = {"key": image.key, "shape": shape, "texture": texture, "predicted": predicted}
+        expected.append({**seen, **ranks, "counted": True})
 
     document = measure_shape_bias(model, conflict, tmp_path / "out.json", batch_size=7)
 
@@ -116,6 +117,7 @@ def test_images_count_where_a_reference_knows_the_original(conflict: Path, tmp_p
     document = measure(reference=reference, originals=conflict)
     assert (document["shape_bias"]["successes"], document["shape_bias"]["n"]) == (sum(kept), len(kept))
     assert document["reference"]["recognised"]["successes"] == len(kept) == document["shape_reciprocal_rank"]["n"]
+    assert sum(record["counted"] for record in document["records"]) == len(kept)
     assert measure()["shape_bias"]["n"] == len(document["records"]) == 40
     assert measure()["reference"] is None
     make_cue_set(open_cue_set(OPTIONS, per_class=1, kind=TEXTURE_FREE), tmp_path / "plain")
