@@ -6,27 +6,18 @@ Here are the options of `attack run` and `attack transfer`, without PyTorch, whi
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from stylize.console import InputError
 from stylize.console.references import is_reference
-from stylize.console.settings import OneOf, check_settings
+from stylize.console.settings import OneOf, check_settings, parse_epsilon
 
 if TYPE_CHECKING:
     from attack.attacks import Norm
 
 SUITES = ("paper", "quick", "full")
-
-
-def parse_epsilon(text: str) -> float:
-    """Read `8/255` or `0.03`; raise `InputError` for anything else."""
-    try:
-        return float(Fraction(text))
-    except (ValueError, ZeroDivisionError):
-        raise InputError(f"--epsilon is {text!r}: give a number or a fraction such as 8/255.") from None
 
 
 EPSILON = typer.Option(

@@ -2,7 +2,6 @@
 
 import copy
 import hashlib
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from attack.attacks import Averaged, misclassified, separate_copy
 from stylize.console import PATIENCE, InputError, option_name
-from stylize.console.references import is_reference
+from stylize.console.references import code_files, is_reference
 from stylize.files import file_sha256, given_name
 from stylize.shards.manifest import MANIFEST_NAME, Manifest, read_manifest
 from train import ModelCard, TestImage, load_model, load_test_images
@@ -208,10 +207,8 @@ def _digest(network: nn.Module, reference: str) -> str:
     tensors = {name: value.detach().cpu() for name, value in network.state_dict().items() if isinstance(value, Tensor)}
     digest = hashlib.sha256(f"{tensors_sha256(tensors)} {reference}".encode())
     modules = {type(module).__module__ for module in network.modules()} | {reference.partition(":")[0]}
-    for name in sorted(modules - {""}):
-        file = getattr(sys.modules.get(name), "__file__", None)
-        if file and not name.startswith("torch."):  # whose version a result states
-            digest.update(Path(file).read_bytes())
+    for path in code_files(modules):
+        digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
