@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from attack.evaluation.config import AttackConfig, TransferConfig
+from attack.evaluation import AttackConfig, TransferConfig
 from stylize.console import InputError, command_app, console, counted, run_command_line, shown_progress
 from stylize.console.params import (
     PARAMS,
@@ -294,7 +294,7 @@ def check_params(path: Path) -> None:
 
 def _print_result(result: "Result") -> None:
     """Print what attacks left, what the verdicts rest on, and every failed check."""
-    from attack.attacks.attack import radius_name
+    from attack.attacks import radius_name
     from attack.evaluation.result import whole_split
     from attack.evaluation.statistics import share
 

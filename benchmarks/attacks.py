@@ -17,9 +17,9 @@ import typer
 from torch import Tensor, nn
 
 from attack import ImageSet, apgd, autoattack, choose_images, load_image_set, open_model, pgd, share, square
-from attack.attacks.attack import Attacked
-from attack.evaluation.config import parse_epsilon
+from attack.attacks import Attacked
 from stylize.console import console
+from stylize.console.settings import parse_epsilon
 
 Attack = Callable[[nn.Module, Tensor, Tensor], Attacked]
 

@@ -1,7 +1,8 @@
-"""What a command settles before its imports, which take seconds: how Ctrl-C and SIGTERM end it, how threads wait."""
+"""What ends processes: Ctrl-C, SIGTERM, their parent's end; and what a command settles before imports of seconds."""
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -38,6 +39,18 @@ def answered_in_one_line() -> Iterator[None]:
     finally:
         for number, handler in heeded.items():
             signal.signal(number, handler)
+
+
+def end_with_parent() -> None:
+    """Let this process end when its parent is killed, which could not end it."""
+    from multiprocessing import parent_process
+
+    def wait() -> None:
+        if parent := parent_process():
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def imports_torch(command: Callable[..., None]) -> Callable[..., None]:

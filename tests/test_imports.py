@@ -115,7 +115,7 @@ def test_the_front_of_a_room_says_what_lives_in_it_and_imports_none_of_it(front:
         ("train/module.py", "from attack import x"),
         ("train/module.py", "from stylize.sources import open_source"),
         ("train/module.py", "from stylize import read_manifest"),
-        ("attack/attacks/module.py", "from attack.checks.check import Check"),
+        ("attack/attacks/module.py", "from attack.checks import Check"),
         ("attack/evaluation/module.py", "from attack.report.build import write_report"),
         ("attack/report/module.py", "from stylize.networks.stylizer import Stylizer"),
     ],

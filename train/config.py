@@ -4,7 +4,6 @@ import difflib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +11,7 @@ from typer import Option
 
 from stylize.console import InputError, option_name
 from stylize.console.references import is_reference
-from stylize.console.settings import OneOf, check_settings
+from stylize.console.settings import OneOf, check_settings, parse_epsilon
 
 if TYPE_CHECKING:
     from train.methods import Settings
@@ -86,14 +85,6 @@ def similar(name: str, names: Iterable[str]) -> str:
     return f" (did you mean {' or '.join(near)}?)" if near else ""
 
 
-def _number(text: str) -> float:
-    """Return a number such as 0.1 or 4/255."""
-    try:
-        return float(Fraction(text.replace(" ", "")))
-    except (ValueError, ZeroDivisionError):
-        raise InputError(f"--epsilon is {text!r}: give a number such as 4/255 or 0.1.") from None
-
-
 @dataclass(frozen=True)
 class TrainConfig:
     """What to train, on what and how; a value out of range raises `InputError`.
@@ -139,7 +130,7 @@ class TrainConfig:
     ] = None
     epsilon: Annotated[
         float | None,
-        Option(parser=_number, max=1, help="L∞ radius of attacks in training, as 4/255. [default: the method's]"),
+        Option(parser=parse_epsilon, max=1, help="L∞ radius of attacks in training, as 4/255. [default: the method's]"),
     ] = None
     attack_steps: Annotated[int, Option(min=1, help="Of attacks in training that iterate.")] = 7
     validation_fraction: Annotated[

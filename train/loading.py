@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from stylize.console import NO_ANSWER, PATIENCE, InputError, counted, plain_errors
+from stylize.interruption import end_with_parent
 from stylize.shards.index import ORIGIN_NAME
 from stylize.shards.manifest import Manifest
 from stylize.shards.remote import without_pairs
@@ -267,14 +268,7 @@ def _start_worker(environment: dict[str, str], worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda _signal, _frame: signal.alarm(GRACE_SECONDS))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-    threading.Thread(target=_end_with_main_process, daemon=True).start()
-
-
-def _end_with_main_process() -> None:
-    """End a worker whose main process was killed: PyTorch's watchdog looks at its server, which lives on with it."""
-    if main := multiprocessing.parent_process():
-        main.join()
-        os._exit(1)
+    end_with_parent()  # PyTorch's watchdog looks at the worker's server, which lives on with it
 
 
 def process_context() -> "multiprocessing.context.SpawnContext | multiprocessing.context.ForkServerContext":

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from attack.attacks.attack import (
+from attack.attacks import (
     BATCH_SIZE,
     DUAL,
     TINY,

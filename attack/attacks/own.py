@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attack.attacks.attack import BATCH_SIZE, Attacked, LossFunction, Norm, batches, check_images, counting, size
+from attack.attacks import BATCH_SIZE, Attacked, LossFunction, Norm, batches, check_images, counting, size
 from stylize.console import InputError
 from stylize.console.references import load_reference, reason_of
 

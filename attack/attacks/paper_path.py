@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor, nn
 
-from attack.attacks.attack import check_images, check_numbers, counting, size
+from attack.attacks import check_images, check_numbers, counting, size
 from stylize.console import InputError
 
 # What an element with a zero gradient does: `stay` where it is (sign(0) = 0), or step by -1 as in the authors' code.

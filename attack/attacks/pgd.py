@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from attack.attacks.attack import (
+from attack.attacks import (
     BATCH_SIZE,
     DUAL,
     TINY,

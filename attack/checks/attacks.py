@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from attack.attacks.attack import AttackResult, Kind, Norm
+from attack.attacks import AttackResult, Kind, Norm
 from attack.attacks.paper_path import AttackPath
-from attack.checks.check import Check, Failure, Finding, Rules
+from attack.checks import Check, Failure, Finding, Rules
 from attack.checks.robustness import Robust, accuracy, breaks_more, gain, is_within, looked_at, radii, worst_case
 
 COPY_DIFFERS = 0.02  # of attacked images: rounding in another batch may change an answer

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from attack.attacks.attack import input_gradient, separate_copy
+from attack.attacks import input_gradient, separate_copy
 
 PIXELS_AT_A_TIME = 2**18  # of images looked at together, in float64 and with gradients
 DIRECTIONS = 2

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attack.attacks.attack import Averaged
-from attack.checks.check import Check, Finding, Rules
+from attack.attacks import Averaged
+from attack.checks import Check, Finding, Rules
 from attack.checks.gradients import (
     DISAGREES,
     Slopes,

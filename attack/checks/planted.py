@@ -6,8 +6,8 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
-from attack.attacks.attack import Attacked, Averaged, Norm, size, steepest
-from attack.checks.check import Check, Failure, could_not_run
+from attack.attacks import Attacked, Averaged, Norm, size, steepest
+from attack.checks import Check, Failure, could_not_run
 from attack.checks.gradients import logits_of
 from attack.checks.robustness import wilson
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import sqrt
 from statistics import NormalDist
 
-from attack.attacks.attack import NORM_NAMES, AttackResult, Norm
+from attack.attacks import NORM_NAMES, AttackResult, Norm
 
 Robust = tuple[bool, ...]
 TOLERANCE = 1e-4  # of a radius: pixels are float32

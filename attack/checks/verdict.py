@@ -4,10 +4,9 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from attack.attacks.attack import OWN_NORMS, AttackResult, Norm, radius_name
-from attack.checks import planted
+from attack.attacks import OWN_NORMS, AttackResult, Norm, radius_name
+from attack.checks import Check, planted
 from attack.checks.attacks import check_attacks
-from attack.checks.check import Check
 from attack.checks.robustness import Cell, accuracy, is_within, robust_cells, wilson
 
 Word = Literal["holds", "masking suspected", "not robust", "inconclusive", "near chance"]

@@ -14,10 +14,18 @@ from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from attack.evaluation.images import ProgressReport, check_positive, choose_images, image_order
 from attack.evaluation.result import check_output, encode_result
-from attack.evaluation.shape_bias import share
-from attack.evaluation.target import Target, image_batches, open_model, predict
+from attack.evaluation.statistics import count_share
+from attack.evaluation.target import (
+    ProgressReport,
+    Target,
+    check_positive,
+    choose_images,
+    image_batches,
+    image_order,
+    open_model,
+    predict,
+)
 from stylize.console import InputError
 from stylize.files import file_sha256, write_atomically
 from train import image_preset
@@ -209,7 +217,7 @@ def summarise_errors(errors: Errors) -> dict[str, Any]:
 
     Errors on the clean images, if there, stand under the name "clean" and apart from the mean.
     """
-    shares = {place: share(int(found.sum()), len(found)) for place, found in errors.items()}
+    shares = {place: count_share(int(found.sum()), len(found)) for place, found in errors.items()}
     of_images = np.mean([found for place, found in errors.items() if place != CLEAN], axis=0)
     spread = float(of_images.std(ddof=1) / np.sqrt(len(of_images))) if len(of_images) > 1 else None
     return {

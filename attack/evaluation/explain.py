@@ -11,8 +11,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from attack.evaluation.images import ImageSet, ProgressReport, check_positive, choose_images, load_image_set
-from attack.evaluation.target import Target, open_model, predict
+from attack.evaluation.target import (
+    ImageSet,
+    ProgressReport,
+    Target,
+    check_positive,
+    choose_images,
+    load_image_set,
+    open_model,
+    predict,
+)
 from stylize.console import InputError
 
 KERNEL_WIDTH = 0.25  # of the cosine distance between what is kept and the whole image, as in the authors' lime_image

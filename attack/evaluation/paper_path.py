@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from attack.attacks.attack import AttackResult
+from attack.attacks import AttackResult
 from attack.attacks.paper_path import AttackPath, fgsm_path, join_paths
 from attack.checks.robustness import wilson
-from attack.evaluation.config import AttackConfig
-from attack.evaluation.images import ImageSet, ProgressReport
+from attack.evaluation import AttackConfig
+from attack.evaluation.target import ImageSet, ProgressReport
 
 
 def attack_along_path(

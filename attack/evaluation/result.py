@@ -18,16 +18,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from attack.attacks.attack import NORM_NAMES, AttackResult, Norm, epsilon_name
-from attack.checks.check import Check
+from attack.attacks import NORM_NAMES, AttackResult, Norm, epsilon_name
+from attack.checks import Check
 from attack.checks.robustness import Cell, looked_at, robust_cells, wilson
 from attack.checks.verdict import Verdict, Word, evaluate
-from attack.evaluation.config import AttackConfig
-from attack.evaluation.images import ImageSet
+from attack.evaluation import AttackConfig
 from attack.evaluation.paper_path import Records, read_records
 from attack.evaluation.statistics import Share, share
 from attack.evaluation.suite import main_attack
-from attack.evaluation.target import Target
+from attack.evaluation.target import ImageSet, Target
 from stylize.console import InputError, literal
 from stylize.files import write_atomically
 

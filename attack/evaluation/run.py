@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from attack.attacks.attack import (
+from attack.attacks import (
     OWN_NORMS,
     Attacked,
     AttackResult,
@@ -27,14 +27,13 @@ from attack.attacks.attack import (
 )
 from attack.attacks.own import WithGradientOf
 from attack.attacks.paper_path import AttackPath
+from attack.checks import Check
 from attack.checks.attacks import check_errors, check_path
-from attack.checks.check import Check
 from attack.checks.model import check_model
 from attack.checks.planted import check_planted
 from attack.checks.robustness import worst_case
 from attack.checks.verdict import evaluate
-from attack.evaluation.config import AttackConfig, with_batch_size
-from attack.evaluation.images import ImageSet, ProgressReport, choose_images, load_image_set
+from attack.evaluation import AttackConfig, with_batch_size
 from attack.evaluation.paper_path import attack_along_path, path_attack, path_section
 from attack.evaluation.result import (
     FORMAT_VERSION,
@@ -46,7 +45,18 @@ from attack.evaluation.result import (
     read_attack,
 )
 from attack.evaluation.suite import Planned, main_attack, plan_attacks
-from attack.evaluation.target import Target, answers, classify_split, open_model, right_afresh, without_tf32
+from attack.evaluation.target import (
+    ImageSet,
+    ProgressReport,
+    Target,
+    answers,
+    choose_images,
+    classify_split,
+    load_image_set,
+    open_model,
+    right_afresh,
+    without_tf32,
+)
 from stylize.console import InputError, counted
 from stylize.console.references import load_reference
 from stylize.files import file_sha256, write_atomically

@@ -9,11 +9,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from attack.checks.robustness import wilson
-from attack.evaluation.images import ProgressReport, check_positive
 from attack.evaluation.result import check_output, encode_result
-from attack.evaluation.statistics import share as mean_share
-from attack.evaluation.target import Target, classes_of, classify_split, image_batches, logits_of, open_model
+from attack.evaluation.statistics import count_share, share
+from attack.evaluation.target import (
+    ProgressReport,
+    Target,
+    check_positive,
+    classes_of,
+    classify_split,
+    image_batches,
+    logits_of,
+    open_model,
+)
 from stylize.console import InputError
 from stylize.files import write_atomically
 from stylize.shards import read_shard
@@ -41,12 +48,6 @@ class Decision:
     counted: bool = True
 
 
-def share(successes: int, n: int) -> dict[str, float | int | None]:
-    """Return a share of n images with Wilson's 95 % interval, as a result holds it; null where there are none."""
-    low, high = wilson(successes, n)
-    return {"share": successes / n if n else None, "low": low, "high": high, "successes": successes, "n": n}
-
-
 def summarise(decisions: Sequence[Decision]) -> dict[str, Any]:
     """Return the shape bias over counted images, and what it hides: how often, how nearly a model goes by either cue.
 
@@ -58,12 +59,12 @@ def summarise(decisions: Sequence[Decision]) -> dict[str, Any]:
     texture = sum(decision.predicted == decision.texture for decision in decisions)
     n = len(decisions)
     return {
-        "shape_bias": share(shape, shape + texture),
-        "shape_accuracy": share(shape, n),
-        "texture_accuracy": share(texture, n),
-        "neither": share(n - shape - texture, n),
-        "shape_reciprocal_rank": asdict(mean_share(np.array([1 / each.shape_rank for each in decisions]))),
-        "texture_reciprocal_rank": asdict(mean_share(np.array([1 / each.texture_rank for each in decisions]))),
+        "shape_bias": count_share(shape, shape + texture),
+        "shape_accuracy": count_share(shape, n),
+        "texture_accuracy": count_share(texture, n),
+        "neither": count_share(n - shape - texture, n),
+        "shape_reciprocal_rank": asdict(share(np.array([1 / each.shape_rank for each in decisions]))),
+        "texture_reciprocal_rank": asdict(share(np.array([1 / each.texture_rank for each in decisions]))),
     }
 
 
@@ -146,7 +147,7 @@ def _judged(
     if not keys:
         raise InputError(f"{judge.reference} recognises no original of {shards} in {judge.shards}: check both.")
     judged = [replace(decision, counted=decision.key in keys) for decision in decisions]
-    return judged, {"model": judge.reference, "recognised": share(len(keys), len(decisions))}
+    return judged, {"model": judge.reference, "recognised": count_share(len(keys), len(decisions))}
 
 
 def _sources(shards: Path) -> Iterator[tuple[str, str]]:
@@ -156,7 +157,7 @@ def _sources(shards: Path) -> Iterator[tuple[str, str]]:
 
 def _accuracy(target: Target, batch_size: int, progress: ProgressReport) -> dict[str, Any]:
     right = classify_split(target, batch_size, progress)
-    return {"shards": target.document["shards"], "accuracy": share(sum(right.values()), len(right))}
+    return {"shards": target.document["shards"], "accuracy": count_share(sum(right.values()), len(right))}
 
 
 def _read_textures(shards: Path) -> dict[str, int]:

@@ -38,6 +38,12 @@ def share(values: Sequence[bool] | Array) -> Share:
     return Share(total / n if n else 0.0, low, high, n)
 
 
+def count_share(successes: int, n: int) -> dict[str, float | int | None]:
+    """Return a share of n images with Wilson's 95 % interval, as a result holds it; null where there are none."""
+    low, high = wilson(successes, n)
+    return {"share": successes / n if n else None, "low": low, "high": high, "successes": successes, "n": n}
+
+
 @dataclass(frozen=True)
 class Difference:
     """How much better `first` is than `second` on the same images: mean and interval in [-1, 1], and p-values.

@@ -8,13 +8,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from attack.attacks.attack import NORM_NAMES, OWN_NORMS, Attacked, Kind, Loss, LossFunction, Norm, attack_title
-from attack.attacks.autoattack import RAND, STANDARD, Nearest, Part, apgd, autoattack
+from attack.attacks import NORM_NAMES, OWN_NORMS, Attacked, Kind, Loss, LossFunction, Norm, attack_title
+from attack.attacks.autoattack import RAND, STANDARD, Nearest, Part, apgd, autoattack, square
 from attack.attacks.minimal_norm import minimal_norm
 from attack.attacks.own import own_attack, own_loss
 from attack.attacks.pgd import OVERSHOOT, pgd, single_step, targeted, unbounded, uniform_noise
-from attack.attacks.square import square
-from attack.evaluation.config import AttackConfig
+from attack.evaluation import AttackConfig
 from stylize.console import InputError
 
 STEPS = {"quick": 20, "full": 40}

@@ -1,9 +1,8 @@
-"""The model under attack: opened, checked, asked for its answers."""
+"""What is evaluated: the model, opened, checked and asked for its answers, and the images that every model meets."""
 
 import copy
 import hashlib
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -15,10 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attack.attacks.attack import Averaged, misclassified, separate_copy
-from attack.evaluation.images import ProgressReport
-from stylize.console import PATIENCE, InputError
-from stylize.console.references import is_reference
+from attack.attacks import Averaged, misclassified, separate_copy
+from stylize.console import PATIENCE, InputError, option_name
+from stylize.console.references import code_files, is_reference
 from stylize.files import file_sha256, given_name
 from stylize.shards.manifest import MANIFEST_NAME, Manifest, read_manifest
 from train import ModelCard, TestImage, load_model, load_test_images
@@ -26,9 +24,54 @@ from train.augment import PAPER_SIZE
 from train.loading import process_context
 from train.model_file import model_file, tensors_sha256
 from train.models import call_reference, copy_inference_tensors
+from train.pairs import PairedShards
 
 NO_CLASS = -1
 EXTERNAL = "external"  # the method of a model that this program did not train
+ProgressReport = Callable[[str, int, int], None]  # (what is being done, how much of it is done, how much there is)
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """N test images in hash order: keys, float32 pixels (N, 3, H, W) in [0, 1] and int64 labels (N,)."""
+
+    keys: tuple[str, ...]
+    pixels: Tensor
+    labels: Tensor
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the pixels as 8-bit levels: what tells whether two evaluations were on the same images."""
+        return hashlib.sha256(self.pixels.mul(255).round().byte().cpu().numpy().tobytes()).hexdigest()
+
+
+def check_positive(**counts: int) -> None:
+    """Raise `InputError` for the first count below 1."""
+    for name, count in counts.items():
+        if count < 1:
+            raise InputError(f"{option_name(name)} is {count}: give 1 or more.")
+
+
+def image_order(keys: Iterable[str], seed: int = 0) -> list[str]:
+    """Sort keys by the SHA-256 of "seed:key": an order that depends on no model and not on the order of the keys."""
+    return sorted(keys, key=lambda key: hashlib.sha256(f"{seed}:{key}".encode()).digest())
+
+
+def choose_images(shards: Path, images: int, seed: int) -> tuple[str, ...]:
+    """Return the keys of a shard folder's first `images` test images in hash order, or of all where there are fewer."""
+    keys = (str(key) for key in PairedShards(shards, "test").keys)
+    return tuple(image_order(keys, seed)[:images])
+
+
+def load_image_set(
+    shards: Path, image_size: int, image_preset: str, keys: Sequence[str], device: str | torch.device = "cpu"
+) -> ImageSet:
+    """Return the images of these keys on a device, with the very pixels that `train` computes test accuracy on."""
+    wanted = set(keys)
+    found = {image.key: image for image in load_test_images(shards, image_size, image_preset) if image.key in wanted}
+    pixels = torch.stack([found[key].pixels for key in keys])
+    labels = torch.tensor([found[key].label for key in keys])
+    return ImageSet(tuple(keys), pixels.to(device), labels.to(device))
 
 
 @dataclass(frozen=True)
@@ -164,10 +207,8 @@ def _digest(network: nn.Module, reference: str) -> str:
     tensors = {name: value.detach().cpu() for name, value in network.state_dict().items() if isinstance(value, Tensor)}
     digest = hashlib.sha256(f"{tensors_sha256(tensors)} {reference}".encode())
     modules = {type(module).__module__ for module in network.modules()} | {reference.partition(":")[0]}
-    for name in sorted(modules - {""}):
-        file = getattr(sys.modules.get(name), "__file__", None)
-        if file and not name.startswith("torch."):  # whose version a result states
-            digest.update(Path(file).read_bytes())
+    for path in code_files(modules):
+        digest.update(path.read_bytes())
     return digest.hexdigest()
 
 

@@ -8,14 +8,21 @@ from functools import partial as call_later
 from pathlib import Path
 from typing import Any
 
-from attack.attacks.attack import AttackResult
+from attack.attacks import AttackResult
 from attack.attacks.pgd import OVERSHOOT, pgd
-from attack.evaluation.config import TransferConfig, with_batch_size
-from attack.evaluation.images import ImageSet, ProgressReport, choose_images, load_image_set
+from attack.evaluation import TransferConfig, with_batch_size
 from attack.evaluation.result import Partial, Result, check_output, encode_result, folder_name
 from attack.evaluation.run import evaluate_images
 from attack.evaluation.suite import STEPS
-from attack.evaluation.target import Target, open_model, without_tf32
+from attack.evaluation.target import (
+    ImageSet,
+    ProgressReport,
+    Target,
+    choose_images,
+    load_image_set,
+    open_model,
+    without_tf32,
+)
 from stylize.console import InputError
 from stylize.files import write_atomically
 from train.records import describe_environment

@@ -10,7 +10,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from attack.attacks.attack import AttackResult, Norm, epsilon_name
+from attack.attacks import AttackResult, Norm, epsilon_name
 from attack.checks.robustness import Cell, looked_at
 from attack.checks.verdict import Verdict
 from attack.evaluation.paper_path import Curve

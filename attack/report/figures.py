@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
-from attack.attacks.attack import NORM_NAMES, Norm
+from attack.attacks import NORM_NAMES, Norm
 from attack.evaluation.explain import Explanation
 from attack.evaluation.paper_path import Curve
 from attack.report.groups import Entry, Group

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from attack.attacks.attack import NORM_NAMES, AttackResult, Norm, radius_name
+from attack.attacks import NORM_NAMES, AttackResult, Norm, radius_name
 from attack.checks.robustness import looked_at, worst_case
 from attack.checks.verdict import evaluate
 from attack.evaluation.paper_path import (

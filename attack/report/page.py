@@ -10,7 +10,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from attack.attacks.attack import NORM_NAMES, Norm, epsilon_name, radius_name
+from attack.attacks import NORM_NAMES, Norm, epsilon_name, radius_name
 from attack.checks.robustness import looked_at
 from attack.checks.verdict import Verdict
 from attack.evaluation.paper_path import INTERPOLATORS, LINEAR_POINTS, path_values

@@ -16,7 +16,7 @@ import numpy as np
 import typer
 
 from attack import worst_case
-from attack.attacks.attack import Norm, radius_name
+from attack.attacks import Norm, radius_name
 from attack.checks.robustness import radii
 from attack.evaluation.shape_bias import summarise
 from attack.evaluation.statistics import compare_family

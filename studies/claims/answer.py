@@ -17,7 +17,7 @@ import typer
 from numpy.typing import NDArray
 
 from attack import Result, compare, interpolate_records, read_result, worst_case
-from attack.attacks.attack import Norm, radius_name
+from attack.attacks import Norm, radius_name
 from attack.checks.robustness import radii
 
 Array = NDArray[np.float64]

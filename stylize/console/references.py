@@ -3,6 +3,7 @@
 import importlib
 import sys
 import traceback
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,14 @@ def load_reference(reference: str, kind: str) -> Any:
     if not callable(found):
         raise InputError(f"{kind} {reference}: {module_name} has no function {name!r}: give the name of one.")
     return found
+
+
+def code_files(modules: Iterable[str]) -> Iterator[Path]:
+    """Yield the files of imported modules in the order of their names, but for PyTorch's, whose version is recorded."""
+    for name in sorted(modules):
+        file = getattr(sys.modules.get(name), "__file__", None)
+        if file and not name.startswith("torch."):
+            yield Path(file)
 
 
 def reason_of(error: BaseException) -> str:

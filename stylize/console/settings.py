@@ -15,6 +15,7 @@ def make(given: dict[str, Any], out: Path) -> None:
 from collections.abc import Callable, Iterator
 from copy import copy
 from dataclasses import MISSING, Field, fields
+from fractions import Fraction
 from functools import wraps
 from inspect import Parameter, signature
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
@@ -67,6 +68,14 @@ def check_settings(settings: Any) -> None:
         for one in value if isinstance(value, tuple) else (value,):
             if one is not None:
                 _check(field, option, one)
+
+
+def parse_epsilon(text: str) -> float:
+    """Read a radius in pixels of [0, 1], `8/255` or `0.03`; raise `InputError` for anything else."""
+    try:
+        return float(Fraction(text))
+    except (ValueError, ZeroDivisionError):
+        raise InputError(f"--epsilon is {text!r}: give a number or a fraction such as 8/255.") from None
 
 
 def _check(field: Field[Any], option: OptionInfo, value: Any) -> None:

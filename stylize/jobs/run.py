@@ -1,7 +1,6 @@
 """Run a job on this machine, on one device or several, whole or in parts of a job array."""
 
 import json
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -9,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import connection, get_context
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +16,7 @@ import torch
 
 from stylize.console import InputError, Report, counted
 from stylize.files import write_atomically
+from stylize.interruption import end_with_parent
 from stylize.jobs import ShardPlan, Spec, plan_shards, shard_sizes
 from stylize.jobs.estimate import size_advice
 from stylize.jobs.job import Failure, Job
@@ -227,7 +227,7 @@ def _make_share(
 ) -> None:
     """Send the numbers of finished images, and in the end the failures, or what was wrong."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers, and ends this process
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     try:
         if device != "cpu":
             torch.cuda.set_device(device)
@@ -237,13 +237,6 @@ def _make_share(
         results.send(make_here(job, results.send, staging, plans))
     except InputError as error:
         results.send(str(error))
-
-
-def _end_with_parent() -> None:
-    """End this process when its parent is killed, which could not end it."""
-    if parent := parent_process():
-        parent.join()
-        os._exit(1)
 
 
 RECORD_NAME = "job.json"  # what `publish_parts` needs to know, so that it needs neither images nor networks

@@ -2,11 +2,9 @@
 
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from inspect import signature
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 from stylize.console import InputError
-from stylize.console.references import load_reference, reason_of
+from stylize.console.references import code_files, load_reference, reason_of
 from stylize.jobs import ShardOptions, Spec, StyleRecord, draw_copies
 from stylize.networks.devices import find_device
 from stylize.networks.styles import Style, load_styles
@@ -185,10 +183,8 @@ def _code_sha256(reference: str, function: Any) -> str:
     modules = {reference.partition(":")[0], function.__module__, type(function).__module__}
     modules |= {type(layer).__module__ for network in networks for layer in network.modules()}
     digest = hashlib.sha256()
-    for name in sorted(modules):
-        file = getattr(sys.modules.get(name), "__file__", None)
-        if file and not name.startswith("torch."):  # whose version the specification states
-            digest.update(Path(file).read_bytes())
+    for path in code_files(modules):
+        digest.update(path.read_bytes())
     for network in networks:
         for name, tensor in network.state_dict().items():
             digest.update(name.encode())

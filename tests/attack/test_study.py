@@ -15,7 +15,7 @@ import pytest
 import typer
 import yaml
 
-from attack.attacks.attack import AttackResult, Norm
+from attack.attacks import AttackResult, Norm
 from attack.evaluation.result import attack_document
 from studies.cifar10 import answer as cells
 from studies.cifar10.cells import read_cells

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from attack.attacks.attack import attack_loss
+from attack.attacks import attack_loss
 
 CLASSES = 5
 SHAPE = (3, 8, 8)

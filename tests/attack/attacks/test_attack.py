@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax
 from torch import Tensor
 
-from attack.attacks.attack import LOSSES, Loss, Norm, attack_loss, project, random_point, steepest
+from attack.attacks import LOSSES, Loss, Norm, attack_loss, project, random_point, steepest
 from attack.attacks.pgd import uniform_noise
 from stylize.console import InputError
 from tests.attack.attacks.models import pictures

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attack.attacks.attack import Norm
+from attack.attacks import Norm
 from attack.attacks.autoattack import apgd, autoattack
 from attack.attacks.pgd import pgd
 from stylize.console import InputError

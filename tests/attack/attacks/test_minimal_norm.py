@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attack.attacks.attack import Norm
+from attack.attacks import Norm
 from attack.attacks.minimal_norm import minimal_norm
 from attack.attacks.pgd import pgd
 from stylize.console import InputError

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attack.attacks.attack import Loss, Norm, attack_loss
+from attack.attacks import Loss, Norm, attack_loss
 from attack.attacks.pgd import pgd, single_step, unbounded
 from stylize.console import InputError
 from tests.attack.attacks.models import conv_model, linear_model, losses_of, pictures, predicted

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attack.attacks.square import square
+from attack.attacks.autoattack import square
 from stylize.console import InputError
 from tests.attack.attacks.models import conv_model, losses_of, pictures, predicted
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attack.attacks.attack import Norm
+from attack.attacks import Norm
 from attack.attacks.pgd import pgd, targeted
 from stylize.console import InputError
 from tests.attack.attacks.models import linear_model, pictures, predicted

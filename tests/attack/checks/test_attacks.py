@@ -6,7 +6,7 @@ from math import inf
 
 import pytest
 
-from attack.attacks.attack import AttackResult, Kind
+from attack.attacks import AttackResult, Kind
 from attack.checks.attacks import check_attacks
 from attack.checks.robustness import breaks_more, gain, worst_case
 

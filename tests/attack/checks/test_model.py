@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attack.checks.check import Check
+from attack.checks import Check
 from attack.checks.model import check_model
 from tests.attack.conftest import Remembers
 

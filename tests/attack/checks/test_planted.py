@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attack.attacks.attack import Attacked
+from attack.attacks import Attacked
 from attack.attacks.pgd import pgd
-from attack.checks.check import Check
+from attack.checks import Check
 from attack.checks.planted import check_planted
 
 EPSILON = 8 / 255

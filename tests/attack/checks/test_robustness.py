@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from attack.attacks.attack import AttackResult, Kind, Norm
+from attack.attacks import AttackResult, Kind, Norm
 from attack.checks.robustness import TOLERANCE, images_met, robust_cells, wilson, worst_case
 from attack.checks.verdict import verdicts
 from attack.evaluation.result import Result, attack_document, encode_result, metrics, read_result

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from torch import Tensor, nn
 
-from attack.attacks.attack import Attacked, AttackResult, Kind, Norm
+from attack.attacks import Attacked, AttackResult, Kind, Norm
+from attack.checks import Check, Failure
 from attack.checks.attacks import check_copies
-from attack.checks.check import Check, Failure
 from attack.checks.model import check_model
 from attack.checks.planted import check_planted
 from attack.checks.robustness import wilson

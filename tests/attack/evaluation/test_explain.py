@@ -12,7 +12,7 @@ from scipy.optimize import minimize
 from torch import Tensor, nn
 
 from attack.evaluation.explain import Explanation, WeightedRidge, explain_models, lime_weights, superpixels
-from attack.evaluation.images import choose_images
+from attack.evaluation.target import choose_images
 from attack.report.figures import OUTLINE, explanation_overlay, explanations_png
 from stylize.console import InputError
 from train import load_test_images

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from attack import AttackConfig, attack_model, pgd
-from attack.attacks.attack import Attacked, Averaged, attack_loss
+from attack.attacks import Attacked, Averaged, attack_loss
 from attack.attacks.own import WithGradientOf, own_attack, own_loss
 from stylize.console import InputError
 from tests.attack.attacks.models import conv_model, linear_model, pictures, predicted

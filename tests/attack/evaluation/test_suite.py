@@ -1,11 +1,12 @@
 import pytest
 
 from attack import AttackConfig
-from attack.attacks.attack import epsilon_name
+from attack.attacks import epsilon_name
 from attack.attacks.paper_path import ZERO_GRADIENT
-from attack.evaluation.config import parse_epsilon, with_batch_size
+from attack.evaluation import with_batch_size
 from attack.evaluation.suite import plan_attacks
 from stylize.console import InputError
+from stylize.console.settings import parse_epsilon
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from attack.attacks.attack import epsilon_name
+from attack.attacks import epsilon_name
 from stylize.console import InputError
 from tests.attack.planted.networks import write_shards
 from tests.attack.planted.zoo import QUICK, TRUTHS, Cell, build, judge

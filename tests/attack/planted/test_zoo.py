@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from attack import AttackConfig
-from attack.attacks.attack import separate_copy
+from attack.attacks import separate_copy
 from stylize.console import InputError
 from tests.attack.planted.honest import HONEST
 from tests.attack.planted.networks import TEST

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from attack import AttackConfig, attack_model
-from attack.attacks.attack import epsilon_name
-from attack.checks.check import Check
+from attack.attacks import epsilon_name
+from attack.checks import Check
 from tests.attack.planted.gradients import GRADIENTS
 from tests.attack.planted.honest import HONEST
 from tests.attack.planted.inputs import INPUTS
