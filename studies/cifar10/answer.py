@@ -27,6 +27,7 @@ from studies.claims import corruptions
 from studies.claims.answer import CLAIMS, Answer, Claim, Model, answer, judge, models_table, table, values
 
 PRIMARY = {"C1": 3.1, "C3": 2.1, "K1": 2.2}  # with the half-widths in points that README.md expects of eight seeds
+YARDSTICKS = ("pairing-random", "augmix", "nfgsm", "nfgsm_pairing")
 CUES = {"by shape": "shape_accuracy", "by texture": "texture_accuracy", "shape bias": "shape_bias"}
 RANKS = ("shape_reciprocal_rank", "texture_reciprocal_rank")
 NOTE = """\
@@ -149,9 +150,14 @@ def seeds_table(cells: Sequence[Cell]) -> str:
 
 
 def security_curves(cells: Sequence[Cell]) -> bytes:
-    """Draw robust accuracy against the L∞ radius (PNG): the mean of each method's seeds in the band that holds them."""
+    """Draw robust accuracy against the L∞ radius (PNG), the yardsticks in a panel of their own.
+
+    A line is the mean of a method's seeds, its band holds the intervals of all of them.
+    """
     entries = [Entry(f"{cell.method}-{cell.seed}", cell.method, cell.result) for cell in cells]
-    return figure_bytes(panel_figure([security_panel(Group("", tuple(entries), across=True), "linf")]), "png")
+    groups = [tuple(e for e in entries if (e.recipe in YARDSTICKS) == apart) for apart in (False, True)]
+    panels = [security_panel(Group("", group, across=True), "linf") for group in groups if group]
+    return figure_bytes(panel_figure(panels), "png")
 
 
 def note(found: Sequence[Answer]) -> str:

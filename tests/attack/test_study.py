@@ -266,9 +266,10 @@ def test_every_cell_of_the_study_can_be_trained() -> None:
     stages, params = (yaml.safe_load((folder / f"{name}.yaml").read_text()) for name in ("dvc", "params"))
     methods = {name: each["do"]["vars"][0] for name, each in stages["stages"].items() if "vars" in each.get("do", {})}
     assert {claim.first for claim in CLAIMS} | {claim.second for claim in CLAIMS} <= methods.keys()
+    few = {name for name, each in stages["stages"].items() if each.get("foreach") == "${first_seeds}"}
+    assert few == set(cells.YARDSTICKS)
     for name, each in methods.items():
         given = {**params["train"], **each["method"]}
         given |= {"epsilon": 8 / 255} if "epsilon" in given else {}
         assert each["name"] == name
-        assert each["copies"] in params["shards"]
         check_copies(with_preset(**given, shards=Path("shards"), out=Path("out")), copies=1)
