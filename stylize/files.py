@@ -189,23 +189,6 @@ def _kind(head: bytes) -> str | None:
         return known
     if head[257:262] == b"ustar":
         return "a tar archive, unpack it first"
-    return _kind_of_text(head)
-
-
-def _kind_of_zip(path: Path) -> str | None:
-    """Tell other zips from the ones that torch writes, None for these and for damaged ones."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = {name.rpartition("/")[2] for name in archive.namelist()}
-    except (OSError, zipfile.BadZipFile, NotImplementedError):
-        return None
-    if "constants.pkl" in names:
-        return "a TorchScript program, save `model.state_dict()` instead"
-    return None if "data.pkl" in names else "a zip archive of other files, unpack it first"
-
-
-def _kind_of_text(head: bytes) -> str | None:
-    """Tell texts apart, also those cut in the middle of a letter; None for bytes that are no text."""
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if b"\0" in head:
         return None
@@ -222,3 +205,15 @@ def _kind_of_text(head: bytes) -> str | None:
     except UnicodeDecodeError as error:
         return None if error.start < len(head) - 3 else "a text"
     return "a text"
+
+
+def _kind_of_zip(path: Path) -> str | None:
+    """Tell other zips from the ones that torch writes, None for these and for damaged ones."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = {name.rpartition("/")[2] for name in archive.namelist()}
+    except (OSError, zipfile.BadZipFile, NotImplementedError):
+        return None
+    if "constants.pkl" in names:
+        return "a TorchScript program, save `model.state_dict()` instead"
+    return None if "data.pkl" in names else "a zip archive of other files, unpack it first"

@@ -24,7 +24,7 @@ from stylize.console.params import (
 )
 from stylize.console.settings import options_of
 from stylize.interruption import imports_torch
-from stylize.shards.remote import DEFAULT_CACHE, DEFAULT_GB, Cache, CacheGigabytes, opened_shards
+from stylize.shards.remote import DEFAULT_CACHE, DEFAULT_GB, Cache, CacheGigabytes, local_shards, print_downloaded
 from train.config import ARCHITECTURE_HELP, PRESETS, TIMM, TrainConfig, with_preset
 
 GRID = ("method", "arch", "set", "seed")  # in the order of dvc.yaml
@@ -52,7 +52,7 @@ def run(
         given["arch"] = arch
     config = with_preset(preset, shards=Path(shards), **given)
     needed = partial(evaluated_shards, fraction=config.validation_fraction, seed=config.seed)
-    with opened_shards(shards, cache, cache_gb, needed) as folder:
+    with local_shards(shards, cache, cache_gb, print_downloaded, needed) as folder:
         metrics = train_model(replace(config, shards=folder))
     _print_metrics(metrics, config.out)
 

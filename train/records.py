@@ -27,7 +27,7 @@ from train.evaluation import Metrics
 from train.loading import is_streamed
 from train.loop import Trainer
 from train.methods import METHODS
-from train.model_file import MODEL_NAME, ModelCard, read_card
+from train.models import MODEL_NAME, ModelCard, read_card
 from train.pairs import PairedShards
 from train.state import STATE_NAME, refuse_other_settings
 

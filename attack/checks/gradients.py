@@ -1,6 +1,6 @@
 """What a model's gradient is like at clean images: absent, wrong, silent, or good for a step."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -206,9 +206,7 @@ class _FloatingTypes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Let PyTorch not import its compiler, which takes seconds, to keep it away from here."""
         return False
 
-    def __torch_dispatch__(
-        self, func: Any, types: Sequence[Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
         """Run the operation and look at its result."""
         result = func(*args, **(kwargs or {}))
         leaves = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]

@@ -37,12 +37,7 @@ Report = Callable[[Phase, int, dict[str, float]], None]
 
 
 def fit_decoder(
-    pool: Pool,
-    output: Path,
-    encoder: LoadedEncoder,
-    settings: FitSettings,
-    report: Report,
-    start: Path | None = None,
+    pool: Pool, output: Path, encoder: LoadedEncoder, settings: FitSettings, report: Report, start: Path | None = None
 ) -> None:
     """Train a decoder and write it to `output`; an interrupted training continues from `<output>.state` beside it.
 

@@ -267,11 +267,6 @@ def _record_set(name: str, fields: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _field(name: str, kind: str, files: str | None = None, read: str = "") -> dict[str, Any]:
-    source = {"source": _source(files, read)} if files else {}
+    key = {"transform": {"regex": r"^([0-9]+)\."}} if read == "filename" else {}  # what comes before its first dot
+    source = {"source": {"fileSet": {"@id": files}, "extract": {"fileProperty": read}, **key}} if files else {}
     return {"@type": "cr:Field", "@id": name, "name": name, "dataType": kind, **source}
-
-
-def _source(files: str, read: str) -> dict[str, Any]:
-    """Return where a field comes from; of a file's name the key, which comes before its first dot."""
-    transform = {"transform": {"regex": r"^([0-9]+)\."}} if read == "filename" else {}
-    return {"fileSet": {"@id": files}, "extract": {"fileProperty": read}, **transform}

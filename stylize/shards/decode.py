@@ -101,7 +101,9 @@ def decode(data: bytes, bits: int | None = None) -> Decoded:
     except Exception as error:  # Pillow's decoders raise whatever they like on damaged files
         if ended := with_end(data):
             return decode(ended, bits)
-        side, reason = read_side_data(data), _reason(error)
+        # Pillow's own message for foreign files holds a memory address, different in every run.
+        foreign, side = isinstance(error, UnidentifiedImageError), read_side_data(data)
+        reason = "is not a picture in a known format" if foreign else f"cannot be decoded: {error}"
         try:
             decoded = _decode(side.bare, bits, side) if side and side.bare != data else None
         except PictureError:
@@ -125,12 +127,6 @@ def is_picture(data: bytes) -> bool:
     except Exception:  # a picture, if a strange one: decoding will say what is wrong
         return True
     return True
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):  # its message holds a memory address, different in every run
-        return "is not a picture in a known format"
-    return f"cannot be decoded: {error}"
 
 
 @contextmanager

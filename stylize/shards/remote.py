@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Container, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -166,15 +166,9 @@ Cache = Annotated[Path, typer.Option(help="Where shards from a URL are kept.")]
 CacheGigabytes = Annotated[float, typer.Option(help="Size of that; what was not used for longest goes.")]
 
 
-def opened_shards(
-    shards: str, cache: Path, gigabytes: float, needed: Needed = without_pairs
-) -> AbstractContextManager[Path]:
-    """Lend a folder of shards as `local_shards` does, and say what is downloaded."""
-
-    def report(shard: ShardEntry) -> None:
-        console.print(f"{shard.name}: downloaded, {shard.bytes / 1e6:.1f} MB, SHA-256 as recorded")
-
-    return local_shards(shards, cache, gigabytes, report, needed)
+def print_downloaded(shard: ShardEntry) -> None:
+    """Say that a shard was downloaded and is whole."""
+    console.print(f"{shard.name}: downloaded, {shard.bytes / 1e6:.1f} MB, SHA-256 as recorded")
 
 
 @contextmanager
