@@ -1,4 +1,4 @@
-"""Classifiers: by name from torchvision, timm or code of the user's own, and in files with a card that describes them."""
+"""Classifiers by name, of torchvision, timm or code of the user's own, and in files with a card that describes them."""
 
 import hashlib
 import json
