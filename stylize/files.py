@@ -43,26 +43,20 @@ def wait_for_turn(lock: int, folder: Path, at_work: str) -> None:
 
     Raises `InputError`, which names what is `at_work`, where nothing changes in the folder for `PATIENCE` meanwhile.
     """
-    state, since = None, time.monotonic()
+    state, since = set[tuple[str, int]](), time.monotonic()  # names and times of the folder's files
     while True:
         try:
             return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            now = _state(folder)
+            now = set()
+            for entry in os.scandir(folder):
+                with suppress(FileNotFoundError):  # others may remove some meanwhile
+                    now.add((entry.name, entry.stat().st_mtime_ns))
         if now != state:
             state, since = now, time.monotonic()
         if time.monotonic() - since > PATIENCE:
             raise InputError(f"{at_work} has written nothing for {PATIENCE / 60:.0f} minutes: end it, and run again.")
         time.sleep(POLL_SECONDS)
-
-
-def _state(folder: Path) -> set[tuple[str, int]]:
-    """Return the names and times of a folder's files; others may remove some meanwhile."""
-    found = set()
-    for entry in os.scandir(folder):
-        with suppress(FileNotFoundError):
-            found.add((entry.name, entry.stat().st_mtime_ns))
-    return found
 
 
 def write_atomically(path: Path, payload: bytes, *, flush: bool = True) -> None:

@@ -116,20 +116,13 @@ class _SynchronisedBatchNorm2d(nn.BatchNorm2d):
         centred = pixels - mean
         variance = _mean_over_processes(centred.square().mean((0, 2, 3), keepdim=True))
         if self.track_running_stats:
-            self._track(mean.detach().flatten(), variance.detach().flatten(), images.numel() // images.shape[1])
+            count = (images.numel() // images.shape[1]) * distributed.get_world_size()
+            batches = self.get_buffer("num_batches_tracked").add_(1)
+            share = 1 / batches.item() if self.momentum is None else self.momentum
+            self.get_buffer("running_mean").lerp_(mean.detach().flatten(), share)
+            self.get_buffer("running_var").lerp_(variance.detach().flatten() * (count / (count - 1)), share)
         scale = (variance + self.eps).rsqrt() * self.weight.view(-1, 1, 1)
         return (centred * scale + self.bias.view(-1, 1, 1)).to(images.dtype)
-
-    def _track(self, mean: Tensor, variance: Tensor, pixels: int) -> None:
-        """Move the running statistics on, the variance unbiased, as `nn.BatchNorm2d` does."""
-        count = pixels * distributed.get_world_size()
-        batches, means, variances = (
-            self.get_buffer(name) for name in ("num_batches_tracked", "running_mean", "running_var")
-        )
-        batches += 1
-        share = 1 / batches.item() if self.momentum is None else self.momentum
-        means.lerp_(mean, share)
-        variances.lerp_(variance * (count / (count - 1)), share)
 
 
 def _mean_over_processes(values: Tensor) -> Tensor:

@@ -54,17 +54,12 @@ def run(
     needed = partial(evaluated_shards, fraction=config.validation_fraction, seed=config.seed)
     with local_shards(shards, cache, cache_gb, print_downloaded, needed) as folder:
         metrics = train_model(replace(config, shards=folder))
-    _print_metrics(metrics, config.out)
-
-
-def _print_metrics(metrics: dict[str, Any], out: Path) -> None:
-    if not metrics:
-        return  # not the main process
-    table = Table(title=str(out), show_header=False)
+    table = Table(title=str(config.out), show_header=False)
     for name, value in metrics.items():
         text = "none, the shards have no test images" if value is None else str(value)
         table.add_row(name.replace("_", " "), f"{value:.4f}" if isinstance(value, float) else text)
-    console.print(table)
+    if metrics:  # of the main process
+        console.print(table)
 
 
 @app.command("check-params")

@@ -184,9 +184,8 @@ class Trainer:
         if self.flops_per_image is None and not self.config.compile:
             few = min(len(labels), 4)
             with OperationCounter() as counter:
-                losses = self._losses(
-                    copy.deepcopy(self.model), self._pixels(images[:few]), labels[:few].to(self.world.device)
-                )
+                model, views = copy.deepcopy(self.model), self._pixels(images[:few])
+                losses = self._losses(model, views, labels[:few].to(self.world.device))
                 parts = [part for part in (losses.cross_entropy, losses.pairing) if part is not None]
                 torch.stack(parts).sum().backward()  # type: ignore[no-untyped-call]
             self.flops_per_image = counter.total / few

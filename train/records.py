@@ -107,9 +107,8 @@ def finished_metrics(out: Path, identity: Mapping[str, Any]) -> dict[str, Any] |
         metrics: dict[str, Any] = json.loads((out / METRICS_NAME).read_text(encoding="utf-8"))
     except (InputError, ValueError):
         return None  # damaged: train again
-    refuse_other_settings(
-        earlier, identity, f"{out} holds a finished model", "choose another output folder, or delete this one"
-    )
+    advice = "choose another output folder, or delete this one"
+    refuse_other_settings(earlier, identity, f"{out} holds a finished model", advice)
     return metrics
 
 

@@ -104,9 +104,8 @@ class _Run:
             self.batches = StreamedBatches(config.shards, held_out, self.preset, config, world, self.workers)
             self.loader = self.batches
             return
-        training, self.validation_samples, self.validation = hold_out(
-            config.shards, self.samples, config.validation_fraction, config.seed
-        )
+        chosen = hold_out(config.shards, self.samples, config.validation_fraction, config.seed)
+        training, self.validation_samples, self.validation = chosen
         self.batches = EpochBatches(training, config.batch_size, config.seed, world.rank, world.size)
         shown = TrainingViews(self.samples, training, self.preset, config.seed, views, config.stylized_fraction)
         self.loader = training_loader(shown, self.batches, self.workers, world.device.type == "cuda")

@@ -326,15 +326,12 @@ def median_distances(result: Result) -> dict[Norm, float]:
     """Return by norm the median distance of the nearest error that a minimal-norm attack found; 0 of clean errors."""
     medians: dict[Norm, float] = {}
     for norm in NORM_NAMES:
-        attacks = [attack for attack in result.attacks if attack.norm == norm and _is_minimal(attack)]
+        minimal = [attack for attack in result.attacks if attack.kind == "minimal-norm" and attack.norm == norm]
+        attacks = [attack for attack in minimal if attack.name != "paper-path"]  # whose steps end at a small distance
         nearest = [min(far) for far in zip(*(attack.distance[: looked_at(attack)] for attack in attacks), strict=False)]
         if nearest and isfinite(median(nearest)):
             medians[norm] = median(nearest)
     return medians
-
-
-def _is_minimal(attack: AttackResult) -> bool:
-    return attack.kind == "minimal-norm" and attack.name != "paper-path"  # whose steps end at a small distance
 
 
 def folder_name(model: str) -> str:

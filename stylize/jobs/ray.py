@@ -218,9 +218,7 @@ def ray_pool(opener: Callable[[], Job]) -> Iterator[RayPool]:
     try:
         import ray
     except ImportError:
-        raise InputError(
-            "Ray is not installed: pip install 'stylized-pairing[ray]', or give --executor local."
-        ) from None
+        raise InputError("Ray is not installed: pip install 'stylized-pairing[ray]', or --executor local.") from None
     address = os.environ.get("RAY_ADDRESS", "local")
     started = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES} if address == "local" else {}
     try:
@@ -228,9 +226,7 @@ def ray_pool(opener: Callable[[], Job]) -> Iterator[RayPool]:
             ray.init(address, log_to_driver=False, logging_level="ERROR", **started)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".")
-        raise InputError(
-            f"No Ray cluster at {address} ({reason}): check RAY_ADDRESS, or unset it for a cluster here."
-        ) from None
+        raise InputError(f"No Ray cluster at {address} ({reason}): check RAY_ADDRESS, or unset it.") from None
     try:
         yield RayPool(ray, opener)
     finally:

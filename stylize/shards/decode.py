@@ -232,9 +232,8 @@ def _check_size(width: int, height: int) -> None:
 
 
 _KNOWN_RANGE = ("JPEG2000", "PNG", "PPM", "TIFF")  # formats whose 16-bit pixels go from 0 to a maximum that they name
-_TIFF_SUBFILE, _TIFF_BITS, _TIFF_COMPRESSION, _TIFF_PHOTOMETRIC, _TIFF_PLANES, _TIFF_SAMPLE_FORMAT = (
-    *(254, 258, 259, 262, 284, 339),
-)
+_TIFF_SUBFILE, _TIFF_BITS, _TIFF_COMPRESSION = 254, 258, 259
+_TIFF_PHOTOMETRIC, _TIFF_PLANES, _TIFF_SAMPLE_FORMAT = 262, 284, 339
 _SIGNED = 2
 _JPEG2000_START, _JPEG2000_SIGN = b"\xff\x4f\xff\x51", 42  # of a codestream, and from there the byte of the sign
 _PNG_DEPTH = 24  # the byte of a PNG that says how many bits a sample has

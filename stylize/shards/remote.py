@@ -282,9 +282,7 @@ def _fitting(manifest: Manifest, gigabytes: float, needed: Container[str]) -> tu
     count = sum(total <= gigabytes * 1e9 for total in totals)
     if any(shard.name in needed for shard in shards[count:]):
         size = max(total for shard, total in zip(shards, totals, strict=True) if shard.name in needed)
-        raise InputError(
-            f"The images to evaluate on take {size / 1e9:.2g} GB, more than the cache: raise --cache-gb above that."
-        )
+        raise InputError(f"The images to evaluate on take {size / 1e9:.2g} GB, more than the cache: raise --cache-gb.")
     kept = {shard.name for shard in shards[:count]}
     return [shard for shard in manifest.shards if shard.name in kept], shards[count:]
 
