@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -320,6 +321,4 @@ def _print_result(result: "Result") -> None:
         console.print(f"Check failed: {check.title}: {check.detail}", style="bold red")
 
 
-def main() -> None:
-    """Run the command line."""
-    run_command_line(app)
+main = partial(run_command_line, app)

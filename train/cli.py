@@ -120,6 +120,4 @@ def _grid(path: Path, section: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     }  # fmt: skip
 
 
-def main() -> None:
-    """Run the command line."""
-    run_command_line(app)
+main = partial(run_command_line, app)

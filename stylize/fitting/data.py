@@ -72,10 +72,7 @@ class CropBatches(Dataset[tuple[Tensor, Tensor]]):
     """
 
     def __init__(self, pool: Pool, settings: FitSettings, side: int, style_side: int | None = None) -> None:
-        self.pool = pool
-        self.settings = settings
-        self.side = side
-        self.style_side = style_side or side
+        self.pool, self.settings, self.side, self.style_side = pool, settings, side, style_side or side
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
         rng = np.random.default_rng([self.settings.seed, self.side, step])
