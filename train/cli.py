@@ -90,9 +90,8 @@ def check_params(path: Path) -> None:
         check_list([given.get("shards")], f"{where}.shards", folders)
         values = parse_options(app, "run", given, where, ("out",))
         try:
-            config = with_preset(
-                **{name: value for name, value in values.items() if value is not None and name in names}
-            )
+            chosen = {name: value for name, value in values.items() if value is not None and name in names}
+            config = with_preset(**chosen)
             if config.arch.startswith(TIMM):
                 from train.models import check_timm
 

@@ -194,9 +194,8 @@ def _map_luminance(crop: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 def _random_palette(colours: int, rng: np.random.Generator) -> NDArray[np.float64]:
     """Draw colours of random hue, mostly saturated; half of the palettes go from dark to light."""
-    palette = np.array(
-        [colorsys.hsv_to_rgb(rng.random(), rng.random() ** 0.5, rng.random() ** 0.5) for _ in range(colours)]
-    )
+    draw = rng.random
+    palette = np.array([colorsys.hsv_to_rgb(draw(), draw() ** 0.5, draw() ** 0.5) for _ in range(colours)])
     return palette[palette.sum(1).argsort()] if rng.random() < 0.5 else palette
 
 
