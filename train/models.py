@@ -393,12 +393,8 @@ def save_model(path: Path, model: nn.Module, card: ModelCard) -> None:
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in model.state_dict().items()
     }
-    document = {
-        "format": FORMAT_NAME,
-        "format_version": FORMAT_VERSION,
-        "tensors_sha256": tensors_sha256(tensors),
-        "card": asdict(card),
-    }
+    document = {"format": FORMAT_NAME, "format_version": FORMAT_VERSION, "card": asdict(card)}
+    document["tensors_sha256"] = tensors_sha256(tensors)
     # One metadata entry only: safetensors does not promise an order of several.
     payload = save(tensors, metadata={"model": json.dumps(document, sort_keys=True)})
     write_atomically(path, payload)

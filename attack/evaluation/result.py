@@ -311,11 +311,8 @@ def metrics(result: Result) -> dict[str, Any]:
         return {"verdict": result.verdicts[0].word, **clean}
     columns: dict[str, Any] = {}
     for cell, verdict in zip(result.cells, result.verdicts, strict=True):
-        radius = (
-            epsilon_name(cell.epsilon).replace("/", "_of_")
-            if cell.norm == "linf"
-            else f"{cell.norm}_{cell.epsilon:.4g}"
-        )
+        level = epsilon_name(cell.epsilon).replace("/", "_of_")
+        radius = level if cell.norm == "linf" else f"{cell.norm}_{cell.epsilon:.4g}"
         columns[f"verdict_{radius}"] = verdict.word
         columns[f"robust_{radius}"] = round(share(cell.robust).mean, 4)
         columns[f"images_{radius}"] = len(cell.robust)

@@ -73,13 +73,8 @@ def make_cue_set(cues: CueSet, out: Path, max_failures: int = 0, report: Report 
 def _drawn(source: Source, options: ShardOptions, per_class: int, kind: str) -> CueSet:
     split, codec = DRAWN_SPLITS[kind], Codec(options.codec, options.quality)
     indices = shuffled(range(per_class * len(CLASS_NAMES)), options.seed, split)
-    spec = source_record(source, options) | {
-        "kind": kind,
-        "per_class": per_class,
-        "counts": {"train": 0, "test": len(indices)},
-        "styles": [],
-        "styles_per_image": 0,
-    }
+    spec = source_record(source, options) | {"kind": kind, "per_class": per_class, "styles": [], "styles_per_image": 0}
+    spec["counts"] = {"train": 0, "test": len(indices)}
 
     def draw(index: int) -> Sample:  # as the other images of `shapes`, through 64 × 64 pixels
         drawn = draw_shape(index, size=SHAPES_SIDE, split=split)

@@ -290,10 +290,8 @@ def _fitting(manifest: Manifest, gigabytes: float, needed: Container[str]) -> tu
 def _make_room(kept: list[ShardEntry], missing: list[ShardEntry], folder: Path, gigabytes: float) -> None:
     """Remove copies that are not in use, least recently used first, until this one fits."""
     wanted, limit = sum(shard.bytes for shard in kept), gigabytes * 1e9
-    others = sorted(
-        (lock for lock in folder.parent.glob(f"*/{_LOCK}") if lock.parent != folder),
-        key=lambda lock: lock.stat().st_mtime_ns,
-    )
+    others = [lock for lock in folder.parent.glob(f"*/{_LOCK}") if lock.parent != folder]
+    others.sort(key=lambda lock: lock.stat().st_mtime_ns)
     total, needed = wanted + sum(map(_size, others)), sum(shard.bytes for shard in missing)
     for other in others:
         if total <= limit and shutil.disk_usage(folder).free >= needed:
