@@ -9,8 +9,8 @@ import struct
 import time
 import warnings
 import zipfile
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,26 +59,34 @@ def wait_for_turn(lock: int, folder: Path, at_work: str) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def write_atomically(path: Path, payload: bytes, *, flush: bool = True) -> None:
-    """Write a file under a temporary name, flush it to disk and rename it; make missing folders.
+@contextmanager
+def replacing(path: Path, advice: str = "check the folder and the disk") -> Iterator[Path]:
+    """Lend a temporary name for a file that takes the place of `path` when it is written; make missing folders.
 
-    Without `flush` a crash of the machine may leave an empty file: for many small ones that are compared later.
-    Raises `InputError` where that cannot be done; nothing is left of it then.
+    Raises `InputError`, with the advice, where that cannot be done; nothing is left of it then.
     """
     temporary = temporary_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with open(temporary, "wb") as file:
-                file.write(payload)
-                if flush:
-                    file.flush()
-                    os.fsync(file.fileno())
+            yield temporary
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror}): check the folder and the disk.") from None
+        raise InputError(f"{path} cannot be written ({error.strerror}): {advice}.") from None
+
+
+def write_atomically(path: Path, payload: bytes, *, flush: bool = True) -> None:
+    """Write a file as a whole or not at all (see `replacing`), and flush it to disk.
+
+    Without `flush` a crash of the machine may leave an empty file: for many small ones that are compared later.
+    """
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        file.write(payload)
+        if flush:
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def file_sha256(path: Path) -> str:
