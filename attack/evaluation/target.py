@@ -167,7 +167,9 @@ def _opened(target: Target) -> Target:
         raise InputError(f"{target.reference} knows {len(known)} classes but {target.shards} has {len(given)}: {mend}")
     for label, (ours, theirs) in enumerate(zip(known, given, strict=True)):
         if ours != theirs:
-            raise InputError(f"Class {label} is {ours!r} in {target.reference}, {theirs!r} in {target.shards}: {mend}")
+            raise InputError(
+                f"Class {label} is {ours!r} in {target.reference} but {theirs!r} in {target.shards}: {mend}"
+            )
     target.network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     with suppress(Exception):  # whatever keeps a foreign network from being copied: a check says so
         target = target if target.reopened else replace(target, untouched=separate_copy(target.network))
