@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 from scipy import stats
 from torch import Tensor, nn
 
-from stylize.cli.preview import contact_sheet
+from stylize.cli.sheet import contact_sheet
 from stylize.fitting import HOLD_OUT_FRACTION
 from stylize.fitting.evaluate import held_out_photos
 from stylize.jobs import ShardOptions

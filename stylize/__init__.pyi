@@ -1,8 +1,8 @@
 """The public API of `stylize`; `__init__.py` imports each name from here when it is first used."""
 
-from .cli.preview import contact_sheet as contact_sheet
-from .cli.preview import shard_sheet as shard_sheet
-from .cli.preview import style_sheet as style_sheet
+from .cli.sheet import contact_sheet as contact_sheet
+from .cli.sheet import shard_sheet as shard_sheet
+from .cli.sheet import style_sheet as style_sheet
 from .console import InputError as InputError
 from .fitting.styles import fit_styles as fit_styles
 from .jobs import ShardOptions as ShardOptions

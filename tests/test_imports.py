@@ -178,3 +178,11 @@ def test_stylize_starts_without_torchvision() -> None:
     code = "import sys, stylize.cli.main, stylize.jobs.run; print('torchvision' in sys.modules)"
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert process.stdout == "False\n"
+
+
+def test_help_waits_for_no_large_library() -> None:
+    code = """
+import sys, attack.cli, stylize.cli.main, train.cli
+print(*{"torch", "numpy", "PIL", "fsspec", "jinja2", "yaml"} & set(sys.modules))
+"""
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout.split() == []

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -324,10 +323,10 @@ def words(commands: dict[str, Any]) -> Callable[[str], list[str]]:
     """Return a function from a stage's name to its command's words, as a shell passes them."""
 
     def split(stage: str) -> list[str]:
-        printer = f"{shlex.quote(sys.executable)} -c 'import json, sys; print(json.dumps(sys.argv[1:]))' "
-        shown = subprocess.run(["sh", "-c", printer + commands[stage]], capture_output=True, text=True, check=True)
-        found: list[str] = json.loads(shown.stdout)
-        return found
+        shown = subprocess.run(
+            ["sh", "-c", r"printf '%s\0' " + commands[stage]], capture_output=True, text=True, check=True
+        )
+        return shown.stdout.split("\0")[:-1]
 
     return split
 

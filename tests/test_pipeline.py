@@ -32,12 +32,13 @@ def run(folder: Path, *command: str) -> str:
 
 
 def clone_project(folder: Path, params: dict[str, Any]) -> Path:
-    """Return a clone of a bare clone of this repository, with these parameters and uncommitted changes committed."""
+    """Return a clone of a bare repository: this one's files in one commit, then uncommitted changes and parameters."""
     if not (PROJECT / ".git").exists():
         pytest.skip("this is not a Git repository")
-    run(folder, "git", "clone", "--quiet", "--bare", str(PROJECT), "bare.git")
-    run(folder / "bare.git", "git", "update-ref", "refs/heads/main", "HEAD")
-    run(folder / "bare.git", "git", "symbolic-ref", "HEAD", "refs/heads/main")
+    run(folder, "git", "init", "--quiet", "--bare", "--initial-branch=main", "bare.git")
+    run(folder, "git", "clone", "--quiet", "--bare", str(PROJECT), "history.git")
+    files = run(folder / "history.git", "git", "commit-tree", "HEAD^{tree}", "-m", "All files").strip()
+    run(folder / "history.git", "git", "push", "--quiet", "../bare.git", f"{files}:refs/heads/main")
     run(folder, "git", "clone", "--quiet", "bare.git", "mine")
     changes = folder / "changes.patch"
     run(PROJECT, "git", "diff", "HEAD", "--binary", f"--output={changes}")

@@ -13,8 +13,7 @@ import pytest
 import torch
 
 from stylize.console import InputError
-from stylize.shards.index import ORIGIN_NAME
-from stylize.shards.manifest import Manifest, read_manifest, write_manifest
+from stylize.shards.manifest import ORIGIN_NAME, Manifest, read_manifest, write_manifest
 from stylize.shards.remote import RemoteFolder, local_shards, without_pairs
 from stylize.shards.upload import upload_shards
 from train import PairedShards, PairedStream, TrainConfig, image_preset, train_model

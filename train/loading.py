@@ -24,8 +24,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from stylize.console import NO_ANSWER, PATIENCE, InputError, counted, plain_errors
 from stylize.interruption import end_with_parent
-from stylize.shards.index import ORIGIN_NAME
-from stylize.shards.manifest import Manifest
+from stylize.shards.manifest import ORIGIN_NAME, Manifest
 from stylize.shards.remote import without_pairs
 from train.augment import VIEWS, ImagePreset, SampleBatch
 from train.pairs import SHARED_MEMORY, PairedShards, hashed, shared

@@ -17,8 +17,8 @@ from webdataset.compat import FluidInterface
 
 from stylize.console import InputError, counted
 from stylize.shards import Sample, read_shard
-from stylize.shards.index import ORIGIN_NAME, check_whole
-from stylize.shards.manifest import Manifest, ShardEntry, read_manifest
+from stylize.shards.index import check_whole
+from stylize.shards.manifest import ORIGIN_NAME, Manifest, ShardEntry, read_manifest
 from stylize.shards.remote import RemoteFolder, is_url, shard_files
 from train.augment import VIEWS, ImagePreset, SampleBatch
 from train.config import TrainConfig

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from stylize.console import DISTRIBUTION, InputError, console
 from stylize.console.params import FORBIDDEN
@@ -60,6 +59,8 @@ def _ignored(name: str, lines: list[str], data: str) -> list[str]:
 
 
 def _render(data: str, style: list[str]) -> dict[str, str]:
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # which --help need not wait for
+
     environment = Environment(  # noqa: S701 - of YAML and Markdown
         loader=PackageLoader("stylize.cli"), undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
     )

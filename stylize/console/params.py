@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,9 @@ def check_set_name(name: Any, where: str) -> None:
         )
 
 
+_parser = cache(get_command)  # an app's commands and options, read from its functions
+
+
 def parse_options(
     app: typer.Typer, command: str, given: Mapping[str, Any], where: str, stage: Iterable[str] = ()
 ) -> dict[str, Any]:
@@ -115,7 +119,7 @@ def check_options(
 
     So it does for an option of `stage`, which the pipeline's stage gives itself, and for one that makes nothing.
     """
-    parser: Any = get_command(app)
+    parser: Any = _parser(app)
     options = parser.commands[command].params
     known = {flag: option for option in options for flag in (*option.opts, *option.secondary_opts)}
     for name, value in given.items():
@@ -134,7 +138,7 @@ def _parse(
     app: typer.Typer, command: str, given: Mapping[str, Any], where: str, *, missing: bool = False
 ) -> dict[str, Any]:
     """Return the values that a command's parser reads; with `missing`, options may be, which another place gives."""
-    parser: Any = get_command(app)
+    parser: Any = _parser(app)
     words: list[str] = []  # as DVC does: a list repeats its option, true is a flag, and false is nothing
     for name, value in given.items():
         for one in value if isinstance(value, list) else [value]:

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from itertools import islice
 from math import nan
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -17,8 +17,9 @@ from stylize.console.references import is_reference
 from stylize.console.settings import OneOf, check_settings
 from stylize.networks import FEATURES, MIN_SIDE, TORCHVISION, TRANSFERS, check_transfer
 from stylize.shards import CODECS, MAX_COPIES
-from stylize.sources import Source
-from stylize.sources.splits import check_fraction
+
+if TYPE_CHECKING:
+    from stylize.sources import Source
 
 SAMPLES_PER_SHARD = 1000
 # Recorded only where they are given.
@@ -96,6 +97,8 @@ class ShardOptions:
     stylizer: Annotated[str | None, typer.Option(help=STYLIZER_HELP)] = None
 
     def __post_init__(self) -> None:
+        from stylize.sources.splits import check_fraction  # which imports NumPy, as --help need not
+
         check_settings(self)
         object.__setattr__(self, "alpha", parse_alpha(self.alpha))
         check_transfer(self.transfer, self.work_size)
@@ -166,7 +169,7 @@ def read_spec(document: Mapping[str, Any]) -> Spec:
     return Spec(**{**known, "styles": tuple(StyleRecord(**style) for style in document["styles"])})
 
 
-def source_record(source: Source, options: ShardOptions) -> dict[str, Any]:
+def source_record(source: "Source", options: ShardOptions) -> dict[str, Any]:
     """Return what specifications record of the data set, however the samples are made of its images."""
     return {
         "source": source.name,
@@ -199,7 +202,7 @@ def shard_sizes(counts: Mapping[str, int], samples_per_shard: int) -> dict[str, 
     }
 
 
-def plan_shards(spec: Spec, source: Source) -> Iterator[ShardPlan]:
+def plan_shards(spec: Spec, source: "Source") -> Iterator[ShardPlan]:
     """Shuffle every split once, by hashing (seed, split, index), and cut it into shards."""
     for split in source.splits:
         indices = iter(shuffled(range(source.count(split)), spec.seed, split))

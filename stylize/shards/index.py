@@ -23,7 +23,6 @@ from stylize.shards.manifest import SPLITS, Manifest, ShardEntry
 Integers = NDArray[np.int64]
 Table = NDArray[np.void]
 CHECKSUM_SUFFIX = ".sha256"
-ORIGIN_NAME = "origin"  # a file where some shards are not in the folder: the URL behind which they are
 
 
 @dataclass(frozen=True)

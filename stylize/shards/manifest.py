@@ -18,6 +18,7 @@ MAX_COUNT = 2**53  # beyond it other JSON readers round
 MAX_SIDE = 65_535  # of a JPEG, in pixels
 MANIFEST_NAME = "manifest.json"
 FAILURES_NAME = "failures.jsonl"
+ORIGIN_NAME = "origin"  # a file where some shards are not in the folder: the URL behind which they are
 SHARD_NAME = re.compile(rf"(?:{'|'.join(SPLITS)})-[0-9]+\.tar")
 
 

@@ -12,13 +12,11 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Any
 
-import fsspec
 import typer
 
 from stylize.console import InputError, console, print_notice
 from stylize.files import file_sha256, remove_leftovers, temporary_path, wait_for_turn, write_atomically
-from stylize.shards.index import ORIGIN_NAME, write_indices
-from stylize.shards.manifest import FAILURES_NAME, MANIFEST_NAME, Manifest, ShardEntry, read_manifest
+from stylize.shards.manifest import FAILURES_NAME, MANIFEST_NAME, ORIGIN_NAME, Manifest, ShardEntry, read_manifest
 
 TRIES = 3
 
@@ -55,6 +53,8 @@ class RemoteFolder:
 
     def __init__(self, url: str) -> None:
         """Raise `InputError` where the URL's kind is not known, or needs a package that is not installed."""
+        import fsspec  # a tenth of a second, which --help need not wait for
+
         self.url = url.rstrip("/")
         try:
             # Listings are not kept: what another process uploads meanwhile counts.
@@ -272,6 +272,8 @@ def _complete(
         remote.fetch(shard.name, folder / shard.name, shard.sha256)
         report(shard)
     if missing and not behind:
+        from stylize.shards.index import write_indices  # which imports NumPy, as --help need not
+
         write_indices(folder, manifest)
 
 

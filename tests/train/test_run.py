@@ -20,12 +20,20 @@ from train.methods import METHODS, Losses, Settings
 from train.run import refuse_single_class, warn_of_wrong_pairs
 
 ShardFolderMaker = Callable[..., Path]
+HERE = f"{__name__}:network"
 RESULTS = ["metrics.csv", "metrics.json", "model.safetensors", "record.json"]
 
 
 def _config(shards: Path, out: Path) -> TrainConfig:
     """Two epochs of three steps."""
     return TrainConfig(shards, "small", "pairing", out, epochs=2, batch_size=6, dtype="fp32", device="cpu", workers=0)
+
+
+def network(classes: int) -> nn.Module:
+    """Return a small network with BatchNorm and dropout."""
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Dropout(), nn.Linear(8 * 15 * 15, classes)
+    )
 
 
 @pytest.fixture
@@ -91,7 +99,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     stop: Callable[[], None],
     error: type[BaseException],
 ) -> None:
-    config = replace(config, arch="mobilenet_v3_small")  # which has dropout
+    config = replace(config, arch=HERE)  # which has dropout
     whole = replace(config, out=config.out.with_name("whole"))
     train_model(whole)
     with monkeypatch.context() as patch:
@@ -159,7 +167,7 @@ def test_bf16_trains_every_method_and_tests_in_float32(
     make_shard_folder: ShardFolderMaker, tmp_path: Path, method: str
 ) -> None:
     config = _config(make_shard_folder(size=32, styles_per_image=2), tmp_path / "out")
-    metrics = train_model(replace(config, method=method, dtype="bf16", epochs=1, attack_steps=1))
+    metrics = train_model(replace(config, arch=HERE, method=method, dtype="bf16", epochs=1, attack_steps=1))
     model, _ = load_model(config.out / "model.safetensors")
     assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.float32, torch.int64}
     assert 0 <= metrics["test_accuracy"] <= 1
@@ -217,7 +225,7 @@ def test_two_processes(make_shard_folder: ShardFolderMaker, tmp_path: Path) -> N
         "import sys, torch; from pathlib import Path; from train import TrainConfig, train_model\n"
         "torch.set_num_threads(1)\n"
         "train_model(TrainConfig(Path(sys.argv[1]), 'mobilenet_v3_small', 'adversarial', Path(sys.argv[2]), epochs=1,"
-        " batch_size=4, dtype='fp32', device='cpu', workers=0))"
+        " attack_steps=1, batch_size=4, dtype='fp32', device='cpu', workers=0))"
     )
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -93,7 +93,7 @@ def test_the_documented_example_breaks_a_jpeg_defence(
 
 def test_what_an_attack_of_ones_own_breaks_counts(judged_shards: Path, tmp_path: Path) -> None:
     config = replace(QUICK, attack=(f"{HERE}:flipped_signs",), loss=(f"{HERE}:margin",))
-    result = attack_model(f"{HERE}:hidden", judged_shards, tmp_path / "r.json", config)
+    result = attack_model(hidden(), judged_shards, tmp_path / "r.json", config)
     assert verdict(result)[0] == "not robust"
     attacks = {attack["name"]: attack for attack in result["attacks"]}
     assert sum(attacks[f"pgd-{HERE}:margin"]["robust"]) > 20  # it has no gradient to follow

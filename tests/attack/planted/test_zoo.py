@@ -1,6 +1,7 @@
 """No planted weakness passes for robustness, and honest models raise no alarm."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,29 +16,31 @@ from tests.attack.planted.networks import TEST
 from tests.attack.planted.randomness import RANDOM, ROBUST_RANDOM
 from tests.attack.planted.state import STATEFUL
 from tests.attack.planted.table import BEGIN, END, PAGE, WORDS
-from tests.attack.planted.zoo import BROKEN, EOT, TRUTHS, build, judge
+from tests.attack.planted.zoo import BROKEN, EOT, QUICK, TRUTHS, build, judge
 
 KNOWN_ALARMS: set[str] = set()  # honest models that a check still suspects: one at most
+SMALL = replace(QUICK, images=24, epsilons=(8 / 255,), steps=10, step_size=1e-3, batch_size=24)
 FULL = AttackConfig(suite="full", images=TEST, epsilons=(8 / 255,), steps=20, step_size=5e-4, batch_size=TEST)
 
 
-def every_second_slow(names: Iterable[str]) -> list[Any]:
-    """Return the names, every second one marked slow: the others are kinds enough for each change."""
-    return [pytest.param(name, marks=pytest.mark.slow) if place % 2 else name for place, name in enumerate(names)]
+def judged(names: Iterable[str]) -> list[Any]:
+    """Return the names with the page's options, which are slow; before them every second one with fewer images."""
+    small = [pytest.param(name, SMALL, id=name) for name in list(names)[::2]]
+    return small + [pytest.param(name, QUICK, marks=pytest.mark.slow, id=f"{name}, as on the page") for name in names]
 
 
-@pytest.mark.parametrize("name", every_second_slow(BROKEN))
-def test_no_broken_model_is_missed(name: str, shards: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "config"), judged(BROKEN))
+def test_no_broken_model_is_missed(name: str, config: AttackConfig, shards: Path, tmp_path: Path) -> None:
     try:
-        cells = judge(build(name, broken=True), shards, tmp_path / "result.json")
+        cells = judge(build(name, broken=True), shards, tmp_path / "result.json", config)
     except InputError:  # a model that attacks cannot be made on is refused, with the reason
         return
     assert not any(cell.missed() for cell in cells.values()), cells
 
 
-@pytest.mark.parametrize("name", every_second_slow(HONEST))
-def test_honest_models_raise_no_alarm(name: str, shards: Path, tmp_path: Path) -> None:
-    cells = judge(build(name, broken=False), shards, tmp_path / "result.json")
+@pytest.mark.parametrize(("name", "config"), judged(HONEST))
+def test_honest_models_raise_no_alarm(name: str, config: AttackConfig, shards: Path, tmp_path: Path) -> None:
+    cells = judge(build(name, broken=False), shards, tmp_path / "result.json", config)
     assert any(cell.alarmed() for cell in cells.values()) == (name in KNOWN_ALARMS), cells
 
 
@@ -56,7 +59,8 @@ def test_no_broken_random_model_is_missed_by_its_mean(name: str, shards: Path, t
 @pytest.mark.parametrize("name", ["noise on the logits", "random ensemble"])
 def test_the_mean_over_draws_tells_random_models_apart(name: str, shards: Path, tmp_path: Path) -> None:
     robust, broken = (
-        judge(build(name, broken=one), shards, tmp_path / f"{one}.json", EOT)["8/255"] for one in (False, True)
+        judge(build(name, broken=one), shards, tmp_path / f"{one}.json", replace(SMALL, eot=8))["8/255"]
+        for one in (False, True)
     )
     assert (robust.word, broken.word) == ("inconclusive", "not robust")
     assert "repeatable" not in robust.failed
@@ -106,6 +110,6 @@ def test_a_memory_outside_the_network_is_not_asked_again(
         f"def network():\n return MemoryOfTheClass(torch.load({str(tmp_path / 'network.pt')!r}, weights_only=False))"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    cells = judge("outside:network", shards, tmp_path / "result.json")
+    cells = judge("outside:network", shards, tmp_path / "result.json", SMALL)
     assert {cell.word for cell in cells.values()} == {"not robust"}
     assert all("a fresh copy answers alike" in cell.failed for cell in cells.values())

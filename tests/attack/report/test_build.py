@@ -94,6 +94,7 @@ def test_page_is_whole_and_loads_nothing(results: list[Path], shards: Path, tmp_
     assert 'name="viewport"' in html
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_verdicts_and_robust_accuracy_come_first(results: list[Path], tmp_path: Path) -> None:
     text = write(results, tmp_path / "report").text
     titles = "Verdicts", "Robust accuracy against the size", "What this does not show", "along the paper’s path"
@@ -107,6 +108,7 @@ def test_verdicts_and_robust_accuracy_come_first(results: list[Path], tmp_path: 
             assert f"{100 * robust / 12:.1f} % [{low:.1f}, {high:.1f}]" in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_curves_are_those_of_the_common_images(results: list[Path], tmp_path: Path) -> None:
     write_report(results, tmp_path / "report")
     one, two = (read_result(path) for path in results)
@@ -202,6 +204,7 @@ def test_style_sets_are_compared(shards: Path, make_shard_folder: Maker, make_re
     assert "Figure 4:" not in page.text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_papers_numbers_are_shown_where_asked_for(results: list[Path], shards: Path, tmp_path: Path) -> None:
     alone = write(results, tmp_path / "alone", shards=[shards]).text
     beside = write(results, tmp_path / "beside", shards=[shards], paper=True).text
@@ -210,6 +213,7 @@ def test_the_papers_numbers_are_shown_where_asked_for(results: list[Path], shard
         assert words in beside
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_failed_checks_are_shown(results: list[Path], tmp_path: Path) -> None:
     document = json.loads(results[0].read_text())
     for check in document["checks"]:
@@ -226,6 +230,7 @@ def test_failed_checks_are_shown(results: list[Path], tmp_path: Path) -> None:
     assert "all checks passed" not in html
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_model_near_chance_is_named_and_not_compared(results: list[Path], tmp_path: Path) -> None:
     document = json.loads(results[0].read_text())
     for verdict in document["verdicts"]:
@@ -244,6 +249,7 @@ def share_of(successes: int, n: int) -> dict[str, float]:
     return {"share": successes / n, "low": low, "high": high, "successes": successes, "n": n}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_what_was_measured_beside(results: list[Path], shards: Path, tmp_path: Path) -> None:
     model = read_result(results[1]).document["model"]
     bias = {
@@ -274,6 +280,7 @@ def test_what_was_measured_beside(results: list[Path], shards: Path, tmp_path: P
         path.write_bytes(sound)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_measurements_must_be_of_one_model_each(results: list[Path], tmp_path: Path) -> None:
     bias = {
         "kind": "shape-bias", "model": read_result(results[1]).document["model"], "shape_bias": share_of(3, 4),
@@ -290,6 +297,7 @@ def test_measurements_must_be_of_one_model_each(results: list[Path], tmp_path: P
             write_report(reported, tmp_path / "report", beside=beside)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_images_of_equal_keys_are_no_common_images(shards: Path, make_result: Maker, tmp_path: Path) -> None:
     results = [make_result(shards, "normal", suite="paper")]
     others = [

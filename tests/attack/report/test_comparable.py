@@ -85,6 +85,7 @@ def test_other_images_are_not_compared(ours: Path, change: Change, why: str) -> 
     assert why in why_apart(read_result(ours), read_result(other))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_page_and_terminal_say_what_is_not_compared(ours: Path, tmp_path: Path) -> None:
     said: list[str] = []
     page = write_report([ours, theirs(ours, other_keys)], tmp_path / "report", tell=said.append)

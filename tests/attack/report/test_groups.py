@@ -120,6 +120,7 @@ def test_groups_are_named_by_what_differs(shards: Path, make_result: Maker) -> N
     assert sorted(titles([path, other])) == ["shards, 2 classes", "shards, 3 classes"]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_models_that_answer_alike_are_left_out_and_counted(shards: Path, make_result: Maker, tmp_path: Path) -> None:
     paths = [make_result(shards, method, **SMALL) for method in ("normal", "pairing")]
     page = write_report(paths, tmp_path / "report").read_text(encoding="utf-8")
@@ -140,6 +141,7 @@ def test_one_correction_counts_all_radii_and_the_path(shards: Path, make_result:
     assert {each.seeds for each in found} == {1}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_security_curve_is_what_attacks_left(shards: Path, make_result: Maker, tmp_path: Path) -> None:
     path = make_result(shards, "normal")
     distances = np.linspace(0.001, 0.05, 12)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stylize.cli.preview import LABEL_HEIGHT, MARGIN, contact_sheet, render_pairs, shard_sheet, style_sheet
+from stylize.cli.sheet import LABEL_HEIGHT, MARGIN, contact_sheet, render_pairs, shard_sheet, style_sheet
 from stylize.console import InputError
 from stylize.jobs.job import Job
 from stylize.jobs.run import make_shards
