@@ -1,6 +1,7 @@
 """Projected gradient descent, single-step attacks, and random noise."""
 
 import math
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -27,7 +28,7 @@ from attack.attacks import (
 LAST = 10  # steps whose losses are kept
 UNBOUNDED_LOSSES: tuple[Loss, ...] = ("ce", "margin")
 MANY_CLASSES = 100
-OVERSHOOT = 2.5  # steps of 2.5 ε / steps can cross the ball from end to end (Madry et al. 2018)
+OVERSHOOT = 2.5  # few equal steps of 2.5 ε / steps can cross the ball from end to end (Madry et al. 2018)
 
 
 def pgd(
@@ -45,7 +46,9 @@ def pgd(
     batch_size: int = BATCH_SIZE,
     keep_going: bool = False,
 ) -> Attacked:
-    """Ascend x ← P(x + step_size · s(∂loss/∂x)), s the sign (linf) or the unit vector (l2), P into ball and [0, 1].
+    """Ascend x ← P(x + η · s(∂loss/∂x)), s the sign (linf) or the unit vector (l2), P into ball and [0, 1].
+
+    Step k of K has the length η = ε (1 + cos(π k / K)): it falls from the ball's width to nearly nothing.
 
     The first run starts at the image itself, so that one step of size epsilon is FGSM; each further one of `restarts`
     at a random point of the ball. Returned is, for each image, the misclassified point of the largest loss among those
@@ -59,7 +62,7 @@ def pgd(
         epsilon: radius of the ball in units of the [0, 1] range.
         norm: `l2` or `linf`.
         steps: gradient steps of each run.
-        step_size: length of a step in the same units; 2.5 · epsilon / steps where not given.
+        step_size: length of every step in the same units, instead of lengths that fall.
         loss: `ce`, `dlr`, `margin` (see `attack_loss`), or a function of logits and labels that returns (B,) losses.
         restarts: runs in all, the one from the image included.
         seed: of the random starts, which depend on nothing else but the place of the image among the N.
@@ -71,9 +74,12 @@ def pgd(
     """
     check_images(model, images, labels)
     check_numbers(norm, epsilon=epsilon, steps=steps, restarts=restarts, batch_size=batch_size)
-    step_size = OVERSHOOT * epsilon / steps if step_size is None else step_size
-    check_numbers(step_size=step_size)
-    ascent = _Ascent(images, labels, norm, epsilon, steps, step_size, keep_going)
+    if step_size is None:
+        step_sizes = [epsilon * (1 + math.cos(math.pi * step / steps)) for step in range(steps)]
+    else:
+        check_numbers(step_size=step_size)
+        step_sizes = [step_size] * steps
+    ascent = _Ascent(images, labels, norm, epsilon, step_sizes, keep_going)
     generator = torch.Generator().manual_seed(seed)
     with counting(model) as counted:
         for restart in range(restarts):
@@ -104,7 +110,7 @@ def targeted(
     """
     check_images(model, images, labels)
     check_numbers(norm, epsilon=epsilon, targets=targets, steps=steps, batch_size=batch_size)
-    ascent = _Ascent(images, labels, norm, epsilon, steps, OVERSHOOT * epsilon / steps, keep_going=False)
+    ascent = _Ascent(images, labels, norm, epsilon, [OVERSHOOT * epsilon / steps] * steps, keep_going=False)
     with counting(model) as counted:
         every = batches(torch.ones_like(ascent.wrong), batch_size)
         ranked = [_likeliest(counted, images[rows], labels[rows], targets, norm) for rows in every]
@@ -166,7 +172,7 @@ def unbounded(model: nn.Module, images: Tensor, labels: Tensor, *, batch_size: i
     """
     check_images(model, images, labels)
     check_numbers(batch_size=batch_size)
-    ascent = _Ascent(images, labels, "linf", 1.0, 50, OVERSHOOT / 50, keep_going=False)
+    ascent = _Ascent(images, labels, "linf", 1.0, [OVERSHOOT / 50] * 50, keep_going=False)
     with counting(model) as counted:
         for loss in UNBOUNDED_LOSSES:
             ascent.run(counted, images, loss, batch_size)
@@ -189,19 +195,13 @@ class _Ascent:
     """
 
     def __init__(
-        self, images: Tensor, labels: Tensor, norm: Norm, epsilon: float, steps: int, step_size: float, keep_going: bool
+        self, images: Tensor, labels: Tensor, norm: Norm, epsilon: float, step_sizes: Sequence[float], keep_going: bool
     ) -> None:
         self.origins, self.labels, self.images = images, labels, images.clone()
-        self.norm, self.epsilon, self.steps, self.step_size, self.keep_going = (
-            norm,
-            epsilon,
-            steps,
-            step_size,
-            keep_going,
-        )
+        self.norm, self.epsilon, self.step_sizes, self.keep_going = norm, epsilon, step_sizes, keep_going
         self.losses = torch.full(images.shape[:1], -math.inf, device=images.device)
         self.wrong = torch.zeros(images.shape[:1], dtype=torch.bool, device=images.device)
-        self.last_losses = torch.zeros(len(images), min(LAST, steps + 1), device=images.device)
+        self.last_losses = torch.zeros(len(images), min(LAST, len(step_sizes) + 1), device=images.device)
 
     def run(
         self,
@@ -225,14 +225,14 @@ class _Ascent:
         rows: Tensor,
         goals: Tensor | None,
     ) -> None:
-        active = torch.arange(len(rows), device=rows.device)
-        trace = torch.empty(self.steps + 1, len(rows), device=current.device)
+        active, steps = torch.arange(len(rows), device=rows.device), len(self.step_sizes)
+        trace = torch.empty(steps + 1, len(rows), device=current.device)
         improved = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
-        for step in range(self.steps + 1):
+        for step in range(steps + 1):
             labels = self.labels[rows[active]]
             if goals is not None:
                 loss = partial(_towards, goals[rows[active]])
-            if step == self.steps:
+            if step == steps:
                 losses, wrong = counted.scores(current, labels, loss)
             else:
                 losses, wrong, gradient = counted.gradients(current, labels, loss)
@@ -240,9 +240,9 @@ class _Ascent:
             improved[active] |= self._update(rows[active], current, losses, wrong)
             going = torch.ones_like(wrong) if self.keep_going else ~wrong
             active = active[going]
-            if step == self.steps or not len(active):
+            if step == steps or not len(active):
                 break
-            moved = current[going] + self.step_size * steepest(gradient[going], self.norm)
+            moved = current[going] + self.step_sizes[step] * steepest(gradient[going], self.norm)
             current = project(moved, self.origins[rows[active]], self.epsilon, self.norm)
         self.last_losses[rows[improved]] = trace[-self.last_losses.shape[1] :, improved].T
 

@@ -12,7 +12,7 @@ from attack.attacks import NORM_NAMES, OWN_NORMS, Attacked, Kind, Loss, LossFunc
 from attack.attacks.autoattack import RAND, STANDARD, Nearest, Part, apgd, autoattack, square
 from attack.attacks.minimal_norm import minimal_norm
 from attack.attacks.own import own_attack, own_loss
-from attack.attacks.pgd import OVERSHOOT, pgd, single_step, targeted, unbounded, uniform_noise
+from attack.attacks.pgd import pgd, single_step, targeted, unbounded, uniform_noise
 from attack.evaluation import AttackConfig
 from stylize.console import InputError
 
@@ -94,8 +94,7 @@ def _within(norm: Norm, epsilon: float, config: AttackConfig, classes: int) -> I
         yield _pgd("pgd-ce", norm, epsilon, "ce", config)
         yield _targeted(norm, epsilon, config)
         if config.suite == "full":
-            second: Loss = "dlr" if classes > 2 else "margin"
-            yield _pgd(f"pgd-{second}", norm, epsilon, second, config, survivors=True)
+            yield _pgd("pgd-margin", norm, epsilon, "margin", config, survivors=True)
             yield _pgd("pgd-ce-doubled", norm, epsilon, "ce", config, steps=2 * STEPS["full"], survivors=True)
             yield _pgd("pgd-restarts", norm, epsilon, "ce", config, restarts=RESTARTS, survivors=True)
         for reference in config.loss:
@@ -137,13 +136,12 @@ def _pgd(
     survivors: bool = False,
 ) -> Planned:
     steps = steps or STEPS[config.suite]
-    step_size = OVERSHOOT * epsilon / steps
     attack = partial(
-        pgd, norm=norm, epsilon=epsilon, steps=steps, step_size=step_size, loss=loss, restarts=restarts,
-        seed=config.seed, batch_size=config.batch_size,
+        pgd, norm=norm, epsilon=epsilon, steps=steps, loss=loss, restarts=restarts, seed=config.seed,
+        batch_size=config.batch_size,
     )  # fmt: skip
     named = {} if callable(loss) else {"loss": loss}  # what checks know how to compare
-    settings = {**named, "steps": steps, "step_size": step_size, "restarts": restarts}
+    settings = {**named, "steps": steps, "restarts": restarts}
     return Planned(name, "white-box", epsilon, attack, norm, settings, survivors=survivors)
 
 

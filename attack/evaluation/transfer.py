@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from attack.attacks import AttackResult
-from attack.attacks.pgd import OVERSHOOT, pgd
+from attack.attacks.pgd import pgd
 from attack.evaluation import TransferConfig, with_batch_size
 from attack.evaluation.result import Partial, Result, check_output, encode_result, folder_name
 from attack.evaluation.run import evaluate_images
@@ -134,7 +134,7 @@ def attack_transfer(
         "images": {"keys": list(keys), "labels": images.labels.tolist(), "sha256": images.sha256},
         "protocol": {
             "seed": config.seed, "epsilons": config.epsilons, "batch_size": config.batch_size, "attack": "pgd",
-            "loss": "ce", "steps": TRANSFER_STEPS, "step_size": f"{OVERSHOOT:g} ε / steps",
+            "loss": "ce", "steps": TRANSFER_STEPS,
         },
         "sources": sources,
         **describe_environment(targets[0].device),

@@ -18,14 +18,14 @@ SETTINGS: dict[str, Any] = {
 
 
 def slow_pgd(
-    model: nn.Module, image: Tensor, label: int, norm: Norm, epsilon: float, steps: int, step_size: float, loss: Loss,
-    keep_going: bool,
+    model: nn.Module, image: Tensor, label: int, norm: Norm, epsilon: float, steps: int, step_size: float | None,
+    loss: Loss, keep_going: bool,
 ) -> tuple[bool, Tensor, list[float]]:  # fmt: skip
     """One image in float64: wrong or not, the point that counts, and every loss on the way."""
     model = model.double()
     x0 = image.double().numpy()
     x, losses, best = x0.copy(), [], (False, -np.inf, x0)
-    for _ in range(steps + 1):
+    for step in range(steps + 1):
         pixels = torch.tensor(x[None], requires_grad=True)
         logits = model(pixels)
         value = attack_loss(loss, logits, torch.tensor([label]))
@@ -35,24 +35,29 @@ def slow_pgd(
         best = max(best, (int(logits.argmax()) != label, losses[-1], x.copy()), key=lambda found: found[:2])
         if best[0] and not keep_going:
             break
-        x = x + step_size * (np.sign(g) if norm == "linf" else g / np.sqrt((g**2).sum()))
+        length = step_size or epsilon * (1 + np.cos(np.pi * step / steps))
+        x = x + length * (np.sign(g) if norm == "linf" else g / np.sqrt((g**2).sum()))
         if norm == "linf":
             x = np.minimum(np.maximum(x, x0 - epsilon), x0 + epsilon)
-        elif (length := np.sqrt(((x - x0) ** 2).sum())) > epsilon:
-            x = x0 + (x - x0) * epsilon / length
+        elif (far := np.sqrt(((x - x0) ** 2).sum())) > epsilon:
+            x = x0 + (x - x0) * epsilon / far
         x = np.clip(x, 0, 1)
     return bool(best[0]), torch.tensor(best[2]), losses
 
 
 # DLR is flat where the true class is third or lower, and rounding alone then chooses the way: compared up to there.
-@pytest.mark.parametrize(("loss", "keep_going"), [("ce", True), ("margin", True), ("ce", False), ("dlr", False)])
+@pytest.mark.parametrize(
+    ("loss", "keep_going", "step"),
+    [("ce", True, 0.25), ("margin", True, None), ("ce", False, 0.25), ("dlr", False, 0.25)],
+)
 @pytest.mark.parametrize(("norm", "epsilon"), [("linf", 0.03), ("l2", 0.35)])
-def test_equals_a_slow_loop(norm: Norm, epsilon: float, loss: Loss, keep_going: bool) -> None:
+def test_equals_a_slow_loop(norm: Norm, epsilon: float, loss: Loss, keep_going: bool, step: float | None) -> None:
     images = pictures(8)
     labels = predicted(conv_model(), images)
     labels[3] = (labels[3] + 1) % 5  # wrong from the start
     options: dict[str, Any] = {
-        "norm": norm, "epsilon": epsilon, "steps": 12, "step_size": epsilon / 4, "loss": loss, "keep_going": keep_going,
+        "norm": norm, "epsilon": epsilon, "steps": 12, "step_size": step and step * epsilon, "loss": loss,
+        "keep_going": keep_going,
     }  # fmt: skip
 
     found = pgd(conv_model(), images, labels, **options, restarts=1, seed=0, batch_size=3)
@@ -245,6 +250,6 @@ def test_a_radius_is_enough() -> None:
     images = pictures(4)
     labels = predicted(conv_model(), images)
     short = pgd(conv_model(), images, labels, epsilon=0.02)
-    full = pgd(conv_model(), images, labels, epsilon=0.02, norm="linf", steps=40, step_size=0.02 * 2.5 / 40, loss="ce",
+    full = pgd(conv_model(), images, labels, epsilon=0.02, norm="linf", steps=40, loss="ce",
                restarts=1, seed=0, batch_size=50)  # fmt: skip
     assert torch.equal(short.images, full.images)

@@ -116,7 +116,7 @@ def test_the_full_suite(make_shard_folder: Maker, tmp_path: Path) -> None:
 
     named = {(attack.name, attack.epsilon, attack.norm): attack for attack in result.attacks}
     assert {name for name, *_ in named} == {
-        "paper-path", "single-step", "noise", "pgd-ce", "pgd-targeted", "pgd-dlr", "pgd-ce-doubled", "pgd-restarts",
+        "paper-path", "single-step", "noise", "pgd-ce", "pgd-targeted", "pgd-margin", "pgd-ce-doubled", "pgd-restarts",
         "square", "minimal-norm", "autoattack", "unbounded",
     }  # fmt: skip
     for epsilon in config.epsilons:

@@ -41,10 +41,8 @@ def test_each_model_sees_the_others_images(shards: Path, models: list[Path], tmp
     images = [tests[key] for key in results[0].keys]
     pixels, labels = torch.stack([image.pixels for image in images]), torch.tensor([image.label for image in images])
     attacked = pgd(
-        source, pixels, labels, norm="linf", epsilon=8 / 255, steps=20, step_size=1 / 255, loss="ce", restarts=1,
-        seed=0,
-        batch_size=50, keep_going=True,
-    ).images  # fmt: skip
+        source, pixels, labels, norm="linf", epsilon=8 / 255, steps=20, batch_size=50, keep_going=True
+    ).images
     (attack,) = transfer_attacks(transfer, results[1])
     assert (attack.name, attack.kind, attack.epsilon) == ("transfer:first", "transfer", 8 / 255)
     right = (target(attacked).argmax(1) == labels) & (target(pixels).argmax(1) == labels)
