@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,7 +23,7 @@ from stylize.console.params import (
 )
 from stylize.console.settings import options_of
 from stylize.interruption import imports_torch
-from stylize.shards.remote import DEFAULT_CACHE, DEFAULT_GB, Cache, CacheGigabytes, opened_shards
+from stylize.shards.remote import DEFAULT_CACHE, DEFAULT_GB, Cache, CacheGigabytes, local_shards, print_downloaded
 
 if TYPE_CHECKING:
     from attack.evaluation.result import Result
@@ -178,7 +179,7 @@ def run(
     from attack.evaluation.run import attack_model
 
     config, outs = AttackConfig(**given), _result_files(model, out)
-    with opened_shards(shards, cache, cache_gb) as folder:
+    with local_shards(shards, cache, cache_gb, print_downloaded) as folder:
         for each, file in zip(model, outs, strict=True):
             with shown_progress(console, unit="") as show:
                 attack_model(each, folder, file, config, progress=show)
@@ -213,7 +214,8 @@ def transfer(
     from attack.evaluation.transfer import attack_transfer
 
     config = TransferConfig(**given)
-    with opened_shards(shards, cache, cache_gb) as folder, shown_progress(console, unit="") as show:
+    local = local_shards(shards, cache, cache_gb, print_downloaded)
+    with local as folder, shown_progress(console, unit="") as show:
         attack_transfer(models, folder, out, config, progress=show)
     console.print(f"Transfer among {counted(len(models), 'model')}: {out}", highlight=False)
 
@@ -319,6 +321,4 @@ def _print_result(result: "Result") -> None:
         console.print(f"Check failed: {check.title}: {check.detail}", style="bold red")
 
 
-def main() -> None:
-    """Run the command line."""
-    run_command_line(app)
+main = partial(run_command_line, app)

@@ -9,8 +9,8 @@ import struct
 import time
 import warnings
 import zipfile
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +43,15 @@ def wait_for_turn(lock: int, folder: Path, at_work: str) -> None:
 
     Raises `InputError`, which names what is `at_work`, where nothing changes in the folder for `PATIENCE` meanwhile.
     """
-    state, since = None, time.monotonic()
+    state, since = set[tuple[str, int]](), time.monotonic()  # names and times of the folder's files
     while True:
         try:
             return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            now = _state(folder)
+            now = set()
+            for entry in os.scandir(folder):
+                with suppress(FileNotFoundError):  # others may remove some meanwhile
+                    now.add((entry.name, entry.stat().st_mtime_ns))
         if now != state:
             state, since = now, time.monotonic()
         if time.monotonic() - since > PATIENCE:
@@ -56,35 +59,34 @@ def wait_for_turn(lock: int, folder: Path, at_work: str) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def _state(folder: Path) -> set[tuple[str, int]]:
-    """Return the names and times of a folder's files; others may remove some meanwhile."""
-    found = set()
-    for entry in os.scandir(folder):
-        with suppress(FileNotFoundError):
-            found.add((entry.name, entry.stat().st_mtime_ns))
-    return found
+@contextmanager
+def replacing(path: Path, advice: str = "check the folder and the disk") -> Iterator[Path]:
+    """Lend a temporary name for a file that takes the place of `path` when it is written; make missing folders.
 
-
-def write_atomically(path: Path, payload: bytes, *, flush: bool = True) -> None:
-    """Write a file under a temporary name, flush it to disk and rename it; make missing folders.
-
-    Without `flush` a crash of the machine may leave an empty file: for many small ones that are compared later.
-    Raises `InputError` where that cannot be done; nothing is left of it then.
+    Raises `InputError`, with the advice, where that cannot be done; nothing is left of it then.
     """
     temporary = temporary_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with open(temporary, "wb") as file:
-                file.write(payload)
-                if flush:
-                    file.flush()
-                    os.fsync(file.fileno())
+            yield temporary
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror}): check the folder and the disk.") from None
+        raise InputError(f"{path} cannot be written ({error.strerror}): {advice}.") from None
+
+
+def write_atomically(path: Path, payload: bytes, *, flush: bool = True) -> None:
+    """Write a file as a whole or not at all (see `replacing`), and flush it to disk.
+
+    Without `flush` a crash of the machine may leave an empty file: for many small ones that are compared later.
+    """
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        file.write(payload)
+        if flush:
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def file_sha256(path: Path) -> str:
@@ -189,23 +191,6 @@ def _kind(head: bytes) -> str | None:
         return known
     if head[257:262] == b"ustar":
         return "a tar archive, unpack it first"
-    return _kind_of_text(head)
-
-
-def _kind_of_zip(path: Path) -> str | None:
-    """Tell other zips from the ones that torch writes, None for these and for damaged ones."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = {name.rpartition("/")[2] for name in archive.namelist()}
-    except (OSError, zipfile.BadZipFile, NotImplementedError):
-        return None
-    if "constants.pkl" in names:
-        return "a TorchScript program, save `model.state_dict()` instead"
-    return None if "data.pkl" in names else "a zip archive of other files, unpack it first"
-
-
-def _kind_of_text(head: bytes) -> str | None:
-    """Tell texts apart, also those cut in the middle of a letter; None for bytes that are no text."""
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if b"\0" in head:
         return None
@@ -222,3 +207,15 @@ def _kind_of_text(head: bytes) -> str | None:
     except UnicodeDecodeError as error:
         return None if error.start < len(head) - 3 else "a text"
     return "a text"
+
+
+def _kind_of_zip(path: Path) -> str | None:
+    """Tell other zips from the ones that torch writes, None for these and for damaged ones."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = {name.rpartition("/")[2] for name in archive.namelist()}
+    except (OSError, zipfile.BadZipFile, NotImplementedError):
+        return None
+    if "constants.pkl" in names:
+        return "a TorchScript program, save `model.state_dict()` instead"
+    return None if "data.pkl" in names else "a zip archive of other files, unpack it first"

@@ -41,6 +41,20 @@ def answered_in_one_line() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@contextmanager
+def answered_by(answer: Callable[[int, FrameType | None], Any] | signal.Handlers | None) -> Iterator[None]:
+    """Answer SIGINT and SIGTERM so in here, None for as before; put back what was before (in a main thread only)."""
+    main, numbers = threading.current_thread() is threading.main_thread(), (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in numbers if main}
+    try:
+        for number in before if answer else ():
+            signal.signal(number, answer)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def end_with_parent() -> None:
     """Let this process end when its parent is killed, which could not end it."""
     from multiprocessing import parent_process

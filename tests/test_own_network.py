@@ -28,7 +28,7 @@ def own_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str
     (tmp_path / "elsewhere" / "their_networks.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path / "elsewhere")
     monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.setattr("train.model_file._trusted", set())
+    monkeypatch.setattr("train.models._trusted", set())
     yield "their_networks:Tied"
     sys.modules.pop("their_networks", None)
 
@@ -53,7 +53,7 @@ def test_a_network_from_elsewhere(
     assert call(train.cli.main, monkeypatch, f"train run --shards {shards} {options}") == 0
     assert "runs/own holds this run" in capsys.readouterr().err
 
-    monkeypatch.setattr("train.model_file._trusted", set())  # as in a new process
+    monkeypatch.setattr("train.models._trusted", set())  # as in a new process
     attacked = f"attack run --model runs/own --shards {shards} --suite paper --steps 2 --images 3 --out own.json"
     assert call(attack.cli.main, monkeypatch, attacked) == 2
     assert f"--trust {own_network}" in capsys.readouterr().err

@@ -6,12 +6,12 @@ from .config import TrainConfig as TrainConfig
 from .evaluation import TestImage as TestImage
 from .evaluation import evaluate as evaluate
 from .evaluation import load_test_images as load_test_images
-from .model_file import ModelCard as ModelCard
-from .model_file import load_model as load_model
-from .model_file import read_card as read_card
-from .model_file import save_model as save_model
-from .model_file import trust as trust
+from .models import ModelCard as ModelCard
 from .models import build_model as build_model
+from .models import load_model as load_model
+from .models import read_card as read_card
+from .models import save_model as save_model
+from .models import trust as trust
 from .pairs import PairedShards as PairedShards
 from .run import train_model as train_model
 from .streaming import PairedStream as PairedStream

@@ -1,8 +1,8 @@
 """Batch normalisation over clean and stylized images: split statistics, and recalibration."""
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -16,31 +16,28 @@ def batch_norms(model: nn.Module) -> list[_BatchNorm]:
 
 
 @contextmanager
-def statistics_untouched(model: nn.Module) -> Iterator[None]:
+def _changed(norms: Sequence[_BatchNorm], attribute: str, value: object) -> Iterator[None]:
+    """Give an attribute of BatchNorms another value in here."""
+    before = [getattr(norm, attribute) for norm in norms]
+    for norm in norms:
+        setattr(norm, attribute, value)
+    try:
+        yield
+    finally:
+        for norm, own in zip(norms, before, strict=True):
+            setattr(norm, attribute, own)
+
+
+def statistics_untouched(model: nn.Module) -> AbstractContextManager[None]:
     """Keep forward passes in train mode from changing BatchNorm's running statistics."""
-    norms = [norm for norm in batch_norms(model) if norm.training]
-    for norm in norms:
-        norm.track_running_stats = False
-    try:
-        yield
-    finally:
-        for norm in norms:
-            norm.track_running_stats = True
+    return _changed([norm for norm in batch_norms(model) if norm.training], "track_running_stats", False)
 
 
-@contextmanager
-def fresh_statistics(model: nn.Module) -> Iterator[None]:
+def fresh_statistics(model: nn.Module) -> AbstractContextManager[None]:
     """Let BatchNorm's running statistics be the plain average over the forward passes in here, without older ones."""
-    norms = batch_norms(model)
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = None  # PyTorch's cumulative average; its first batch replaces the old statistics
+    for norm in batch_norms(model):
         norm.get_buffer("num_batches_tracked").zero_()
-    try:
-        yield
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
+    return _changed(batch_norms(model), "momentum", None)  # a cumulative average, whose first batch replaces the old
 
 
 def synchronised(model: nn.Module, device: torch.device) -> nn.Module:
@@ -87,17 +84,9 @@ def without_auxiliary(model: nn.Module) -> nn.Module:
     return _replaced(model, _SplitBatchNorm2d, main)
 
 
-@contextmanager
-def views_in_batch(model: nn.Module, views: int) -> Iterator[None]:
+def views_in_batch(model: nn.Module, views: int) -> AbstractContextManager[None]:
     """Tell split BatchNorms how many views of each image the batches in here hold, side by side; 1 is an original."""
-    norms = [norm for norm in model.modules() if isinstance(norm, _SplitBatchNorm2d)]
-    for norm in norms:
-        norm.views = views
-    try:
-        yield
-    finally:
-        for norm in norms:
-            norm.views = 1
+    return _changed([norm for norm in batch_norms(model) if isinstance(norm, _SplitBatchNorm2d)], "views", views)
 
 
 def _replaced(model: nn.Module, kind: type[nn.BatchNorm2d], make: Callable[[Any], nn.Module]) -> nn.Module:
@@ -127,20 +116,13 @@ class _SynchronisedBatchNorm2d(nn.BatchNorm2d):
         centred = pixels - mean
         variance = _mean_over_processes(centred.square().mean((0, 2, 3), keepdim=True))
         if self.track_running_stats:
-            self._track(mean.detach().flatten(), variance.detach().flatten(), images.numel() // images.shape[1])
+            count = (images.numel() // images.shape[1]) * distributed.get_world_size()
+            batches = self.get_buffer("num_batches_tracked").add_(1)
+            share = 1 / batches.item() if self.momentum is None else self.momentum
+            self.get_buffer("running_mean").lerp_(mean.detach().flatten(), share)
+            self.get_buffer("running_var").lerp_(variance.detach().flatten() * (count / (count - 1)), share)
         scale = (variance + self.eps).rsqrt() * self.weight.view(-1, 1, 1)
         return (centred * scale + self.bias.view(-1, 1, 1)).to(images.dtype)
-
-    def _track(self, mean: Tensor, variance: Tensor, pixels: int) -> None:
-        """Move the running statistics on, the variance unbiased, as `nn.BatchNorm2d` does."""
-        count = pixels * distributed.get_world_size()
-        batches, means, variances = (
-            self.get_buffer(name) for name in ("num_batches_tracked", "running_mean", "running_var")
-        )
-        batches += 1
-        share = 1 / batches.item() if self.momentum is None else self.momentum
-        means.lerp_(mean, share)
-        variances.lerp_(variance * (count / (count - 1)), share)
 
 
 def _mean_over_processes(values: Tensor) -> Tensor:

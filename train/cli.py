@@ -24,7 +24,7 @@ from stylize.console.params import (
 )
 from stylize.console.settings import options_of
 from stylize.interruption import imports_torch
-from stylize.shards.remote import DEFAULT_CACHE, DEFAULT_GB, Cache, CacheGigabytes, opened_shards
+from stylize.shards.remote import DEFAULT_CACHE, DEFAULT_GB, Cache, CacheGigabytes, local_shards, print_downloaded
 from train.config import ARCHITECTURE_HELP, PRESETS, TIMM, TrainConfig, with_preset
 
 GRID = ("method", "arch", "set", "seed")  # in the order of dvc.yaml
@@ -52,19 +52,14 @@ def run(
         given["arch"] = arch
     config = with_preset(preset, shards=Path(shards), **given)
     needed = partial(evaluated_shards, fraction=config.validation_fraction, seed=config.seed)
-    with opened_shards(shards, cache, cache_gb, needed) as folder:
+    with local_shards(shards, cache, cache_gb, print_downloaded, needed) as folder:
         metrics = train_model(replace(config, shards=folder))
-    _print_metrics(metrics, config.out)
-
-
-def _print_metrics(metrics: dict[str, Any], out: Path) -> None:
-    if not metrics:
-        return  # not the main process
-    table = Table(title=str(out), show_header=False)
+    table = Table(title=str(config.out), show_header=False)
     for name, value in metrics.items():
         text = "none, the shards have no test images" if value is None else str(value)
         table.add_row(name.replace("_", " "), f"{value:.4f}" if isinstance(value, float) else text)
-    console.print(table)
+    if metrics:  # of the main process
+        console.print(table)
 
 
 @app.command("check-params")
@@ -95,9 +90,8 @@ def check_params(path: Path) -> None:
         check_list([given.get("shards")], f"{where}.shards", folders)
         values = parse_options(app, "run", given, where, ("out",))
         try:
-            config = with_preset(
-                **{name: value for name, value in values.items() if value is not None and name in names}
-            )
+            chosen = {name: value for name, value in values.items() if value is not None and name in names}
+            config = with_preset(**chosen)
             if config.arch.startswith(TIMM):
                 from train.models import check_timm
 
@@ -125,6 +119,4 @@ def _grid(path: Path, section: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     }  # fmt: skip
 
 
-def main() -> None:
-    """Run the command line."""
-    run_command_line(app)
+main = partial(run_command_line, app)

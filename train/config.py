@@ -124,9 +124,7 @@ class TrainConfig:
     ] = None
     pairing_warmup: Annotated[float, Option(min=0, help="Epochs over which λ rises from 0.")] = 0.0
     distance: Annotated[
-        str | None,
-        OneOf(*DISTANCES),
-        Option(help=f"Of a pair's logits: {', '.join(DISTANCES)}. [default: the method's]"),
+        str | None, OneOf(*DISTANCES), Option(help=f"Of paired logits: {', '.join(DISTANCES)}. [default: the method's]")
     ] = None
     epsilon: Annotated[
         float | None,

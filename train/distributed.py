@@ -2,7 +2,6 @@
 
 import os
 import signal
-import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from stylize.console import PATIENCE, InputError, LiteralConsole
+from stylize.interruption import answered_by
 from train.config import TrainConfig
 from train.models import make_network
 
@@ -92,17 +92,12 @@ def _meet(backend: str, size: int) -> None:
     rank, address, port = (os.environ.get(name, "?") for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"))
     where = f"process {rank} of {size} waits for the others at {address}:{port}"
     LiteralConsole(stderr=True, highlight=False).print(f"{where.capitalize()}, for {LIMIT} at most.")
-    handlers = {}
-    if threading.current_thread() is threading.main_thread():
-        handlers = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        distributed.init_process_group(backend, timeout=LIMIT)
+        with answered_by(signal.SIG_DFL):
+            distributed.init_process_group(backend, timeout=LIMIT)
     except (RuntimeError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(f"The {where}, in vain ({reason}): start all of them, as with torchrun.") from None
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
 
 
 def _device(name: str) -> torch.device:

@@ -39,9 +39,7 @@ def load_test_images(shards: Path, image_size: int, image_preset: str) -> Iterat
         )
     samples = PairedShards(shards, "test")
     if len(samples) == 0:
-        raise InputError(
-            f"{shards} has no test images, so there is nothing to attack: make shards from a data set that has some."
-        )
+        raise InputError(f"{shards} has no test images to attack: make shards from a data set that has some.")
     images = EvaluationImages(samples, preset)
     numbered = zip(samples.keys, map(images.__getitem__, range(len(images))), strict=True)
     return (TestImage(str(key), views[0].to(torch.float32).div_(255), label) for key, (views, label) in numbered)

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -124,18 +124,12 @@ class OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.total = 0
 
-    def __torch_dispatch__(
-        self,
-        function: Any,
-        types: Sequence[Any],
-        arguments: Sequence[Any] = (),
-        options: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
         """Run an operation as it is, and count it."""
-        result = function(*arguments, **(options or {}))
-        count: Callable[..., int] | None = flop_registry.get(function.overloadpacket)
+        result = func(*args, **(kwargs or {}))
+        count: Callable[..., int] | None = flop_registry.get(func.overloadpacket)
         if count is not None:
-            self.total += count(*arguments, **(options or {}), out_val=result)
+            self.total += count(*args, **(kwargs or {}), out_val=result)
         return result
 
 
@@ -190,9 +184,8 @@ class Trainer:
         if self.flops_per_image is None and not self.config.compile:
             few = min(len(labels), 4)
             with OperationCounter() as counter:
-                losses = self._losses(
-                    copy.deepcopy(self.model), self._pixels(images[:few]), labels[:few].to(self.world.device)
-                )
+                model, views = copy.deepcopy(self.model), self._pixels(images[:few])
+                losses = self._losses(model, views, labels[:few].to(self.world.device))
                 parts = [part for part in (losses.cross_entropy, losses.pairing) if part is not None]
                 torch.stack(parts).sum().backward()  # type: ignore[no-untyped-call]
             self.flops_per_image = counter.total / few
@@ -214,21 +207,16 @@ class Trainer:
         (loss / config.accumulate).backward()  # type: ignore[no-untyped-call]
         progress.step += 1
         if self._updates():
-            self._update(epochs)
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate(config, epochs)
+            if config.clip_norm:
+                nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            if self.average is not None:
+                self.average.update_parameters(self.model)
         pairing = torch.zeros_like(loss) if losses.pairing is None else losses.pairing
         return torch.stack([loss, losses.cross_entropy, pairing]).detach()
-
-    def _update(self, epochs: float) -> None:
-        """Move the weights by what the gradients add up to, after so many epochs."""
-        config = self.config
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(config, epochs)
-        if config.clip_norm:
-            nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.average is not None:
-            self.average.update_parameters(self.model)
 
     def _pixels(self, images: Tensor) -> Tensor:
         """Return uint8 images (B, V, 3, H, W) as pixels in [0, 1] on the device."""

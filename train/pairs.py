@@ -237,19 +237,16 @@ def _decode(payload: bytes, side: int | None) -> Pixels:
         _check_size(pixels.shape[1], pixels.shape[0], side)
         return pixels
     try:
-        with _open_image(payload) as image:
+        # Pillow only warns of sizes which `_check_size` refuses, so its warning says nothing.
+        with _WARNINGS, warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
+            opened = Image.open(io.BytesIO(payload), formats=_FORMATS)
+        with opened as image:
             _check_size(*image.size, side)
             return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     except UnidentifiedImageError:
         raise UnusableImageError(f"has an image that is not {', '.join(_FORMATS)}: make the shard again.") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UnusableImageError(f"has an undecodable image ({error}): make the shard again.") from None
-
-
-def _open_image(payload: bytes) -> Image.Image:
-    """Read an image's header.  Pillow only warns of sizes which `_check_size` refuses, so its warning says nothing."""
-    with _WARNINGS, warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
-        return Image.open(io.BytesIO(payload), formats=_FORMATS)
 
 
 def _check_size(width: int, height: int, side: int | None) -> None:

@@ -27,7 +27,7 @@ from train.evaluation import Metrics
 from train.loading import is_streamed
 from train.loop import Trainer
 from train.methods import METHODS
-from train.model_file import MODEL_NAME, ModelCard, read_card
+from train.models import MODEL_NAME, ModelCard, read_card
 from train.pairs import PairedShards
 from train.state import STATE_NAME, refuse_other_settings
 
@@ -107,9 +107,8 @@ def finished_metrics(out: Path, identity: Mapping[str, Any]) -> dict[str, Any] |
         metrics: dict[str, Any] = json.loads((out / METRICS_NAME).read_text(encoding="utf-8"))
     except (InputError, ValueError):
         return None  # damaged: train again
-    refuse_other_settings(
-        earlier, identity, f"{out} holds a finished model", "choose another output folder, or delete this one"
-    )
+    advice = "choose another output folder, or delete this one"
+    refuse_other_settings(earlier, identity, f"{out} holds a finished model", advice)
     return metrics
 
 

@@ -30,8 +30,7 @@ from train.loading import (
 )
 from train.loop import Trainer
 from train.methods import METHODS
-from train.model_file import MODEL_NAME, load_model, save_model, trust
-from train.models import build_model, check_model
+from train.models import MODEL_NAME, build_model, check_model, load_model, save_model, trust
 from train.pairs import PairedShards
 from train.records import (
     finished_metrics,
@@ -105,9 +104,8 @@ class _Run:
             self.batches = StreamedBatches(config.shards, held_out, self.preset, config, world, self.workers)
             self.loader = self.batches
             return
-        training, self.validation_samples, self.validation = hold_out(
-            config.shards, self.samples, config.validation_fraction, config.seed
-        )
+        chosen = hold_out(config.shards, self.samples, config.validation_fraction, config.seed)
+        training, self.validation_samples, self.validation = chosen
         self.batches = EpochBatches(training, config.batch_size, config.seed, world.rank, world.size)
         shown = TrainingViews(self.samples, training, self.preset, config.seed, views, config.stylized_fraction)
         self.loader = training_loader(shown, self.batches, self.workers, world.device.type == "cuda")
@@ -160,7 +158,13 @@ class _Run:
                 f"epoch {row['epoch']}/{self.config.epochs}: loss {row['training_loss']:.4f}, "
                 f"validation accuracy {row['validation_accuracy']:.4f}, {row['seconds']:.1f} s"
             )
-        self._save(whole_epoch=metrics is not None)
+        started = time.monotonic()
+        state = self.trainer.state(self.identity)
+        if self.world.is_main:
+            if metrics is not None:
+                write_epochs(self.config.out, state.progress.rows)
+            save_state(self.config.out, state)
+        self.clock.saved(time.monotonic() - started)
         if self.world.any(self._stopped()) and progress.epoch < self.config.epochs:
             self._stop()
 
@@ -190,15 +194,6 @@ class _Run:
         if self.world.any(self._stopped()):
             return None
         return Metrics(self.world.sum(metrics.by_class).cpu())
-
-    def _save(self, whole_epoch: bool) -> None:
-        started = time.monotonic()
-        state = self.trainer.state(self.identity)
-        if self.world.is_main:
-            if whole_epoch:
-                write_epochs(self.config.out, state.progress.rows)
-            save_state(self.config.out, state)
-        self.clock.saved(time.monotonic() - started)
 
     def _publish(self) -> dict[str, Any]:
         """Write the best model, test it as it was written, and write the metrics, which mark the run as finished."""

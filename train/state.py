@@ -2,14 +2,11 @@
 
 import hashlib
 import io
-import signal
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -17,6 +14,7 @@ from torch import Tensor
 
 from stylize.console import InputError, option_name
 from stylize.files import UNREADABLE, why_unreadable, write_atomically
+from stylize.interruption import answered_by
 
 STATE_NAME = "state.pt"
 _FORMAT = b"stylized-pairing state 1\n"
@@ -79,7 +77,10 @@ def load_state(out: Path, identity: Mapping[str, Any]) -> SavedState | None:
         loaded = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
         progress = Progress(**{item.name: loaded["progress"][item.name] for item in fields(Progress)})
         state = SavedState(loaded["identity"], progress, loaded["model"], loaded["optimizer"], loaded["average"])
-        _check_progress(progress)
+        if min(progress.epoch, progress.step) < 0 or len(progress.rows) != progress.epoch:
+            raise ValueError(f"{len(progress.rows)} rows of metrics at epoch {progress.epoch}, step {progress.step}")
+        if bool(progress.best_model) != (progress.epoch > 0):
+            raise ValueError(f"the best of {progress.epoch} epochs has {len(progress.best_model)} tensors")
     except UNREADABLE as error:
         raise unusable_state(out, why_unreadable(path, error)) from None
     refuse_other_settings(state.identity, identity, f"{out} holds an unfinished run", _advice(out))
@@ -99,33 +100,23 @@ def _header(payload: memoryview) -> bytes:
     return _FORMAT + hashlib.sha256(payload).hexdigest().encode() + b"\n"
 
 
-def _check_progress(progress: Progress) -> None:
-    """Raise `ValueError` or `TypeError` where a part of the progress cannot be right."""
-    if min(progress.epoch, progress.step) < 0 or len(progress.rows) != progress.epoch:
-        raise ValueError(f"{len(progress.rows)} rows of metrics at epoch {progress.epoch}, step {progress.step}")
-    if bool(progress.best_model) != (progress.epoch > 0):
-        raise ValueError(f"the best of {progress.epoch} epochs has {len(progress.best_model)} tensors")
+# Entries of an identity that are no options, as people know them.
+_SHOWN = {
+    "shards_sha256": "the SHA-256 of the shards' manifest",
+    "world_size": "the number of processes",
+    "streaming_workers": "--workers of streamed shards",
+}
 
 
 def refuse_other_settings(earlier: Mapping[str, Any], identity: Mapping[str, Any], what: str, advice: str) -> None:
     """Raise `InputError`, which names them, where settings that change results differ from those of an earlier run."""
     changes = [
-        f"{_shown(name)} {earlier.get(name)!r} is now {identity.get(name)!r}"
+        f"{_SHOWN.get(name) or option_name(name)} {earlier.get(name)!r} is now {identity.get(name)!r}"
         for name in sorted({*identity, *earlier})
         if earlier.get(name) != identity.get(name)
     ]
     if changes:
         raise InputError(f"{what} with other settings ({'; '.join(changes)}): {advice}.")
-
-
-def _shown(name: str) -> str:
-    """Return an entry of an identity as people know it: most are options."""
-    others = {
-        "shards_sha256": "the SHA-256 of the shards' manifest",
-        "world_size": "the number of processes",
-        "streaming_workers": "--workers of streamed shards",
-    }
-    return others.get(name) or option_name(name)
 
 
 LARGEST_COST = 0.01  # of the time, that saving may take
@@ -151,16 +142,5 @@ class SaveClock:
 def received_signals() -> Iterator[list[int]]:
     """Collect SIGINT and SIGTERM instead of stopping at once (only a main thread may)."""
     received: list[int] = []
-
-    def receive(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-
-    if threading.current_thread() is not threading.main_thread():
+    with answered_by(lambda number, frame: received.append(number)):
         yield received
-        return
-    previous = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

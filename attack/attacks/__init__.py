@@ -181,8 +181,7 @@ class CountedModel(nn.Module):
         self.model = model
         self.training = False
         self.draws = getattr(model, "draws", 1)  # passes of each image, see `Averaged`
-        self.forwards = 0
-        self.backwards = 0
+        self.forwards = self.backwards = 0
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits (B, classes) of images (B, C, H, W)."""
@@ -223,8 +222,7 @@ class Averaged(nn.Module):
 
     def __init__(self, model: nn.Module, draws: int) -> None:
         super().__init__()
-        self.model = model
-        self.draws = draws
+        self.model, self.draws = model, draws
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, classes) of images (B, C, H, W)."""

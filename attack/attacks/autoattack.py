@@ -61,9 +61,7 @@ class _Sieve(nn.Module):
 
     def __init__(self, counted: CountedModel, images: Tensor, labels: Tensor) -> None:
         super().__init__()
-        self.counted = counted
-        self.labels = labels
-        self.images = images.clone()
+        self.counted, self.labels, self.images = counted, labels, images.clone()
         self.wrong = torch.zeros_like(labels, dtype=torch.bool)
         self.logits = torch.empty(0)
 

@@ -22,9 +22,7 @@ def own_loss(reference: str) -> LossFunction:
     def loss(logits: Tensor, labels: Tensor) -> Tensor:
         losses: Tensor = _call(function, f"Loss {reference}", logits, labels)
         if not isinstance(losses, Tensor) or losses.shape != labels.shape:
-            raise InputError(
-                f"Loss {reference} returned {_what(losses)}: return a loss for each of {len(labels)} images."
-            )
+            raise InputError(f"Loss {reference} returned {_what(losses)}: return one for each of {len(labels)} images.")
         return losses
 
     return loss

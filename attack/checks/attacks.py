@@ -123,13 +123,9 @@ def _own_within_radius(given: _Evaluation) -> Finding | None:
 
 def check_errors(errors: Mapping[str, str]) -> Check:
     """Say which attacks could not be made, and what the model's error was."""
-    return Check(
-        "every attack could be made",
-        False,
-        f"{', '.join(errors)}: {next(iter(errors.values()))}",
-        "A model that fails while it is attacked hides from the attack.",
-        {"attacks": len(errors)},
-    )
+    detail = f"{', '.join(errors)}: {next(iter(errors.values()))}"
+    meaning = "A model that fails while it is attacked hides from the attack."
+    return Check("every attack could be made", False, detail, meaning, {"attacks": len(errors)})
 
 
 def check_copies(attacks: Sequence[AttackResult]) -> Check:
@@ -140,13 +136,9 @@ def check_copies(attacks: Sequence[AttackResult]) -> Check:
         error = error or settings.get("copy_error", "")
         if settings.get("copy_differs", 0) > 1:  # a single image may be rounding
             most = max(most, settings["copy_differs"] / settings["attacked"])
-    return Check(
-        "a fresh copy answers alike",
-        not error and most <= allowed,
-        error or f"it answers otherwise on up to {most:.1%} of an attack's images",
-        "The model remembers earlier images: what accuracy it has depends on what it saw before.",
-        {"share": most},
-    )
+    detail = error or f"it answers otherwise on up to {most:.1%} of an attack's images"
+    meaning = "The model remembers earlier images: what accuracy it has depends on what it saw before."
+    return Check("a fresh copy answers alike", not error and most <= allowed, detail, meaning, {"share": most})
 
 
 @AT_RADIUS.add("attacks raise the loss", "masking")
@@ -252,13 +244,9 @@ def check_path(path: AttackPath, *, steps: int, step_size: float) -> Iterator[Ch
     """
     yield from PATH.check(path)
     largest, budget = path.linf.amax().item(), steps * step_size
-    yield Check(
-        "distance within budget",
-        largest <= budget * (1 + STEP_ROUNDING),
-        f"largest L∞ {largest:.6g} of {budget:.6g}",
-        "Images changed by more than the stated distance say nothing about that distance.",
-        {"largest": largest, "budget": budget},
-    )
+    passed, detail = largest <= budget * (1 + STEP_ROUNDING), f"largest L∞ {largest:.6g} of {budget:.6g}"
+    meaning = "Images changed by more than the stated distance say nothing about that distance."
+    yield Check("distance within budget", passed, detail, meaning, {"largest": largest, "budget": budget})
 
 
 @PATH.add("finite on the path")

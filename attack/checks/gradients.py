@@ -1,6 +1,6 @@
 """What a model's gradient is like at clean images: absent, wrong, silent, or good for a step."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -44,15 +44,10 @@ def slopes_at(model: nn.Module, images: Tensor, labels: Tensor, logits: Tensor, 
     `gradient` (N, C, H, W) is the margin's; `seed` chooses the points beside the images, and directions of differences.
     """
     generator = torch.Generator().manual_seed(seed)
-    parts = [
-        _slopes(
-            _Probe(model, images[rows], _pair(labels[rows], logits[rows]), seed),
-            logits[rows],
-            gradient[rows].flatten(1),
-            generator,
-        )
-        for rows in _split(images)
-    ]
+    parts = []
+    for rows in _split(images):
+        probe = _Probe(model, images[rows], _pair(labels[rows], logits[rows]), seed)
+        parts.append(_slopes(probe, logits[rows], gradient[rows].flatten(1), generator))
     columns = zip(*(part[1:] for part in parts), strict=True)
     return Slopes(min(part.fine for part in parts), *(torch.cat(column) for column in columns))
 
@@ -86,15 +81,9 @@ def _slopes(attacked: "_Probe", logits: Tensor, gradient: Tensor, generator: tor
     fine, disagree, useful = _compare(inside, generator)
     if (doubtful := disagree > DISAGREES).any():  # by rounding, or in truth: float64 tells, at three times the cost
         fine, disagree[doubtful], useful[doubtful] = _compare(_precise(inside.of(doubtful)), generator)
-    return Slopes(
-        fine,
-        gradient.isfinite().all(1),
-        (gradient == 0).all(1),
-        (gradient == 0).double().mean(1),
-        silent & (logits.argmax(1) == attacked.pair[:, 0]),
-        disagree,
-        useful,
-    )
+    finite, zeros = gradient.isfinite().all(1), gradient == 0
+    silent &= logits.argmax(1) == attacked.pair[:, 0]
+    return Slopes(fine, finite, zeros.all(1), zeros.double().mean(1), silent, disagree, useful)
 
 
 def _compare(probe: "_Probe", generator: torch.Generator) -> tuple[float, Tensor, Tensor]:
@@ -206,9 +195,7 @@ class _FloatingTypes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Let PyTorch not import its compiler, which takes seconds, to keep it away from here."""
         return False
 
-    def __torch_dispatch__(
-        self, func: Any, types: Sequence[Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
         """Run the operation and look at its result."""
         result = func(*args, **(kwargs or {}))
         leaves = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]

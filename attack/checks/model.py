@@ -132,9 +132,8 @@ def _repeatable(looked: _Looked) -> Finding:
         first, *others = [looked.model(images) for _ in range(PASSES)]
     if isinstance(looked.model, Averaged):  # the answers must be steady
         changed = torch.stack([other.argmax(1) != first.argmax(1) for other in others]).any(0)
-        return _share(
-            changed, UNSTEADY, f"are answered otherwise in one of {PASSES} means of {looked.model.draws} draws"
-        )
+        says = f"are answered otherwise in one of {PASSES} means of {looked.model.draws} draws"
+        return _share(changed, UNSTEADY, says)
     difference = max(_distance(first, other) for other in others)
     detail = f"{PASSES} passes differ by at most {difference:.3g} of the normalised logits"
     return Finding(not difference > RANDOM, detail, {"difference": difference})

@@ -79,16 +79,9 @@ def check_planted(
     enough = planted >= FEWEST
     says = "" if enough else "; too few for the test to say anything"
     failure: Failure = "inconclusive" if isinstance(model, Averaged) else "masking"  # draws may hide the example
-    return Check(
-        NAME,
-        enough and wilson(found, planted)[1] >= FOUND,
-        f"the attack finds {found} of {planted} examples planted in {len(images)} images{says}",
-        MEANING,
-        {"found": found, "planted": planted, "images": len(images)},
-        failure if enough else "note",
-        norm,
-        epsilon,
-    )
+    passed, numbers = wilson(found, planted)[1] >= FOUND, {"found": found, "planted": planted, "images": len(images)}
+    detail = f"the attack finds {found} of {planted} examples planted in {len(images)} images{says}"
+    return Check(NAME, enough and passed, detail, MEANING, numbers, failure if enough else "note", norm, epsilon)
 
 
 def _search(

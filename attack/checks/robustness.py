@@ -48,11 +48,8 @@ def robust_cells(clean: Sequence[bool], attacks: Sequence[AttackResult]) -> tupl
 
 def radii(attacks: Sequence[AttackResult]) -> list[tuple[Norm, float]]:
     """Return the norms and radii that attacks had, L∞ first, then L2; noise and attacks without bounds do not count."""
-    found = {
-        (attack.norm, attack.epsilon)
-        for attack in attacks
-        if attack.epsilon and attack.kind not in ("unbounded", "noise", "transfer")
-    }
+    counted = [attack for attack in attacks if attack.kind not in ("unbounded", "noise", "transfer")]
+    found = {(attack.norm, attack.epsilon) for attack in counted if attack.epsilon}
     return sorted(found, key=lambda one: (list(NORM_NAMES).index(one[0]), one[1]))
 
 

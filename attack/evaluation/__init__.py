@@ -4,7 +4,7 @@ Here are the options of `attack run` and `attack transfer`, without PyTorch, whi
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -99,7 +99,14 @@ class AttackConfig:
     def __post_init__(self) -> None:
         check_settings(self)
         _check_epsilons(self.epsilons)
-        _check_norms(self.norm, {"l2": self.epsilons_l2, "l1": self.epsilons_l1})
+        radii = {"l2": self.epsilons_l2, "l1": self.epsilons_l1}
+        norms = self.norm.split(",")
+        if len(set(norms)) < len(norms) or not set(norms) <= {"linf", *radii}:
+            raise InputError(f"--norm is {self.norm!r}: give linf, l2 or l1, or several with commas, such as linf,l2.")
+        for norm, epsilons in radii.items():
+            if not (all(0 < epsilon < math.inf for epsilon in epsilons) and list(epsilons) == sorted(set(epsilons))):
+                shown = ", ".join(f"{epsilon:g}" for epsilon in epsilons)
+                raise InputError(f"--epsilon-{norm} is {shown}: give different numbers above 0 in growing order.")
         for name, references in (("attack", self.attack), ("loss", self.loss), ("surrogate", [self.surrogate])):
             for reference in references:
                 if reference is not None and not is_reference(reference):
@@ -125,16 +132,6 @@ def with_batch_size(config: _Config, side: int) -> _Config:
     They hold as many pixels as 50 images of 64 px, but 50 to 200 images: small ones keep no core busy.
     """
     return config if config.batch_size else replace(config, batch_size=min(max(50 * 64**2 // side**2, 50), 200))
-
-
-def _check_norms(given: str, radii: Mapping[str, Sequence[float]]) -> None:
-    norms = given.split(",")
-    if len(set(norms)) < len(norms) or not set(norms) <= {"linf", *radii}:
-        raise InputError(f"--norm is {given!r}: give linf, l2 or l1, or several with commas, such as linf,l2.")
-    for norm, epsilons in radii.items():
-        if not (all(0 < epsilon < math.inf for epsilon in epsilons) and list(epsilons) == sorted(set(epsilons))):
-            shown = ", ".join(f"{epsilon:g}" for epsilon in epsilons)
-            raise InputError(f"--epsilon-{norm} is {shown}: give different numbers above 0 in growing order.")
 
 
 def _check_epsilons(epsilons: Sequence[float]) -> None:

@@ -159,9 +159,8 @@ def _curve(interpolator: str, norm: str, points: Array, values: Array, images: N
     totals = np.nansum(values, axis=0)
     ends = [wilson(round(total), int(n)) for total, n in zip(totals.tolist(), counts, strict=True)]
     low, high = map(list, zip(*ends, strict=True))
-    return Curve(
-        interpolator, norm, points.tolist(), (totals / np.maximum(counts, 1)).tolist(), low, high, images.tolist()
-    )
+    accuracy = (totals / np.maximum(counts, 1)).tolist()
+    return Curve(interpolator, norm, points.tolist(), accuracy, low, high, images.tolist())
 
 
 @dataclass(frozen=True)

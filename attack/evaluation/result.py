@@ -311,11 +311,8 @@ def metrics(result: Result) -> dict[str, Any]:
         return {"verdict": result.verdicts[0].word, **clean}
     columns: dict[str, Any] = {}
     for cell, verdict in zip(result.cells, result.verdicts, strict=True):
-        radius = (
-            epsilon_name(cell.epsilon).replace("/", "_of_")
-            if cell.norm == "linf"
-            else f"{cell.norm}_{cell.epsilon:.4g}"
-        )
+        level = epsilon_name(cell.epsilon).replace("/", "_of_")
+        radius = level if cell.norm == "linf" else f"{cell.norm}_{cell.epsilon:.4g}"
         columns[f"verdict_{radius}"] = verdict.word
         columns[f"robust_{radius}"] = round(share(cell.robust).mean, 4)
         columns[f"images_{radius}"] = len(cell.robust)
@@ -326,15 +323,12 @@ def median_distances(result: Result) -> dict[Norm, float]:
     """Return by norm the median distance of the nearest error that a minimal-norm attack found; 0 of clean errors."""
     medians: dict[Norm, float] = {}
     for norm in NORM_NAMES:
-        attacks = [attack for attack in result.attacks if attack.norm == norm and _is_minimal(attack)]
+        minimal = [attack for attack in result.attacks if attack.kind == "minimal-norm" and attack.norm == norm]
+        attacks = [attack for attack in minimal if attack.name != "paper-path"]  # whose steps end at a small distance
         nearest = [min(far) for far in zip(*(attack.distance[: looked_at(attack)] for attack in attacks), strict=False)]
         if nearest and isfinite(median(nearest)):
             medians[norm] = median(nearest)
     return medians
-
-
-def _is_minimal(attack: AttackResult) -> bool:
-    return attack.kind == "minimal-norm" and attack.name != "paper-path"  # whose steps end at a small distance
 
 
 def folder_name(model: str) -> str:

@@ -14,17 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from attack.attacks import (
-    OWN_NORMS,
-    Attacked,
-    AttackResult,
-    Averaged,
-    Loss,
-    Norm,
-    attack_loss,
-    misclassified,
-    size,
-)
+from attack.attacks import OWN_NORMS, Attacked, AttackResult, Averaged, Loss, Norm, attack_loss, misclassified, size
 from attack.attacks.own import WithGradientOf
 from attack.attacks.paper_path import AttackPath
 from attack.checks import Check

@@ -113,7 +113,8 @@ def _within(norm: Norm, epsilon: float, config: AttackConfig, classes: int) -> I
 def _square(epsilon: float, config: AttackConfig, classes: int) -> Planned:
     """Plan AutoAttack's own Square where AutoAttack follows, which then leaves it out; else a shorter one."""
     settings: dict[str, Any] = {"epsilon": epsilon, "seed": config.seed, "batch_size": config.batch_size}
-    if config.suite == "full" and _standard(config, classes):
+    # AutoAttack has no standard version for few classes, nor for models that are random.
+    if config.suite == "full" and config.eot == 1 and classes >= AUTOATTACK_CLASSES:
         attack, queries = partial(autoattack, parts=("square",), **settings), AUTOATTACK_PASSES["square"]
     else:
         queries = QUERIES[config.suite]
@@ -157,11 +158,6 @@ def _minimal_norm(norm: Norm, config: AttackConfig) -> Planned:
     steps = MINIMAL_NORM_STEPS
     attack = partial(minimal_norm, norm=norm, steps=steps, seed=config.seed, batch_size=config.batch_size)
     return Planned("minimal-norm", "minimal-norm", None, attack, norm, {"steps": steps}, strong=True, passes=3 * steps)
-
-
-def _standard(config: AttackConfig, classes: int) -> bool:
-    """Whether AutoAttack has its standard version: not for few classes, nor for models that are random."""
-    return config.eot == 1 and classes >= AUTOATTACK_CLASSES
 
 
 def _autoattack(norm: Norm, epsilon: float, config: AttackConfig, nearest: Nearest) -> Planned:

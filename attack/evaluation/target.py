@@ -22,8 +22,7 @@ from stylize.shards.manifest import MANIFEST_NAME, Manifest, read_manifest
 from train import ModelCard, TestImage, load_model, load_test_images
 from train.augment import PAPER_SIZE
 from train.loading import process_context
-from train.model_file import model_file, tensors_sha256
-from train.models import call_reference, copy_inference_tensors
+from train.models import call_reference, copy_inference_tensors, model_file, tensors_sha256
 from train.pairs import PairedShards
 
 NO_CLASS = -1

@@ -171,11 +171,8 @@ def _mean_curve(recipe: str, seeds: Sequence[tuple[Entry, Curve]]) -> tuple[Entr
 
 def _bounded(result: Result, norm: Norm) -> list[AttackResult]:
     """Return the attacks that a security curve of a norm rests on: neither the path nor one without a radius."""
-    return [
-        attack
-        for attack in result.attacks
-        if attack.norm == norm and attack.name != PATH_NAME and attack.kind != "unbounded"
-    ]
+    own = [attack for attack in result.attacks if attack.norm == norm and attack.kind != "unbounded"]
+    return [attack for attack in own if attack.name != PATH_NAME]
 
 
 @dataclass(frozen=True)
@@ -261,15 +258,12 @@ def image_sets(results: Sequence[Result]) -> list[tuple[object, ...]]:
     Files from before the digest have that of a file on the same shards and image size, if there is one, or none.
     """
     known = {(result.shards_sha256, *_seen(result)): result.pixels_sha256 for result in results if result.pixels_sha256}
-    return [
-        (
-            result.keys,
-            tuple(result.document["images"]["labels"]),
-            tuple(result.document["model"]["card"]["class_names"]),
-            result.pixels_sha256 or known.get((result.shards_sha256, *_seen(result)), ""),
-        )
-        for result in results
-    ]
+    found: list[tuple[object, ...]] = []
+    for result in results:
+        labels, names = result.document["images"]["labels"], result.document["model"]["card"]["class_names"]
+        pixels = result.pixels_sha256 or known.get((result.shards_sha256, *_seen(result)), "")
+        found.append((result.keys, tuple(labels), tuple(names), pixels))
+    return found
 
 
 def why_apart(one: Result, other: Result) -> str:
@@ -376,12 +370,10 @@ def _recipes(results: Sequence[Result], style_sets: Mapping[str, str]) -> list[s
     trained_on: dict[str, set[str]] = {}
     for result in results:
         trained_on.setdefault(result.method, set()).add(result.trained_on)
-    names = [
-        name
-        if len(trained_on[result.method]) == 1
-        else f"{name} on {style_sets.get(result.trained_on, result.trained_on[:8])}"
-        for name, result in zip(_kinds(results), results, strict=True)
-    ]
+    names = _kinds(results)
+    for place, result in enumerate(results):
+        if len(trained_on[result.method]) > 1:
+            names[place] += f" on {style_sets.get(result.trained_on, result.trained_on[:8])}"
     settings = [
         {name: value for name, value in result.document["model"]["card"]["config"].items() if name not in NAMED}
         for result in results
@@ -399,14 +391,13 @@ def _kinds(results: Sequence[Result]) -> list[str]:
     """Name models by their method, after the architecture where there are several; one's own by their function."""
     trained = {result.arch for result in results if result.method != EXTERNAL}
     own = Counter(result.arch for result in results if result.method == EXTERNAL)
-    return [
-        (result.arch if own[result.arch] == 1 else str(result.document["model"]["path"]))
-        if result.method == EXTERNAL
-        else f"{result.arch} {result.method}"
-        if len(trained) > 1
-        else result.method
-        for result in results
-    ]
+    names = []
+    for result in results:
+        if result.method == EXTERNAL:
+            names.append(result.arch if own[result.arch] == 1 else str(result.document["model"]["path"]))
+        else:
+            names.append(f"{result.arch} {result.method}" if len(trained) > 1 else result.method)
+    return names
 
 
 def _shown(value: object) -> str:

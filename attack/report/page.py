@@ -392,11 +392,8 @@ def attack_table(entry: Entry) -> Table:
     for attack in entry.result.attacks:
         n = looked_at(attack)
         if attack.epsilon is None:
-            middle = float(np.median(attack.distance[:n]))
-            found = (
-                f"median {_length(attack.norm, middle)}" if np.isfinite(middle) else "found none for half of the images"
-            )
-            radius = f"smallest {NORM_NAMES[attack.norm]}"
+            middle, radius = float(np.median(attack.distance[:n])), f"smallest {NORM_NAMES[attack.norm]}"
+            found = f"median {_length(attack.norm, middle)}" if np.isfinite(middle) else "none for half of the images"
         else:
             radius, found = radius_name(attack.norm, attack.epsilon), str(share(attack.robust[:n]))
         passes = f"{attack.forwards:,} / {attack.backwards:,}"

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from train.augment import image_preset
 from train.loading import hold_out
-from train.model_file import load_model
+from train.models import load_model
 from train.pairs import PairedShards
 
 VALIDATION_FRACTION = 0.1  # that of the studies' training

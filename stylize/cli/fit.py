@@ -110,9 +110,8 @@ def evaluate_decoder(
     from stylize.fitting import evaluate
 
     with shown_progress(console, "styles") as show:
-        document = evaluate.evaluate_decoder(
-            content, style, decoder, held_out_fraction, photos, size, lower_bound, show, encoder
-        )
+        counts = photos, size, lower_bound
+        document = evaluate.evaluate_decoder(content, style, decoder, held_out_fraction, *counts, show, encoder)
     console.print(evaluate.evaluation_table(document))
     if output:
         text = json.dumps(document, indent=2, sort_keys=True)

@@ -15,10 +15,8 @@ from stylize.console.params import FORBIDDEN
 from stylize.files import given_name, write_atomically
 
 STYLE_HELP = "Picture, folder or built-in style; repeat for more."
-IGNORED = {
-    ".gitignore": [".staging/", ".*.partial", "/dvc_plots/"],
-    ".dvcignore": [".staging", ".*.partial"],
-}  # work in progress, which a stopped run leaves
+# Work in progress, which a stopped run leaves.
+IGNORED = {".gitignore": [".staging/", ".*.partial", "/dvc_plots/"], ".dvcignore": [".staging", ".*.partial"]}
 
 
 def init(
@@ -90,9 +88,8 @@ def _init_dvc() -> None:
     kind = [] if inside[:1] == [here] else ["--subdir"] if inside else ["--no-scm"]
     commands = [] if (here / ".dvc").is_dir() else [["init", "--quiet", *kind]]
     for command in [*commands, ["config", "--quiet", "parsing.list", "append"]]:
-        made = subprocess.run(  # noqa: S603 - our own words
-            [sys.executable, "-m", "dvc", *command], check=False, capture_output=True, text=True
-        )
+        words = [sys.executable, "-m", "dvc", *command]
+        made = subprocess.run(words, check=False, capture_output=True, text=True)  # noqa: S603 - our own words
         if made.returncode:
             reason = (made.stderr.strip().splitlines() or ["no reason given"])[-1].removeprefix("ERROR: ")
             raise InputError(f"`dvc {' '.join(command)}` failed ({reason.rstrip('.')}): mend it, and run this again.")

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -114,22 +115,9 @@ def _check_shard_options(values: dict[str, Any], made: bool) -> None:
 
 app = command_app(__doc__, "stylize")
 for command in (
-    init,
-    shards,
-    publish,
-    images,
-    preview,
-    cue_conflict,
-    verify,
-    info,
-    index,
-    pack,
-    unpack,
-    export,
-    upload,
+    *(init, shards, publish, images, preview, cue_conflict, verify, info, index, pack, unpack, export, upload),
+    *(diff, merge, rederive, fit_decoder, evaluate_decoder, fit_styles),
 ):
-    app.command(command.__name__.replace("_", "-"))(command)
-for command in (diff, merge, rederive, fit_decoder, evaluate_decoder, fit_styles):
     app.command(command.__name__.replace("_", "-"))(command)
 app.add_typer(weights_app, name="weights")
 
@@ -141,6 +129,4 @@ def check_params_command(params: Annotated[Path, typer.Argument(help="The pipeli
     console.print(f"{params}: data and stylize are right")
 
 
-def main() -> None:
-    """Entry point of the console script."""
-    run_command_line(app)
+main = partial(run_command_line, app)

@@ -186,11 +186,10 @@ def _pairs(sample: Sample, manifest: Manifest, reason: str | None) -> list[Pair]
         original, side = _data_url(sample.content, codec)
         shared = literal(sample.key), literal(manifest.class_names[sample.label]), literal(str(metadata["source"]))
         alphas = metadata.get("alphas") or [metadata.get("alpha")] * len(sample.styled)
+        copies = [_data_url(copy, codec)[0] for copy in sample.styled]
         return [
             Pair(*shared, literal(str(style)), alpha, reason and literal(reason), original, copy, side < SMALL_SIDE)
-            for style, alpha, (copy, _) in zip(
-                metadata["styles"], alphas, (_data_url(copy, codec) for copy in sample.styled), strict=True
-            )
+            for style, alpha, copy in zip(metadata["styles"], alphas, copies, strict=True)
         ]
     except PictureError as error:
         raise InputError(f"A picture of sample {sample.key} {error}: run `stylize verify` on the folder.") from None
@@ -216,9 +215,8 @@ def _page(
     names, shown = [literal(name) for name in manifest.style_names], {pair.key for pair in flagged}
     classes: dict[str, list[Pair]] = {}
     for label in sorted(by_class):
-        pairs = sorted(
-            by_class[label].values(), key=lambda pair: names.index(pair.style) if pair.style in names else -1
-        )
+        own = by_class[label].values()
+        pairs = sorted(own, key=lambda pair: names.index(pair.style) if pair.style in names else -1)
         classes[f"{literal(manifest.class_names[label])} ({label})"] = pairs[:PAGE_PAIRS]
     environment = Environment(
         loader=PackageLoader("stylize.cli"), autoescape=True, undefined=StrictUndefined, trim_blocks=True

@@ -194,8 +194,7 @@ def pack(
 
 
 def unpack(
-    directory: Folder,
-    out: Annotated[Path, typer.Option(help="Folder to make, with original/ and stylized/ in it.")],
+    directory: Folder, out: Annotated[Path, typer.Option(help="Folder to make, with original/ and stylized/ in it.")]
 ) -> None:
     """Write originals and copies as files in class folders; run the same command again to go on."""
     from stylize.shards.export import export_shards

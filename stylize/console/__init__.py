@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
-from types import FrameType
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -174,10 +173,6 @@ def command_app(description: str, program: str | None = None) -> typer.Typer:
     return app
 
 
-def _terminate(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
 def _is_interruption(error: BaseException | None) -> bool:
     """Tell whether an error is an interruption or followed one, as where the same signal stopped a worker process."""
     while error and not isinstance(error, KeyboardInterrupt):
@@ -191,10 +186,13 @@ def run_command_line(app: typer.Typer) -> None:
     SIGTERM ends the work as Ctrl-C does: temporary files are removed and finished work is kept.  Output that cannot be
     written, say on a full disk, does not end it, and characters that it cannot encode are replaced.
     """
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # which raises KeyboardInterrupt
     sys.stdout, sys.stderr = _lasting(sys.stdout), _lasting(sys.stderr)
     with warnings.catch_warnings():
-        warnings.showwarning = _show_warning
+        # A library's warning takes one line; its text may quote a name.
+        warnings.showwarning = lambda message, category, filename, lineno, file=None, line=None: print_error(
+            f"Warning: {message} ({category.__name__}, {filename}:{lineno})"
+        )
         raise SystemExit(_run(app))
 
 
@@ -210,30 +208,18 @@ def _run(app: typer.Typer) -> int:
     except BaseException as end:
         if _is_interruption(end):
             code = INTERRUPTED
-        elif hasattr(end, "show"):  # a wrong option; Typer's class for it has no stable place
-            _show_usage(end)
+        elif hasattr(end, "show") and hasattr(end, "format_message"):  # a wrong option, of no stable class of Typer's
+            shown = io.StringIO()
+            end.show(shown)
+            message = f"Error: {end.format_message()}"
+            for line in shown.getvalue().replace(message, literal(message)).split("\n")[:-1]:
+                print_error(line)
             return 2
         else:
             raise
     if code == INTERRUPTED:
         print_error(INTERRUPTION)
     return code or 0
-
-
-def _show_usage(error: Any) -> None:
-    """Print the lines that Typer shows for a wrong option, whose text may quote a name."""
-    shown = io.StringIO()
-    error.show(shown)
-    message = f"Error: {error.format_message()}"
-    for line in shown.getvalue().replace(message, literal(message)).split("\n")[:-1]:
-        print_error(line)
-
-
-def _show_warning(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any, **__: Any
-) -> None:
-    """Show a library's warning in one line; its text may quote a name."""
-    print_error(f"Warning: {message} ({category.__name__}, {filename}:{lineno})")
 
 
 PLAIN_LINE_SECONDS = 30.0  # between the lines of a log

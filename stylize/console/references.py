@@ -27,9 +27,7 @@ def load_reference(reference: str, kind: str) -> Any:
     try:
         found = getattr(importlib.import_module(module_name), name, None)
     except Exception as error:  # whatever their code does
-        raise InputError(
-            f"{kind} {reference} cannot be imported ({reason_of(error)}): mend it, or install what it needs."
-        ) from error
+        raise InputError(f"{kind} {reference} cannot be imported ({reason_of(error)}): mend or install it.") from error
     if not callable(found):
         raise InputError(f"{kind} {reference}: {module_name} has no function {name!r}: give the name of one.")
     return found

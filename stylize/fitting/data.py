@@ -72,10 +72,7 @@ class CropBatches(Dataset[tuple[Tensor, Tensor]]):
     """
 
     def __init__(self, pool: Pool, settings: FitSettings, side: int, style_side: int | None = None) -> None:
-        self.pool = pool
-        self.settings = settings
-        self.side = side
-        self.style_side = style_side or side
+        self.pool, self.settings, self.side, self.style_side = pool, settings, side, style_side or side
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
         rng = np.random.default_rng([self.settings.seed, self.side, step])
@@ -197,9 +194,8 @@ def _map_luminance(crop: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 def _random_palette(colours: int, rng: np.random.Generator) -> NDArray[np.float64]:
     """Draw colours of random hue, mostly saturated; half of the palettes go from dark to light."""
-    palette = np.array(
-        [colorsys.hsv_to_rgb(rng.random(), rng.random() ** 0.5, rng.random() ** 0.5) for _ in range(colours)]
-    )
+    draw = rng.random
+    palette = np.array([colorsys.hsv_to_rgb(draw(), draw() ** 0.5, draw() ** 0.5) for _ in range(colours)])
     return palette[palette.sum(1).argsort()] if rng.random() < 0.5 else palette
 
 

@@ -37,12 +37,7 @@ Report = Callable[[Phase, int, dict[str, float]], None]
 
 
 def fit_decoder(
-    pool: Pool,
-    output: Path,
-    encoder: LoadedEncoder,
-    settings: FitSettings,
-    report: Report,
-    start: Path | None = None,
+    pool: Pool, output: Path, encoder: LoadedEncoder, settings: FitSettings, report: Report, start: Path | None = None
 ) -> None:
     """Train a decoder and write it to `output`; an interrupted training continues from `<output>.state` beside it.
 
@@ -88,8 +83,7 @@ class DecoderFit:
     """A decoder in training: its weights, what updates them, and the position in the recipe."""
 
     def __init__(self, settings: FitSettings, pool: Pool, encoder: LoadedEncoder, start: Path | None = None) -> None:
-        self.settings = settings
-        self.pool = pool
+        self.settings, self.pool = settings, pool
         self.device = find_device()
         self.dtype = best_dtype(self.device)
         self.encoder: Encoder = copy.deepcopy(encoder.network)
@@ -204,9 +198,7 @@ class Recorded:
     """
 
     def __init__(self, function: Callable[..., dict[str, Tensor]], device: torch.device) -> None:
-        self.function = function
-        self.device = device
-        self.calls = 0
+        self.function, self.device, self.calls = function, device, 0
         self.graph: torch.cuda.CUDAGraph | None = None
         self.inputs: list[Tensor] = []
         self.results: dict[str, Tensor] = {}
@@ -220,19 +212,15 @@ class Recorded:
             mine.copy_(given, non_blocking=True)
         self.calls += 1
         if self.calls <= CALLS_BEFORE:
-            return self._called()
+            stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]  # of its own, as recording will
+            stream.wait_stream(torch.cuda.current_stream(self.device))
+            with torch.cuda.stream(stream):
+                results = self.function(*self.inputs)
+            torch.cuda.current_stream(self.device).wait_stream(stream)
+            return results
         if self.graph is None:
             self.graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self.graph):
                 self.results = self.function(*self.inputs)
         self.graph.replay()
         return self.results
-
-    def _called(self) -> dict[str, Tensor]:
-        """Call the function in a stream of its own, as recording will."""
-        stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(stream):
-            results = self.function(*self.inputs)
-        torch.cuda.current_stream(self.device).wait_stream(stream)
-        return results

@@ -63,9 +63,7 @@ class Optimisation:
     """
 
     def __init__(self, decoder: Decoder, settings: FitSettings, dtype: torch.dtype) -> None:
-        self.decoder = decoder
-        self.settings = settings
-        self.averaged = copy.deepcopy(decoder)
+        self.decoder, self.settings, self.averaged = decoder, settings, copy.deepcopy(decoder)
         *hidden, last = decoder.convolutions
         self.matrices = [(layer.weight, nn.Parameter(layer.weight.data.flatten(1))) for layer in hidden]
         device = last.weight.device

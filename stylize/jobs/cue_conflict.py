@@ -54,7 +54,15 @@ def open_cue_set(options: ShardOptions, per_class: int, kind: str = CUE_CONFLICT
         return _drawn(source, options, per_class, kind)
     if kind != CUE_CONFLICT:
         raise InputError(f"{options.data} has no {kind} images: only the data set shapes, which is drawn, has them.")
-    return _painted(source, options, per_class)
+    cues = design_cues(source, per_class, options.seed)
+    pair = load_pair(options.encoder, options.decoder)
+    stylizer = Stylizer(pair.encoder.network, pair.decoder, [golden_style()], options.dtype)
+    self_test(stylizer, shipped=options.decoder is None)
+    job = Job(make_spec(options, source, [], (pair.encoder.sha256, pair.decoder_sha256), stylizer), source, stylizer)
+    spec = job.spec.document() | {"kind": CUE_CONFLICT, "per_class": per_class, "styles_per_image": 0}
+    spec["counts"] = {"train": 0, "test": len(cues)}
+    chunks = (cues[start : start + CHUNK_IMAGES] for start in range(0, len(cues), CHUNK_IMAGES))
+    return CueSet(spec, chain.from_iterable(paint_cues(job, chunk) for chunk in chunks))
 
 
 def make_cue_set(cues: CueSet, out: Path, max_failures: int = 0, report: Report = lambda images: None) -> Manifest:
@@ -65,13 +73,8 @@ def make_cue_set(cues: CueSet, out: Path, max_failures: int = 0, report: Report 
 def _drawn(source: Source, options: ShardOptions, per_class: int, kind: str) -> CueSet:
     split, codec = DRAWN_SPLITS[kind], Codec(options.codec, options.quality)
     indices = shuffled(range(per_class * len(CLASS_NAMES)), options.seed, split)
-    spec = source_record(source, options) | {
-        "kind": kind,
-        "per_class": per_class,
-        "counts": {"train": 0, "test": len(indices)},
-        "styles": [],
-        "styles_per_image": 0,
-    }
+    spec = source_record(source, options) | {"kind": kind, "per_class": per_class, "styles": [], "styles_per_image": 0}
+    spec["counts"] = {"train": 0, "test": len(indices)}
 
     def draw(index: int) -> Sample:  # as the other images of `shapes`, through 64 × 64 pixels
         drawn = draw_shape(index, size=SHAPES_SIDE, split=split)
@@ -119,18 +122,6 @@ def design_cues(source: Source, per_class: int, seed: int) -> list[Cue]:
 
 def _hash(*parts: object) -> int:
     return int.from_bytes(hashlib.sha256(":".join(map(str, parts)).encode()).digest()[:8], "big")
-
-
-def _painted(source: Source, options: ShardOptions, per_class: int) -> CueSet:
-    cues = design_cues(source, per_class, options.seed)
-    pair = load_pair(options.encoder, options.decoder)
-    stylizer = Stylizer(pair.encoder.network, pair.decoder, [golden_style()], options.dtype)
-    self_test(stylizer, shipped=options.decoder is None)
-    job = Job(make_spec(options, source, [], (pair.encoder.sha256, pair.decoder_sha256), stylizer), source, stylizer)
-    spec = job.spec.document() | {"kind": CUE_CONFLICT, "per_class": per_class, "styles_per_image": 0}
-    spec["counts"] = {"train": 0, "test": len(cues)}
-    chunks = (cues[start : start + CHUNK_IMAGES] for start in range(0, len(cues), CHUNK_IMAGES))
-    return CueSet(spec, chain.from_iterable(paint_cues(job, chunk) for chunk in chunks))
 
 
 def paint_cues(job: Job, cues: Sequence[Cue]) -> Iterator[Sample | Failure]:

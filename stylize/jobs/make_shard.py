@@ -22,7 +22,7 @@ from stylize.console import InputError, Report
 from stylize.files import file_sha256, temporary_path
 from stylize.jobs import ShardPlan, draw_copies
 from stylize.jobs.job import Failure, Job
-from stylize.jobs.receipts import Receipt
+from stylize.jobs.output import Receipt
 from stylize.jobs.stylizers import stylize_copies
 from stylize.networks.stylizer import Pixels
 from stylize.shards import Sample, write_shard
@@ -90,11 +90,12 @@ class Workers:
 
 @dataclass(frozen=True)
 class Findings:
-    """What was wrong with the images of a shard, and who is told how many are done."""
+    """What is known of a shard's images, with the sources' SHA-256 by key, and who is told how many are done."""
 
     report: Report = lambda images: None
     failures: list[Failure] = field(default_factory=list)
     flags: list[Flag] = field(default_factory=list)
+    sources: dict[str, str] = field(default_factory=dict)
 
 
 @contextmanager
@@ -128,20 +129,13 @@ def _use_threads(share: int) -> None:
 
 def make_shard(job: Job, plan: ShardPlan, folder: Path, report: Report, workers: Workers) -> Receipt:
     """Make one shard under a temporary name, flush and rename it, and return its receipt."""
-    found = Findings(report)
-    sources: dict[str, str] = {}
-    final = folder / plan.name
+    found, final = Findings(report), folder / plan.name
     temporary = temporary_path(final)
     images = read_images(job, plan, found, workers.codec)
-
-    def note_source(sample: Sample) -> Sample:
-        sources[sample.key] = str(sample.metadata["source_sha256"])
-        return sample
-
     try:
         # Closed, because it may hold the turn when writing fails, and the error keeps it alive.
         with closing(stylized_samples(job, plan.split, images, found, workers)) as samples:
-            count = write_shard(temporary, map(note_source, samples), job.spec.codec)
+            count = write_shard(temporary, samples, job.spec.codec)
         entry = ShardEntry(plan.name, plan.split, count, temporary.stat().st_size, file_sha256(temporary))
         temporary.rename(final)
     except OSError as error:
@@ -149,7 +143,7 @@ def make_shard(job: Job, plan: ShardPlan, folder: Path, report: Report, workers:
     finally:
         temporary.unlink(missing_ok=True)
     ordered = tuple(sorted(found.failures, key=attrgetter("path")))
-    return Receipt(entry, ordered, tuple(found.flags), sources, job.spec.source_fingerprint)
+    return Receipt(entry, ordered, tuple(found.flags), found.sources, job.spec.source_fingerprint)
 
 
 def read_images(job: Job, plan: ShardPlan, found: Findings, pool: Executor) -> Iterator[SourceImage]:
@@ -271,6 +265,7 @@ def _encoded(chunk: Sequence[SourceImage], stylizing: Sequence[_Stylizing], foun
         if isinstance(result, Failure):
             found.failures.append(result)
         else:
+            found.sources[result.key] = str(result.metadata["source_sha256"])
             yield result
     found.report(len(chunk))
 

@@ -64,9 +64,7 @@ def pair_copies(source: Source, folders: Sequence[Path]) -> dict[str, list[Copy]
     train: dict[str, str] = {}
     for name in names.get("train", ()):
         if train.setdefault(_stem(name), name) != name:
-            raise InputError(
-                f"Two originals are called {_stem(name)}, but for their suffix: rename one and its copies."
-            )
+            raise InputError(f"Two originals are called {_stem(name)}, but for a suffix: rename one and its copies.")
     others = {_stem(name) for split, of in names.items() if split != "train" for name in of}
     copies: dict[str, list[Copy]] = {name: [] for name in train.values()}
     strangers = []

@@ -2,9 +2,7 @@
 
 import os
 import secrets
-import signal
 import socket
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from stylize.console import InputError, Report
+from stylize.interruption import answered_by
 from stylize.jobs import ShardPlan, Spec
 from stylize.jobs.estimate import small_images_note
 from stylize.jobs.job import Job
@@ -219,19 +218,15 @@ def ray_pool(opener: Callable[[], Job]) -> Iterator[RayPool]:
     try:
         import ray
     except ImportError:
-        raise InputError(
-            "Ray is not installed: pip install 'stylized-pairing[ray]', or give --executor local."
-        ) from None
+        raise InputError("Ray is not installed: pip install 'stylized-pairing[ray]', or --executor local.") from None
     address = os.environ.get("RAY_ADDRESS", "local")
     started = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES} if address == "local" else {}
     try:
-        with _own_signals():
+        with answered_by(None):  # Ray puts answers of its own in their place
             ray.init(address, log_to_driver=False, logging_level="ERROR", **started)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".")
-        raise InputError(
-            f"No Ray cluster at {address} ({reason}): check RAY_ADDRESS, or unset it for a cluster here."
-        ) from None
+        raise InputError(f"No Ray cluster at {address} ({reason}): check RAY_ADDRESS, or unset it.") from None
     try:
         yield RayPool(ray, opener)
     finally:
@@ -254,18 +249,6 @@ def check_cluster(ray: ModuleType) -> None:
                     "start it and run the same command to go on."
                 ) from None
         time.sleep(1)
-
-
-@contextmanager
-def _own_signals() -> Iterator[None]:
-    """Keep this program's answers to signals, which Ray replaces by its own."""
-    main = threading.current_thread() is threading.main_thread()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM) if main}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def places(nodes: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:

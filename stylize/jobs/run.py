@@ -23,20 +23,18 @@ from stylize.jobs.job import Failure, Job
 from stylize.jobs.make_shard import Workers, make_shard, read_image, start_workers
 from stylize.jobs.output import (
     STAGING,
+    Receipt,
     accepted,
+    adopt_shards,
     check_failures,
     check_max_failures,
+    current_receipt,
     damaged_files,
     locked_shard,
     make_output,
-    refuse_damaged,
-)
-from stylize.jobs.receipts import (
-    Receipt,
-    adopt_shards,
-    current_receipt,
     missing_receipts,
     publish_receipts,
+    refuse_damaged,
     write_receipt,
 )
 from stylize.networks.devices import find_devices

@@ -72,12 +72,7 @@ class OwnStylizer:
         return False
 
     def __call__(
-        self,
-        images: Pixels,
-        choice: Sequence[int],
-        alphas: Sequence[float],
-        seeds: Sequence[int],
-        names: Sequence[str],
+        self, images: Pixels, choice: Sequence[int], alphas: Sequence[float], seeds: Sequence[int], names: Sequence[str]
     ) -> Pixels:
         """Stylize uint8 (N, H, W, 3); raise `InputError`, with the name of an image, where the code fails."""
         handed = _handed(self.function)

@@ -226,8 +226,7 @@ class AdaINNetwork(nn.Module):
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
         super().__init__()
-        self.encoder = encoder
-        self.decoder = decoder
+        self.encoder, self.decoder = encoder, decoder
 
     def style_statistics(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Return (mean, std) at relu4_1 of style pictures (B, 3, H, W)."""

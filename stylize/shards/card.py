@@ -216,15 +216,9 @@ def _responsibility(source: str) -> dict[str, Any]:
 
 
 def _archive(shard: Any) -> dict[str, Any]:
-    return {
-        "@type": "cr:FileObject",
-        "@id": shard.name,
-        "name": shard.name,
-        "contentUrl": shard.name,
-        "contentSize": f"{shard.bytes} B",
-        "encodingFormat": "application/x-tar",
-        "sha256": shard.sha256,
-    }
+    names = dict.fromkeys(("@id", "name", "contentUrl"), shard.name)
+    kind = {"contentSize": f"{shard.bytes} B", "encodingFormat": "application/x-tar"}
+    return {"@type": "cr:FileObject", **names, **kind, "sha256": shard.sha256}
 
 
 def _file_sets(manifest: Manifest) -> Iterator[dict[str, Any]]:
@@ -245,8 +239,7 @@ def _file_sets(manifest: Manifest) -> Iterator[dict[str, Any]]:
 def _record_sets(manifest: Manifest) -> Iterator[dict[str, Any]]:
     names = [{"classes/label": number, "classes/name": name} for number, name in enumerate(manifest.class_names)]
     columns = [_field("classes/label", "sc:Integer"), _field("classes/name", "sc:Text")]
-    yield {
-        **_record_set("classes", columns),
+    yield _record_set("classes", columns) | {
         "dataType": "sc:Enumeration",
         "key": {"@id": "classes/label"},
         "data": names,
@@ -255,11 +248,8 @@ def _record_sets(manifest: Manifest) -> Iterator[dict[str, Any]]:
         for role in (*image_roles(manifest.copies(split)), "cls"):
             name, files = f"{split}-{role}", f"{split}-{role}-files"
             kind = "sc:Integer" if role == "cls" else "sc:ImageObject"
-            fields = [
-                _field(f"{name}/key", "sc:Text", files, "filename"),
-                _field(f"{name}/{role}", kind, files, "content"),
-            ]
-            yield _record_set(name, fields)
+            key = _field(f"{name}/key", "sc:Text", files, "filename")
+            yield _record_set(name, [key, _field(f"{name}/{role}", kind, files, "content")])
 
 
 def _record_set(name: str, fields: list[dict[str, Any]]) -> dict[str, Any]:
@@ -267,11 +257,6 @@ def _record_set(name: str, fields: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _field(name: str, kind: str, files: str | None = None, read: str = "") -> dict[str, Any]:
-    source = {"source": _source(files, read)} if files else {}
+    key = {"transform": {"regex": r"^([0-9]+)\."}} if read == "filename" else {}  # what comes before its first dot
+    source = {"source": {"fileSet": {"@id": files}, "extract": {"fileProperty": read}, **key}} if files else {}
     return {"@type": "cr:Field", "@id": name, "name": name, "dataType": kind, **source}
-
-
-def _source(files: str, read: str) -> dict[str, Any]:
-    """Return where a field comes from; of a file's name the key, which comes before its first dot."""
-    transform = {"transform": {"regex": r"^([0-9]+)\."}} if read == "filename" else {}
-    return {"fileSet": {"@id": files}, "extract": {"fileProperty": read}, **transform}

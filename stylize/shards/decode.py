@@ -101,7 +101,9 @@ def decode(data: bytes, bits: int | None = None) -> Decoded:
     except Exception as error:  # Pillow's decoders raise whatever they like on damaged files
         if ended := with_end(data):
             return decode(ended, bits)
-        side, reason = read_side_data(data), _reason(error)
+        # Pillow's own message for foreign files holds a memory address, different in every run.
+        foreign, side = isinstance(error, UnidentifiedImageError), read_side_data(data)
+        reason = "is not a picture in a known format" if foreign else f"cannot be decoded: {error}"
         try:
             decoded = _decode(side.bare, bits, side) if side and side.bare != data else None
         except PictureError:
@@ -125,12 +127,6 @@ def is_picture(data: bytes) -> bool:
     except Exception:  # a picture, if a strange one: decoding will say what is wrong
         return True
     return True
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):  # its message holds a memory address, different in every run
-        return "is not a picture in a known format"
-    return f"cannot be decoded: {error}"
 
 
 @contextmanager
@@ -236,9 +232,8 @@ def _check_size(width: int, height: int) -> None:
 
 
 _KNOWN_RANGE = ("JPEG2000", "PNG", "PPM", "TIFF")  # formats whose 16-bit pixels go from 0 to a maximum that they name
-_TIFF_SUBFILE, _TIFF_BITS, _TIFF_COMPRESSION, _TIFF_PHOTOMETRIC, _TIFF_PLANES, _TIFF_SAMPLE_FORMAT = (
-    *(254, 258, 259, 262, 284, 339),
-)
+_TIFF_SUBFILE, _TIFF_BITS, _TIFF_COMPRESSION = 254, 258, 259
+_TIFF_PHOTOMETRIC, _TIFF_PLANES, _TIFF_SAMPLE_FORMAT = 262, 284, 339
 _SIGNED = 2
 _JPEG2000_START, _JPEG2000_SIGN = b"\xff\x4f\xff\x51", 42  # of a codestream, and from there the byte of the sign
 _PNG_DEPTH = 24  # the byte of a PNG that says how many bits a sample has

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from stylize.console import InputError
+from stylize.console import InputError, Report
 from stylize.files import TEMPORARY_SUFFIX, temporary_path, write_atomically
 from stylize.shards import Sample, image_roles, read_shard, sample_members
 from stylize.shards.card import CARD_NAME, read_facts, render_card
@@ -19,7 +19,6 @@ ORIGINAL, STYLIZED = "original", "stylized"
 # The manifest of the shards; no picture, and so ignored where the folder is read as a source.
 RECORDS = {"folder": "unpacked-from.json", "parquet": "parquet-from.json", "mds": "mds-from.json"}
 MAX_NAME = 200  # bytes, of 255 that file systems take
-Report = Callable[[int], None]
 
 
 def export_shards(
@@ -81,17 +80,14 @@ def _to_parquet(files: ShardFiles, manifest: Manifest, out: Path, report: Report
     for shard in manifest.shards:
         path = out / shard.split / Path(shard.name).with_suffix(".parquet")
         if not path.exists():
-            rows = [_row(sample, codec, _picture) for sample in _samples(files, shard)]
+            samples = _samples(files, shard)
+            rows = [_row(sample, codec, lambda name, data: {"bytes": data, "path": name}) for sample in samples]
             file = pyarrow.BufferOutputStream()
             table = pyarrow.Table.from_pylist(rows, _schema(manifest, shard.split))
             parquet.write_table(table, file, row_group_size=max(1, len(rows)), compression="none", use_dictionary=False)
             write_atomically(path, file.getvalue().to_pybytes())
         report(shard.samples)
     write_atomically(out / CARD_NAME, render_card(manifest, read_facts(files.folder), "parquet").encode())
-
-
-def _picture(name: str, payload: bytes) -> dict[str, object]:
-    return {"bytes": payload, "path": name}
 
 
 def _schema(manifest: Manifest, split: str) -> Any:

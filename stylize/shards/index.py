@@ -96,12 +96,9 @@ def index_split(directory: Path, manifest: Manifest, split: str) -> SplitIndex:
 
 
 def _split_index(directory: Path, entries: Sequence[ShardEntry], table: Table) -> SplitIndex:
-    return SplitIndex(
-        [directory / entry.name for entry in entries],
-        [entry.sha256 for entry in entries],
-        np.array(table["key"]).astype(np.str_),
-        *(np.array(table[name]) for name in ("label", "shard", "spans")),
-    )
+    paths, hashes = [directory / entry.name for entry in entries], [entry.sha256 for entry in entries]
+    key, *others = (np.array(table[name]) for name in ("key", "label", "shard", "spans"))
+    return SplitIndex(paths, hashes, key.astype(np.str_), *others)
 
 
 def _row(digits: int, parts: int) -> np.dtype[np.void]:

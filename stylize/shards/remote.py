@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Container, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -166,15 +166,9 @@ Cache = Annotated[Path, typer.Option(help="Where shards from a URL are kept.")]
 CacheGigabytes = Annotated[float, typer.Option(help="Size of that; what was not used for longest goes.")]
 
 
-def opened_shards(
-    shards: str, cache: Path, gigabytes: float, needed: Needed = without_pairs
-) -> AbstractContextManager[Path]:
-    """Lend a folder of shards as `local_shards` does, and say what is downloaded."""
-
-    def report(shard: ShardEntry) -> None:
-        console.print(f"{shard.name}: downloaded, {shard.bytes / 1e6:.1f} MB, SHA-256 as recorded")
-
-    return local_shards(shards, cache, gigabytes, report, needed)
+def print_downloaded(shard: ShardEntry) -> None:
+    """Say that a shard was downloaded and is whole."""
+    console.print(f"{shard.name}: downloaded, {shard.bytes / 1e6:.1f} MB, SHA-256 as recorded")
 
 
 @contextmanager
@@ -290,9 +284,7 @@ def _fitting(manifest: Manifest, gigabytes: float, needed: Container[str]) -> tu
     count = sum(total <= gigabytes * 1e9 for total in totals)
     if any(shard.name in needed for shard in shards[count:]):
         size = max(total for shard, total in zip(shards, totals, strict=True) if shard.name in needed)
-        raise InputError(
-            f"The images to evaluate on take {size / 1e9:.2g} GB, more than the cache: raise --cache-gb above that."
-        )
+        raise InputError(f"The images to evaluate on take {size / 1e9:.2g} GB, more than the cache: raise --cache-gb.")
     kept = {shard.name for shard in shards[:count]}
     return [shard for shard in manifest.shards if shard.name in kept], shards[count:]
 
@@ -300,10 +292,8 @@ def _fitting(manifest: Manifest, gigabytes: float, needed: Container[str]) -> tu
 def _make_room(kept: list[ShardEntry], missing: list[ShardEntry], folder: Path, gigabytes: float) -> None:
     """Remove copies that are not in use, least recently used first, until this one fits."""
     wanted, limit = sum(shard.bytes for shard in kept), gigabytes * 1e9
-    others = sorted(
-        (lock for lock in folder.parent.glob(f"*/{_LOCK}") if lock.parent != folder),
-        key=lambda lock: lock.stat().st_mtime_ns,
-    )
+    others = [lock for lock in folder.parent.glob(f"*/{_LOCK}") if lock.parent != folder]
+    others.sort(key=lambda lock: lock.stat().st_mtime_ns)
     total, needed = wanted + sum(map(_size, others)), sum(shard.bytes for shard in missing)
     for other in others:
         if total <= limit and shutil.disk_usage(folder).free >= needed:

@@ -4,14 +4,14 @@ import hashlib
 import json
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from stylize.console import InputError, counted
+from stylize.console import InputError, Report, counted
 from stylize.files import file_sha256
 from stylize.shards.card import CROISSANT_NAME, locate_shards, read_croissant
 from stylize.shards.index import side_names
@@ -20,7 +20,6 @@ from stylize.shards.remote import TRIES, RemoteFolder, error_reason, store_error
 
 UPLOADS_AT_ONCE = 4
 SHARDS_A_COMMIT = 20  # the Hub admits some hundred commits an hour
-Report = Callable[[int], None]
 
 
 def upload_shards(directory: Path, url: str, report: Report = lambda size: None) -> Manifest:

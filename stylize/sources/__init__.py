@@ -11,7 +11,7 @@ from typing import Protocol
 from PIL import Image
 
 from stylize.console import InputError
-from stylize.files import temporary_path
+from stylize.files import replacing
 from stylize.shards.decode import PictureError
 from stylize.shards.manifest import SPLITS
 
@@ -89,26 +89,16 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can say: equal in
 
 def export_images(source: Source, out: Path) -> int:
     """Write `train/CLASS/INDEX.SUFFIX`, `test/…` and `val/…` into the zip `out` and return the number of images."""
-    temporary = temporary_path(out)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-                for split in source.splits:
-                    for index in range(source.count(split)):
-                        _write_image(archive, source, split, index)
-            temporary.replace(out)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(f"{out} cannot be written ({error.strerror}): give another --out or make room.") from None
-    return sum(map(source.count, source.splits))
-
-
-def _write_image(archive: zipfile.ZipFile, source: Source, split: str, index: int) -> None:
-    path = Path(source.path(split, index))
-    name = f"{split}/{source.class_names[source.label(split, index)]}/{index:08d}{path.suffix.lower()}"
-    try:
-        archive.writestr(zipfile.ZipInfo(name, _EPOCH), source.read(split, index))
-    except PictureError as error:
-        raise InputError(f"The image {path} {error}: mend or remove it.") from None
+    images = [(split, index) for split in source.splits for index in range(source.count(split))]
+    with (
+        replacing(out, "give another --out or make room") as temporary,
+        zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive,
+    ):
+        for split, index in images:
+            path = Path(source.path(split, index))
+            name = f"{split}/{source.class_names[source.label(split, index)]}/{index:08d}{path.suffix.lower()}"
+            try:
+                archive.writestr(zipfile.ZipInfo(name, _EPOCH), source.read(split, index))
+            except PictureError as error:
+                raise InputError(f"The image {path} {error}: mend or remove it.") from None
+    return len(images)

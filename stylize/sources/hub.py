@@ -51,7 +51,8 @@ def open_hub(data: str, seed: int, test_fraction: float) -> Source:
     named = {} if split else {theirs: ours for ours, theirs in name_splits(data, tables).items()}
     if unknown := sorted(tables.keys() - named.keys()) if named else []:
         raise InputError(f"{data} has the split {unknown[0]!r}, which is none of train, test, val: add :SPLIT for one.")
-    class_names, tagged = _class_names(data, tables), []
+    first = next(iter(tables.values()))  # its labels' column declares names, or holds texts or bare numbers
+    class_names, tagged = list(getattr(first.features[_columns(data, first)[1]], "names", [])), []
     for theirs, rows in tables.items():
         tagged += [(named.get(theirs), image, size) for image, size in _images(data, theirs, rows)]
     if not tagged:
@@ -89,12 +90,6 @@ def _columns(data: str, rows: Any) -> tuple[str, str]:
         lacking = "labels" if picture else "images"
         raise InputError(f"{data} has no column of {lacking} (its columns are {listed(kinds)}): give another data set.")
     return picture, classes[0]
-
-
-def _class_names(data: str, tables: dict[str, Any]) -> list[str]:
-    """Return the names that the labels' column declares, none where these are texts or bare numbers."""
-    rows = next(iter(tables.values()))
-    return list(getattr(rows.features[_columns(data, rows)[1]], "names", []))
 
 
 def _images(data: str, split: str, rows: Any) -> Iterator[tuple[HubImage, int]]:

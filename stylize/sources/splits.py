@@ -159,9 +159,7 @@ def check_unknown_classes(root: str, places: Iterable[tuple[str, str]]) -> None:
         unknown = sorted(names - known)
         for name in unknown:
             if like := spelling.get(_folded(name)):
-                raise InputError(
-                    f"{root}: the class {like!r} of train is called {name!r} in {split}: use one spelling."
-                )
+                raise InputError(f"{root}: the class {like!r} of train is {name!r} in {split}: use one spelling.")
         if unknown:
             raise InputError(
                 f"{root}: classes {listed(unknown)} are in the {split} split but not in train: make them agree."

@@ -22,7 +22,7 @@ from studies.cifar10.cells import read_cells
 from studies.claims.answer import CLAIMS
 from train.config import with_preset
 from train.loading import split_validation
-from train.model_file import load_model
+from train.models import load_model
 from train.pairs import PairedShards
 from train.run import check_copies
 

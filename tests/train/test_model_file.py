@@ -136,7 +136,7 @@ def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     (tmp_path / "somewhere" / "my_networks.py").write_text(OWN)
-    monkeypatch.setattr("train.model_file._trusted", set())
+    monkeypatch.setattr("train.models._trusted", set())
     yield "my_networks:Tied"
     sys.modules.pop("my_networks", None)
 

@@ -22,7 +22,7 @@ from stylize.cli.main import main
 from stylize.jobs import ShardPlan
 from stylize.jobs.job import Job
 from stylize.jobs.make_shard import make_shard
-from stylize.jobs.receipts import Receipt
+from stylize.jobs.output import Receipt
 from stylize.sources.arrays import ShapesSource
 from tests.stylize.jobs.contents import contents
 from tests.stylize.jobs.fork_runs import OPTIONS, SAMPLES_PER_SHARD, STYLE, finish, wait_for

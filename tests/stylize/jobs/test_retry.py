@@ -183,7 +183,7 @@ def test_images_changed_back_between_two_retries_are_made_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("stylize.jobs.receipts.publish", stop)
+        patched.setattr("stylize.jobs.output.publish", stop)
         with pytest.raises(KeyboardInterrupt):
             make_shards(make(), out, max_failures=1, retry_failed=True)
     image.write_bytes(original)
