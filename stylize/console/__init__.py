@@ -229,6 +229,10 @@ Show = Callable[[str, int, int], None]
 Report = Callable[[int], None]
 
 
+def silent(_: object) -> None:
+    """Tell nobody: what functions call by default that report on their work."""
+
+
 @dataclass(frozen=True)
 class Effort:
     """What images cost: FLOPs for each of the first `stylized`, none for the others, and the machine's FLOP/s or 0."""

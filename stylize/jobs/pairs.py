@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from stylize.console import InputError, Report, counted
+from stylize.console import InputError, Report, counted, silent
 from stylize.files import given_name
 from stylize.jobs import (
     SAMPLES_PER_SHARD,
@@ -114,11 +114,7 @@ def _check(copies: Mapping[str, Sequence[Copy]], strangers: Sequence[str]) -> No
 
 
 def pack_pairs(
-    options: ShardOptions,
-    copies: Sequence[Path],
-    out: Path,
-    max_failures: int = 0,
-    report: Report = lambda images: None,
+    options: ShardOptions, copies: Sequence[Path], out: Path, max_failures: int = 0, report: Report = silent
 ) -> Manifest:
     """Make the folder `out` of the data set's images and their copies in other folders; return its manifest.
 
@@ -187,7 +183,7 @@ def _read_copy(file: PictureFile, codec: Codec, size: int | None, shape: tuple[i
     return content.data
 
 
-def merge_shards(first: Path, second: Path, out: Path, report: Report = lambda images: None) -> Manifest:
+def merge_shards(first: Path, second: Path, out: Path, report: Report = silent) -> Manifest:
     """Make the folder `out` of the samples of two others and return its manifest.
 
     Where both have the same images, byte by byte and by key, every image gets the copies of both; where they have none

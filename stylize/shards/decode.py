@@ -115,6 +115,13 @@ def decode(data: bytes, bits: int | None = None) -> Decoded:
         return replace(decoded, warnings=(f"side data are left out, since with them it {reason}",))
 
 
+def encode_png(picture: Image.Image) -> bytes:
+    """Encode without loss."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def is_picture(data: bytes) -> bool:
     """Return whether a file's content is in the format of a picture, damaged or not."""
     if plugin_for(data):

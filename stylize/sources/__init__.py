@@ -1,14 +1,11 @@
 """Where pictures come from: a source is labelled images by split in one fixed order, nothing read before its turn."""
 
 import hashlib
-import io
 import zipfile
 from array import array
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
-
-from PIL import Image
 
 from stylize.console import InputError
 from stylize.files import replacing
@@ -75,13 +72,6 @@ class Source:
     def fingerprint(self) -> str:
         """Return a SHA-256 that changes when the source does; a sample records its own bytes' hash."""
         return self._fingerprint
-
-
-def encode_png(picture: Image.Image) -> bytes:
-    """Encode without loss."""
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can say: equal inputs give equal bytes
