@@ -19,7 +19,6 @@ from attack.evaluation.target import (
     choose_images,
     load_image_set,
     open_model,
-    predict,
 )
 from stylize.console import InputError
 
@@ -195,7 +194,7 @@ def explain_models(
 def _choose(targets: Sequence[Target], tests: ImageSet, images: int) -> list[int]:
     """Return the first images that all models get right, in rounds of one image of each class."""
     batches = torch.split(tests.pixels, BATCH)
-    answers = [np.concatenate([predict(target, batch) for batch in batches]) for target in targets]
+    answers = [np.concatenate([target.predict(batch) for batch in batches]) for target in targets]
     seen: Counter[int] = Counter()
     rounds = []
     for index in np.flatnonzero(np.all(np.array(answers) == tests.labels.numpy(), axis=0)).tolist():

@@ -41,7 +41,6 @@ from attack.evaluation.target import (
     Target,
     answers,
     choose_images,
-    classify_split,
     load_image_set,
     open_model,
     right_afresh,
@@ -152,7 +151,7 @@ def _evaluate(target: Target, config: AttackConfig, partial: Partial, progress: 
 def _classify(target: Target, config: AttackConfig, progress: ProgressReport) -> dict[str, Any]:
     """Return by key which images of the test split are classified correctly, and how long that took."""
     started = time.perf_counter()
-    correct = classify_split(target, config.batch_size, progress)
+    correct = target.classify(config.batch_size, progress)
     return {"correct": correct, "seconds": round(time.perf_counter() - started, 2)}
 
 

@@ -128,6 +128,47 @@ class Target:
         """Digests of the model and of the shards."""
         return {"model": self.sha256, "shards": self.document["shards"]["manifest_sha256"]}
 
+    def ask(self, pixels: Tensor) -> Any:
+        """Return the network's answer to images (B, 3, H, W); raise `InputError` where that is an error of its own."""
+        try:
+            return self.network(pixels)
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            shape = " × ".join(map(str, pixels.shape))
+            raise InputError(
+                f"Model {self.reference} fails on images of shape {shape} ({reason}): "
+                "give one that takes the shards' images, float32 pixels in [0, 1], in batches of any size."
+            ) from error
+
+    @torch.no_grad()
+    def logits(self, pixels: Tensor) -> Tensor:
+        """Return the logits (B, classes) of images (B, 3, H, W), without autocast or TensorFloat-32."""
+        with torch.autocast(self.device.type, enabled=False), without_tf32():
+            logits: Tensor = self.ask(pixels.to(self.device))
+        return logits
+
+    def predict(self, pixels: Tensor) -> list[int]:
+        """Return the classes that the model takes images (B, 3, H, W) for (see `classes_of`)."""
+        return classes_of(self.logits(pixels))
+
+    def batches(self, batch_size: int, keys: set[str] | None = None) -> Iterator[list[TestImage]]:
+        """Yield the test images of the shards in batches, or those of some keys."""
+        images = load_test_images(self.shards, *self.sees)
+        chosen = (image for image in images if keys is None or image.key in keys)
+        while batch := list(islice(chosen, batch_size)):
+            yield batch
+
+    def classify(self, batch_size: int, progress: ProgressReport) -> dict[str, bool]:
+        """Return by key which test images of the shards the model gets right."""
+        right: dict[str, bool] = {}
+        for batch in self.batches(batch_size):
+            classes = self.predict(torch.stack([image.pixels for image in batch]))
+            right |= {image.key: image.label == each for image, each in zip(batch, classes, strict=True)}
+            progress("Test images", len(right), self.test_images)
+        return right
+
 
 def open_model(model: str | Path | nn.Module, shards: Path) -> Target:
     """Open a model for the test images of a shard folder.
@@ -215,7 +256,7 @@ def _digest(network: nn.Module, reference: str) -> str:
 def _check_outputs(target: Target) -> None:
     """Show the network one grey image, and raise `InputError` where it does not answer with a row of logits."""
     size, classes = target.card.image_size, target.classes
-    outputs = _ask(target, torch.full((1, 3, size, size), 0.5, device=target.device))
+    outputs = target.ask(torch.full((1, 3, size, size), 0.5, device=target.device))
     if not isinstance(outputs, Tensor):
         raise InputError(f"Model {target.reference} returns {type(outputs).__name__}: return the logits alone.")
     if not outputs.is_floating_point():
@@ -223,21 +264,6 @@ def _check_outputs(target: Target) -> None:
     if outputs.shape != (1, classes):
         found = " × ".join(map(str, outputs.shape))
         raise InputError(f"Model {target.reference} returns {found} numbers an image, not {classes} logits.")
-
-
-def _ask(target: Target, pixels: Tensor) -> Any:
-    """Return what the network answers to images (B, 3, H, W); raise `InputError` where that is an error of its own."""
-    try:
-        return target.network(pixels)
-    except (MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        shape = " × ".join(map(str, pixels.shape))
-        raise InputError(
-            f"Model {target.reference} fails on images of shape {shape} ({reason}): "
-            "give one that takes the shards' images, float32 pixels in [0, 1], in batches of any size."
-        ) from error
 
 
 @contextmanager
@@ -254,11 +280,6 @@ def without_tf32() -> Iterator[None]:
         torch.backends.cudnn.allow_tf32 = before
 
 
-def predict(target: Target, pixels: Tensor) -> list[int]:
-    """Return the classes that a model takes images (B, 3, H, W) for (see `classes_of`)."""
-    return classes_of(logits_of(target, pixels))
-
-
 def classes_of(logits: Tensor) -> list[int]:
     """Return the classes of logits (B, C): `NO_CLASS`, an error, where one is NaN or infinite."""
     classes: list[int] = logits.argmax(1).where(logits.isfinite().all(1), NO_CLASS).tolist()
@@ -266,36 +287,10 @@ def classes_of(logits: Tensor) -> list[int]:
 
 
 @torch.no_grad()
-def logits_of(target: Target, pixels: Tensor) -> Tensor:
-    """Return a model's logits (B, classes) of images (B, 3, H, W), without autocast or TensorFloat-32."""
-    with torch.autocast(target.device.type, enabled=False), without_tf32():
-        logits: Tensor = _ask(target, pixels.to(target.device))
-    return logits
-
-
-@torch.no_grad()
 def answers(model: nn.Module, images: Tensor, batch_size: int) -> Tensor:
     """Return a model's logits (N, classes) of images (N, 3, H, W) on its device, without autocast."""
     with torch.autocast(images.device.type, enabled=False):
         return torch.cat([model(batch) for batch in torch.split(images, batch_size)])
-
-
-def image_batches(target: Target, batch_size: int, keys: set[str] | None = None) -> Iterator[list[TestImage]]:
-    """Yield the test images of a target's shards in batches, or those of some keys."""
-    images = load_test_images(target.shards, *target.sees)
-    chosen = (image for image in images if keys is None or image.key in keys)
-    while batch := list(islice(chosen, batch_size)):
-        yield batch
-
-
-def classify_split(target: Target, batch_size: int, progress: ProgressReport) -> dict[str, bool]:
-    """Return by key which test images of a target's shards the model gets right."""
-    right: dict[str, bool] = {}
-    for batch in image_batches(target, batch_size):
-        classes = predict(target, torch.stack([image.pixels for image in batch]))
-        right |= {image.key: image.label == each for image, each in zip(batch, classes, strict=True)}
-        progress("Test images", len(right), target.test_images)
-    return right
 
 
 def right_afresh(target: Target, images: Tensor, labels: Tensor, batch_size: int) -> list[bool]:
