@@ -59,17 +59,9 @@ def run_identity(config: TrainConfig, world: World) -> dict[str, Any]:
 
 def model_card(samples: PairedShards, preset: ImagePreset, identity: dict[str, Any]) -> ModelCard:
     """Return the card of a run's model."""
-    return ModelCard(
-        arch=identity["arch"],
-        method=identity["method"],
-        class_names=samples.class_names,
-        image_size=preset.size,
-        image_preset=preset.name,
-        seed=identity["seed"],
-        shards_sha256=identity["shards_sha256"],
-        versions=_versions("torchvision", "pillow"),
-        config=identity,
-    )
+    known = {name: identity[name] for name in ("arch", "method", "seed", "shards_sha256")}
+    known |= {"image_size": preset.size, "image_preset": preset.name, "config": identity}
+    return ModelCard(class_names=samples.class_names, versions=_versions("torchvision", "pillow"), **known)
 
 
 @contextmanager

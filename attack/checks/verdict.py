@@ -27,7 +27,6 @@ NEEDED = (
     planted.NAME,
 )
 
-
 _SURROGATE = "--surrogate with a network whose gradient leads through what has none"
 _OWN = "--attack with an attack made for this defence"
 NEXT = {

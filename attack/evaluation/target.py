@@ -227,16 +227,9 @@ def _external_card(network: nn.Module, reference: str, manifest: Manifest) -> Mo
     names = getattr(network, "class_names", manifest.class_names)
     if isinstance(names, str | Tensor) or not isinstance(names, Sequence):
         raise InputError(f"Model {reference} has class_names that are no list of names: mend or remove them.")
-    return ModelCard(
-        arch=reference.rpartition(":")[2],
-        method=EXTERNAL,
-        class_names=[str(name) for name in names],
-        image_size=size or PAPER_SIZE,
-        image_preset="small" if size else "paper",
-        seed=-1,
-        shards_sha256="",
-        versions={},
-    )
+    arch, class_names = reference.rpartition(":")[2], [str(name) for name in names]
+    shown = size or PAPER_SIZE, "small" if size else "paper"
+    return ModelCard(arch, EXTERNAL, class_names, *shown, seed=-1, shards_sha256="", versions={})
 
 
 def _digest(network: nn.Module, reference: str) -> str:

@@ -409,7 +409,6 @@ NEEDED = {
     "corruptions": ("corruptions_from", "images", "clean_error", "mean_corruption_error", "records"),
 }
 
-
 Measurements = dict[tuple[str, str], dict[str, Any]]  # documents by kind, a key of `NEEDED`, and model's SHA-256
 
 

@@ -121,6 +121,5 @@ for command in (
     app.command(command.__name__.replace("_", "-"))(command)
 app.add_typer(weights_app, name="weights")
 
-
 add_check(app, partial(check_params, app), "data", "stylize")
 main = partial(run_command_line, app)

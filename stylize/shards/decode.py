@@ -40,7 +40,6 @@ PICTURE_SUFFIXES = frozenset(
     }
 )  # fmt: skip
 
-
 MAX_PIXELS = 64_000_000
 MAX_ASPECT_RATIO = 16
 _FILTERS = threading.Lock()  # warning filters are the process's, and pictures are decoded in threads

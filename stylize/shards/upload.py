@@ -116,7 +116,6 @@ def _is_stored(path: Path, target: RemoteFolder, sha256: str) -> bool | None:
 
 _HUB_URL = re.compile(r"hf://datasets/(?P<name>[\w.-]+/[\w.-]+)/?")
 
-
 _ADVICE = {
     401: "the token is wrong or missing: run `hf auth login`, or set HF_TOKEN",
     403: "the token has no write access there: give another, or a name of your own",
