@@ -128,10 +128,8 @@ def is_picture(data: bytes) -> bool:
     try:
         with _watched():
             Image.open(io.BytesIO(data), formats=FORMATS).close()
-    except UnidentifiedImageError:
-        return False
-    except Exception:  # a picture, if a strange one: decoding will say what is wrong
-        return True
+    except Exception as error:  # a strange picture is one too: decoding will say what is wrong
+        return not isinstance(error, UnidentifiedImageError)
     return True
 
 
