@@ -16,8 +16,8 @@ from torchvision.transforms.v2 import functional as F
 
 from attack.evaluation.result import check_output, encode_result
 from attack.evaluation.statistics import count_share
-from attack.evaluation.target import ProgressReport, Target, check_positive, choose_images, image_order, open_model
-from stylize.console import InputError
+from attack.evaluation.target import Target, check_positive, choose_images, image_order, open_model
+from stylize.console import InputError, Show, silent
 from stylize.files import file_sha256, write_atomically
 from train import image_preset
 from train.records import describe_environment
@@ -161,7 +161,7 @@ def measure_corruptions(
     images: int = 1000,
     batch_size: int = 100,
     seed: int = 0,
-    progress: ProgressReport = lambda stage, done, total: None,
+    progress: Show = silent,
 ) -> dict[str, Any]:
     """Measure a model's errors on corrupted images, write the result to `out` and return it.
 
@@ -221,9 +221,7 @@ def summarise_errors(errors: Errors) -> dict[str, Any]:
     }
 
 
-def _home_made_errors(
-    target: Target, shards: Path, images: int, batch_size: int, seed: int, progress: ProgressReport
-) -> Errors:
+def _home_made_errors(target: Target, shards: Path, images: int, batch_size: int, seed: int, progress: Show) -> Errors:
     keys = set(choose_images(shards, images, seed))
     places = [CLEAN, *((name, severity) for name in HOME_MADE for severity in SEVERITIES)]
     found: dict[tuple[str, int], list[bool]] = {place: [] for place in places}
@@ -239,13 +237,7 @@ def _home_made_errors(
 
 
 def _published_errors(
-    target: Target,
-    files: Sequence[Path],
-    labels_file: Path,
-    images: int,
-    batch_size: int,
-    seed: int,
-    progress: ProgressReport,
+    target: Target, files: Sequence[Path], labels_file: Path, images: int, batch_size: int, seed: int, progress: Show
 ) -> Errors:
     arrays, labels = open_arrays(files, labels_file, target.classes)
     chosen = np.sort([int(key) for key in image_order(map(str, range(len(labels))), seed)[:images]])

@@ -37,7 +37,6 @@ from attack.evaluation.result import (
 from attack.evaluation.suite import Planned, main_attack, plan_attacks
 from attack.evaluation.target import (
     ImageSet,
-    ProgressReport,
     Target,
     answers,
     choose_images,
@@ -46,7 +45,7 @@ from attack.evaluation.target import (
     right_afresh,
     without_tf32,
 )
-from stylize.console import InputError, counted
+from stylize.console import InputError, Show, counted, silent
 from stylize.console.references import load_reference
 from stylize.files import file_sha256, write_atomically
 from train.models import call_reference
@@ -61,7 +60,7 @@ def attack_model(
     out: Path,
     config: AttackConfig = AttackConfig(),  # noqa: B008 (frozen)
     *,
-    progress: ProgressReport = lambda stage, done, total: None,
+    progress: Show = silent,
 ) -> dict[str, Any]:
     """Evaluate a trained model on the test split of a shard folder, write the result to `out` and return it.
 
@@ -105,7 +104,7 @@ def _stand_in(target: Target, config: AttackConfig) -> Target:
     return replace(target, network=network.eval(), untouched=untouched and untouched.eval())
 
 
-def _evaluate(target: Target, config: AttackConfig, partial: Partial, progress: ProgressReport) -> dict[str, Any]:
+def _evaluate(target: Target, config: AttackConfig, partial: Partial, progress: Show) -> dict[str, Any]:
     """Run what is not yet in `partial`, and return the whole result."""
     plans = plan_attacks(config, target.classes)
     split = partial.once("split", lambda: _classify(target, config, progress))
@@ -148,7 +147,7 @@ def _evaluate(target: Target, config: AttackConfig, partial: Partial, progress: 
     }
 
 
-def _classify(target: Target, config: AttackConfig, progress: ProgressReport) -> dict[str, Any]:
+def _classify(target: Target, config: AttackConfig, progress: Show) -> dict[str, Any]:
     """Return by key which images of the test split are classified correctly, and how long that took."""
     started = time.perf_counter()
     correct = target.classify(config.batch_size, progress)
@@ -173,7 +172,7 @@ def _pictures(target: Target, images: ImageSet, clean: Sequence[bool], config: A
 
 
 def _follow_path(
-    target: Target, images: ImageSet, clean: Sequence[bool], config: AttackConfig, progress: ProgressReport
+    target: Target, images: ImageSet, clean: Sequence[bool], config: AttackConfig, progress: Show
 ) -> dict[str, Any]:
     """Return the paper's path as a section of the result, and its checks."""
     started = time.perf_counter()

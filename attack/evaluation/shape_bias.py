@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from attack.evaluation.result import check_output, encode_result
 from attack.evaluation.statistics import count_share, share
-from attack.evaluation.target import ProgressReport, Target, check_positive, classes_of, open_model
-from stylize.console import InputError
+from attack.evaluation.target import Target, check_positive, classes_of, open_model
+from stylize.console import InputError, Show, silent
 from stylize.files import write_atomically
 from stylize.shards import read_shard
 from stylize.shards.manifest import read_manifest
@@ -75,7 +75,7 @@ def measure_shape_bias(
     reference: str | Path | nn.Module | None = None,
     originals: Path | None = None,
     batch_size: int = 100,
-    progress: ProgressReport = lambda stage, done, total: None,
+    progress: Show = silent,
 ) -> dict[str, Any]:
     """Measure a model's shape bias, write the result to `out` and return it.
 
@@ -117,7 +117,7 @@ def measure_shape_bias(
     return document
 
 
-def _decide(target: Target, textures: Mapping[str, int], batch_size: int, progress: ProgressReport) -> list[Decision]:
+def _decide(target: Target, textures: Mapping[str, int], batch_size: int, progress: Show) -> list[Decision]:
     decisions: list[Decision] = []
     for batch in target.batches(batch_size):
         cues = [(image.label, textures[image.key]) for image in batch]
@@ -129,7 +129,7 @@ def _decide(target: Target, textures: Mapping[str, int], batch_size: int, progre
 
 
 def _judged(
-    decisions: Sequence[Decision], judge: Target, shards: Path, batch_size: int, progress: ProgressReport
+    decisions: Sequence[Decision], judge: Target, shards: Path, batch_size: int, progress: Show
 ) -> tuple[list[Decision], dict[str, Any]]:
     """Count decisions on images alone whose originals, known by their source's SHA-256, the judge recognises."""
     right = judge.classify(batch_size, progress)
@@ -146,7 +146,7 @@ def _sources(shards: Path) -> Iterator[tuple[str, str]]:
         yield from ((sample.key, str(sample.metadata.get("source_sha256", ""))) for sample in read_shard(path))
 
 
-def _accuracy(target: Target, batch_size: int, progress: ProgressReport) -> dict[str, Any]:
+def _accuracy(target: Target, batch_size: int, progress: Show) -> dict[str, Any]:
     right = target.classify(batch_size, progress)
     return {"shards": target.document["shards"], "accuracy": count_share(sum(right.values()), len(right))}
 

@@ -2,7 +2,7 @@
 
 import copy
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from attack.attacks import Averaged, misclassified, separate_copy
-from stylize.console import PATIENCE, InputError, option_name
+from stylize.console import PATIENCE, InputError, Show, option_name
 from stylize.console.references import code_files, is_reference
 from stylize.files import file_sha256, given_name
 from stylize.shards.manifest import MANIFEST_NAME, Manifest, read_manifest
@@ -27,7 +27,6 @@ from train.pairs import PairedShards
 
 NO_CLASS = -1
 EXTERNAL = "external"  # the method of a model that this program did not train
-ProgressReport = Callable[[str, int, int], None]  # (what is being done, how much of it is done, how much there is)
 
 
 @dataclass(frozen=True)
@@ -160,7 +159,7 @@ class Target:
         while batch := list(islice(chosen, batch_size)):
             yield batch
 
-    def classify(self, batch_size: int, progress: ProgressReport) -> dict[str, bool]:
+    def classify(self, batch_size: int, progress: Show) -> dict[str, bool]:
         """Return by key which test images of the shards the model gets right."""
         right: dict[str, bool] = {}
         for batch in self.batches(batch_size):

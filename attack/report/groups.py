@@ -26,7 +26,6 @@ from attack.evaluation.paper_path import (
     Records,
     authors_curve,
     linear_curve,
-    path_values,
 )
 from attack.evaluation.result import Result, whole_split
 from attack.evaluation.statistics import Difference, compare_family, share
@@ -198,7 +197,7 @@ def compare_models(group: Group) -> list[Comparison]:
         measured.append((f"{radius_name(*radius)}, n = {n}", [np.array(each[:n], float) for each in robust]))
     if group.common:
         points = np.linspace(0, group.largest("linf"), LINEAR_POINTS)
-        values = [path_values(entry.records(group.common), points) for entry in group.ranked]
+        values = [entry.records(group.common).mean_values(points) for entry in group.ranked]
         measured.append((f"paper’s path, mean, n = {len(group.common)}", values))
     rows: dict[str, list[int]] = {}  # of the models of each recipe, which differ in their training seed
     for row, entry in enumerate(group.ranked):

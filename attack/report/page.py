@@ -14,7 +14,7 @@ from markupsafe import Markup
 from attack.attacks import NORM_NAMES, Norm, epsilon_name, radius_name
 from attack.checks.robustness import looked_at
 from attack.checks.verdict import Verdict
-from attack.evaluation.paper_path import INTERPOLATORS, LINEAR_POINTS, path_values
+from attack.evaluation.paper_path import INTERPOLATORS, LINEAR_POINTS
 from attack.evaluation.result import Result, median_distances, whole_split
 from attack.evaluation.statistics import Share, share
 from attack.report.figures import METHOD_STYLES, Example, Panel, inline_svg, panel_figure, path_panel, security_panel
@@ -266,7 +266,7 @@ def distance_table(part: Group) -> Table:
     rows: Rows = []
     for entry in part.ranked:
         records = entry.records(part.common)
-        rows.append([entry, *(str(share(path_values(records, each))) for each in points)])
+        rows.append([entry, *(str(share(records.mean_values(each))) for each in points)])
     return Table(["model", *(f"{255 * linf:.2f}/255" for linf in distances), "mean over the range"], rows)
 
 
