@@ -15,16 +15,7 @@ import numpy as np
 
 from stylize.console import InputError, Report, counted, silent
 from stylize.files import given_name
-from stylize.jobs import (
-    SAMPLES_PER_SHARD,
-    VERSIONED,
-    ShardOptions,
-    Spec,
-    draw_copies,
-    read_spec,
-    shuffled,
-    source_record,
-)
+from stylize.jobs import SAMPLES_PER_SHARD, VERSIONED, ShardOptions, Spec, draw_copies, shuffled, source_record
 from stylize.jobs.job import Codec, Failure
 from stylize.jobs.output import make_sample_set
 from stylize.jobs.stylizers import OwnStylizer, open_own_stylizer, stylize_copies
@@ -314,7 +305,7 @@ def rederive_pair(
         raise InputError(f"{directory} has no training sample {key}: give a key as in its shards, of eight digits.")
     if manifest.spec.get("kind") or "decoder_sha256" not in manifest.spec:
         raise InputError(f"{directory} was not made by `stylize shards`: nothing says how to make its copies again.")
-    spec, sample = read_spec(manifest.spec), read_located(location)
+    spec, sample = Spec.read(manifest.spec), read_located(location)
     engine: Stylizer | OwnStylizer
     if spec.stylizer or stylizer:
         engine = _own_engine(directory, spec, styles, stylizer)
