@@ -35,16 +35,7 @@ from attack.evaluation.result import (
     read_attack,
 )
 from attack.evaluation.suite import Planned, main_attack, plan_attacks
-from attack.evaluation.target import (
-    ImageSet,
-    Target,
-    answers,
-    choose_images,
-    load_image_set,
-    open_model,
-    right_afresh,
-    without_tf32,
-)
+from attack.evaluation.target import ImageSet, Target, answers, choose_images, load_image_set, open_model, without_tf32
 from stylize.console import InputError, Show, counted, silent
 from stylize.console.references import load_reference
 from stylize.files import file_sha256, write_atomically
@@ -236,8 +227,8 @@ def run_attack(
     the state that the earlier attacks within its radius left them in, so that `robust` is the attack's own where it
     looked, and the worst case so far elsewhere; `settings` says how many images it looked at, and how many it met.
 
-    An image withstands where the model and one like it that saw no image yet (`right_afresh`) both are right, because a
-    model that remembers what it saw can answer from memory. `settings` says on how many images the two differ.
+    An image withstands where the model and one like it that saw no image yet (`right_afresh`) both are right, because a model
+    that remembers what it saw can answer from memory. `settings` says on how many images the two differ.
     """
     started = time.perf_counter()
     before, looked_at, rows = _met(planned, clean, earlier, config)
@@ -270,7 +261,7 @@ def _attack(
         settings |= {"outside": attacked.outside} if attacked.outside else {}
         found = evaluate_images(target.network, pixels, attacked.images, labels, planned.norm, batch_size, loss)
         try:
-            again = right_afresh(target, attacked.images, labels, batch_size)
+            again = target.right_afresh(attacked.images, labels, batch_size)
         except InputError as error:
             settings["copy_error"] = str(error)
             return attacked, found

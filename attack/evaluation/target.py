@@ -168,6 +168,37 @@ class Target:
             progress("Test images", len(right), self.test_images)
         return right
 
+    def right_afresh(self, images: Tensor, labels: Tensor, batch_size: int) -> list[bool]:
+        """Return which images (N, C, H, W) a model that saw none yet gets right, (N,), when the last one comes first.
+
+        A function of the user's own may keep what its model saw where no copy leaves it behind, such as in a global of
+        its module. So a model that such a function makes is opened again, in a process of its own.
+
+        Raises `InputError` where there is no such model, or it does not answer within ten minutes.
+        """
+        asked = images.detach().flip(0), labels.flip(0), batch_size
+        if self.untouched is not None:
+            return _right(copy.deepcopy(self.untouched), *asked)[::-1]
+        if not self.reopened:
+            raise InputError("the model cannot be copied")
+        context = process_context()
+        receiver, sender = context.Pipe(duplex=False)
+        arrays = asked[0].cpu().numpy(), asked[1].cpu().numpy()  # tensors would have to lie in shared memory
+        known = self.reference, self.shards, self.sha256, getattr(self.network, "draws", 1)
+        process = context.Process(target=_answer_afresh, args=(sender, *known, *arrays, batch_size))
+        process.start()
+        sender.close()
+        try:
+            answer = receiver.recv() if receiver.poll(PATIENCE) else "it does not answer"
+        except EOFError:
+            answer = "it ends without an answer"
+        finally:
+            process.kill()
+            process.join()
+        if isinstance(answer, str):
+            raise InputError(f"the model cannot be opened again in a process of its own: {answer}")
+        return list(answer)[::-1]
+
 
 def open_model(model: str | Path | nn.Module, shards: Path) -> Target:
     """Open a model for the test images of a shard folder.
@@ -283,38 +314,6 @@ def answers(model: nn.Module, images: Tensor, batch_size: int) -> Tensor:
     """Return a model's logits (N, classes) of images (N, 3, H, W) on its device, without autocast."""
     with torch.autocast(images.device.type, enabled=False):
         return torch.cat([model(batch) for batch in torch.split(images, batch_size)])
-
-
-def right_afresh(target: Target, images: Tensor, labels: Tensor, batch_size: int) -> list[bool]:
-    """Return which images (N, C, H, W) a model that saw none before gets right, (N,), when the last one comes first.
-
-    A function of the user's own may keep what its model saw where no copy leaves it behind, such as in a global of its
-    module. So a model that such a function makes is opened again, in a process of its own.
-
-    Raises `InputError` where there is no such model, or it does not answer within ten minutes.
-    """
-    asked = images.detach().flip(0), labels.flip(0), batch_size
-    if target.untouched is not None:
-        return _right(copy.deepcopy(target.untouched), *asked)[::-1]
-    if not target.reopened:
-        raise InputError("the model cannot be copied")
-    context = process_context()
-    receiver, sender = context.Pipe(duplex=False)
-    arrays = asked[0].cpu().numpy(), asked[1].cpu().numpy()  # tensors would have to lie in shared memory
-    known = target.reference, target.shards, target.sha256, getattr(target.network, "draws", 1)
-    process = context.Process(target=_answer_afresh, args=(sender, *known, *arrays, batch_size))
-    process.start()
-    sender.close()
-    try:
-        answer = receiver.recv() if receiver.poll(PATIENCE) else "it does not answer"
-    except EOFError:
-        answer = "it ends without an answer"
-    finally:
-        process.kill()
-        process.join()
-    if isinstance(answer, str):
-        raise InputError(f"the model cannot be opened again in a process of its own: {answer}")
-    return list(answer)[::-1]
 
 
 def _answer_afresh(

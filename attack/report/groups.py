@@ -18,17 +18,9 @@ import numpy as np
 from attack.attacks import NORM_NAMES, AttackResult, Norm, radius_name
 from attack.checks.robustness import looked_at, worst_case
 from attack.checks.verdict import evaluate
-from attack.evaluation.paper_path import (
-    AUTHORS_POINTS,
-    LINEAR_POINTS,
-    Array,
-    Curve,
-    Records,
-    authors_curve,
-    linear_curve,
-)
+from attack.evaluation.paper_path import AUTHORS_POINTS, LINEAR_POINTS, Curve, Records, authors_curve, linear_curve
 from attack.evaluation.result import Result, whole_split
-from attack.evaluation.statistics import Difference, compare_family, share
+from attack.evaluation.statistics import Array, Difference, compare_family, share
 from attack.evaluation.target import EXTERNAL
 from attack.evaluation.transfer import Transfer, transfer_attacks
 from stylize.console import InputError, option_name
