@@ -227,8 +227,8 @@ def run_attack(
     the state that the earlier attacks within its radius left them in, so that `robust` is the attack's own where it
     looked, and the worst case so far elsewhere; `settings` says how many images it looked at, and how many it met.
 
-    An image withstands where the model and one like it that saw no image yet (`right_afresh`) both are right, because a model
-    that remembers what it saw can answer from memory. `settings` says on how many images the two differ.
+    An image withstands where the model and one like it that saw no image yet (`right_afresh`) both are right, because
+    a model that remembers what it saw can answer from memory. `settings` says on how many images the two differ.
     """
     started = time.perf_counter()
     before, looked_at, rows = _met(planned, clean, earlier, config)
