@@ -2,7 +2,8 @@
 
 import ast
 import tomllib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +43,14 @@ def reached(command: str) -> set[Path]:
         path = waiting.pop()
         if path not in found:
             found.add(path)
-            waiting += imported_files(path, skipped={node.name for node in functions(path) if is_command(node)} - own)
+            waiting += imported_files(path, commands_in(path) - own)
     return found
 
 
-def functions(path: Path) -> list[ast.FunctionDef]:
-    return [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)]
+@cache
+def commands_in(path: Path) -> frozenset[str]:
+    functions = (node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef))
+    return frozenset(node.name for node in functions if is_command(node))
 
 
 def is_command(function: ast.FunctionDef) -> bool:
@@ -55,7 +58,8 @@ def is_command(function: ast.FunctionDef) -> bool:
     return registered or function.name.endswith("_command")
 
 
-def imported_files(path: Path, skipped: Collection[str] = ()) -> list[Path]:
+@cache
+def imported_files(path: Path, skipped: frozenset[str]) -> list[Path]:
     tree = ast.parse(path.read_text())
     tree.body = [node for node in tree.body if getattr(node, "name", None) not in skipped]
     names = (name for name in imported(tree) if name.split(".")[0] in PACKAGES)

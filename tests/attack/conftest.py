@@ -210,3 +210,10 @@ def earlier() -> Callable[..., dict[str, Any]]:
     Images move 0.01 in L∞ a step.
     """
     return _earlier
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Encode no figure, for a test that reads words and numbers alone; others look at such figures."""
+    monkeypatch.setattr("attack.report.build.figure_bytes", lambda figure, kind: b"")
+    monkeypatch.setattr("attack.report.figures.figure_bytes", lambda figure, kind: b"<svg></svg>")

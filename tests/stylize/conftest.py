@@ -146,6 +146,8 @@ def copied(finished: Path, tmp_path: Path) -> Path:
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
     """Return a function that runs `stylize` in `tmp_path` and gives exit code, standard output and standard error."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("stylize.networks.devices.MATRIX", 8)
+    monkeypatch.setattr("stylize.cli.shards.MACHINE_SECONDS", 0.001)
 
     def call(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", ["stylize", *map(str, arguments)])

@@ -9,71 +9,73 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 import train
 from stylize.console import InputError
-from train.distributed import join_world
-from train.methods import METHODS
-
-# Arguments: file of losses, steps.  Every method trains a network with BatchNorm on its share of batches; noise is a
-# function of the image, so that it is the same however a batch is shared out.
-PROGRAM = """
-import json, sys
-from pathlib import Path
-import torch
-from torch import nn
-import train.methods
 from train import TrainConfig
 from train.distributed import join_world
 from train.loop import Trainer
 from train.methods import METHODS
-out, steps = sys.argv[1], int(sys.argv[2])
-torch.set_num_threads(1)
-train.methods.random_start = lambda images, epsilon: epsilon * torch.sin(1e3 * images)
-generator = torch.Generator().manual_seed(1)
-images = torch.randint(0, 256, (steps, 8, 3, 3, 8, 8), generator=generator, dtype=torch.uint8)
-labels = torch.randint(0, 3, (steps, 8), generator=generator)
-losses = {}
-with join_world("cpu") as world:
-    share = slice(world.rank * 8 // world.size, (world.rank + 1) * 8 // world.size)
-    for method in METHODS:
-        torch.manual_seed(0)
-        model = nn.Sequential(
-            nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(),
-            nn.Conv2d(8, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(32, 3))
-        config = TrainConfig(Path("s"), "small", method, Path("o"), epochs=1, batch_size=8 // world.size, dtype="fp32",
-            optimizer="sgd", learning_rate=0.01, attack_steps=2, sync_batchnorm=True)
-        trainer = Trainer(config, model, world, steps, 3)
-        losses[method] = []
-        for step in range(steps):
-            views = images[step, share, : 2 if METHODS[method].views == "copy" else 3]
-            losses[method].append(float(world.sum(trainer._step(views, labels[step, share])[0])) / world.size)
-if world.is_main:
-    Path(out).write_text(json.dumps(losses))
-"""
+
+PROGRAM = "import sys; from tests.train.test_distributed import compute; compute(sys.argv[1], int(sys.argv[2]))"
 
 
-def _losses(out: Path, processes: int, steps: int) -> dict[str, list[float]]:
+def compute(out: str | Path, steps: int) -> None:
+    """Write every method's losses on a network with BatchNorm and this process's share of each batch.
+
+    Noise is a function of the image, so that it is the same however a batch is shared out.
+    """
+    torch.set_num_threads(1)
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (steps, 8, 3, 3, 8, 8), generator=generator, dtype=torch.uint8)
+    labels = torch.randint(0, 3, (steps, 8), generator=generator)
+    losses: dict[str, list[float]] = {}
+    with pytest.MonkeyPatch.context() as patch, join_world("cpu") as world:
+        patch.setattr("train.methods.random_start", lambda images, epsilon: epsilon * torch.sin(1e3 * images))
+        share = slice(world.rank * 8 // world.size, (world.rank + 1) * 8 // world.size)
+        for method in METHODS:
+            torch.manual_seed(0)
+            model = nn.Sequential(
+                nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(),
+                nn.Conv2d(8, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(32, 3),
+            )  # fmt: skip
+            config = TrainConfig(
+                Path("s"), "small", method, Path("o"), epochs=1, batch_size=8 // world.size, dtype="fp32",
+                optimizer="sgd", learning_rate=0.01, attack_steps=2, sync_batchnorm=True,
+            )  # fmt: skip
+            trainer = Trainer(config, model, world, steps, 3)
+            losses[method] = []
+            for step in range(steps):
+                views = images[step, share, : 2 if METHODS[method].views == "copy" else 3]
+                losses[method].append(float(world.sum(trainer._step(views, labels[step, share])[0])) / world.size)
+    if world.is_main:
+        Path(out).write_text(json.dumps(losses))
+
+
+def _losses(out: Path, steps: int) -> dict[str, list[float]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    common = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(processes)}
+    common = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
     started = [
         subprocess.Popen(
             [sys.executable, "-c", PROGRAM, str(out), str(steps)],
             cwd=Path(train.__file__).parents[1],
             env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
         )
-        for rank in range(processes)
+        for rank in range(2)
     ]
-    assert [process.wait(timeout=600) for process in started] == [0] * processes
+    assert [process.wait(timeout=600) for process in started] == [0, 0]
     losses: dict[str, list[float]] = json.loads(out.read_text())
     return losses
 
 
-@pytest.mark.parametrize("steps", [5, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("steps", [3, pytest.param(50, marks=pytest.mark.slow)])
 def test_two_processes_compute_what_one_computes(tmp_path: Path, steps: int) -> None:
-    one, two = (_losses(tmp_path / f"{processes}.json", processes, steps) for processes in (1, 2))
+    compute(tmp_path / "one.json", steps)
+    one, two = json.loads((tmp_path / "one.json").read_text()), _losses(tmp_path / "two.json", steps)
     assert set(one) == set(METHODS)
     for method in METHODS:
         assert two[method] == pytest.approx(one[method], rel=1e-5), method

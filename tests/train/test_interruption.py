@@ -47,7 +47,7 @@ else:
         return count(*arguments, **options)
     train.run.count = stopped
 train_model(TrainConfig(Path(shards), "small", method, Path(out), epochs=2, batch_size=6, dtype="fp32",
-    attack_steps=1, device="cpu", workers=1))
+    attack_steps=1, device="cpu", workers=int(what != "kill")))
 """
 
 

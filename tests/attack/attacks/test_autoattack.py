@@ -25,6 +25,7 @@ class Short(pyautoattack.AutoAttack):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         for attack in (self.apgd, self.apgd_targeted):
             attack.n_iter, attack.n_iter_2, attack.n_iter_min, attack.size_decr = 8, 2, 1, 1
+            attack.n_iter_orig = 8
         self.fab.n_iter = 3
         self.square.n_queries = 8
 

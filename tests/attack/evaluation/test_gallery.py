@@ -29,6 +29,7 @@ def result(make_shard_folder: Maker, make_result: Maker) -> Path:
     return make_result(make_shard_folder(test=30), "normal")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_three_attacked_images_are_kept_and_shown(result: Path, tmp_path: Path) -> None:
     document: dict[str, Any] = read_result(result).document
     assert len(document["gallery"]) == 3
@@ -46,6 +47,7 @@ def test_three_attacked_images_are_kept_and_shown(result: Path, tmp_path: Path) 
     assert page.count("taken for") == fooled
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_gallery_cannot_leave_its_attributes(result: Path, tmp_path: Path) -> None:
     document = json.loads(result.read_text())
     for picture in document["gallery"]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from attack import AttackConfig, attack_model, image_order, read_result, worst_case
 from stylize.console import InputError
 from stylize.shards.manifest import MANIFEST_NAME
+from tests.attack.attacks.test_autoattack import Short
 from tests.attack.conftest import LinearClassifier, Remembers
 from train import load_model, load_test_images
 
@@ -107,7 +108,8 @@ def survives_one_step(model: LinearClassifier, pixels: Tensor, label: int, epsil
     )
 
 
-def test_the_full_suite(make_shard_folder: Maker, tmp_path: Path) -> None:
+def test_the_full_suite(make_shard_folder: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyautoattack.AutoAttack", Short)
     shards = make_shard_folder(classes=4, test=24)
     model = LinearClassifier(list(load_test_images(shards, 16, "small")), 4)
     config = AttackConfig(suite="full", images=6, strong_images=4, steps=2, epsilons=(4 / 255,))
@@ -212,7 +214,10 @@ class Silent(nn.Module):
         return logits.detach()
 
 
-def test_a_model_without_gradients_is_suspected(shards: Path, linear: nn.Module, tmp_path: Path) -> None:
+def test_a_model_without_gradients_is_suspected(
+    shards: Path, linear: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pyautoattack.AutoAttack", Short)
     attack_model(Silent(linear), shards, tmp_path / "out.json", AttackConfig(suite="full", images=6, steps=2))
     result = read_result(tmp_path / "out.json")
     failed = {check.name for check in result.checks if not check.passed}
@@ -306,7 +311,7 @@ def test_a_file_of_another_kind_is_not_replaced(shards: Path, linear: LinearClas
 def test_a_model_that_remembers_is_asked_again_from_the_start(
     shards: Path, linear: LinearClassifier, tmp_path: Path
 ) -> None:
-    config = AttackConfig(images=30, steps=8, step_size=0.0005, epsilons=(16 / 255,))
+    config = AttackConfig(images=15, steps=8, step_size=0.0005, epsilons=(16 / 255,))
     attack_model(linear, shards, tmp_path / "plain.json", config)
     attack_model(Remembers(linear, 20 / 255), shards, tmp_path / "out.json", config)
     plain, result = read_result(tmp_path / "plain.json"), read_result(tmp_path / "out.json")

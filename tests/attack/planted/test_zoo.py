@@ -59,7 +59,7 @@ def test_no_broken_random_model_is_missed_by_its_mean(name: str, shards: Path, t
 @pytest.mark.parametrize("name", ["noise on the logits", "random ensemble"])
 def test_the_mean_over_draws_tells_random_models_apart(name: str, shards: Path, tmp_path: Path) -> None:
     robust, broken = (
-        judge(build(name, broken=one), shards, tmp_path / f"{one}.json", replace(SMALL, eot=8))["8/255"]
+        judge(build(name, broken=one), shards, tmp_path / f"{one}.json", replace(SMALL, eot=4, steps=5))["8/255"]
         for one in (False, True)
     )
     assert (robust.word, broken.word) == ("inconclusive", "not robust")

@@ -41,8 +41,12 @@ def fitted(styles: list[Style]) -> FittedStatistics:
     return FittedStatistics(mean, std + 0.1, "d" * 64)
 
 
+def half_size() -> Pixels:
+    return calibration_pictures()[:, ::2, ::2]
+
+
 def few_pictures() -> Pixels:
-    return calibration_pictures()[:4, ::2, ::2]
+    return half_size()[:4]
 
 
 class SlowObjective:
@@ -108,6 +112,7 @@ def test_a_fitted_style_comes_closer_on_pictures_that_it_was_not_fitted_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stylize.fitting.styles.STEPS", 8)
+    monkeypatch.setattr("stylize.fitting.styles.calibration_pictures", half_size)
     pair, (plain,) = load_pair(), load_styles(["crystals"])
     (result,) = fit_styles(pair, [plain], tmp_path)
     assert result.before
@@ -279,6 +284,7 @@ def test_fitted_styles_in_commands(
     run: Run, tmp_path: Path, class_folders: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stylize.fitting.styles.STEPS", 2)
+    monkeypatch.setattr("stylize.fitting.styles.calibration_pictures", few_pictures)
     code, output, _ = run("fit-styles", "--style", "dots", "--style", "waves", "--out", "styles")
     assert code == 0
     assert "losses on drawn pictures: content" in output
