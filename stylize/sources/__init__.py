@@ -79,7 +79,7 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can say: equal in
 
 def export_images(source: Source, out: Path) -> int:
     """Write `train/CLASS/INDEX.SUFFIX`, `test/…` and `val/…` into the zip `out` and return the number of images."""
-    images = [(split, index) for split in source.splits for index in range(source.count(split))]
+    images = ((split, index) for split in source.splits for index in range(source.count(split)))
     with (
         replacing(out, "give another --out or make room") as temporary,
         zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive,
@@ -91,4 +91,4 @@ def export_images(source: Source, out: Path) -> int:
                 archive.writestr(zipfile.ZipInfo(name, _EPOCH), source.read(split, index))
             except PictureError as error:
                 raise InputError(f"The image {path} {error}: mend or remove it.") from None
-    return len(images)
+    return sum(map(source.count, source.splits))
