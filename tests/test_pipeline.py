@@ -82,7 +82,7 @@ def small_parameters(images: Path) -> dict[str, Any]:
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Reproduce the pipeline once in a clone of this repository, and share it by a folder as DVC remote."""
     folder = tmp_path_factory.mktemp("clones")
-    draw_images(folder / "images", per_class=8)
+    draw_images(folder / "images", per_class=5)
     mine = clone_project(folder, small_parameters(folder / "images"))
     run(mine, "dvc", "remote", "add", "--default", "team", str(folder / "remote"))
     run(mine, "dvc", "repro")
