@@ -12,7 +12,7 @@ from rich.table import Table
 from attack.evaluation import AttackConfig, TransferConfig
 from stylize.console import InputError, command_app, console, counted, run_command_line, shown_progress
 from stylize.console.params import (
-    PARAMS,
+    add_check,
     check_list,
     check_options,
     mapping,
@@ -264,13 +264,6 @@ def export(
         console.print(str(path), highlight=False)
 
 
-@app.command("check-params")
-def check_params_command(params: Annotated[Path, typer.Argument(help="The pipeline's parameters.")] = PARAMS) -> None:
-    """Check the sections attack and report of params.yaml, before `dvc repro` runs anything with them."""
-    check_params(params)
-    console.print(f"{params}: attack and report are right")
-
-
 def check_params(path: Path) -> None:
     """Check the pipeline's sections `attack` and `report`; raise `InputError` for the first value that is wrong."""
     section = read_section(path, "attack", ("options", "shared"))
@@ -321,4 +314,5 @@ def _print_result(result: "Result") -> None:
         console.print(f"Check failed: {check.title}: {check.detail}", style="bold red")
 
 
+add_check(app, check_params, "attack", "report")
 main = partial(run_command_line, app)

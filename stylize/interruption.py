@@ -47,7 +47,7 @@ def answered_by(answer: Callable[[int, FrameType | None], Any] | signal.Handlers
     main, numbers = threading.current_thread() is threading.main_thread(), (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.getsignal(number) for number in numbers if main}
     try:
-        for number in before if answer else ():
+        for number in before if answer is not None else ():  # SIG_DFL is 0
             signal.signal(number, answer)
         yield
     finally:

@@ -73,7 +73,7 @@ def small_parameters(images: Path) -> dict[str, Any]:
     params["stylize"]["options"]["size"] = 32
     params["train"]["models"] = {name: params["train"]["models"][name] for name in MODELS}
     params["train"]["options"] |= {"epochs": 1, "batch-size": 8, "workers": 0}
-    params["attack"]["shared"] |= {"images": 12, "epsilon": ["8/255"]}
+    params["attack"]["shared"] |= {"images": 6, "epsilon": ["8/255"]}
     params["attack"]["options"] |= {"steps": 3}
     return params
 
@@ -82,7 +82,7 @@ def small_parameters(images: Path) -> dict[str, Any]:
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Reproduce the pipeline once in a clone of this repository, and share it by a folder as DVC remote."""
     folder = tmp_path_factory.mktemp("clones")
-    draw_images(folder / "images", per_class=8)
+    draw_images(folder / "images", per_class=5)
     mine = clone_project(folder, small_parameters(folder / "images"))
     run(mine, "dvc", "remote", "add", "--default", "team", str(folder / "remote"))
     run(mine, "dvc", "repro")
@@ -103,7 +103,7 @@ def test_every_stage_leaves_its_output(repository: Path) -> None:
     page = (data / "report" / "index.html").read_text()
     for name in MODELS:
         assert 0 <= json.loads((data / "models" / name / "metrics.json").read_text())["test_accuracy"] <= 1
-        assert len(json.loads((data / "results" / f"{name}.json").read_text())["images"]["keys"]) == 12
+        assert len(json.loads((data / "results" / f"{name}.json").read_text())["images"]["keys"]) == 6
         assert name in page
     assert "Transfer between models" in page
 

@@ -54,7 +54,7 @@ def team(tmp_path: Path) -> Path:
     folder.mkdir()
     (folder / "python").write_text(PYTHON)
     (folder / "python").chmod(0o755)
-    draw_images(tmp_path / "images", per_class=8)
+    draw_images(tmp_path / "images", per_class=5)
     run(clone_project(folder, small_parameters(tmp_path / "images")), "git", "push", "--quiet")
     shutil.rmtree(folder / "mine")
     return folder

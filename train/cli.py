@@ -12,7 +12,7 @@ from rich.table import Table
 
 from stylize.console import InputError, command_app, console, run_command_line
 from stylize.console.params import (
-    PARAMS,
+    add_check,
     check_list,
     check_options,
     check_set_name,
@@ -60,13 +60,6 @@ def run(
         table.add_row(name.replace("_", " "), f"{value:.4f}" if isinstance(value, float) else text)
     if metrics:  # of the main process
         console.print(table)
-
-
-@app.command("check-params")
-def check_params_command(params: Annotated[Path, typer.Argument(help="The pipeline's parameters.")] = PARAMS) -> None:
-    """Check the section train of params.yaml, before `dvc repro` runs anything with it."""
-    check_params(params)
-    console.print(f"{params}: train is right")
 
 
 def check_params(path: Path) -> None:
@@ -119,4 +112,5 @@ def _grid(path: Path, section: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     }  # fmt: skip
 
 
+add_check(app, check_params, "train")
 main = partial(run_command_line, app)

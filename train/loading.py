@@ -149,19 +149,15 @@ class TrainingViews(Dataset[tuple[Sent, Sent]]):
 class EvaluationImages(Dataset[tuple[Tensor, int]]):
     """Originals, resized for evaluation, and the label, for the chosen sample indices: uint8 (1, 3, size, size).
 
-    With `with_styled` and where there are copies, the first copy follows the original: uint8 (2, 3, size, size).
+    With `with_copy` and where there are copies, the first copy follows the original: uint8 (2, 3, size, size).
     """
 
     def __init__(
-        self,
-        samples: PairedShards,
-        preset: ImagePreset,
-        indices: Sequence[int] | None = None,
-        with_styled: bool = False,
+        self, samples: PairedShards, preset: ImagePreset, indices: Sequence[int] | None = None, with_copy: bool = False
     ) -> None:
         self.samples, self.preset = samples, preset
         self.indices = range(len(samples)) if indices is None else indices
-        self.images = [0, 1] if with_styled and samples.copies else [0]
+        self.images = [0, 1] if with_copy and samples.copies else [0]
 
     def __len__(self) -> int:
         return len(self.indices)

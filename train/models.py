@@ -339,10 +339,8 @@ def call_reference(reference: str, *arguments: int) -> nn.Module:
         raise InputError(f"Model {reference} cannot be made ({reason_of(error)}): mend it.") from error
     if not isinstance(model, nn.Module):
         raise InputError(f"Model {reference} returned {type(model).__name__}: return a torch.nn.Module.")
-    if any(
-        isinstance(tensor, UninitializedParameter | UninitializedBuffer)
-        for tensor in (*model.parameters(), *model.buffers())
-    ):
+    tensors = (*model.parameters(), *model.buffers())
+    if any(isinstance(tensor, UninitializedParameter | UninitializedBuffer) for tensor in tensors):
         raise InputError(f"Model {reference} has lazy layers without size: let its function call it on an image once.")
     copy_inference_tensors(model)
     return model

@@ -59,17 +59,9 @@ def run_identity(config: TrainConfig, world: World) -> dict[str, Any]:
 
 def model_card(samples: PairedShards, preset: ImagePreset, identity: dict[str, Any]) -> ModelCard:
     """Return the card of a run's model."""
-    return ModelCard(
-        arch=identity["arch"],
-        method=identity["method"],
-        class_names=samples.class_names,
-        image_size=preset.size,
-        image_preset=preset.name,
-        seed=identity["seed"],
-        shards_sha256=identity["shards_sha256"],
-        versions=_versions("torchvision", "pillow"),
-        config=identity,
-    )
+    known = {name: identity[name] for name in ("arch", "method", "seed", "shards_sha256")}
+    known |= {"image_size": preset.size, "image_preset": preset.name, "config": identity}
+    return ModelCard(class_names=samples.class_names, versions=_versions("torchvision", "pillow"), **known)
 
 
 @contextmanager
@@ -128,12 +120,7 @@ def write_epochs(out: Path, rows: list[dict[str, float]]) -> None:
 
 
 def write_results(
-    out: Path,
-    trainer: Trainer,
-    identity: Mapping[str, Any],
-    tested: Metrics,
-    class_names: list[str],
-    counts: Mapping[str, int],
+    out: Path, trainer: Trainer, identity: dict[str, Any], tested: Metrics, classes: list[str], counts: dict[str, int]
 ) -> dict[str, Any]:
     """Write what a finished run leaves beside its model, and return the numbers of `metrics.json`.
 
@@ -142,7 +129,7 @@ def write_results(
     `metrics.json` goes last: with it the run is finished, and its state goes.  `tested` is of the test images, of which
     there may be none; `counts` are those of other images.
     """
-    progress, by_class = trainer.progress, zip(class_names, tested.by_class.tolist(), strict=True)
+    progress, by_class = trainer.progress, zip(classes, tested.by_class.tolist(), strict=True)
     record = {
         **describe_environment(trainer.world.device),
         "settings": identity,

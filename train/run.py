@@ -189,7 +189,7 @@ class _Run:
     def _count(self, samples: PairedShards, indices: NDArray[np.int64]) -> Metrics | None:
         """Count over all processes, each of which takes its share of the images; None where a signal stopped it."""
         share = indices[self.world.rank :: self.world.size].tolist()
-        images = EvaluationImages(samples, self.preset, share, with_styled=True)
+        images = EvaluationImages(samples, self.preset, share, with_copy=True)
         metrics = count(self.trainer.evaluated, images, workers=self.workers, stop=self._stopped)
         if self.world.any(self._stopped()):
             return None

@@ -152,13 +152,7 @@ class StreamedBatches(Iterable[Batch]):
     """
 
     def __init__(
-        self,
-        shards: Path,
-        held_out: Container[str],
-        preset: ImagePreset,
-        config: TrainConfig,
-        world: World,
-        workers: int,
+        self, shards: Path, held_out: set[str], preset: ImagePreset, config: TrainConfig, world: World, workers: int
     ) -> None:
         if VIEWS[METHODS[config.method].views].others:
             raise InputError(

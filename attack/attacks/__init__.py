@@ -24,7 +24,6 @@ DUAL: dict[Norm, float] = {"linf": 1.0, "l2": 2.0}  # the order of the dual norm
 TINY = 1e-12  # keeps a zero vector from being divided by zero
 Kind = Literal["white-box", "black-box", "transfer", "noise", "single-step", "minimal-norm", "unbounded"]
 
-
 BATCH_SIZE = 50  # images attacked at a time, by default
 
 

@@ -260,9 +260,8 @@ def _finite(path: AttackPath) -> Finding:
 def _starts_clean(path: AttackPath) -> Finding:
     """The model under attack is not the model whose accuracy is reported."""
     differs, says = _count(~path.correct[:, 0])
-    return Finding(
-        differs == 0, f"{says} wrong before the first step, and right in the clean pass", {"images": differs}
-    )
+    detail = f"{says} wrong before the first step, and right in the clean pass"
+    return Finding(differs == 0, detail, {"images": differs})
 
 
 @PATH.add("no zero gradients on the path", "note")

@@ -1,6 +1,6 @@
 """The verdict in words, for each norm and radius: holds, not robust, masking suspected, inconclusive, near chance."""
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -26,7 +26,6 @@ NEEDED = (
     "a fresh copy answers alike",
     planted.NAME,
 )
-
 
 _SURROGATE = "--surrogate with a network whose gradient leads through what has none"
 _OWN = "--attack with an attack made for this defence"
@@ -158,11 +157,7 @@ def _clean_numbers(clean: Sequence[bool], classes: int) -> dict[str, float]:
 
 
 def _doubts(
-    cell: Cell,
-    numbers: Mapping[str, float],
-    attacks: Sequence[AttackResult],
-    made: Container[str],
-    failed: Sequence[Check],
+    cell: Cell, numbers: Mapping[str, float], attacks: Sequence[AttackResult], made: set[str], failed: Sequence[Check]
 ) -> Iterator[str]:
     """Yield what keeps a model that was not broken from being called robust, by checks made, and failed, here."""
     if not is_within(SMALLEST[cell.norm], cell.epsilon):

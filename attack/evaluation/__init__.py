@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 SUITES = ("paper", "quick", "full")
 
-
 EPSILON = typer.Option(
     "--epsilon",
     parser=parse_epsilon,

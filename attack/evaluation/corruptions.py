@@ -16,17 +16,8 @@ from torchvision.transforms.v2 import functional as F
 
 from attack.evaluation.result import check_output, encode_result
 from attack.evaluation.statistics import count_share
-from attack.evaluation.target import (
-    ProgressReport,
-    Target,
-    check_positive,
-    choose_images,
-    image_batches,
-    image_order,
-    open_model,
-    predict,
-)
-from stylize.console import InputError
+from attack.evaluation.target import Target, check_positive, choose_images, image_order, open_model
+from stylize.console import InputError, Show, silent
 from stylize.files import file_sha256, write_atomically
 from train import image_preset
 from train.records import describe_environment
@@ -170,7 +161,7 @@ def measure_corruptions(
     images: int = 1000,
     batch_size: int = 100,
     seed: int = 0,
-    progress: ProgressReport = lambda stage, done, total: None,
+    progress: Show = silent,
 ) -> dict[str, Any]:
     """Measure a model's errors on corrupted images, write the result to `out` and return it.
 
@@ -230,31 +221,23 @@ def summarise_errors(errors: Errors) -> dict[str, Any]:
     }
 
 
-def _home_made_errors(
-    target: Target, shards: Path, images: int, batch_size: int, seed: int, progress: ProgressReport
-) -> Errors:
+def _home_made_errors(target: Target, shards: Path, images: int, batch_size: int, seed: int, progress: Show) -> Errors:
     keys = set(choose_images(shards, images, seed))
     places = [CLEAN, *((name, severity) for name in HOME_MADE for severity in SEVERITIES)]
     found: dict[tuple[str, int], list[bool]] = {place: [] for place in places}
-    for batch in image_batches(target, batch_size, keys):
+    for batch in target.batches(batch_size, keys):
         for place in places:
             pixels = [
                 image.pixels if place == CLEAN else corrupt(image.pixels, *place, seed, image.key) for image in batch
             ]
-            classes = predict(target, torch.stack(pixels))
+            classes = target.predict(torch.stack(pixels))
             found[place] += [each != image.label for each, image in zip(classes, batch, strict=True)]
         progress("Home-made corruptions", len(found[CLEAN]), len(keys))
     return {place: np.array(values) for place, values in found.items()}
 
 
 def _published_errors(
-    target: Target,
-    files: Sequence[Path],
-    labels_file: Path,
-    images: int,
-    batch_size: int,
-    seed: int,
-    progress: ProgressReport,
+    target: Target, files: Sequence[Path], labels_file: Path, images: int, batch_size: int, seed: int, progress: Show
 ) -> Errors:
     arrays, labels = open_arrays(files, labels_file, target.classes)
     chosen = np.sort([int(key) for key in image_order(map(str, range(len(labels))), seed)[:images]])
@@ -266,7 +249,7 @@ def _published_errors(
             for start in range(0, len(chosen), batch_size):
                 rows = chosen[start : start + batch_size] + (severity - 1) * len(labels)
                 pixels = torch.from_numpy(array[rows]).permute(0, 3, 1, 2)
-                classes += predict(target, preset.resize(pixels).float().div(255))
+                classes += target.predict(preset.resize(pixels).float().div(255))
             errors[name, severity] = np.array(classes) != labels[chosen]
             progress("Corruptions", len(errors), len(arrays) * PUBLISHED_SEVERITIES)
     return errors

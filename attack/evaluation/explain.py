@@ -11,17 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from attack.evaluation.target import (
-    ImageSet,
-    ProgressReport,
-    Target,
-    check_positive,
-    choose_images,
-    load_image_set,
-    open_model,
-    predict,
-)
-from stylize.console import InputError
+from attack.evaluation.target import ImageSet, Target, check_positive, choose_images, load_image_set, open_model
+from stylize.console import InputError, Show, silent
 
 KERNEL_WIDTH = 0.25  # of the cosine distance between what is kept and the whole image, as in the authors' lime_image
 RIDGE = 1.0
@@ -152,7 +143,7 @@ def explain_models(
     parts: int = 64,
     samples: int = 1000,
     seed: int = 0,
-    progress: ProgressReport = lambda stage, done, total: None,
+    progress: Show = silent,
 ) -> list[Explanation]:
     """Explain models side by side on test images that all of them classify correctly, one of each class at first.
 
@@ -195,7 +186,7 @@ def explain_models(
 def _choose(targets: Sequence[Target], tests: ImageSet, images: int) -> list[int]:
     """Return the first images that all models get right, in rounds of one image of each class."""
     batches = torch.split(tests.pixels, BATCH)
-    answers = [np.concatenate([predict(target, batch) for batch in batches]) for target in targets]
+    answers = [np.concatenate([target.predict(batch) for batch in batches]) for target in targets]
     seen: Counter[int] = Counter()
     rounds = []
     for index in np.flatnonzero(np.all(np.array(answers) == tests.labels.numpy(), axis=0)).tolist():

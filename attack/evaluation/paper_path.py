@@ -14,11 +14,12 @@ from attack.attacks import AttackResult
 from attack.attacks.paper_path import AttackPath, fgsm_path, join_paths
 from attack.checks.robustness import wilson
 from attack.evaluation import AttackConfig
-from attack.evaluation.target import ImageSet, ProgressReport
+from attack.evaluation.target import ImageSet
+from stylize.console import Show
 
 
 def attack_along_path(
-    model: nn.Module, images: ImageSet, indices: Sequence[int], config: AttackConfig, progress: ProgressReport
+    model: nn.Module, images: ImageSet, indices: Sequence[int], config: AttackConfig, progress: Show
 ) -> AttackPath:
     """Attack the chosen images in batches and return their paths, joined on the CPU."""
 
@@ -177,6 +178,13 @@ class Records:
         rows = [self.keys.index(key) for key in keys]
         return Records(tuple(keys), self.correct[rows], self.l2[rows], self.linf[rows])
 
+    def mean_values(self, points: Array) -> Array:
+        """Return each image's linearly interpolated record, averaged over the points: (P,)."""
+        if not self.keys:
+            return np.zeros(0)
+        values: Array = interpolate_records(self.linf, self.correct, points).mean(1)
+        return values
+
 
 def read_records(documents: Sequence[Mapping[str, Any]]) -> Records:
     """Stack the images' records; raise `ValueError` where their shapes or values make no sense."""
@@ -187,11 +195,3 @@ def read_records(documents: Sequence[Mapping[str, Any]]) -> Records:
         if not np.isfinite(array).all():
             raise ValueError("a record holds a number that is not finite")
     return Records(tuple(record["key"] for record in documents), *columns)
-
-
-def path_values(records: Records, points: Array) -> Array:
-    """Return each image's linearly interpolated record, averaged over the points: (P,)."""
-    if not records.keys:
-        return np.zeros(0)
-    values: Array = interpolate_records(records.linf, records.correct, points).mean(1)
-    return values

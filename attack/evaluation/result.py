@@ -1,7 +1,6 @@
 """Result files: what they hold, a gallery of attacked images among it, written and read."""
 
 import base64
-import io
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +28,7 @@ from attack.evaluation.suite import main_attack
 from attack.evaluation.target import ImageSet, Target
 from stylize.console import InputError, literal
 from stylize.files import write_atomically
+from stylize.shards.decode import encode_png
 
 PICTURES = 3
 MAGNIFIED = 20  # times the change, on grey
@@ -64,9 +64,7 @@ def attacked_pictures(
 def _png(pixels: Tensor) -> str:
     """Encode one image (3, H, W), clipped to [0, 1]."""
     levels = pixels.clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).cpu().numpy()
-    buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(levels)).save(buffer, "PNG")
-    return base64.b64encode(buffer.getvalue()).decode("ascii")
+    return base64.b64encode(encode_png(Image.fromarray(np.ascontiguousarray(levels)))).decode("ascii")
 
 
 def attack_document(attack: AttackResult) -> dict[str, Any]:

@@ -35,19 +35,8 @@ from attack.evaluation.result import (
     read_attack,
 )
 from attack.evaluation.suite import Planned, main_attack, plan_attacks
-from attack.evaluation.target import (
-    ImageSet,
-    ProgressReport,
-    Target,
-    answers,
-    choose_images,
-    classify_split,
-    load_image_set,
-    open_model,
-    right_afresh,
-    without_tf32,
-)
-from stylize.console import InputError, counted
+from attack.evaluation.target import ImageSet, Target, answers, choose_images, load_image_set, open_model, without_tf32
+from stylize.console import InputError, Show, counted, silent
 from stylize.console.references import load_reference
 from stylize.files import file_sha256, write_atomically
 from train.models import call_reference
@@ -62,7 +51,7 @@ def attack_model(
     out: Path,
     config: AttackConfig = AttackConfig(),  # noqa: B008 (frozen)
     *,
-    progress: ProgressReport = lambda stage, done, total: None,
+    progress: Show = silent,
 ) -> dict[str, Any]:
     """Evaluate a trained model on the test split of a shard folder, write the result to `out` and return it.
 
@@ -106,7 +95,7 @@ def _stand_in(target: Target, config: AttackConfig) -> Target:
     return replace(target, network=network.eval(), untouched=untouched and untouched.eval())
 
 
-def _evaluate(target: Target, config: AttackConfig, partial: Partial, progress: ProgressReport) -> dict[str, Any]:
+def _evaluate(target: Target, config: AttackConfig, partial: Partial, progress: Show) -> dict[str, Any]:
     """Run what is not yet in `partial`, and return the whole result."""
     plans = plan_attacks(config, target.classes)
     split = partial.once("split", lambda: _classify(target, config, progress))
@@ -149,10 +138,10 @@ def _evaluate(target: Target, config: AttackConfig, partial: Partial, progress: 
     }
 
 
-def _classify(target: Target, config: AttackConfig, progress: ProgressReport) -> dict[str, Any]:
+def _classify(target: Target, config: AttackConfig, progress: Show) -> dict[str, Any]:
     """Return by key which images of the test split are classified correctly, and how long that took."""
     started = time.perf_counter()
-    correct = classify_split(target, config.batch_size, progress)
+    correct = target.classify(config.batch_size, progress)
     return {"correct": correct, "seconds": round(time.perf_counter() - started, 2)}
 
 
@@ -174,7 +163,7 @@ def _pictures(target: Target, images: ImageSet, clean: Sequence[bool], config: A
 
 
 def _follow_path(
-    target: Target, images: ImageSet, clean: Sequence[bool], config: AttackConfig, progress: ProgressReport
+    target: Target, images: ImageSet, clean: Sequence[bool], config: AttackConfig, progress: Show
 ) -> dict[str, Any]:
     """Return the paper's path as a section of the result, and its checks."""
     started = time.perf_counter()
@@ -238,8 +227,8 @@ def run_attack(
     the state that the earlier attacks within its radius left them in, so that `robust` is the attack's own where it
     looked, and the worst case so far elsewhere; `settings` says how many images it looked at, and how many it met.
 
-    An image withstands where the model and one like it that saw no image yet (`right_afresh`) both are right, because a
-    model that remembers what it saw can answer from memory. `settings` says on how many images the two differ.
+    An image withstands where the model and one like it that saw no image yet (`right_afresh`) both are right, because
+    a model that remembers what it saw can answer from memory. `settings` says on how many images the two differ.
     """
     started = time.perf_counter()
     before, looked_at, rows = _met(planned, clean, earlier, config)
@@ -272,7 +261,7 @@ def _attack(
         settings |= {"outside": attacked.outside} if attacked.outside else {}
         found = evaluate_images(target.network, pixels, attacked.images, labels, planned.norm, batch_size, loss)
         try:
-            again = right_afresh(target, attacked.images, labels, batch_size)
+            again = target.right_afresh(attacked.images, labels, batch_size)
         except InputError as error:
             settings["copy_error"] = str(error)
             return attacked, found

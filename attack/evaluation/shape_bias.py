@@ -11,17 +11,8 @@ from torch import Tensor, nn
 
 from attack.evaluation.result import check_output, encode_result
 from attack.evaluation.statistics import count_share, share
-from attack.evaluation.target import (
-    ProgressReport,
-    Target,
-    check_positive,
-    classes_of,
-    classify_split,
-    image_batches,
-    logits_of,
-    open_model,
-)
-from stylize.console import InputError
+from attack.evaluation.target import Target, check_positive, classes_of, open_model
+from stylize.console import InputError, Show, silent
 from stylize.files import write_atomically
 from stylize.shards import read_shard
 from stylize.shards.manifest import read_manifest
@@ -84,7 +75,7 @@ def measure_shape_bias(
     reference: str | Path | nn.Module | None = None,
     originals: Path | None = None,
     batch_size: int = 100,
-    progress: ProgressReport = lambda stage, done, total: None,
+    progress: Show = silent,
 ) -> dict[str, Any]:
     """Measure a model's shape bias, write the result to `out` and return it.
 
@@ -126,11 +117,11 @@ def measure_shape_bias(
     return document
 
 
-def _decide(target: Target, textures: Mapping[str, int], batch_size: int, progress: ProgressReport) -> list[Decision]:
+def _decide(target: Target, textures: Mapping[str, int], batch_size: int, progress: Show) -> list[Decision]:
     decisions: list[Decision] = []
-    for batch in image_batches(target, batch_size):
+    for batch in target.batches(batch_size):
         cues = [(image.label, textures[image.key]) for image in batch]
-        logits = logits_of(target, torch.stack([image.pixels for image in batch])).cpu()
+        logits = target.logits(torch.stack([image.pixels for image in batch])).cpu()
         found = zip(batch, cues, classes_of(logits), ranks(logits, torch.tensor(cues)).tolist(), strict=True)
         decisions += [Decision(image.key, *cue, predicted, *rank) for image, cue, predicted, rank in found]
         progress("Test images", len(decisions), target.test_images)
@@ -138,10 +129,10 @@ def _decide(target: Target, textures: Mapping[str, int], batch_size: int, progre
 
 
 def _judged(
-    decisions: Sequence[Decision], judge: Target, shards: Path, batch_size: int, progress: ProgressReport
+    decisions: Sequence[Decision], judge: Target, shards: Path, batch_size: int, progress: Show
 ) -> tuple[list[Decision], dict[str, Any]]:
     """Count decisions on images alone whose originals, known by their source's SHA-256, the judge recognises."""
-    right = classify_split(judge, batch_size, progress)
+    right = judge.classify(batch_size, progress)
     known = {digest for key, digest in _sources(judge.shards) if right[key] and digest}
     keys = {key for key, digest in _sources(shards) if digest in known}
     if not keys:
@@ -155,8 +146,8 @@ def _sources(shards: Path) -> Iterator[tuple[str, str]]:
         yield from ((sample.key, str(sample.metadata.get("source_sha256", ""))) for sample in read_shard(path))
 
 
-def _accuracy(target: Target, batch_size: int, progress: ProgressReport) -> dict[str, Any]:
-    right = classify_split(target, batch_size, progress)
+def _accuracy(target: Target, batch_size: int, progress: Show) -> dict[str, Any]:
+    right = target.classify(batch_size, progress)
     return {"shards": target.document["shards"], "accuracy": count_share(sum(right.values()), len(right))}
 
 

@@ -2,7 +2,7 @@
 
 import copy
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from attack.attacks import Averaged, misclassified, separate_copy
-from stylize.console import PATIENCE, InputError, option_name
+from stylize.console import PATIENCE, InputError, Show, option_name
 from stylize.console.references import code_files, is_reference
 from stylize.files import file_sha256, given_name
 from stylize.shards.manifest import MANIFEST_NAME, Manifest, read_manifest
@@ -27,7 +27,6 @@ from train.pairs import PairedShards
 
 NO_CLASS = -1
 EXTERNAL = "external"  # the method of a model that this program did not train
-ProgressReport = Callable[[str, int, int], None]  # (what is being done, how much of it is done, how much there is)
 
 
 @dataclass(frozen=True)
@@ -128,6 +127,78 @@ class Target:
         """Digests of the model and of the shards."""
         return {"model": self.sha256, "shards": self.document["shards"]["manifest_sha256"]}
 
+    def ask(self, pixels: Tensor) -> Any:
+        """Return the network's answer to images (B, 3, H, W); raise `InputError` where that is an error of its own."""
+        try:
+            return self.network(pixels)
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            shape = " × ".join(map(str, pixels.shape))
+            raise InputError(
+                f"Model {self.reference} fails on images of shape {shape} ({reason}): "
+                "give one that takes the shards' images, float32 pixels in [0, 1], in batches of any size."
+            ) from error
+
+    @torch.no_grad()
+    def logits(self, pixels: Tensor) -> Tensor:
+        """Return the logits (B, classes) of images (B, 3, H, W), without autocast or TensorFloat-32."""
+        with torch.autocast(self.device.type, enabled=False), without_tf32():
+            logits: Tensor = self.ask(pixels.to(self.device))
+        return logits
+
+    def predict(self, pixels: Tensor) -> list[int]:
+        """Return the classes that the model takes images (B, 3, H, W) for (see `classes_of`)."""
+        return classes_of(self.logits(pixels))
+
+    def batches(self, batch_size: int, keys: set[str] | None = None) -> Iterator[list[TestImage]]:
+        """Yield the test images of the shards in batches, or those of some keys."""
+        images = load_test_images(self.shards, *self.sees)
+        chosen = (image for image in images if keys is None or image.key in keys)
+        while batch := list(islice(chosen, batch_size)):
+            yield batch
+
+    def classify(self, batch_size: int, progress: Show) -> dict[str, bool]:
+        """Return by key which test images of the shards the model gets right."""
+        right: dict[str, bool] = {}
+        for batch in self.batches(batch_size):
+            classes = self.predict(torch.stack([image.pixels for image in batch]))
+            right |= {image.key: image.label == each for image, each in zip(batch, classes, strict=True)}
+            progress("Test images", len(right), self.test_images)
+        return right
+
+    def right_afresh(self, images: Tensor, labels: Tensor, batch_size: int) -> list[bool]:
+        """Return which images (N, C, H, W) a model that saw none yet gets right, (N,), when the last one comes first.
+
+        A function of the user's own may keep what its model saw where no copy leaves it behind, such as in a global of
+        its module. So a model that such a function makes is opened again, in a process of its own.
+
+        Raises `InputError` where there is no such model, or it does not answer within ten minutes.
+        """
+        asked = images.detach().flip(0), labels.flip(0), batch_size
+        if self.untouched is not None:
+            return _right(copy.deepcopy(self.untouched), *asked)[::-1]
+        if not self.reopened:
+            raise InputError("the model cannot be copied")
+        context = process_context()
+        receiver, sender = context.Pipe(duplex=False)
+        arrays = asked[0].cpu().numpy(), asked[1].cpu().numpy()  # tensors would have to lie in shared memory
+        known = self.reference, self.shards, self.sha256, getattr(self.network, "draws", 1)
+        process = context.Process(target=_answer_afresh, args=(sender, *known, *arrays, batch_size))
+        process.start()
+        sender.close()
+        try:
+            answer = receiver.recv() if receiver.poll(PATIENCE) else "it does not answer"
+        except EOFError:
+            answer = "it ends without an answer"
+        finally:
+            process.kill()
+            process.join()
+        if isinstance(answer, str):
+            raise InputError(f"the model cannot be opened again in a process of its own: {answer}")
+        return list(answer)[::-1]
+
 
 def open_model(model: str | Path | nn.Module, shards: Path) -> Target:
     """Open a model for the test images of a shard folder.
@@ -186,16 +257,9 @@ def _external_card(network: nn.Module, reference: str, manifest: Manifest) -> Mo
     names = getattr(network, "class_names", manifest.class_names)
     if isinstance(names, str | Tensor) or not isinstance(names, Sequence):
         raise InputError(f"Model {reference} has class_names that are no list of names: mend or remove them.")
-    return ModelCard(
-        arch=reference.rpartition(":")[2],
-        method=EXTERNAL,
-        class_names=[str(name) for name in names],
-        image_size=size or PAPER_SIZE,
-        image_preset="small" if size else "paper",
-        seed=-1,
-        shards_sha256="",
-        versions={},
-    )
+    arch, class_names = reference.rpartition(":")[2], [str(name) for name in names]
+    shown = size or PAPER_SIZE, "small" if size else "paper"
+    return ModelCard(arch, EXTERNAL, class_names, *shown, seed=-1, shards_sha256="", versions={})
 
 
 def _digest(network: nn.Module, reference: str) -> str:
@@ -215,7 +279,7 @@ def _digest(network: nn.Module, reference: str) -> str:
 def _check_outputs(target: Target) -> None:
     """Show the network one grey image, and raise `InputError` where it does not answer with a row of logits."""
     size, classes = target.card.image_size, target.classes
-    outputs = _ask(target, torch.full((1, 3, size, size), 0.5, device=target.device))
+    outputs = target.ask(torch.full((1, 3, size, size), 0.5, device=target.device))
     if not isinstance(outputs, Tensor):
         raise InputError(f"Model {target.reference} returns {type(outputs).__name__}: return the logits alone.")
     if not outputs.is_floating_point():
@@ -223,21 +287,6 @@ def _check_outputs(target: Target) -> None:
     if outputs.shape != (1, classes):
         found = " × ".join(map(str, outputs.shape))
         raise InputError(f"Model {target.reference} returns {found} numbers an image, not {classes} logits.")
-
-
-def _ask(target: Target, pixels: Tensor) -> Any:
-    """Return what the network answers to images (B, 3, H, W); raise `InputError` where that is an error of its own."""
-    try:
-        return target.network(pixels)
-    except (MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        shape = " × ".join(map(str, pixels.shape))
-        raise InputError(
-            f"Model {target.reference} fails on images of shape {shape} ({reason}): "
-            "give one that takes the shards' images, float32 pixels in [0, 1], in batches of any size."
-        ) from error
 
 
 @contextmanager
@@ -254,11 +303,6 @@ def without_tf32() -> Iterator[None]:
         torch.backends.cudnn.allow_tf32 = before
 
 
-def predict(target: Target, pixels: Tensor) -> list[int]:
-    """Return the classes that a model takes images (B, 3, H, W) for (see `classes_of`)."""
-    return classes_of(logits_of(target, pixels))
-
-
 def classes_of(logits: Tensor) -> list[int]:
     """Return the classes of logits (B, C): `NO_CLASS`, an error, where one is NaN or infinite."""
     classes: list[int] = logits.argmax(1).where(logits.isfinite().all(1), NO_CLASS).tolist()
@@ -266,68 +310,10 @@ def classes_of(logits: Tensor) -> list[int]:
 
 
 @torch.no_grad()
-def logits_of(target: Target, pixels: Tensor) -> Tensor:
-    """Return a model's logits (B, classes) of images (B, 3, H, W), without autocast or TensorFloat-32."""
-    with torch.autocast(target.device.type, enabled=False), without_tf32():
-        logits: Tensor = _ask(target, pixels.to(target.device))
-    return logits
-
-
-@torch.no_grad()
 def answers(model: nn.Module, images: Tensor, batch_size: int) -> Tensor:
     """Return a model's logits (N, classes) of images (N, 3, H, W) on its device, without autocast."""
     with torch.autocast(images.device.type, enabled=False):
         return torch.cat([model(batch) for batch in torch.split(images, batch_size)])
-
-
-def image_batches(target: Target, batch_size: int, keys: set[str] | None = None) -> Iterator[list[TestImage]]:
-    """Yield the test images of a target's shards in batches, or those of some keys."""
-    images = load_test_images(target.shards, *target.sees)
-    chosen = (image for image in images if keys is None or image.key in keys)
-    while batch := list(islice(chosen, batch_size)):
-        yield batch
-
-
-def classify_split(target: Target, batch_size: int, progress: ProgressReport) -> dict[str, bool]:
-    """Return by key which test images of a target's shards the model gets right."""
-    right: dict[str, bool] = {}
-    for batch in image_batches(target, batch_size):
-        classes = predict(target, torch.stack([image.pixels for image in batch]))
-        right |= {image.key: image.label == each for image, each in zip(batch, classes, strict=True)}
-        progress("Test images", len(right), target.test_images)
-    return right
-
-
-def right_afresh(target: Target, images: Tensor, labels: Tensor, batch_size: int) -> list[bool]:
-    """Return which images (N, C, H, W) a model that saw none before gets right, (N,), when the last one comes first.
-
-    A function of the user's own may keep what its model saw where no copy leaves it behind, such as in a global of its
-    module. So a model that such a function makes is opened again, in a process of its own.
-
-    Raises `InputError` where there is no such model, or it does not answer within ten minutes.
-    """
-    asked = images.detach().flip(0), labels.flip(0), batch_size
-    if target.untouched is not None:
-        return _right(copy.deepcopy(target.untouched), *asked)[::-1]
-    if not target.reopened:
-        raise InputError("the model cannot be copied")
-    context = process_context()
-    receiver, sender = context.Pipe(duplex=False)
-    arrays = asked[0].cpu().numpy(), asked[1].cpu().numpy()  # tensors would have to lie in shared memory
-    known = target.reference, target.shards, target.sha256, getattr(target.network, "draws", 1)
-    process = context.Process(target=_answer_afresh, args=(sender, *known, *arrays, batch_size))
-    process.start()
-    sender.close()
-    try:
-        answer = receiver.recv() if receiver.poll(PATIENCE) else "it does not answer"
-    except EOFError:
-        answer = "it ends without an answer"
-    finally:
-        process.kill()
-        process.join()
-    if isinstance(answer, str):
-        raise InputError(f"the model cannot be opened again in a process of its own: {answer}")
-    return list(answer)[::-1]
 
 
 def _answer_afresh(

@@ -14,16 +14,8 @@ from attack.evaluation import TransferConfig, with_batch_size
 from attack.evaluation.result import Partial, Result, check_output, encode_result, folder_name
 from attack.evaluation.run import evaluate_images
 from attack.evaluation.suite import STEPS
-from attack.evaluation.target import (
-    ImageSet,
-    ProgressReport,
-    Target,
-    choose_images,
-    load_image_set,
-    open_model,
-    without_tf32,
-)
-from stylize.console import InputError
+from attack.evaluation.target import ImageSet, Target, choose_images, load_image_set, open_model, without_tf32
+from stylize.console import InputError, Show, silent
 from stylize.files import write_atomically
 from train.records import describe_environment
 
@@ -99,7 +91,7 @@ def attack_transfer(
     out: Path,
     config: TransferConfig = TransferConfig(),  # noqa: B008 (frozen)
     *,
-    progress: ProgressReport = lambda stage, done, total: None,
+    progress: Show = silent,
 ) -> dict[str, Any]:
     """Attack each model by PGD, show the images to every other model, write to `out` who withstood them, and return it.
 

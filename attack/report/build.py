@@ -176,9 +176,8 @@ def _figures(part: Group, taken: Iterable[str]) -> dict[str, bytes]:
         drawn[name] = panel_figure([security_panel(part, norm) for norm in norms], f"Robust accuracy: {part.title}")
     if part.common:
         panels = [path_panel(part, part.ranked, norm) for norm in NORMS]
-        drawn[f"{name}-path"] = panel_figure(
-            panels, f"The paper's path: {part.title}, {len(part.common)} common images"
-        )
+        title = f"The paper's path: {part.title}, {len(part.common)} common images"
+        drawn[f"{name}-path"] = panel_figure(panels, title)
     return {f"figures/{name}.{kind}": figure_bytes(figure, kind) for name, figure in drawn.items() for kind in KINDS}
 
 

@@ -25,7 +25,7 @@ from attack.evaluation.paper_path import Curve
 from attack.report.groups import Entry, Group
 from stylize.console import InputError, literal
 from stylize.shards import SampleLocation, index_shard, open_shard, read_sample
-from stylize.shards.decode import PictureError, decode_picture
+from stylize.shards.decode import PictureError, decode_picture, encode_png
 from stylize.shards.manifest import read_manifest
 
 INK = "#1f2328"  # text and axes; a page may replace it
@@ -250,9 +250,7 @@ def read_examples(shards: Path) -> list[Example]:
 def _data_url(encoded: bytes) -> str:
     picture = decode_picture(encoded)
     picture.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return "data:image/png;base64," + base64.b64encode(encode_png(picture)).decode("ascii")
 
 
 def read_png(path: Path) -> bytes:

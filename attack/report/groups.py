@@ -18,18 +18,9 @@ import numpy as np
 from attack.attacks import NORM_NAMES, AttackResult, Norm, radius_name
 from attack.checks.robustness import looked_at, worst_case
 from attack.checks.verdict import evaluate
-from attack.evaluation.paper_path import (
-    AUTHORS_POINTS,
-    LINEAR_POINTS,
-    Array,
-    Curve,
-    Records,
-    authors_curve,
-    linear_curve,
-    path_values,
-)
+from attack.evaluation.paper_path import AUTHORS_POINTS, LINEAR_POINTS, Curve, Records, authors_curve, linear_curve
 from attack.evaluation.result import Result, whole_split
-from attack.evaluation.statistics import Difference, compare_family, share
+from attack.evaluation.statistics import Array, Difference, compare_family, share
 from attack.evaluation.target import EXTERNAL
 from attack.evaluation.transfer import Transfer, transfer_attacks
 from stylize.console import InputError, option_name
@@ -198,7 +189,7 @@ def compare_models(group: Group) -> list[Comparison]:
         measured.append((f"{radius_name(*radius)}, n = {n}", [np.array(each[:n], float) for each in robust]))
     if group.common:
         points = np.linspace(0, group.largest("linf"), LINEAR_POINTS)
-        values = [path_values(entry.records(group.common), points) for entry in group.ranked]
+        values = [entry.records(group.common).mean_values(points) for entry in group.ranked]
         measured.append((f"paper’s path, mean, n = {len(group.common)}", values))
     rows: dict[str, list[int]] = {}  # of the models of each recipe, which differ in their training seed
     for row, entry in enumerate(group.ranked):
@@ -408,7 +399,6 @@ NEEDED = {
     "shape-bias": ("shape_bias", "shape_accuracy", "texture_accuracy", "texture_free"),
     "corruptions": ("corruptions_from", "images", "clean_error", "mean_corruption_error", "records"),
 }
-
 
 Measurements = dict[tuple[str, str], dict[str, Any]]  # documents by kind, a key of `NEEDED`, and model's SHA-256
 

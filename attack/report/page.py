@@ -2,8 +2,9 @@
 
 import base64
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from markupsafe import Markup
 from attack.attacks import NORM_NAMES, Norm, epsilon_name, radius_name
 from attack.checks.robustness import looked_at
 from attack.checks.verdict import Verdict
-from attack.evaluation.paper_path import INTERPOLATORS, LINEAR_POINTS, path_values
+from attack.evaluation.paper_path import INTERPOLATORS, LINEAR_POINTS
 from attack.evaluation.result import Result, median_distances, whole_split
 from attack.evaluation.statistics import Share, share
 from attack.report.figures import METHOD_STYLES, Example, Panel, inline_svg, panel_figure, path_panel, security_panel
@@ -79,16 +80,7 @@ class Extras:
     paper: bool = False
 
 
-class Pictures:
-    """Draws panels for the page; every picture has ids of its own."""
-
-    def __init__(self) -> None:
-        self.drawn = 0
-
-    def __call__(self, panel: Panel, description: str) -> Markup:
-        """Return an <svg> element."""
-        self.drawn += 1
-        return Markup(inline_svg(panel_figure([panel]), f"f{self.drawn}", description))  # noqa: S704 (drawn here)
+Draw = Callable[[Panel, str], Markup]  # of a panel and its description, an <svg> element
 
 
 def render_page(groups: Sequence[Group], extras: Extras) -> str:
@@ -130,7 +122,11 @@ def _summary(groups: Sequence[Group]) -> dict[str, Any]:
 
 def _figures(groups: Sequence[Group], paper: bool) -> dict[str, Any]:
     """Return the page's curves and attacked images, and the paper's tables where asked for."""
-    draw = Pictures()
+    numbers = count(1)
+
+    def draw(panel: Panel, description: str) -> Markup:
+        return Markup(inline_svg(panel_figure([panel]), f"f{next(numbers)}", description))  # noqa: S704 (drawn here)
+
     parts = [part for group in groups for part in group.parts]
     entries = [(group, entry) for group in groups for entry in group.entries]
     found = [(group, entry, entry.result.document.get("gallery")) for group, entry in entries]
@@ -203,7 +199,7 @@ def comparisons(part: Group) -> tuple[Table, int]:
     return Table(["pair", "at", "difference", "adjusted p", "so"], rows), sum(each.alike for each in found)
 
 
-def security_pictures(part: Group, draw: Pictures) -> tuple[str, list[Markup]]:
+def security_pictures(part: Group, draw: Draw) -> tuple[str, list[Markup]]:
     """Return the security curves of models that are compared, with a title that says how many images they are over."""
     norms = part.norms()
     images = {part.security_images(norm): NORM_NAMES[norm] for norm in norms}
@@ -232,7 +228,7 @@ def _length(norm: Norm, distance: float) -> str:
     return f"{255 * distance:.2f}/255" if norm == "linf" else f"{distance:.3f}"
 
 
-def path_pictures(part: Group, draw: Pictures, paper: bool) -> list[tuple[str, list[Markup]]]:
+def path_pictures(part: Group, draw: Draw, paper: bool) -> list[tuple[str, list[Markup]]]:
     """Return the curves of the paper's path by title: common images, all images and, if asked, the paper's figures.
 
     Those are Figures 3, 4, 5 and 7: what they compare, on the same common images.
@@ -270,7 +266,7 @@ def distance_table(part: Group) -> Table:
     rows: Rows = []
     for entry in part.ranked:
         records = entry.records(part.common)
-        rows.append([entry, *(str(share(path_values(records, each))) for each in points)])
+        rows.append([entry, *(str(share(records.mean_values(each))) for each in points)])
     return Table(["model", *(f"{255 * linf:.2f}/255" for linf in distances), "mean over the range"], rows)
 
 

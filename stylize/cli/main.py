@@ -5,7 +5,7 @@ import sys
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
@@ -15,9 +15,9 @@ from stylize.cli.preview import preview
 from stylize.cli.shards import cue_conflict, publish, shards
 from stylize.cli.tools import diff, export, images, index, info, merge, pack, rederive, unpack, upload, verify
 from stylize.cli.weights import weights_app
-from stylize.console import InputError, command_app, console, run_command_line
+from stylize.console import InputError, command_app, run_command_line
 from stylize.console.params import (
-    PARAMS,
+    add_check,
     check_options,
     check_set_name,
     imported_folders,
@@ -121,12 +121,5 @@ for command in (
     app.command(command.__name__.replace("_", "-"))(command)
 app.add_typer(weights_app, name="weights")
 
-
-@app.command("check-params")
-def check_params_command(params: Annotated[Path, typer.Argument(help="The pipeline's parameters.")] = PARAMS) -> None:
-    """Check the sections data and stylize of params.yaml, before `dvc repro` runs anything with them."""
-    check_params(app, params)
-    console.print(f"{params}: data and stylize are right")
-
-
+add_check(app, partial(check_params, app), "data", "stylize")
 main = partial(run_command_line, app)

@@ -225,8 +225,12 @@ def _run(app: typer.Typer) -> int:
 PLAIN_LINE_SECONDS = 30.0  # between the lines of a log
 PACE_SECONDS = 30.0  # a pace is that of the last so many: shards of an earlier run are counted at once
 BYTES = "bytes"
-Show = Callable[[str, int, int], None]
+Show = Callable[[str, int, int], None]  # (what is being done, how much of it is done, how much there is)
 Report = Callable[[int], None]
+
+
+def silent(*_: object) -> None:
+    """Tell nobody: what functions call by default that report on their work."""
 
 
 @dataclass(frozen=True)

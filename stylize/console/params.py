@@ -2,17 +2,17 @@
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from typer.main import get_command
 
-from stylize.console import InputError, literal
+from stylize.console import InputError, console, literal
 
 PARAMS = Path("params.yaml")
 ENDS_QUOTES = '\\"`$'  # letters that a shell reads in a quoted word
@@ -178,6 +178,18 @@ def _wrong_kind(option: Any, name: str, value: Any) -> str | None:
         if not value or any(one is None or isinstance(one, bool | list | dict) for one in value):
             return "give a list of values"
     return None
+
+
+def add_check(app: typer.Typer, check: Callable[[Path], None], *sections: str) -> None:
+    """Give a program the command `check-params`, which checks its sections of `params.yaml`."""
+    listed, are = " and ".join(sections), "are" if len(sections) > 1 else "is"
+
+    def check_params(params: Annotated[Path, typer.Argument(help="The pipeline's parameters.")] = PARAMS) -> None:
+        check(params)
+        console.print(f"{params}: {listed} {are} right")
+
+    title = f"Check {listed} in params.yaml, before `dvc repro` runs anything."
+    app.command("check-params", help=title)(check_params)
 
 
 def placed(error: InputError, own: Mapping[str, Any], where: str, shared: str) -> InputError:

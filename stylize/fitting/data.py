@@ -2,7 +2,6 @@
 
 import colorsys
 import hashlib
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -19,7 +18,7 @@ from stylize.console import InputError
 from stylize.fitting import FitSettings
 from stylize.networks.adain import AdaINNetwork, Decoder, Encoder, unit_range
 from stylize.networks.styles import ALL_PATTERNS
-from stylize.shards.decode import PictureError, decode_picture
+from stylize.shards.decode import PictureError, decode_picture, encode_png
 from stylize.sources.folder import PictureFile, list_pictures
 from stylize.sources.patterns import PATTERN_NAMES, TAU, Canvas, cover, draw_pattern
 
@@ -159,9 +158,7 @@ def sample_sheet(decoder: Decoder, encoder: Encoder, pool: Pool, settings: FitSe
         stylized = network(unit_range(content.to(device)), *statistics)
     rows = [content, style, (stylized.float() * 255).round().byte().cpu()]
     pixels = torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(buffer, "PNG")
-    return buffer.getvalue()
+    return encode_png(Image.fromarray(pixels.permute(1, 2, 0).numpy()))
 
 
 def recolour(crop: Image.Image, rng: np.random.Generator) -> Image.Image:

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from rich.table import Table
 from torch import Tensor
 
-from stylize.console import InputError, counted
+from stylize.console import InputError, Show, counted, silent
 from stylize.fitting import HOLD_OUT_FRACTION, FitSettings
 from stylize.fitting.data import is_held_out
 from stylize.fitting.optimise import (
@@ -42,7 +42,6 @@ from stylize.sources.folder import PictureFile, list_pictures
 SCORES = ("style_residual", "content_residual", "colour_distance")
 BATCH = 4
 OPTIMISER_STEPS = 300
-Report = Callable[[str, int, int], None]
 MakeOptimiser = Callable[[list[Tensor]], torch.optim.Optimizer]
 
 
@@ -54,7 +53,7 @@ def evaluate_decoder(
     photos: int = 50,
     size: int = 224,
     lower_bound: int = 0,
-    report: Report = lambda task, done, total: None,
+    report: Show = silent,
     encoder: str | None = None,
 ) -> dict[str, Any]:
     """Score a decoder (the shipped one if None) and its encoder on held-out photos × styles at size × size pixels.

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from itertools import islice
 from math import nan
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Self
 
 import typer
 
@@ -152,6 +152,12 @@ class Spec:
     stylizer: dict[str, Any] | None = None
     compiled: bool = False
 
+    @classmethod
+    def read(cls, document: Mapping[str, Any]) -> Self:
+        """Return the specification that `stylize shards` has written into a manifest."""
+        known = {field.name: document[field.name] for field in fields(cls) if field.name in document}
+        return cls(**{**known, "styles": tuple(StyleRecord(**style) for style in document["styles"])})
+
     def document(self) -> dict[str, Any]:
         """Return the specification as the manifest holds it, as JSON: some options only where they are no default."""
         document: dict[str, Any] = json.loads(json.dumps(asdict(self)))
@@ -161,12 +167,6 @@ class Spec:
 def spec_digest(spec: Mapping[str, Any]) -> str:
     """Return the SHA-256 of the canonical JSON without the source's fingerprint: staged shards may outlive it."""
     return hashlib.sha256(json.dumps({**spec, "source_fingerprint": None}, sort_keys=True).encode()).hexdigest()
-
-
-def read_spec(document: Mapping[str, Any]) -> Spec:
-    """Return the specification that `stylize shards` has written into a manifest."""
-    known = {field.name: document[field.name] for field in fields(Spec) if field.name in document}
-    return Spec(**{**known, "styles": tuple(StyleRecord(**style) for style in document["styles"])})
 
 
 def source_record(source: "Source", options: ShardOptions) -> dict[str, Any]:

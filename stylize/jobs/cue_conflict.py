@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from PIL import Image
 
-from stylize.console import InputError, Report
+from stylize.console import InputError, Report, silent
 from stylize.jobs import ShardOptions, shuffled, source_record
 from stylize.jobs.job import Codec, Failure, Job, make_spec
 from stylize.jobs.make_shard import SourceImage, read_image
@@ -19,9 +19,9 @@ from stylize.networks.styles import Style
 from stylize.networks.stylizer import Pixels, Stylizer, golden_style, self_test
 from stylize.networks.weights import load_pair
 from stylize.shards import Sample
-from stylize.shards.decode import PictureError
+from stylize.shards.decode import PictureError, encode_png
 from stylize.shards.manifest import Manifest
-from stylize.sources import Source, encode_png
+from stylize.sources import Source
 from stylize.sources.arrays import SHAPES_SIDE
 from stylize.sources.opening import open_source
 from stylize.sources.shapes import CLASS_NAMES, draw_shape
@@ -65,7 +65,7 @@ def open_cue_set(options: ShardOptions, per_class: int, kind: str = CUE_CONFLICT
     return CueSet(spec, chain.from_iterable(paint_cues(job, chunk) for chunk in chunks))
 
 
-def make_cue_set(cues: CueSet, out: Path, max_failures: int = 0, report: Report = lambda images: None) -> Manifest:
+def make_cue_set(cues: CueSet, out: Path, max_failures: int = 0, report: Report = silent) -> Manifest:
     """Make the folder `out` of a cue set and return its manifest, as `make_sample_set` does."""
     return make_sample_set(cues.spec, {"test": cues.results}, out, max_failures, report)
 

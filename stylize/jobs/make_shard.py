@@ -18,7 +18,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from stylize.console import InputError, Report
+from stylize.console import InputError, Report, silent
 from stylize.files import file_sha256, temporary_path
 from stylize.jobs import ShardPlan, draw_copies
 from stylize.jobs.job import Failure, Job
@@ -92,7 +92,7 @@ class Workers:
 class Findings:
     """What is known of a shard's images, with the sources' SHA-256 by key, and who is told how many are done."""
 
-    report: Report = lambda images: None
+    report: Report = silent
     failures: list[Failure] = field(default_factory=list)
     flags: list[Flag] = field(default_factory=list)
     sources: dict[str, str] = field(default_factory=dict)

@@ -16,7 +16,7 @@ from typing import Any, TextIO, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from stylize.console import InputError, Report, counted, option_name
+from stylize.console import InputError, Report, counted, option_name, silent
 from stylize.files import file_sha256, remove_leftovers, wait_for_turn, write_atomically
 from stylize.jobs import SAMPLES_PER_SHARD, ShardOptions, ShardPlan, Spec, plan_shards, shard_sizes, spec_digest
 from stylize.jobs.job import Failure
@@ -451,11 +451,7 @@ def _prefixes(receipt: Receipt) -> NDArray[np.uint64]:
 
 
 def make_sample_set(
-    spec: Mapping[str, Any],
-    results: Mapping[str, Results],
-    out: Path,
-    max_failures: int = 0,
-    report: Report = lambda images: None,
+    spec: Mapping[str, Any], results: Mapping[str, Results], out: Path, max_failures: int = 0, report: Report = silent
 ) -> Manifest:
     """Make the folder `out` of every split's samples and return its manifest; a whole folder is left as it is.
 

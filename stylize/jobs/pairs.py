@@ -13,18 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from stylize.console import InputError, Report, counted
+from stylize.console import InputError, Report, counted, silent
 from stylize.files import given_name
-from stylize.jobs import (
-    SAMPLES_PER_SHARD,
-    VERSIONED,
-    ShardOptions,
-    Spec,
-    draw_copies,
-    read_spec,
-    shuffled,
-    source_record,
-)
+from stylize.jobs import SAMPLES_PER_SHARD, VERSIONED, ShardOptions, Spec, draw_copies, shuffled, source_record
 from stylize.jobs.job import Codec, Failure
 from stylize.jobs.output import make_sample_set
 from stylize.jobs.stylizers import OwnStylizer, open_own_stylizer, stylize_copies
@@ -114,11 +105,7 @@ def _check(copies: Mapping[str, Sequence[Copy]], strangers: Sequence[str]) -> No
 
 
 def pack_pairs(
-    options: ShardOptions,
-    copies: Sequence[Path],
-    out: Path,
-    max_failures: int = 0,
-    report: Report = lambda images: None,
+    options: ShardOptions, copies: Sequence[Path], out: Path, max_failures: int = 0, report: Report = silent
 ) -> Manifest:
     """Make the folder `out` of the data set's images and their copies in other folders; return its manifest.
 
@@ -187,7 +174,7 @@ def _read_copy(file: PictureFile, codec: Codec, size: int | None, shape: tuple[i
     return content.data
 
 
-def merge_shards(first: Path, second: Path, out: Path, report: Report = lambda images: None) -> Manifest:
+def merge_shards(first: Path, second: Path, out: Path, report: Report = silent) -> Manifest:
     """Make the folder `out` of the samples of two others and return its manifest.
 
     Where both have the same images, byte by byte and by key, every image gets the copies of both; where they have none
@@ -318,7 +305,7 @@ def rederive_pair(
         raise InputError(f"{directory} has no training sample {key}: give a key as in its shards, of eight digits.")
     if manifest.spec.get("kind") or "decoder_sha256" not in manifest.spec:
         raise InputError(f"{directory} was not made by `stylize shards`: nothing says how to make its copies again.")
-    spec, sample = read_spec(manifest.spec), read_located(location)
+    spec, sample = Spec.read(manifest.spec), read_located(location)
     engine: Stylizer | OwnStylizer
     if spec.stylizer or stylizer:
         engine = _own_engine(directory, spec, styles, stylizer)

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from stylize.console import InputError, Report
+from stylize.console import InputError, Report, silent
 from stylize.interruption import answered_by
 from stylize.jobs import ShardPlan, Spec
 from stylize.jobs.estimate import small_images_note
@@ -38,10 +38,10 @@ def make_shards_on_ray(
     source: Source,
     out: Path,
     max_failures: int = 0,
-    report: Report = lambda images: None,
+    report: Report = silent,
     *,
     retry_failed: bool = False,
-    notice: Notice = lambda sentence: None,
+    notice: Notice = silent,
 ) -> Manifest:
     """Do as `make_shards` with the workers of a cluster; `source` is the job's, as this machine sees it."""
     advise = partial(small_images_note, pool.spec, source)
@@ -203,7 +203,7 @@ class ShardMaker:
             raise InputError(
                 f"{staging} is not shared with node {os.uname().nodename}: give an --out in a folder of all nodes."
             )
-        make_or_reuse(self.job, staging, lambda images: None, self.workers, plan)
+        make_or_reuse(self.job, staging, silent, self.workers, plan)
 
 
 @contextmanager

@@ -8,13 +8,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from multiprocessing import connection, get_context
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
-from stylize.console import InputError, Report, counted
+from stylize.console import InputError, Report, counted, silent
 from stylize.files import write_atomically
 from stylize.interruption import end_with_parent
 from stylize.jobs import ShardPlan, Spec, plan_shards, shard_sizes
@@ -51,10 +52,10 @@ def make_shards(
     job: Job,
     out: Path,
     max_failures: int = 0,
-    report: Report = lambda images: None,
+    report: Report = silent,
     *,
     retry_failed: bool = False,
-    notice: Notice = lambda sentence: None,
+    notice: Notice = silent,
 ) -> Manifest:
     """Make a job's shards in the folder `out` and return their manifest; a finished and whole folder is left as it is.
 
@@ -105,9 +106,7 @@ def run_job(
     return make_output(out, document, make, keep, other_images=retry_failed)
 
 
-def needs_work(
-    finished: Manifest, spec: Spec, out: Path, retry_failed: bool, notice: Notice = lambda sentence: None
-) -> bool:
+def needs_work(finished: Manifest, spec: Spec, out: Path, retry_failed: bool, notice: Notice = silent) -> bool:
     """Return whether a finished folder is to be made anew from its whole shards, and say what was found."""
     damaged, read = damaged_files(finished, out)
     if damaged:
@@ -195,10 +194,10 @@ def make_on_devices(
             process.join()
 
 
-def _gather(places: dict[connection.Connection, str], report: Report) -> list[Failure]:
+def _gather(places: dict[Connection, str], report: Report) -> list[Failure]:
     failures: list[Failure] = []
     while places:
-        for reader in cast("list[connection.Connection]", connection.wait(list(places))):
+        for reader in cast("list[Connection]", wait(list(places))):
             try:
                 message = reader.recv()
             except EOFError:
@@ -216,12 +215,7 @@ def _gather(places: dict[connection.Connection, str], report: Report) -> list[Fa
 
 
 def _make_share(
-    reopen: Callable[[str], Job],
-    device: str,
-    spec: Spec,
-    staging: Path,
-    plans: Sequence[ShardPlan],
-    results: connection.Connection,
+    reopen: Callable[[str], Job], device: str, spec: Spec, staging: Path, plans: Sequence[ShardPlan], sender: Connection
 ) -> None:
     """Send the numbers of finished images, and in the end the failures, or what was wrong."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers, and ends this process
@@ -232,9 +226,9 @@ def _make_share(
         job = reopen(device)
         if job.spec != spec:
             raise InputError(f"Device {device} would make other shards than the first: name devices of one kind.")
-        results.send(make_here(job, results.send, staging, plans))
+        sender.send(make_here(job, sender.send, staging, plans))
     except InputError as error:
-        results.send(str(error))
+        sender.send(str(error))
 
 
 RECORD_NAME = "job.json"  # what `publish_parts` needs to know, so that it needs neither images nor networks
@@ -269,12 +263,7 @@ def parse_part(text: str) -> Part:
 
 
 def make_part(
-    job: Job,
-    out: Path,
-    part: Part,
-    max_failures: int = 0,
-    report: Report = lambda images: None,
-    notice: Notice = lambda sentence: None,
+    job: Job, out: Path, part: Part, max_failures: int = 0, report: Report = silent, notice: Notice = silent
 ) -> int:
     """Make a part of a job's shards for the folder `out` and return how many of the part are finished: all of them.
 

@@ -16,16 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from stylize.console import InputError
-from stylize.networks.adain import (
-    ENCODER_CHANNELS,
-    AdaINNetwork,
-    Decoder,
-    Encoder,
-    Layer,
-    UpsampledConvolution,
-    adain,
-    unit_range,
-)
+from stylize.networks.adain import AdaINNetwork, Decoder, Encoder, Layer, UpsampledConvolution, adain, unit_range
 from stylize.networks.devices import best_dtype, sums_int8_exactly
 from stylize.sources.patterns import PATTERN_NAMES, draw_pattern
 from stylize.sources.shapes import draw_shape
@@ -176,7 +167,7 @@ def quantise_pair(
     256 levels either clip those or are too coarse for the rest.
     """
     pixels = unit_range(torch.from_numpy(calibration_pictures()).permute(0, 3, 1, 2))
-    channels = torch.ones(1, ENCODER_CHANNELS[0][0], 1, 1)
+    channels = torch.ones(1, 3, 1, 1)
     encoder_chain = quantise_chain(encoder.chain, pixels, (0 * channels, channels))
     first, *following = decoder.chain
     entered = first(_targets(encoder(pixels), means, stds))

@@ -40,7 +40,6 @@ PICTURE_SUFFIXES = frozenset(
     }
 )  # fmt: skip
 
-
 MAX_PIXELS = 64_000_000
 MAX_ASPECT_RATIO = 16
 _FILTERS = threading.Lock()  # warning filters are the process's, and pictures are decoded in threads
@@ -115,6 +114,13 @@ def decode(data: bytes, bits: int | None = None) -> Decoded:
         return replace(decoded, warnings=(f"side data are left out, since with them it {reason}",))
 
 
+def encode_png(picture: Image.Image) -> bytes:
+    """Encode without loss."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def is_picture(data: bytes) -> bool:
     """Return whether a file's content is in the format of a picture, damaged or not."""
     if plugin_for(data):
@@ -122,10 +128,8 @@ def is_picture(data: bytes) -> bool:
     try:
         with _watched():
             Image.open(io.BytesIO(data), formats=FORMATS).close()
-    except UnidentifiedImageError:
-        return False
-    except Exception:  # a picture, if a strange one: decoding will say what is wrong
-        return True
+    except Exception as error:  # a strange picture is one too: decoding will say what is wrong
+        return not isinstance(error, UnidentifiedImageError)
     return True
 
 

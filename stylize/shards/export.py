@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from stylize.console import InputError, Report
+from stylize.console import InputError, Report, silent
 from stylize.files import TEMPORARY_SUFFIX, temporary_path, write_atomically
 from stylize.shards import Sample, image_roles, read_shard, sample_members
 from stylize.shards.card import CARD_NAME, read_facts, render_card
@@ -21,9 +21,7 @@ RECORDS = {"folder": "unpacked-from.json", "parquet": "parquet-from.json", "mds"
 MAX_NAME = 200  # bytes, of 255 that file systems take
 
 
-def export_shards(
-    shards: str | Path, out: Path, form: str = "parquet", report: Report = lambda samples: None
-) -> Manifest:
+def export_shards(shards: str | Path, out: Path, form: str = "parquet", report: Report = silent) -> Manifest:
     """Write a folder of shards, or that behind a URL, into the folder `out` in another form and return its manifest.
 
     `parquet` is a file with one row group for every shard, in `out/SPLIT`, with a data card. `mds` is a folder a split

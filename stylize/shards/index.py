@@ -220,7 +220,7 @@ def side_names(manifest: Manifest) -> set[str]:
     return {*own, *list_shards(manifest), *map(index_name, manifest.splits), CARD_NAME, CROISSANT_NAME}
 
 
-def shard_side_defects(path: Path) -> Iterator[str]:
+def side_defects(path: Path) -> Iterator[str]:
     """Yield the names of files beside a whole shard that do not say what it holds; absent ones are none."""
     present = [path.with_suffix(suffix) for suffix in (INDEX_SUFFIX, CHECKSUM_SUFFIX)]
     if any(file.exists() for file in present):

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from stylize.console import InputError, console, print_notice
+from stylize.console import InputError, console, print_notice, silent
 from stylize.files import file_sha256, remove_leftovers, temporary_path, wait_for_turn, write_atomically
 from stylize.shards.manifest import FAILURES_NAME, MANIFEST_NAME, ORIGIN_NAME, Manifest, ShardEntry, read_manifest
 
@@ -151,6 +151,7 @@ def shard_files(shards: str | Path) -> Iterator[ShardFiles]:
         yield ShardFiles(Path(folder), remote)
 
 
+ShardReport = Callable[[ShardEntry], None]
 Needed = Callable[[Manifest], Container[str]]  # names of shards that must be here, whatever the size of the cache
 
 
@@ -176,7 +177,7 @@ def local_shards(
     shards: str,
     cache: Path = DEFAULT_CACHE,
     gigabytes: float = DEFAULT_GB,
-    report: Callable[[ShardEntry], None] = lambda shard: None,
+    report: ShardReport = silent,
     needed: Needed = without_pairs,
 ) -> Iterator[Path]:
     """Yield a folder of shards: the path itself, or for a URL a copy in the cache that stays while it is used.
@@ -249,12 +250,7 @@ def _copy_of(remote: RemoteFolder, root: Path) -> Path:
 
 
 def _complete(
-    remote: RemoteFolder,
-    folder: Path,
-    gigabytes: float,
-    report: Callable[[ShardEntry], None],
-    alone: bool,
-    needed: Needed,
+    remote: RemoteFolder, folder: Path, gigabytes: float, report: ShardReport, alone: bool, needed: Needed
 ) -> None:
     """Download the shards that the folder lacks, as far as the cache holds them; others are removed if not in use."""
     remove_leftovers(folder)

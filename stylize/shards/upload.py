@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from stylize.console import InputError, Report, counted
+from stylize.console import InputError, Report, counted, silent
 from stylize.files import file_sha256
 from stylize.shards.card import CROISSANT_NAME, locate_shards, read_croissant
 from stylize.shards.index import side_names
@@ -22,7 +22,7 @@ UPLOADS_AT_ONCE = 4
 SHARDS_A_COMMIT = 20  # the Hub admits some hundred commits an hour
 
 
-def upload_shards(directory: Path, url: str, report: Report = lambda size: None) -> Manifest:
+def upload_shards(directory: Path, url: str, report: Report = silent) -> Manifest:
     """Upload a finished folder to `s3://bucket/prefix` or `hf://datasets/OWNER/NAME` and return its manifest.
 
     Indices, checksums and data card go too. The manifest goes last, on the Hub in one commit with these. Each other
@@ -115,7 +115,6 @@ def _is_stored(path: Path, target: RemoteFolder, sha256: str) -> bool | None:
 
 
 _HUB_URL = re.compile(r"hf://datasets/(?P<name>[\w.-]+/[\w.-]+)/?")
-
 
 _ADVICE = {
     401: "the token is wrong or missing: run `hf auth login`, or set HF_TOKEN",

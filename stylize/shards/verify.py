@@ -18,15 +18,7 @@ from stylize.console import InputError, counted
 from stylize.files import file_sha256
 from stylize.shards import LABEL, MEMBER_NAME, Span, image_roles, open_shard, parse_metadata, read_span
 from stylize.shards.decode import PictureError, decode_picture
-from stylize.shards.index import (
-    SplitIndex,
-    differing,
-    index_defects,
-    list_shards,
-    load_index,
-    shard_side_defects,
-    side_names,
-)
+from stylize.shards.index import SplitIndex, differing, index_defects, list_shards, load_index, side_defects, side_names
 from stylize.shards.manifest import FAILURES_NAME, MANIFEST_NAME, Manifest, ShardEntry, inspect_manifest
 from stylize.shards.remote import shard_files
 
@@ -214,7 +206,7 @@ def verify_shards(shards: str | Path) -> list[str]:
             try:
                 with files.lend(shard) as path:
                     found = [f"{shard.name}: {defect}" for defect in shard_defects(path, manifest, shard, places)]
-                    defects += found or shard_side_defects(path)
+                    defects += found or side_defects(path)
             except FileNotFoundError:
                 defects.append(f"{shard.name}: missing")
             except (InputError, OSError) as error:

@@ -1,14 +1,11 @@
 """Where pictures come from: a source is labelled images by split in one fixed order, nothing read before its turn."""
 
 import hashlib
-import io
 import zipfile
 from array import array
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
-
-from PIL import Image
 
 from stylize.console import InputError
 from stylize.files import replacing
@@ -77,19 +74,12 @@ class Source:
         return self._fingerprint
 
 
-def encode_png(picture: Image.Image) -> bytes:
-    """Encode without loss."""
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return buffer.getvalue()
-
-
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can say: equal inputs give equal bytes
 
 
 def export_images(source: Source, out: Path) -> int:
     """Write `train/CLASS/INDEX.SUFFIX`, `test/…` and `val/…` into the zip `out` and return the number of images."""
-    images = [(split, index) for split in source.splits for index in range(source.count(split))]
+    images = ((split, index) for split in source.splits for index in range(source.count(split)))
     with (
         replacing(out, "give another --out or make room") as temporary,
         zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive,
@@ -101,4 +91,4 @@ def export_images(source: Source, out: Path) -> int:
                 archive.writestr(zipfile.ZipInfo(name, _EPOCH), source.read(split, index))
             except PictureError as error:
                 raise InputError(f"The image {path} {error}: mend or remove it.") from None
-    return len(images)
+    return sum(map(source.count, source.splits))

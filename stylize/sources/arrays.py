@@ -15,7 +15,8 @@ from PIL import Image
 
 from stylize.console import InputError
 from stylize.files import given_name
-from stylize.sources import Source, encode_png
+from stylize.shards.decode import encode_png
+from stylize.sources import Source
 from stylize.sources.shapes import CLASS_NAMES, draw_shape
 from stylize.sources.splits import complete_splits, listed, number_labels
 

@@ -56,7 +56,6 @@ _TEXTURES: dict[str, Texture] = {
 }
 TEXTURES, TEXTURE_NAMES = tuple(_TEXTURES.values()), tuple(_TEXTURES)
 
-
 DRAWN_SPLITS = ("train", "test", "conflict", "textureless")
 CLASS_NAMES = ("arrow", "bolt", "circle", "crescent", "cross", "heart", "ring", "square", "star", "triangle")
 _OVERSAMPLING = 4

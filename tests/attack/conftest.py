@@ -50,6 +50,9 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+_fitted: dict[tuple[str, int], nn.Module] = {}
+
+
 @pytest.fixture
 def make_model(tmp_path: Path) -> ModelMaker:
     """Return a function that writes a MobileNetV3 that knows the test images of a shard folder."""
@@ -57,16 +60,18 @@ def make_model(tmp_path: Path) -> ModelMaker:
     def make(shards: Path, name: str = "model", *, method: str = "normal", seed: int = 0, **changes: object) -> Path:
         manifest = read_manifest(shards)
         size = int(manifest.spec["size"])
-        torch.manual_seed(seed)
-        model = build_model("mobilenet_v3_small", len(manifest.class_names))
-        images = list(load_test_images(shards, size, "small"))
-        fit_head(
-            model, torch.stack([image.pixels for image in images]), torch.tensor([image.label for image in images])
-        )
         digest = file_sha256(shards / MANIFEST_NAME)
+        if (digest, seed) not in _fitted:
+            torch.manual_seed(seed)
+            model = build_model("mobilenet_v3_small", len(manifest.class_names))
+            images = list(load_test_images(shards, size, "small"))
+            fit_head(
+                model, torch.stack([image.pixels for image in images]), torch.tensor([image.label for image in images])
+            )
+            _fitted[digest, seed] = model
         card = ModelCard("mobilenet_v3_small", method, manifest.class_names, size, "small", seed, digest, {})
         path = tmp_path / name / "model.safetensors"
-        save_model(path, model, replace(card, **changes))  # type: ignore[arg-type]
+        save_model(path, _fitted[digest, seed], replace(card, **changes))  # type: ignore[arg-type]
         return path
 
     return make

@@ -2,8 +2,9 @@
 
 import io
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +17,7 @@ from stylize.cli.main import main
 from stylize.jobs import ShardOptions
 from stylize.jobs.job import Job, make_spec
 from stylize.jobs.run import make_shards
-from stylize.networks.adain import Decoder, Encoder
+from stylize.networks.adain import Decoder, Encoder, WinogradConvolution
 from stylize.networks.styles import Style
 from stylize.networks.stylizer import Pixels, Stylizer
 from stylize.sources.opening import open_source
@@ -46,6 +47,23 @@ def _class_folders(root: Path, train: int = 12, test: int = 4, side: int = 32) -
             folder.mkdir(parents=True, exist_ok=True)
             (folder / f"{index:03d}.png").write_bytes(_encode(_noise(start + index, side, side)))
     return root
+
+
+@pytest.fixture(scope="session", autouse=True)
+def winograd_once() -> Iterator[None]:
+    """Transform the weights of a convolution once in all tests: stylizers do not change them."""
+    made: dict[bytes, WinogradConvolution] = {}
+
+    def once(convolution: torch.nn.Conv2d) -> WinogradConvolution:
+        tensors = convolution.state_dict().values()
+        key = blake2b(b"".join(tensor.numpy().tobytes() for tensor in tensors)).digest()
+        if key not in made:
+            made[key] = WinogradConvolution(convolution)
+        return made[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("stylize.networks.adain.WinogradConvolution", once)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,12 @@
-"""Ctrl-C and SIGTERM while a command's modules load."""
+"""Ctrl-C and SIGTERM, above all while a command's modules load."""
 
+import signal
 import subprocess
 import sys
 
 import pytest
+
+from stylize.interruption import answered_by
 
 IMPORTS = """
 import os, signal, weakref
@@ -29,3 +32,13 @@ def test_an_interruption_while_modules_load_is_not_swallowed(name: str) -> None:
 def test_nothing_large_is_imported_before_interruptions_are_answered() -> None:
     program = "import sys, stylize.interruption; print(*({'torch', 'typer', 'rich', 'numpy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout == b"\n"
+
+
+def test_the_default_answer_counts_and_the_one_before_comes_back() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with answered_by(signal.SIG_DFL):
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+    with answered_by(None):
+        assert signal.getsignal(signal.SIGINT) is before
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # as foreign code may do
+    assert signal.getsignal(signal.SIGINT) is before

@@ -3,8 +3,6 @@
 import json
 import os
 import socket
-import subprocess
-import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,17 +10,15 @@ import pytest
 import torch
 from torch import nn
 
-import train
 from stylize.console import InputError
 from train import TrainConfig
 from train.distributed import join_world
+from train.loading import process_context
 from train.loop import Trainer
 from train.methods import METHODS
 
-PROGRAM = "import sys; from tests.train.test_distributed import compute; compute(sys.argv[1], int(sys.argv[2]))"
 
-
-def compute(out: str | Path, steps: int) -> None:
+def compute(out: Path, steps: int) -> None:
     """Write every method's losses on a network with BatchNorm and this process's share of each batch.
 
     Noise is a function of the image, so that it is the same however a batch is shared out.
@@ -51,31 +47,33 @@ def compute(out: str | Path, steps: int) -> None:
                 views = images[step, share, : 2 if METHODS[method].views == "copy" else 3]
                 losses[method].append(float(world.sum(trainer._step(views, labels[step, share])[0])) / world.size)
     if world.is_main:
-        Path(out).write_text(json.dumps(losses))
+        out.write_text(json.dumps(losses))
 
 
-def _losses(out: Path, steps: int) -> dict[str, list[float]]:
+def compute_as(rank: int, port: int, out: Path, steps: int) -> None:
+    """Compute as one of two processes."""
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    compute(out, steps)
+
+
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    common = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, str(out), str(steps)],
-            cwd=Path(train.__file__).parents[1],
-            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(2)
-    ]
-    assert [process.wait(timeout=600) for process in started] == [0, 0]
-    losses: dict[str, list[float]] = json.loads(out.read_text())
-    return losses
+        return int(free.getsockname()[1])
 
 
 @pytest.mark.parametrize("steps", [3, pytest.param(50, marks=pytest.mark.slow)])
 def test_two_processes_compute_what_one_computes(tmp_path: Path, steps: int) -> None:
     compute(tmp_path / "one.json", steps)
-    one, two = json.loads((tmp_path / "one.json").read_text()), _losses(tmp_path / "two.json", steps)
+    port, context = free_port(), process_context()
+    started = [context.Process(target=compute_as, args=(rank, port, tmp_path / "two.json", steps)) for rank in (0, 1)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(600)
+    assert [process.exitcode for process in started] == [0, 0]
+    one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))
     assert set(one) == set(METHODS)
     for method in METHODS:
         assert two[method] == pytest.approx(one[method], rel=1e-5), method
@@ -84,9 +82,7 @@ def test_two_processes_compute_what_one_computes(tmp_path: Path, steps: int) -> 
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_process_whose_others_do_not_come_says_so(monkeypatch: pytest.MonkeyPatch, rank: int) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": 2, "RANK": rank, "LOCAL_RANK": rank}
     for name, value in variables.items():
         monkeypatch.setenv(name, str(value))

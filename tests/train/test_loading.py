@@ -91,7 +91,7 @@ def read_by_one_worker(shards: Path) -> tuple[Iterator[object], BaseProcess]:
 
 
 def test_a_killed_worker_is_one_sentence(make_shard_folder: ShardFolderMaker) -> None:
-    batches_read, worker = read_by_one_worker(make_shard_folder(train=600))
+    batches_read, worker = read_by_one_worker(make_shard_folder(train=150))
     os.kill(worker.pid or 0, signal.SIGKILL)
     with pytest.raises(InputError, match=r"was killed.*lower --workers"):
         list(batches_read)
@@ -101,7 +101,7 @@ def test_a_worker_that_hangs_is_one_sentence(
     make_shard_folder: ShardFolderMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("train.loading.PATIENCE", 60)
-    batches_read, worker = read_by_one_worker(make_shard_folder(train=600))
+    batches_read, worker = read_by_one_worker(make_shard_folder(train=150))
     monkeypatch.setattr("train.loading.PATIENCE", 1)
     os.kill(worker.pid or 0, signal.SIGSTOP)
     with pytest.raises(InputError, match="not answered for 10 minutes"):

@@ -175,9 +175,9 @@ def test_bf16_trains_every_method_and_tests_in_float32(
 
 def test_few_steps_from_scratch_already_work_in_eval_mode(make_shard_folder: ShardFolderMaker, tmp_path: Path) -> None:
     """With the moving averages of BatchNorm this model guesses after so few steps (torchvision's momentum or 0.1)."""
-    shards = make_shard_folder(size=32, train=120, test=60)
+    shards = make_shard_folder(size=32, train=120, test=30)
     config = TrainConfig(
-        shards, "mobilenet_v3_small", "normal", tmp_path / "out", epochs=5, batch_size=12, dtype="fp32", workers=0
+        shards, "mobilenet_v3_small", "normal", tmp_path / "out", epochs=3, batch_size=12, dtype="fp32", workers=0
     )
     assert train_model(config)["test_accuracy"] > 0.7
 

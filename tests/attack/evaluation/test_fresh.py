@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from attack import open_model
-from attack.evaluation.target import right_afresh
 from stylize.console import InputError
 
 MODULE = """
@@ -68,6 +67,6 @@ def test_a_memory_in_a_global_is_left_behind(
         assert target.network(shown).argmax(1).tolist() == [0, 0, 0]
     if said:
         with pytest.raises(InputError, match=said):
-            right_afresh(target, attacked, labels, 2)
+            target.right_afresh(attacked, labels, 2)
     else:
-        assert right_afresh(target, attacked, labels, 2) == [True, False, True]
+        assert target.right_afresh(attacked, labels, 2) == [True, False, True]

@@ -20,7 +20,7 @@ def stopped_runs(folder: Path, signals: list[str]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in process.stdout.splitlines()]
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [1, pytest.param(30, marks=pytest.mark.slow)])
 def test_stopped_runs_go_on_and_give_the_same_bytes(tmp_path: Path, kills: int) -> None:
     reports = stopped_runs(tmp_path, ["SIGKILL"] * kills + ["SIGTERM", "SIGINT"])
     assert len(reports) == kills + 2

@@ -134,7 +134,7 @@ def test_a_disk_that_fills_up_anywhere_costs_no_finished_shard(
     kilobytes, most_staged = 4, 0
     while not out.exists():
         remount(f"size={kilobytes}k")
-        kilobytes += 4
+        kilobytes += 8
         try:
             make_shards(finished_job, out)
         except InputError as error:
