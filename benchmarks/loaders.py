@@ -6,7 +6,7 @@ from pathlib import Path
 import simplejpeg
 
 from stylize.console import console
-from train.pairs import PairedShards
+from train.dataset import PairedShards
 
 MOST_PAIRS = 10_000  # that are written in a rival's own format
 CHUNK_BYTES = 1 << 26

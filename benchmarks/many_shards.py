@@ -39,14 +39,14 @@ write_manifest(folder, Manifest(spec, tuple(map(make, range(shards)))))
 STEPS = {
     "read the manifest": "from stylize.shards.manifest import read_manifest; read_manifest(folder)",
     "verify everything": "from stylize.shards.verify import verify_shards; assert verify_shards(folder) == []",
-    "start to train, by the tars": "from train.pairs import PairedShards; PairedShards(folder, 'train')",
+    "start to train, by the tars": "from train.dataset import PairedShards; PairedShards(folder, 'train')",
     "write the table of samples": (
         "from stylize.shards.manifest import read_manifest; from stylize.shards.index import write_indices\n"
         "write_indices(folder, read_manifest(folder))"
     ),
-    "start to train, by the table": "from train.pairs import PairedShards; PairedShards(folder, 'train')",
+    "start to train, by the table": "from train.dataset import PairedShards; PairedShards(folder, 'train')",
     "read 1,000 samples at random": (
-        "from train.pairs import PairedShards; import numpy; samples = PairedShards(folder, 'train')\n"
+        "from train.dataset import PairedShards; import numpy; samples = PairedShards(folder, 'train')\n"
         "for i in numpy.random.default_rng(0).integers(0, len(samples), 1000): samples[int(i)]"
     ),
 }
@@ -61,7 +61,7 @@ next(plan_shards(spec, source))
 PREAMBLE = """
 import sys
 from pathlib import Path
-import stylize.jobs, stylize.shards.verify, train.pairs
+import stylize.jobs, stylize.shards.verify, train.dataset
 folder = Path(sys.argv[1])
 """
 

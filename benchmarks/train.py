@@ -30,11 +30,11 @@ from stylize.console import console
 from stylize.networks.styles import load_styles
 from stylize.sources.opening import open_source
 from train import TrainConfig, image_preset
+from train.dataset import PairedShards
 from train.distributed import World, loading_workers
 from train.loading import Batch, EpochBatches, TrainingViews, training_loader
 from train.loop import Trainer
 from train.models import build_model
-from train.pairs import PairedShards
 
 Row = dict[str, float]
 Rivals = dict[str, Callable[[], int]]

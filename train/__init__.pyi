@@ -3,6 +3,7 @@
 from .augment import ImagePreset as ImagePreset
 from .augment import image_preset as image_preset
 from .config import TrainConfig as TrainConfig
+from .dataset import PairedShards as PairedShards
 from .evaluation import TestImage as TestImage
 from .evaluation import evaluate as evaluate
 from .evaluation import load_test_images as load_test_images
@@ -12,7 +13,6 @@ from .models import load_model as load_model
 from .models import read_card as read_card
 from .models import save_model as save_model
 from .models import trust as trust
-from .pairs import PairedShards as PairedShards
 from .run import train_model as train_model
 from .streaming import PairedStream as PairedStream
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from stylize.console import InputError
 from train.config import IMAGE_PRESETS
-from train.pairs import Pixels, hashed
+from train.dataset import Pixels, hashed
 
 PAPER_SIZE = 224
 LARGEST_SMALL_SIZE = 128

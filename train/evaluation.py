@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from stylize.console import InputError
 from train.augment import ImagePreset
 from train.augment import image_preset as make_preset
+from train.dataset import PairedShards
 from train.loading import EvaluationImages, evaluation_loader, to_pixels
-from train.pairs import PairedShards
 
 
 @dataclass(frozen=True)

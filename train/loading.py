@@ -27,7 +27,7 @@ from stylize.interruption import end_with_parent
 from stylize.shards.manifest import ORIGIN_NAME, Manifest
 from stylize.shards.remote import without_pairs
 from train.augment import VIEWS, ImagePreset, SampleBatch
-from train.pairs import SHARED_MEMORY, PairedShards, hashed, shared
+from train.dataset import SHARED_MEMORY, PairedShards, hashed, shared
 
 T = TypeVar("T")
 Batch = tuple[Tensor, Tensor]

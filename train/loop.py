@@ -16,11 +16,11 @@ from torch.utils.flop_counter import flop_registry
 from stylize.console import InputError
 from train.batch_norm import fresh_statistics, synchronised, with_auxiliary
 from train.config import TrainConfig
+from train.dataset import hashed
 from train.distributed import World, uses_bf16, uses_sync_batchnorm
 from train.evaluation import Metrics
 from train.loading import Batch, to_pixels
 from train.methods import METHODS, Losses
-from train.pairs import hashed
 from train.state import Progress, SavedState, unusable_state
 
 MOMENTUM = 0.9

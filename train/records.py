@@ -22,13 +22,13 @@ from stylize.files import file_sha256, write_atomically
 from stylize.shards.manifest import MANIFEST_NAME, read_manifest
 from train.augment import ImagePreset
 from train.config import IMAGENET, SCRATCH, TrainConfig
+from train.dataset import PairedShards
 from train.distributed import World, loading_workers, uses_bf16, uses_sync_batchnorm
 from train.evaluation import Metrics
 from train.loading import is_streamed
 from train.loop import Trainer
 from train.methods import METHODS
 from train.models import MODEL_NAME, ModelCard, read_card
-from train.pairs import PairedShards
 from train.state import STATE_NAME, refuse_other_settings
 
 METRICS_NAME, EPOCHS_NAME, RECORD_NAME = "metrics.json", "metrics.csv", "record.json"

@@ -16,6 +16,7 @@ from stylize.shards.verify import has_single_class, sanity_warnings
 from train.augment import VIEWS, image_preset
 from train.batch_norm import without_auxiliary
 from train.config import TrainConfig
+from train.dataset import PairedShards
 from train.distributed import World, join_world, loading_workers
 from train.evaluation import Metrics, count
 from train.loading import (
@@ -31,7 +32,6 @@ from train.loading import (
 from train.loop import Trainer
 from train.methods import METHODS
 from train.models import MODEL_NAME, build_model, check_model, load_model, save_model, trust
-from train.pairs import PairedShards
 from train.records import (
     finished_metrics,
     live_log,

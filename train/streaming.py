@@ -22,10 +22,10 @@ from stylize.shards.manifest import ORIGIN_NAME, Manifest, ShardEntry, read_mani
 from stylize.shards.remote import RemoteFolder, is_url, shard_files
 from train.augment import VIEWS, ImagePreset, SampleBatch
 from train.config import TrainConfig
+from train.dataset import Pixels, decode_samples, hashed
 from train.distributed import World
 from train.loading import Batch, Loader, Sent, is_streamed, sendable
 from train.methods import METHODS
-from train.pairs import Pixels, decode_samples, hashed
 
 BUFFER = 1000  # encoded samples that a process shuffles
 

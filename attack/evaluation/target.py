@@ -21,9 +21,9 @@ from stylize.files import file_sha256, given_name
 from stylize.shards.manifest import MANIFEST_NAME, Manifest, read_manifest
 from train import ModelCard, TestImage, load_model, load_test_images
 from train.augment import PAPER_SIZE
+from train.dataset import PairedShards
 from train.loading import process_context
 from train.models import call_reference, copy_inference_tensors, model_file, tensors_sha256
-from train.pairs import PairedShards
 
 NO_CLASS = -1
 EXTERNAL = "external"  # the method of a model that this program did not train

@@ -16,9 +16,9 @@ import typer
 from torch import Tensor
 
 from train.augment import image_preset
+from train.dataset import PairedShards
 from train.loading import hold_out
 from train.models import load_model
-from train.pairs import PairedShards
 
 VALIDATION_FRACTION = 0.1  # that of the studies' training
 BATCH = 500

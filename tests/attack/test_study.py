@@ -21,9 +21,9 @@ from studies.cifar10 import answer as cells
 from studies.cifar10.cells import read_cells
 from studies.claims.answer import CLAIMS
 from train.config import with_preset
+from train.dataset import PairedShards
 from train.loading import split_validation
 from train.models import load_model
-from train.pairs import PairedShards
 from train.run import check_copies
 
 PROJECT = Path(__file__).parents[2]

@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import functional
 from stylize.console import InputError
 from train import PairedShards, image_preset
 from train.augment import VIEWS, ImagePreset, SampleBatch, augmix, jitter
-from train.pairs import hashed
+from train.dataset import hashed
 
 
 def _augment(preset: ImagePreset, images: torch.Tensor, entropy: int) -> torch.Tensor:

@@ -16,9 +16,9 @@ import torch
 import train
 from stylize.console import InputError, plain_errors
 from train import PairedShards, TrainConfig, image_preset
+from train.dataset import hashed, shared
 from train.distributed import loading_workers
 from train.loading import EpochBatches, TrainingViews, split_validation, training_loader
-from train.pairs import hashed, shared
 
 ShardFolderMaker = Callable[..., Path]
 ROOT = Path(train.__file__).parents[1]
@@ -229,7 +229,7 @@ def test_full_shared_memory_is_done_without(
     """Where there is no room, batches are arrays, and notes are not shared; the batches are the same."""
     samples = PairedShards(make_shard_folder(styles_per_image=3), "train")
     expected = _epochs(samples, 0)
-    monkeypatch.setattr("train.pairs.shutil.disk_usage", lambda path: SimpleNamespace(free=64 * 1024))
+    monkeypatch.setattr("train.dataset.shutil.disk_usage", lambda path: SimpleNamespace(free=64 * 1024))
     full = PairedShards(make_shard_folder("full", styles_per_image=3), "train")
     assert isinstance(shared(torch.zeros(3)), np.ndarray)
     assert all(torch.equal(a, b) for a, b in zip(expected, _epochs(full, 1), strict=True))
