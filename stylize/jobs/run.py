@@ -182,8 +182,9 @@ def make_on_devices(
             reader, writer = context.Pipe(duplex=False)
             share = shards[number :: len(devices)]
             arguments = (job.reopen, device, job.spec, staging, share, writer)
-            processes.append(context.Process(target=_make_share, args=arguments, daemon=True))
-            processes[-1].start()
+            process = context.Process(target=_make_share, args=arguments, daemon=True)
+            process.start()
+            processes.append(process)
             writer.close()  # so that the reader sees the process's end
             places[reader] = device
         return _gather(places, report)

@@ -52,17 +52,22 @@ def _class_folders(root: Path, train: int = 12, test: int = 4, side: int = 32) -
 @pytest.fixture(scope="session", autouse=True)
 def winograd_once() -> Iterator[None]:
     """Transform the weights of a convolution once in all tests: stylizers do not change them."""
-    made: dict[bytes, WinogradConvolution] = {}
+    made: dict[bytes, dict[str, torch.Tensor]] = {}
+    transform = WinogradConvolution.__init__
 
-    def once(convolution: torch.nn.Conv2d) -> WinogradConvolution:
+    def once(self: WinogradConvolution, convolution: torch.nn.Conv2d) -> None:
         tensors = convolution.state_dict().values()
         key = blake2b(b"".join(tensor.numpy().tobytes() for tensor in tensors)).digest()
         if key not in made:
-            made[key] = WinogradConvolution(convolution)
-        return made[key]
+            transform(self, convolution)
+            made[key] = dict(self.named_buffers())
+            return
+        torch.nn.Module.__init__(self)
+        for name, buffer in made[key].items():
+            self.register_buffer(name, buffer)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("stylize.networks.adain.WinogradConvolution", once)
+        patch.setattr(WinogradConvolution, "__init__", once)
         yield
 
 
