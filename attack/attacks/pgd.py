@@ -74,11 +74,9 @@ def pgd(
     """
     check_images(model, images, labels)
     check_numbers(norm, epsilon=epsilon, steps=steps, restarts=restarts, batch_size=batch_size)
-    if step_size is None:
-        step_sizes = [epsilon * (1 + math.cos(math.pi * step / steps)) for step in range(steps)]
-    else:
+    if step_size is not None:
         check_numbers(step_size=step_size)
-        step_sizes = [step_size] * steps
+    step_sizes = [step_size or epsilon * (1 + math.cos(math.pi * step / steps)) for step in range(steps)]
     ascent = _Ascent(images, labels, norm, epsilon, step_sizes, keep_going)
     generator = torch.Generator().manual_seed(seed)
     with counting(model) as counted:
