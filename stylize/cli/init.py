@@ -13,6 +13,7 @@ import typer
 from stylize.console import DISTRIBUTION, InputError, console
 from stylize.console.params import FORBIDDEN
 from stylize.files import given_name, write_atomically
+from stylize.networks import check_style_exists
 
 STYLE_HELP = "Picture, folder or built-in style; repeat for more."
 # Work in progress, which a stopped run leaves.
@@ -27,7 +28,6 @@ def init(
 
     The stages run the installed commands, and run again when another version is installed.
     """
-    from stylize.networks.styles import check_style_exists
     from stylize.sources.opening import check_source_exists
 
     for name in ("dvc.yaml", "params.yaml"):

@@ -27,6 +27,7 @@ from stylize.console.params import (
     read_section,
 )
 from stylize.jobs import ShardOptions
+from stylize.networks import check_style_exists
 
 
 def check_params(app: typer.Typer, path: Path) -> None:
@@ -102,8 +103,6 @@ def _check_imported(folder: str, where: str) -> None:
 
 
 def _check_shard_options(values: dict[str, Any], made: bool) -> None:
-    from stylize.networks.styles import check_style_exists
-
     for name in values["style"]:
         if _bring(name) and not Path(name).exists() and not made:
             raise InputError(f"The style {name} is shared by DVC and not here: run `dvc pull {name}`.")

@@ -16,8 +16,8 @@ from torch.utils.data import Dataset
 
 from stylize.console import InputError
 from stylize.fitting import FitSettings
+from stylize.networks import ALL_PATTERNS
 from stylize.networks.adain import AdaINNetwork, Decoder, Encoder, unit_range
-from stylize.networks.styles import ALL_PATTERNS
 from stylize.shards.decode import PictureError, decode_picture, encode_png
 from stylize.sources.folder import PictureFile, list_pictures
 from stylize.sources.patterns import PATTERN_NAMES, TAU, Canvas, cover, draw_pattern

@@ -18,14 +18,13 @@ from torch import Tensor
 
 from stylize.console import InputError
 from stylize.files import UNREADABLE, file_sha256, why_unreadable, write_atomically
-from stylize.networks import MIN_SIDE
+from stylize.networks import ALL_PATTERNS, MIN_SIDE, check_style_exists
 from stylize.networks.adain import ENCODER_CHANNELS
 from stylize.shards.decode import MAX_ASPECT_RATIO, PICTURE_SUFFIXES, PictureError, decode_picture
-from stylize.sources.folder import PictureFile, exists, list_pictures
+from stylize.sources.folder import PictureFile, list_pictures
 from stylize.sources.patterns import PATTERN_NAMES, draw_pattern
 
 STYLE_SIDE = 256  # short side at which style statistics are taken where nothing else is asked for
-ALL_PATTERNS = "patterns"
 FITTED_SUFFIX = ".style.safetensors"
 ORIGIN = "origin"  # the entry of a fitted style's metadata
 STATISTICS_SHAPE = (1, ENCODER_CHANNELS[-1][1], 1, 1)
@@ -89,13 +88,6 @@ def load_styles(names: Sequence[str], decoder_sha256: str | None = None, side: i
             f"fit them anew with `stylize fit-styles`, or give that --decoder."
         )
     return styles
-
-
-def check_style_exists(name: str) -> None:
-    """Raise `InputError` for what is neither the name of a built-in style nor a path."""
-    if name not in (ALL_PATTERNS, *PATTERN_NAMES) and not (name and exists(Path(name))):
-        known = ", ".join(PATTERN_NAMES)
-        raise InputError(f"There is no style {name!r}: give the path of a picture or folder, or one of {known}.")
 
 
 def load_each(loaders: Sequence[tuple[str, Callable[[], T]]], kind: str) -> list[T]:

@@ -4,6 +4,8 @@ import hashlib
 import zipfile
 from array import array
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -74,21 +76,30 @@ class Source:
         return self._fingerprint
 
 
+_READ_AHEAD = 64  # images that wait in memory
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can say: equal inputs give equal bytes
 
 
 def export_images(source: Source, out: Path) -> int:
     """Write `train/CLASS/INDEX.SUFFIX`, `test/…` and `val/…` into the zip `out` and return the number of images."""
-    images = ((split, index) for split in source.splits for index in range(source.count(split)))
+    images = [(split, index) for split in source.splits for index in range(source.count(split))]
     with (
         replacing(out, "give another --out or make room") as temporary,
         zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive,
+        ThreadPoolExecutor() as readers,
     ):
-        for split, index in images:
-            path = Path(source.path(split, index))
-            name = f"{split}/{source.class_names[source.label(split, index)]}/{index:08d}{path.suffix.lower()}"
-            try:
-                archive.writestr(zipfile.ZipInfo(name, _EPOCH), source.read(split, index))
-            except PictureError as error:
-                raise InputError(f"The image {path} {error}: mend or remove it.") from None
-    return sum(map(source.count, source.splits))
+        for start in range(0, len(images), _READ_AHEAD):
+            for name, data in readers.map(partial(_exported, source), images[start : start + _READ_AHEAD]):
+                archive.writestr(zipfile.ZipInfo(name, _EPOCH), data)
+    return len(images)
+
+
+def _exported(source: Source, image: tuple[str, int]) -> tuple[str, bytes]:
+    """Return the name in the archive of an image, given as split and index, and its file."""
+    split, index = image
+    path = Path(source.path(split, index))
+    try:
+        data = source.read(split, index)
+    except PictureError as error:
+        raise InputError(f"The image {path} {error}: mend or remove it.") from None
+    return f"{split}/{source.class_names[source.label(split, index)]}/{index:08d}{path.suffix.lower()}", data
