@@ -19,7 +19,8 @@ from stylize.console import InputError
 STEPS = {"quick": 20, "full": 40}
 QUERIES = {"quick": 50, "full": 1000}
 RESTARTS = 3
-TARGETS = 3  # classes that PGD climbs towards, one after the other, with the steps of one PGD in all
+TARGETS = {"quick": 3, "full": 9}  # classes that PGD climbs towards, one after the other
+TARGETED_STEPS = {"quick": 5, "full": 20}  # towards each: in `quick` the steps of one PGD in all
 MINIMAL_NORM_STEPS = 100
 # Of an image that withstands, in forward passes; AutoAttack's constants.
 AUTOATTACK_PASSES: Mapping[Part, int] = {
@@ -146,9 +147,9 @@ def _pgd(
 
 
 def _targeted(norm: Norm, epsilon: float, config: AttackConfig) -> Planned:
-    steps = STEPS[config.suite] // (TARGETS + 1)
-    attack = partial(targeted, norm=norm, epsilon=epsilon, targets=TARGETS, steps=steps, batch_size=config.batch_size)
-    settings = {"targets": TARGETS, "steps": steps}
+    targets, steps = TARGETS[config.suite], TARGETED_STEPS[config.suite]
+    attack = partial(targeted, norm=norm, epsilon=epsilon, targets=targets, steps=steps, batch_size=config.batch_size)
+    settings = {"targets": targets, "steps": steps}
     return Planned("pgd-targeted", "white-box", epsilon, attack, norm, settings, survivors=True)
 
 
