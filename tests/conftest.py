@@ -3,6 +3,7 @@
 import io
 import os
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -10,6 +11,7 @@ from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
+import typer.main
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -127,6 +129,13 @@ def store(server: str) -> Any:
     client.create_bucket(Bucket="bucket")
     client.put_bucket_versioning(Bucket="bucket", VersioningConfiguration={"Status": "Enabled"})
     return client
+
+
+@pytest.fixture(scope="session", autouse=True)
+def command_lines_are_built_once() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("typer.main.get_command", cache(typer.main.get_command))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -4,11 +4,12 @@ import base64
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import count
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from attack.attacks import NORM_NAMES, Norm, epsilon_name, radius_name
@@ -85,6 +86,11 @@ Draw = Callable[[Panel, str], Markup]  # of a panel and its description, an <svg
 
 def render_page(groups: Sequence[Group], extras: Extras) -> str:
     """Return the whole page; it refers to nothing on the network."""
+    return _template().render(**_summary(groups), **_figures(groups, extras.paper), **_measured(groups, extras))
+
+
+@cache
+def _template() -> Template:
     environment = Environment(
         loader=PackageLoader("attack.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
@@ -95,8 +101,7 @@ def render_page(groups: Sequence[Group], extras: Extras) -> str:
         radius_name, verdict_radius, verdict_table, why_apart,
     )  # fmt: skip
     environment.globals |= {function.__name__: function for function in functions}
-    template = environment.get_template("page.html.j2")
-    return template.render(**_summary(groups), **_figures(groups, extras.paper), **_measured(groups, extras))
+    return environment.get_template("page.html.j2")
 
 
 def _summary(groups: Sequence[Group]) -> dict[str, Any]:

@@ -4,8 +4,9 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
@@ -13,6 +14,9 @@ from stylize.console import InputError, counted, literal
 from stylize.files import write_atomically
 from stylize.shards import image_roles
 from stylize.shards.manifest import Manifest
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 CARD_NAME, CROISSANT_NAME = "README.md", "croissant.json"
 # (name of the configuration, split here, split there); the copies would get lost among splits that have none
@@ -86,22 +90,27 @@ def render_card(manifest: Manifest, facts: Facts = NO_FACTS, form: str = "webdat
 
     The first of its configurations is what `load_dataset` of Hugging Face reads when none is named.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined  # which reading shards needs not
-
     configurations: dict[str, list[tuple[str, str]]] = {}
     for name, split, theirs in CONFIGURATIONS:
         if manifest.samples(split):
             configurations.setdefault(name, []).append((theirs, FILES[form].format(split=split)))
     licence = re.sub("-(only|or-later)$", "", facts.licence).lower()
-    environment = Environment(  # noqa: S701 - Markdown; the filters make names harmless
-        loader=PackageLoader("stylize.shards"), undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
-    )
-    environment.filters |= {"code": _code, "literal": literal, "yaml": json.dumps}
-    return environment.get_template("card.md.j2").render(
+    return _template().render(
         manifest=manifest, facts=facts, form=form, configurations=configurations, citations=_citations(facts, manifest),
         source=manifest.spec.get("source", "images"), untitled=UNTITLED, shown=NAMED, described=DESCRIBED,
         hub_licence=licence if not licence or _HUB_LICENCES.fullmatch(licence) else "other", counted=counted,
     )  # fmt: skip
+
+
+@cache
+def _template() -> "Template":
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # which reading shards needs not
+
+    environment = Environment(  # noqa: S701 - Markdown; the filters make names harmless
+        loader=PackageLoader("stylize.shards"), undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
+    )
+    environment.filters |= {"code": _code, "literal": literal, "yaml": json.dumps}
+    return environment.get_template("card.md.j2")
 
 
 def _citations(facts: Facts, manifest: Manifest) -> list[str]:

@@ -170,6 +170,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
     """Return a function that runs `stylize` in `tmp_path` and gives exit code, standard output and standard error."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("stylize.networks.devices.MATRIX", 8)
+    monkeypatch.setattr("stylize.networks.styles.STYLE_SIDE", 64)
     monkeypatch.setattr("stylize.cli.shards.MACHINE_SECONDS", 0.001)
 
     def call(*arguments: object) -> tuple[int, str, str]:
