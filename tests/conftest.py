@@ -1,8 +1,10 @@
-"""Small shard folders drawn in the test, for `train` and `attack`, and an object store."""
+"""Small shard folders drawn in the test, for `train` and `attack`, an object store, and the commands."""
 
 import io
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.request import Request, urlopen
 
@@ -14,6 +16,7 @@ from PIL import Image
 from stylize.files import file_sha256
 from stylize.shards import Sample, write_shard
 from stylize.shards.manifest import Manifest, ShardEntry, write_manifest
+from tests.commands import stand_ins
 
 ShardFolderMaker = Callable[..., Path]
 _FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
@@ -124,3 +127,17 @@ def store(server: str) -> Any:
     client.create_bucket(Bucket="bucket")
     client.put_bucket_versioning(Bucket="bucket", VersioningConfiguration={"Status": "Enabled"})
     return client
+
+
+@pytest.fixture(scope="session")
+def stand_in_folder() -> Iterator[Path]:
+    with TemporaryDirectory() as folder, stand_ins(Path(folder)):
+        yield Path(folder)
+
+
+@pytest.fixture(scope="module")
+def commands(stand_in_folder: Path) -> Iterator[Path]:
+    """Return a folder with stand-ins for the commands, which come first on the path."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", str(stand_in_folder), prepend=os.pathsep)
+        yield stand_in_folder

@@ -6,7 +6,6 @@ import re
 import shutil
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,11 +24,10 @@ STORIES, PIPELINE = (
 )
 SSHD = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/usr/bin")
 TRAINS = "Running stage 'train@pairing'"
-COMMANDS = Path(sys.executable).parent
-PYTHON = f"""#!/bin/sh
+PYTHON = """#!/bin/sh
 # Stands in for `python3 -m venv .venv`: an environment with the commands that are tested, and nothing to install.
 mkdir -p .venv/bin
-echo 'PATH="{COMMANDS}:$PATH"' > .venv/bin/activate
+echo 'PATH="{commands}:$PATH"' > .venv/bin/activate
 printf '#!/bin/sh\\n' > .venv/bin/pip
 chmod +x .venv/bin/pip
 """
@@ -39,8 +37,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow:Depreca
 def tell(story: str, folder: Path, **names: str) -> str:
     """Run a story's commands one after the other; the first that fails ends them. Return what they print."""
     home = folder if (folder / "python").exists() else folder.parent
-    path = f"{COMMANDS}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, **GIT, "PATH": path, "PYTHON": f"{home}/python", "HOME": str(home), **names}
+    environment = {**os.environ, **GIT, "PYTHON": f"{home}/python", "HOME": str(home), **names}
     command = ["bash", "-e", "-c", story]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{story}\n{done.stdout}\n{done.stderr}"
@@ -48,11 +45,11 @@ def tell(story: str, folder: Path, **names: str) -> str:
 
 
 @pytest.fixture
-def team(tmp_path: Path) -> Path:
+def team(tmp_path: Path, commands: Path) -> Path:
     """Return a folder with a bare clone of this repository, for a handful of images."""
     folder = tmp_path / "team"
     folder.mkdir()
-    (folder / "python").write_text(PYTHON)
+    (folder / "python").write_text(PYTHON.format(commands=commands))
     (folder / "python").chmod(0o755)
     draw_images(tmp_path / "images", per_class=5)
     run(clone_project(folder, small_parameters(tmp_path / "images")), "git", "push", "--quiet")

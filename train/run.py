@@ -1,5 +1,6 @@
 """Train one classifier from start to finish: the folder, the epochs, the best model, its metrics."""
 
+import math
 import signal
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -46,6 +47,7 @@ from train.state import SaveClock, load_state, received_signals, save_state
 from train.streaming import StreamedBatches
 
 RECALIBRATION_BATCHES = 20  # enough for the averages of BatchNorm
+RECALIBRATION_PAIRS = 256  # at least, where a quarter of the epoch has fewer batches
 
 
 def train_model(config: TrainConfig) -> dict[str, Any]:
@@ -146,7 +148,7 @@ class _Run:
         progress.training_seconds += time.monotonic() - started
         metrics = None
         if trained:
-            self.batches.select(progress.epoch, count=RECALIBRATION_BATCHES)
+            self.batches.select(progress.epoch, count=recalibration_batches(self.batches.steps, self.config.batch_size))
             trainer.recalibrate(self.loader)
             metrics = self._count(self.validation_samples, self.validation)
         seconds = time.monotonic() - started
@@ -211,6 +213,11 @@ class _Run:
             return {}
         counts = {"training_images": self.batches.images, "validation_images": len(self.validation)}
         return write_results(config.out, self.trainer, self.identity, tested, self.samples.class_names, counts)
+
+
+def recalibration_batches(steps: int, batch_size: int) -> int:
+    """Return how many batches set BatchNorm's statistics after an epoch of so many: a quarter of a short one."""
+    return min(RECALIBRATION_BATCHES, max(steps // 4, math.ceil(RECALIBRATION_PAIRS / batch_size)))
 
 
 def check_copies(config: TrainConfig, copies: int) -> None:

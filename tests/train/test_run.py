@@ -17,7 +17,7 @@ import train
 from stylize.console import InputError
 from train import PairedShards, TrainConfig, evaluate, image_preset, load_model, train_model
 from train.methods import METHODS, Losses, Settings
-from train.run import refuse_single_class, warn_of_wrong_pairs
+from train.run import recalibration_batches, refuse_single_class, warn_of_wrong_pairs
 
 ShardFolderMaker = Callable[..., Path]
 HERE = f"{__name__}:network"
@@ -180,6 +180,14 @@ def test_few_steps_from_scratch_already_work_in_eval_mode(make_shard_folder: Sha
         shards, "mobilenet_v3_small", "normal", tmp_path / "out", epochs=3, batch_size=12, dtype="fp32", workers=0
     )
     assert train_model(config)["test_accuracy"] > 0.7
+
+
+@pytest.mark.parametrize(
+    ("steps", "batch_size", "batches"),
+    [(700, 64, 20), (80, 256, 20), (40, 256, 10), (18, 64, 4), (2, 256, 1), (90, 2, 20)],
+)
+def test_recalibration_takes_a_quarter_of_a_short_epoch(steps: int, batch_size: int, batches: int) -> None:
+    assert recalibration_batches(steps, batch_size) == batches
 
 
 def test_a_diverged_run_says_so(config: TrainConfig) -> None:
