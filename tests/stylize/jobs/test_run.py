@@ -2,11 +2,9 @@ import hashlib
 import io
 import itertools
 import json
-import os
 import resource
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,6 +22,7 @@ from stylize.networks.stylizer import Pixels, Stylizer
 from stylize.shards import Sample, read_shard, write_shard
 from stylize.shards.manifest import read_manifest, write_manifest
 from stylize.shards.verify import verify_shards
+from tests.commands import PYTHON
 from tests.stylize.jobs.contents import contents
 
 JobMaker = Callable[..., Job]
@@ -87,7 +86,7 @@ def test_an_interrupted_run_goes_on(finished_job: Job, finished: Path, tmp_path:
 
 
 def test_a_killed_process_leaves_work_that_goes_on(
-    class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    class_folders: Path, tmp_path: Path, commands: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code = """
 import os, signal, sys, time
@@ -107,9 +106,7 @@ options = ShardOptions(style=("dots",), data=sys.argv[1], size=16, limit=4, dtyp
 make_shards(open_job(options), Path(sys.argv[2]), report=report)
 """
     out = tmp_path / "killed" / "out"
-    path = os.pathsep.join(filter(None, [str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, "-c", code, str(class_folders), str(out)]
-    process = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, check=False, timeout=300)
+    process = subprocess.run([commands / PYTHON, "-c", code, class_folders, out], check=False, timeout=300)
     assert process.returncode == -signal.SIGKILL
     assert not out.exists()
     assert list(staging(out).glob("shards/*.part"))
