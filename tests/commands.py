@@ -1,7 +1,8 @@
 """The commands `stylize`, `train`, `attack` and `dvc` without their start, which is most of their time on few images.
 
 A process imports their libraries once and forks itself for every command. Stand-ins for the installed commands, to come
-first on the path, hand it their words, folder, environment and streams, and end with the exit code that it sends back.
+first on the path, hand it their words, folder, environment and streams, and end with the exit code that it sends back,
+or killed where none comes. `forked-python -c CODE …` runs a program in the same way.
 """
 
 import json
@@ -11,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -30,14 +32,16 @@ with socket.socket(socket.AF_UNIX) as server:
     socket.send_fds(server, [b" "], [0, 1, 2])
     server.sendall(json.dumps([sys.argv, os.getcwd(), dict(os.environ)]).encode())
     server.shutdown(socket.SHUT_WR)
-    sys.exit(int(server.recv(4) or 1))
+    code = server.recv(4)
+sys.exit(int(code)) if code else os.kill(os.getpid(), 9)
 """
+PYTHON = "forked-python"
 
 
 @contextmanager
 def stand_ins(folder: Path) -> Iterator[None]:
     """Keep the process that runs the commands, and their stand-ins in a folder."""
-    for name in MAIN:
+    for name in (*MAIN, PYTHON):
         (folder / name).write_text(STAND_IN)
         (folder / name).chmod(0o755)
     command = [sys.executable, "-c", f"from tests.commands import serve; serve({str(folder / 'socket')!r})"]
@@ -67,7 +71,8 @@ def serve(address: str) -> None:
 
 
 def _answer(connection: socket.socket) -> None:
-    """Do as a stand-in asks, and end."""
+    """Do as a stand-in asks in a process group of its own, and end."""
+    os.setsid()
     for number, stream in enumerate(socket.recv_fds(connection, 1, 3)[1]):
         os.dup2(stream, number)
         os.close(stream)
@@ -76,12 +81,25 @@ def _answer(connection: socket.socket) -> None:
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    sys.path[0] = str(Path(sys.executable).parent)
+    code: str | int | None
     try:
-        code = import_module(MAIN[Path(sys.argv[0]).name]).main()
+        code = _run(Path(sys.argv[0]).name)
     except SystemExit as end:
         code = end.code
+    except BaseException:
+        traceback.print_exc()
+        code = 1
     sys.stdout.flush()
     sys.stderr.flush()
     connection.sendall(str(int(code or 0)).encode())
     os._exit(0)
+
+
+def _run(name: str) -> int | None:
+    if name == PYTHON:
+        program, sys.argv = sys.argv[2], ["-c", *sys.argv[3:]]
+        exec(program, vars(sys.modules["__main__"]))
+        return 0
+    sys.path[0] = str(Path(sys.executable).parent)
+    code: int | None = import_module(MAIN[name]).main()
+    return code

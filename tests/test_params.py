@@ -244,7 +244,7 @@ def test_the_numbers_are_read_as_dvc_reads_them(tmp_path: Path) -> None:
 
 
 def test_pictures_that_dvc_shares_are_brought_where_they_are_missing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, commands: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     picture = Path("data/paintings/starry.png")
@@ -252,7 +252,7 @@ def test_pictures_that_dvc_shares_are_brought_where_they_are_missing(
     Image.new("RGB", (64, 64), "navy").save(picture)
     write(Path(), given("stylize.style_sets.starry", {"style": ["dots", str(picture)]}))
     for command in (("init", "--no-scm"), ("add", str(picture.parent))):
-        subprocess.run([sys.executable, "-m", "dvc", *command, "--quiet"], check=True)
+        subprocess.run(["dvc", *command, "--quiet"], check=True)
     shutil.rmtree(picture.parent)  # as in an experiment's own folder
     check_all(Path("params.yaml"))
     assert picture.is_file()
@@ -294,7 +294,7 @@ print(json.dumps({stage.addressing: stage.cmd for stage in repo.index.stages}))
 
 
 @pytest.fixture(scope="module")
-def commands(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def stages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Return the commands that DVC makes of `dvc.yaml` where names and paths hold every odd letter."""
     folder = tmp_path_factory.mktemp("odd")
     shutil.copy(PROJECT / "dvc.yaml", folder)
@@ -319,12 +319,12 @@ STYLE = 'O\'Keeffe $1 "sun".jpg'
 
 
 @pytest.fixture(scope="module")
-def words(commands: dict[str, Any]) -> Callable[[str], list[str]]:
+def words(stages: dict[str, Any]) -> Callable[[str], list[str]]:
     """Return a function from a stage's name to its command's words, as a shell passes them."""
 
     def split(stage: str) -> list[str]:
         shown = subprocess.run(
-            ["sh", "-c", r"printf '%s\0' " + commands[stage]], capture_output=True, text=True, check=True
+            ["sh", "-c", r"printf '%s\0' " + stages[stage]], capture_output=True, text=True, check=True
         )
         return shown.stdout.split("\0")[:-1]
 
@@ -345,10 +345,10 @@ def test_style_sets_reach_the_commands_as_they_are(words: Callable[[str], list[s
     assert {f"data/models/{name}/model.safetensors", f"data/results/{name}.json"} <= set(words(f"attack@{name}"))
 
 
-def test_a_grid_is_a_stage_for_every_combination(words: Callable[[str], list[str]], commands: dict[str, Any]) -> None:
+def test_a_grid_is_a_stage_for_every_combination(words: Callable[[str], list[str]], stages: dict[str, Any]) -> None:
     names = {f"{method}-{arch}-swirls-{seed}" for method, arch, _, seed in product(*GRID.values())}
     for stage in ("train-grid", "attack-grid"):
-        assert {name.partition("@")[2] for name in commands if name.startswith(f"{stage}@")} == names
+        assert {name.partition("@")[2] for name in stages if name.startswith(f"{stage}@")} == names
     given = words("train-grid@normal-resnet18-swirls-1")
     assert given[given.index("--out") + 1] == "data/models/normal-resnet18-swirls-1"
     values = {

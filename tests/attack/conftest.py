@@ -1,6 +1,7 @@
 """Small trained models and results, made in the test."""
 
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +16,17 @@ from attack.evaluation.paper_path import path_attack
 from attack.evaluation.result import attack_document, encode_result
 from stylize.files import file_sha256
 from stylize.shards.manifest import MANIFEST_NAME, read_manifest
+from tests.attack.planted import networks
 from train import ModelCard, TestImage, build_model, load_test_images, save_model
 
 ModelMaker = Callable[..., Path]
 ResultMaker = Callable[..., Path]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def networks_are_trained_once(tmp_path_factory: pytest.TempPathFactory) -> None:
+    own = tmp_path_factory.getbasetemp()
+    networks.FOLDER = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
 def fit_head(model: nn.Module, pixels: Tensor, labels: Tensor) -> None:

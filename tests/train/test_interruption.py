@@ -14,6 +14,7 @@ import pytest
 from torch import Tensor
 
 import train
+from tests.commands import PYTHON
 from train import TrainConfig, train_model
 from train.state import SaveClock
 
@@ -56,14 +57,11 @@ train_model(TrainConfig(Path(shards), "small", method, Path(out), epochs=2, batc
     [("pairing", "kill", -signal.SIGKILL, 2), ("pgd", "evaluation", 143, 3)],  # whose random starts BatchNorm sees
 )
 def test_a_run_that_was_ended_goes_on_to_the_same_weights(
-    make_shard_folder: ShardFolderMaker, tmp_path: Path, method: str, what: str, code: int, step: int
+    make_shard_folder: ShardFolderMaker, tmp_path: Path, commands: Path, method: str, what: str, code: int, step: int
 ) -> None:
     shards, out, whole = make_shard_folder(size=32), tmp_path / "out", tmp_path / "whole"
     ended = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(shards), str(out), method, what],
-        cwd=Path(train.__file__).parents[1],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        start_new_session=True,
+        [commands / PYTHON, "-c", PROGRAM, str(shards), str(out), method, what],
         capture_output=True,
         text=True,
         check=False,

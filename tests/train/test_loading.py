@@ -4,7 +4,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import SimpleNamespace
@@ -198,31 +198,6 @@ def test_hash_is_uniform_enough() -> None:
     assert ((counts - 400) ** 2 / 400).sum() < 27.9  # chi-squared, 9 degrees of freedom, p = 0.001
 
 
-def _run_elsewhere(
-    shards: Path, code: str, command: Sequence[str] = (sys.executable,), **environment: str
-) -> subprocess.CompletedProcess[str]:
-    """Run a script from standard input that trains with two workers."""
-    script = (
-        "from pathlib import Path\nfrom train import TrainConfig, train_model\n"
-        f"config = TrainConfig(Path({str(shards)!r}), 'small', 'pairing', Path({str(shards.parent / 'out')!r}),"
-        f" epochs=1, batch_size=8, dtype='fp32', device='cpu', workers=2)\n{code}\n"
-    )
-    variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    return subprocess.run(
-        command, input=script, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=300, check=False
-    )
-
-
-def test_a_script_from_standard_input_under_a_long_temporary_folder(
-    make_shard_folder: ShardFolderMaker, tmp_path: Path
-) -> None:
-    long = tmp_path / ("scratch" * 14)
-    long.mkdir()
-    ended = _run_elsewhere(make_shard_folder(size=32), "print(train_model(config)['epochs'])", TMPDIR=str(long))
-    assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.split() == ["1"]
-
-
 def test_full_shared_memory_is_done_without(
     make_shard_folder: ShardFolderMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,14 +210,27 @@ def test_full_shared_memory_is_done_without(
     assert all(torch.equal(a, b) for a, b in zip(expected, _epochs(full, 1), strict=True))
 
 
-@pytest.mark.skipif(
-    subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode != 0
-    if shutil.which("unshare")
-    else True,
-    reason="needs a mount of its own",
-)
-def test_training_under_a_tiny_shared_memory(make_shard_folder: ShardFolderMaker) -> None:
-    mount = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs -o size=64k tmpfs /dev/shm && exec "$0"', sys.executable]
-    ended = _run_elsewhere(make_shard_folder(size=32), "print(train_model(config)['epochs'])", mount)
+def _command() -> list[str]:
+    """Return a command that runs Python under a tiny shared memory, where a mount of its own is allowed."""
+    if shutil.which("unshare") and subprocess.run(["unshare", "-m", "true"], stderr=subprocess.DEVNULL).returncode == 0:
+        mount = 'mount -t tmpfs -o size=64k tmpfs /dev/shm && exec "$0"'
+        return ["unshare", "-m", "sh", "-c", mount, sys.executable]
+    return [sys.executable]
+
+
+def test_a_script_from_standard_input_under_a_long_temporary_folder_and_a_tiny_shared_memory(
+    make_shard_folder: ShardFolderMaker, tmp_path: Path
+) -> None:
+    shards, long = make_shard_folder(size=32), tmp_path / ("scratch" * 14)
+    long.mkdir()
+    script = (
+        "from pathlib import Path\nfrom train import TrainConfig, train_model\n"
+        f"config = TrainConfig(Path({str(shards)!r}), 'small', 'pairing', Path({str(tmp_path / 'out')!r}),"
+        " epochs=1, batch_size=8, dtype='fp32', device='cpu', workers=2)\nprint(train_model(config)['epochs'])\n"
+    )
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(long)}
+    ended = subprocess.run(
+        _command(), input=script, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=300, check=False
+    )
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.split() == ["1"]

@@ -4,7 +4,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import train
 from stylize.console import InputError
 from train import PairedShards, TrainConfig, evaluate, image_preset, load_model, train_model
 from train.methods import METHODS, Losses, Settings
@@ -226,33 +224,31 @@ def test_normal_needs_no_copies_and_no_test_split(make_shard_folder: ShardFolder
     assert train_model(replace(config, method="normal", epochs=1))["test_accuracy"] is None
 
 
-def test_two_processes(make_shard_folder: ShardFolderMaker, tmp_path: Path) -> None:
+def test_two_processes(make_shard_folder: ShardFolderMaker, tmp_path: Path, commands: Path) -> None:
     """Both run the same number of steps on an uneven data set (23 samples), and one writes."""
-    shards = make_shard_folder(train=25)
-    code = (
-        "import sys, torch; from pathlib import Path; from train import TrainConfig, train_model\n"
-        "torch.set_num_threads(1)\n"
-        "train_model(TrainConfig(Path(sys.argv[1]), 'mobilenet_v3_small', 'adversarial', Path(sys.argv[2]), epochs=1,"
-        " attack_steps=1, batch_size=4, dtype='fp32', device='cpu', workers=0))"
-    )
+    out = tmp_path / "out"
+    options = "--arch small --method adversarial --epochs 1 --attack-steps 1 --batch-size 4 --dtype fp32 --device cpu"
+    command = ["train", "run", "--shards", str(make_shard_folder(train=25, size=32)), "--out", str(out)]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    root = Path(train.__file__).parents[1]
-    command = [sys.executable, "-W", "error::UserWarning", "-c", code, str(shards), str(tmp_path / "out")]
     common = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
     processes = [
         subprocess.Popen(
-            command, cwd=root, env={**common, "RANK": rank, "LOCAL_RANK": rank}, stderr=subprocess.PIPE, text=True
+            [*command, *options.split(), "--workers", "0"],
+            env={**common, "RANK": rank, "LOCAL_RANK": rank},
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for rank in "01"
     ]
     errors = [process.communicate(timeout=600)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], errors
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == RESULTS
+    assert sorted(path.name for path in out.iterdir()) == RESULTS
     assert "epoch 1/1" in errors[0]
     assert "epoch" not in errors[1]
-    assert load_model(tmp_path / "out" / "model.safetensors")[1].config["world_size"] == 2
+    assert "Warning" not in "".join(errors)
+    assert load_model(out / "model.safetensors")[1].config["world_size"] == 2
 
 
 def _warnings(shards: Path) -> list[str]:

@@ -1,7 +1,8 @@
 """Images with a robust and a faint cue, and two small networks: one undefended, one adversarially trained."""
 
+import fcntl
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from stylize.shards.manifest import Manifest, ShardEntry, write_manifest
 
 CLASSES, SIZE, EPSILON = 5, 16, 8 / 255
 TRAIN, TRAIN_SEED, TEST, TEST_SEED = 800, 3, 120, 2
+FOLDER: Path  # where processes leave trained networks for one another; set by those who use them
 
 
 def draw_images(count: int, seed: int, *, misleading: bool = False) -> tuple[Tensor, Tensor]:
@@ -43,8 +45,8 @@ def draw_images(count: int, seed: int, *, misleading: bool = False) -> tuple[Ten
     return (images.clamp(0, 1) * 255).round() / 255, labels
 
 
-def write_shards(directory: Path) -> Path:
-    """Write the images as a shard folder without styled copies: one training image a class, and all test images."""
+def write_shards(directory: Path, tests: int = TEST) -> Path:
+    """Write the images as a shard folder without styled copies: one training image a class, and the first for tests."""
     directory.mkdir(parents=True)
     spec = {
         "class_names": [f"class{label}" for label in range(CLASSES)],
@@ -52,15 +54,15 @@ def write_shards(directory: Path) -> Path:
         "styles_per_image": 0,
         "codec": "png",
         "styles": [],
-        "counts": {"train": CLASSES, "test": TEST},
+        "counts": {"train": CLASSES, "test": tests},
     }
-    write_manifest(directory, Manifest(spec, tuple(_shards(directory))))
+    write_manifest(directory, Manifest(spec, tuple(_shards(directory, tests))))
     return directory
 
 
-def _shards(directory: Path) -> Iterator[ShardEntry]:
+def _shards(directory: Path, tests: int) -> Iterator[ShardEntry]:
     for split, start, count, seed in (("train", 0, CLASSES, 1), ("test", CLASSES, TEST, TEST_SEED)):
-        images, labels = draw_images(count, seed)
+        images, labels = (drawn[:tests] for drawn in draw_images(count, seed))
         path = directory / f"{split}-000000.tar"
         samples = [
             Sample(f"{index:08d}", _png(image), (), int(label), {"source": f"{split}/{index:08d}.png"})
@@ -110,16 +112,25 @@ def train(model: nn.Module, *, robust: bool, epochs: int) -> nn.Module:
 @cache
 def undefended() -> nn.Module:
     """Return a network that looks at the texture alone: nothing is left of it at 2/255."""
-    return _seeded(lambda: train(network(norms=True), robust=False, epochs=15))
+    return _once(0, norms=True, robust=False)
 
 
 @cache
 def robust(seed: int = 0, *, norms: bool = False) -> nn.Module:
     """Return an adversarially trained network, which withstands 8/255."""
-    return _seeded(lambda: train(network(norms=norms), robust=True, epochs=15), seed)
+    return _once(seed, norms=norms, robust=True)
 
 
-def _seeded(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
-    with torch.random.fork_rng(), torch.enable_grad():
+def _once(seed: int, *, norms: bool, robust: bool) -> nn.Module:
+    """Return a network that the first process of a test run trains, while the others wait for it."""
+    with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return make()
+        made, path = network(norms=norms), FOLDER / f"{seed}-{norms}-{robust}.pt"  # noqa: F821
+        with path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.exists():
+                with torch.enable_grad():
+                    train(made, robust=robust, epochs=15)
+                torch.save(made.state_dict(), path)
+    made.load_state_dict(torch.load(path))
+    return made.eval().requires_grad_(False)

@@ -10,6 +10,7 @@ import torch
 
 from attack.attacks import epsilon_name
 from stylize.console import InputError
+from tests.attack.planted import networks
 from tests.attack.planted.networks import write_shards
 from tests.attack.planted.zoo import QUICK, TRUTHS, Cell, build, judge
 
@@ -46,6 +47,7 @@ def main() -> None:
     torch.set_num_threads(1)
     words: dict[tuple[str, str], Counter[str]] = {(truth, radius): Counter() for truth in TRUTHS for radius in RADII}
     with tempfile.TemporaryDirectory() as folder:
+        networks.FOLDER = Path(folder)
         for truth, name, cells in judge_all(Path(folder)):
             for radius, cell in cells.items():
                 words[truth, radius][cell.word] += 1

@@ -29,18 +29,25 @@ def judged(names: Iterable[str]) -> list[Any]:
     return small + [pytest.param(name, QUICK, marks=pytest.mark.slow, id=f"{name}, as on the page") for name in names]
 
 
+@pytest.fixture
+def shown(config: AttackConfig, request: pytest.FixtureRequest) -> Path:
+    """Return shards with all images, or with fewer for fewer attacks."""
+    folder: Path = request.getfixturevalue("few_shards" if config == SMALL else "shards")
+    return folder
+
+
 @pytest.mark.parametrize(("name", "config"), judged(BROKEN))
-def test_no_broken_model_is_missed(name: str, config: AttackConfig, shards: Path, tmp_path: Path) -> None:
+def test_no_broken_model_is_missed(name: str, config: AttackConfig, shown: Path, tmp_path: Path) -> None:
     try:
-        cells = judge(build(name, broken=True), shards, tmp_path / "result.json", config)
+        cells = judge(build(name, broken=True), shown, tmp_path / "result.json", config)
     except InputError:  # a model that attacks cannot be made on is refused, with the reason
         return
     assert not any(cell.missed() for cell in cells.values()), cells
 
 
 @pytest.mark.parametrize(("name", "config"), judged(HONEST))
-def test_honest_models_raise_no_alarm(name: str, config: AttackConfig, shards: Path, tmp_path: Path) -> None:
-    cells = judge(build(name, broken=False), shards, tmp_path / "result.json", config)
+def test_honest_models_raise_no_alarm(name: str, config: AttackConfig, shown: Path, tmp_path: Path) -> None:
+    cells = judge(build(name, broken=False), shown, tmp_path / "result.json", config)
     assert any(cell.alarmed() for cell in cells.values()) == (name in KNOWN_ALARMS), cells
 
 
@@ -57,9 +64,9 @@ def test_no_broken_random_model_is_missed_by_its_mean(name: str, shards: Path, t
 
 
 @pytest.mark.parametrize("name", ["noise on the logits", "random ensemble"])
-def test_the_mean_over_draws_tells_random_models_apart(name: str, shards: Path, tmp_path: Path) -> None:
+def test_the_mean_over_draws_tells_random_models_apart(name: str, few_shards: Path, tmp_path: Path) -> None:
     robust, broken = (
-        judge(build(name, broken=one), shards, tmp_path / f"{one}.json", replace(SMALL, eot=4, steps=5))["8/255"]
+        judge(build(name, broken=one), few_shards, tmp_path / f"{one}.json", replace(SMALL, eot=4, steps=5))["8/255"]
         for one in (False, True)
     )
     assert (robust.word, broken.word) == ("inconclusive", "not robust")

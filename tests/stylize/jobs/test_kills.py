@@ -1,28 +1,27 @@
 """Runs that are stopped at random moments lose nothing that was finished and end as if nothing had happened."""
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-PROJECT = Path(__file__).parents[3]
+from tests.commands import PYTHON
+
+PROGRAM = "import runpy; runpy.run_module('tests.stylize.jobs.fork_runs', run_name='__main__')"
 
 
-def stopped_runs(folder: Path, signals: list[str]) -> list[dict[str, Any]]:
-    path = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
+def stopped_runs(commands: Path, folder: Path, signals: list[str]) -> list[dict[str, Any]]:
     seed = "1"  # an early moment first, so that one run at least is killed at work
-    command = [sys.executable, str(Path(__file__).with_name("fork_runs.py")), str(folder), seed, *signals]
-    process = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE, check=True)
+    command = [str(commands / PYTHON), "-c", PROGRAM, str(folder), seed, *signals]
+    process = subprocess.run(command, stdout=subprocess.PIPE, check=True)
     return [json.loads(line) for line in process.stdout.splitlines()]
 
 
 @pytest.mark.parametrize("kills", [1, pytest.param(30, marks=pytest.mark.slow)])
-def test_stopped_runs_go_on_and_give_the_same_bytes(tmp_path: Path, kills: int) -> None:
-    reports = stopped_runs(tmp_path, ["SIGKILL"] * kills + ["SIGTERM", "SIGINT"])
+def test_stopped_runs_go_on_and_give_the_same_bytes(commands: Path, tmp_path: Path, kills: int) -> None:
+    reports = stopped_runs(commands, tmp_path, ["SIGKILL"] * kills + ["SIGTERM", "SIGINT"])
     assert len(reports) == kills + 2
     for report in reports:
         assert report["half_written"] == report["made_again"] == [], report

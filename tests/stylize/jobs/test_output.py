@@ -4,7 +4,6 @@ import errno
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from stylize.jobs.job import Job
 from stylize.jobs.run import make_shards
 from stylize.shards.manifest import read_manifest
 from stylize.shards.verify import verify_shards
+from tests.commands import PYTHON
 from tests.stylize.jobs.contents import contents
 
 JobMaker = Callable[..., Job]
@@ -162,27 +162,24 @@ def test_a_read_only_disk_is_named_and_its_shards_can_be_used(
     assert sorted(path.name for path in disk.iterdir()) == [".staging", "out"]
 
 
-def test_a_disk_that_fills_up_in_the_middle_of_shards_ends_the_run(tmp_path: Path) -> None:
+def test_a_disk_that_fills_up_in_the_middle_of_shards_ends_the_run(tmp_path: Path, commands: Path) -> None:
     """In a process of its own, because what this found was a run that never ended."""
     code = """
 import resource, signal, sys
 from pathlib import Path
 import torch
-import stylize.jobs.make_shard, stylize.jobs
+import stylize.jobs.make_shard, stylize.jobs.spec
 from stylize import ShardOptions, make_shards, open_job
 torch.set_num_threads(1)
-stylize.jobs.SAMPLES_PER_SHARD, stylize.jobs.make_shard.CHUNK_IMAGES = 500, 20
+stylize.jobs.spec.SAMPLES_PER_SHARD, stylize.jobs.make_shard.CHUNK_IMAGES = 500, 20
 invert = "tests.stylize.jobs.own_stylizers:invert"
 job = open_job(ShardOptions(stylizer=invert, data="shapes", size=16, limit=1500))
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that writing fails as on a full disk
 resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))
 make_shards(job, Path(sys.argv[1]))
 """
-    path = os.pathsep.join(filter(None, [str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH")]))
-    process = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "out")], env={**os.environ, "PYTHONPATH": path},
-        stderr=subprocess.PIPE, text=True, timeout=300, check=False,
-    )  # fmt: skip
+    command = [str(commands / PYTHON), "-c", code, str(tmp_path / "out")]
+    process = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=300, check=False)
     assert process.returncode == 1
     assert "cannot be written (File too large): make room" in process.stderr
     assert not list(tmp_path.rglob("*.part"))

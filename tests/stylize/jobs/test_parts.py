@@ -1,9 +1,7 @@
 """Parts of a job, made by processes of their own, and what joins them."""
 
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,19 +12,17 @@ from stylize.console import InputError
 from stylize.jobs.job import Job
 from stylize.jobs.run import Part, make_part, make_shards, parse_part, publish_parts
 from stylize.shards.manifest import read_manifest
+from tests.commands import PYTHON
 from tests.stylize.jobs.contents import contents
 
 JobMaker = Callable[..., Job]
 Run = Callable[..., tuple[int, str, str]]
-PROJECT = Path(__file__).parents[3]
 
 
-def test_parts_made_by_processes_at_once_are_the_whole(tmp_path: Path) -> None:
-    path = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, "-m", "tests.stylize.jobs.fork_parts", str(tmp_path)]
-    process = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=300, check=False
-    )
+def test_parts_made_by_processes_at_once_are_the_whole(commands: Path, tmp_path: Path) -> None:
+    program = "import runpy; runpy.run_module('tests.stylize.jobs.fork_parts', run_name='__main__')"
+    command = [str(commands / PYTHON), "-c", program, str(tmp_path)]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert process.returncode == 0, process.stderr
     report = json.loads(process.stdout)
     assert report["killed"] == -9

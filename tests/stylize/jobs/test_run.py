@@ -2,11 +2,9 @@ import hashlib
 import io
 import itertools
 import json
-import os
 import resource
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,13 +15,14 @@ import pytest
 from PIL import Image
 
 from stylize.console import InputError
-from stylize.jobs import ShardOptions
 from stylize.jobs.job import Job, open_job
 from stylize.jobs.run import make_shards
+from stylize.jobs.spec import ShardOptions
 from stylize.networks.stylizer import Pixels, Stylizer
 from stylize.shards import Sample, read_shard, write_shard
 from stylize.shards.manifest import read_manifest, write_manifest
 from stylize.shards.verify import verify_shards
+from tests.commands import PYTHON
 from tests.stylize.jobs.contents import contents
 
 JobMaker = Callable[..., Job]
@@ -87,14 +86,14 @@ def test_an_interrupted_run_goes_on(finished_job: Job, finished: Path, tmp_path:
 
 
 def test_a_killed_process_leaves_work_that_goes_on(
-    class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    class_folders: Path, tmp_path: Path, commands: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code = """
 import os, signal, sys, time
 from pathlib import Path
-import stylize.jobs
+import stylize.jobs.spec
 from stylize import ShardOptions, make_shards, open_job
-stylize.jobs.SAMPLES_PER_SHARD = 2
+stylize.jobs.spec.SAMPLES_PER_SHARD = 2
 images = 0
 def report(count):
     global images
@@ -107,13 +106,11 @@ options = ShardOptions(style=("dots",), data=sys.argv[1], size=16, limit=4, dtyp
 make_shards(open_job(options), Path(sys.argv[2]), report=report)
 """
     out = tmp_path / "killed" / "out"
-    path = os.pathsep.join(filter(None, [str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, "-c", code, str(class_folders), str(out)]
-    process = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, check=False, timeout=300)
+    process = subprocess.run([commands / PYTHON, "-c", code, class_folders, out], check=False, timeout=300)
     assert process.returncode == -signal.SIGKILL
     assert not out.exists()
     assert list(staging(out).glob("shards/*.part"))
-    monkeypatch.setattr("stylize.jobs.SAMPLES_PER_SHARD", 2)
+    monkeypatch.setattr("stylize.jobs.spec.SAMPLES_PER_SHARD", 2)
     options = ShardOptions(style=("dots",), data=str(class_folders), size=16, limit=4, dtype="float32")
     job = open_job(options)
     before = {path.name: path.read_bytes() for path in staging(out).glob("shards/*.tar")}
