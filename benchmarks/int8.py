@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from stylize.cli.sheet import contact_sheet
 from stylize.fitting import HOLD_OUT_FRACTION
 from stylize.fitting.evaluate import held_out_photos
-from stylize.jobs import ShardOptions
 from stylize.jobs.job import open_job
 from stylize.jobs.run import make_shards
+from stylize.jobs.spec import ShardOptions
 from stylize.networks.adain import AdaINNetwork, Layer
 from stylize.networks.devices import sums_int8_exactly
 from stylize.networks.openvino import QuantisedConvolution, quantise_pair

@@ -52,7 +52,7 @@ STEPS = {
 }
 PLAN = """
 from types import SimpleNamespace
-from stylize.jobs import plan_shards
+from stylize.jobs.spec import plan_shards
 images = int(sys.argv[2])
 spec = SimpleNamespace(seed=0, counts={"train": images}, samples_per_shard=1000)
 source = SimpleNamespace(splits=("train",), count=lambda split: images)
@@ -61,7 +61,7 @@ next(plan_shards(spec, source))
 PREAMBLE = """
 import sys
 from pathlib import Path
-import stylize.jobs, stylize.shards.verify, train.dataset
+import stylize.jobs.spec, stylize.shards.verify, train.dataset
 folder = Path(sys.argv[1])
 """
 

@@ -30,10 +30,10 @@ from torchvision.transforms.functional import resize
 
 from benchmarks.rivals import rivals
 from stylize.console import InputError, console
-from stylize.jobs import ShardOptions
 from stylize.jobs.job import open_job
 from stylize.jobs.make_shard import start_workers
 from stylize.jobs.run import make_shards
+from stylize.jobs.spec import ShardOptions
 from stylize.networks.adain import AdaINNetwork, stylization_flops
 from stylize.networks.devices import best_dtype, find_device, matrix_rate
 from stylize.networks.styles import Style, load_styles

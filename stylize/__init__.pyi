@@ -5,13 +5,13 @@ from .cli.sheet import shard_sheet as shard_sheet
 from .cli.sheet import style_sheet as style_sheet
 from .console import InputError as InputError
 from .fitting.styles import fit_styles as fit_styles
-from .jobs import ShardOptions as ShardOptions
-from .jobs import Spec as Spec
 from .jobs.estimate import Estimate as Estimate
 from .jobs.estimate import estimate_run as estimate_run
 from .jobs.job import Job as Job
 from .jobs.job import open_job as open_job
 from .jobs.run import make_shards as make_shards
+from .jobs.spec import ShardOptions as ShardOptions
+from .jobs.spec import Spec as Spec
 from .networks.adain import AdaINNetwork as AdaINNetwork
 from .networks.adain import Decoder as Decoder
 from .networks.adain import Encoder as Encoder

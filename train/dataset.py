@@ -30,7 +30,7 @@ from stylize.shards import image_roles, is_header_of, open_shard
 from stylize.shards.decode import MAX_PIXELS
 from stylize.shards.index import SplitIndex, differs, index_split, load_index
 from stylize.shards.manifest import ORIGIN_NAME, SPLITS, read_manifest
-from stylize.shards.picture_files import decode_plain_jpeg
+from stylize.shards.picture_formats import decode_plain_jpeg
 from stylize.shards.remote import DEFAULT_CACHE, DEFAULT_GB, local_shards
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108

@@ -12,7 +12,7 @@ from stylize.console import InputError, Show, console, counted_progress, shown_p
 from stylize.files import write_atomically
 from stylize.fitting import HOLD_OUT_FRACTION, PRESETS, REFINE, FitSettings, Phase
 from stylize.interruption import imports_torch
-from stylize.jobs import STYLE_HELP, Encoder
+from stylize.jobs.spec import STYLE_HELP, Encoder
 
 LINE_STEPS = 25
 PRESET_HELP = f"The recipe: {', '.join(PRESETS)}; {REFINE} goes on from --start."

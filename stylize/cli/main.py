@@ -26,7 +26,7 @@ from stylize.console.params import (
     placed,
     read_section,
 )
-from stylize.jobs import ShardOptions
+from stylize.jobs.spec import ShardOptions
 from stylize.networks import check_style_exists
 
 

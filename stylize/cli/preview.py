@@ -10,7 +10,7 @@ from stylize.console import InputError, console, counted
 from stylize.console.settings import options_of
 from stylize.files import write_atomically
 from stylize.interruption import imports_torch
-from stylize.jobs import ShardOptions
+from stylize.jobs.spec import ShardOptions
 from stylize.networks import MIN_SIDE
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from stylize.cli.tools import failed_text, print_summary
 from stylize.console import Effort, InputError, console, counted, counted_progress, print_notice
 from stylize.console.settings import options_of
 from stylize.interruption import imports_torch
-from stylize.jobs import ShardOptions
+from stylize.jobs.spec import ShardOptions
 from stylize.networks import COLOURS
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import typer
 from stylize.console import BYTES, InputError, console, counted, counted_progress, print_notice
 from stylize.console.settings import options_of
 from stylize.interruption import imports_torch
-from stylize.jobs import DATA_HELP, Decoder, Encoder, ShardOptions
+from stylize.jobs.spec import DATA_HELP, Decoder, Encoder, ShardOptions
 from stylize.shards.diff import spec_text
 from stylize.shards.manifest import FAILURES_NAME, MANIFEST_NAME, Manifest, inspect_manifest, read_manifest
 

@@ -9,7 +9,7 @@ import typer
 from stylize.console import command_app, console
 from stylize.files import file_sha256
 from stylize.interruption import imports_torch
-from stylize.jobs import Decoder, Encoder
+from stylize.jobs.spec import Decoder, Encoder
 from stylize.networks import TORCHVISION, WEIGHTS
 
 IMPORT_HELP = f"vgg_normalised.pth, a file of torchvision's VGG-19, or {TORCHVISION} to download that."

@@ -11,10 +11,10 @@ import numpy as np
 from PIL import Image
 
 from stylize.console import InputError, Report, silent
-from stylize.jobs import ShardOptions, shuffled, source_record
 from stylize.jobs.job import Codec, Failure, Job, make_spec
 from stylize.jobs.make_shard import SourceImage, read_image
 from stylize.jobs.output import make_sample_set
+from stylize.jobs.spec import ShardOptions, shuffled, source_record
 from stylize.networks.styles import Style
 from stylize.networks.stylizer import Pixels, Stylizer, golden_style, self_test
 from stylize.networks.weights import load_pair

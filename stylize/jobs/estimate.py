@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from stylize.console import InputError, counted
-from stylize.jobs import ShardPlan, Spec, plan_shards
 from stylize.jobs.job import Job
 from stylize.jobs.make_shard import Findings, SourceImage, read_images, start_workers, stylized_samples
+from stylize.jobs.spec import ShardPlan, Spec, plan_shards
 from stylize.jobs.stylizers import stylize_copies
 from stylize.networks import COLOURS
 from stylize.shards import Sample, sample_members

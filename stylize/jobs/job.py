@@ -12,7 +12,7 @@ import simplejpeg
 from PIL import Image, ImageOps
 
 from stylize.console import InputError, print_notice
-from stylize.jobs import VERSIONED, ShardOptions, Spec, StyleRecord, source_record
+from stylize.jobs.spec import VERSIONED, ShardOptions, Spec, StyleRecord, source_record
 from stylize.jobs.stylizers import OwnStylizer, open_own_stylizer
 from stylize.networks import COLOURS, MIN_SIDE
 from stylize.networks.devices import device_kind
@@ -21,7 +21,7 @@ from stylize.networks.styles import Style, load_styles
 from stylize.networks.stylizer import Pixels, Stylizer, golden_style, self_test
 from stylize.networks.weights import load_pair
 from stylize.shards.decode import MAX_PIXELS, PictureError, decode, decode_picture
-from stylize.shards.picture_files import decode_plain_jpeg
+from stylize.shards.picture_formats import decode_plain_jpeg
 from stylize.sources import Source
 from stylize.sources.opening import open_source
 

@@ -20,9 +20,9 @@ import torch
 
 from stylize.console import InputError, Report, silent
 from stylize.files import file_sha256, temporary_path
-from stylize.jobs import ShardPlan, draw_copies
 from stylize.jobs.job import Failure, Job
 from stylize.jobs.output import Receipt
+from stylize.jobs.spec import ShardPlan, draw_copies
 from stylize.jobs.stylizers import stylize_copies
 from stylize.networks.stylizer import Pixels
 from stylize.shards import Sample, write_shard

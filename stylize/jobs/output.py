@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from stylize.console import InputError, Report, counted, option_name, silent
 from stylize.files import file_sha256, remove_leftovers, wait_for_turn, write_atomically
-from stylize.jobs import SAMPLES_PER_SHARD, ShardOptions, ShardPlan, Spec, plan_shards, shard_sizes, spec_digest
 from stylize.jobs.job import Failure
+from stylize.jobs.spec import SAMPLES_PER_SHARD, ShardOptions, ShardPlan, Spec, plan_shards, shard_sizes, spec_digest
 from stylize.shards import Sample, read_shard, write_shard
 from stylize.shards.card import card_files
 from stylize.shards.decode import PictureError

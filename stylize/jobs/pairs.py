@@ -15,9 +15,9 @@ import numpy as np
 
 from stylize.console import InputError, Report, counted, silent
 from stylize.files import given_name
-from stylize.jobs import SAMPLES_PER_SHARD, VERSIONED, ShardOptions, Spec, draw_copies, shuffled, source_record
 from stylize.jobs.job import Codec, Failure
 from stylize.jobs.output import make_sample_set
+from stylize.jobs.spec import SAMPLES_PER_SHARD, VERSIONED, ShardOptions, Spec, draw_copies, shuffled, source_record
 from stylize.jobs.stylizers import OwnStylizer, open_own_stylizer, stylize_copies
 from stylize.networks.openvino import calibration_sha256
 from stylize.networks.styles import load_styles

@@ -15,11 +15,11 @@ from typing import Any
 
 from stylize.console import InputError, Report, silent
 from stylize.interruption import answered_by
-from stylize.jobs import ShardPlan, Spec
 from stylize.jobs.estimate import small_images_note
 from stylize.jobs.job import Job
 from stylize.jobs.make_shard import start_workers
 from stylize.jobs.run import Notice, make_or_reuse, run_job
+from stylize.jobs.spec import ShardPlan, Spec
 from stylize.shards.diff import diff_specs
 from stylize.shards.manifest import Manifest
 from stylize.sources import Source

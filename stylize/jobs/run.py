@@ -18,7 +18,6 @@ import torch
 from stylize.console import InputError, Report, counted, silent
 from stylize.files import write_atomically
 from stylize.interruption import end_with_parent
-from stylize.jobs import ShardPlan, Spec, plan_shards, shard_sizes
 from stylize.jobs.estimate import size_advice
 from stylize.jobs.job import Failure, Job
 from stylize.jobs.make_shard import Workers, make_shard, read_image, start_workers
@@ -38,6 +37,7 @@ from stylize.jobs.output import (
     refuse_damaged,
     write_receipt,
 )
+from stylize.jobs.spec import ShardPlan, Spec, plan_shards, shard_sizes
 from stylize.networks.devices import find_devices
 from stylize.shards.manifest import MANIFEST_NAME, Manifest, read_manifest
 from stylize.sources import Source

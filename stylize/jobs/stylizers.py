@@ -14,7 +14,7 @@ from torch import nn
 
 from stylize.console import InputError
 from stylize.console.references import code_files, load_reference, reason_of
-from stylize.jobs import ShardOptions, Spec, StyleRecord, draw_copies
+from stylize.jobs.spec import ShardOptions, Spec, StyleRecord, draw_copies
 from stylize.networks.devices import find_device
 from stylize.networks.styles import Style, load_styles
 from stylize.networks.stylizer import Pixels, Stylizer, golden_pictures

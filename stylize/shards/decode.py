@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, TiffTags, UnidentifiedImageError
 
-from stylize.shards.picture_files import (
+from stylize.shards.picture_formats import (
     HEIF,
     JXL,
     SideData,

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from attack.cli import main
-from stylize.jobs import ShardOptions
 from stylize.jobs.cue_conflict import TEXTURE_FREE, make_cue_set, open_cue_set
+from stylize.jobs.spec import ShardOptions
 
 Maker = Callable[..., Path]
 Call = Callable[..., tuple[int, str, str]]

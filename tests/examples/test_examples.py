@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from examples.fast_style import FastStyle
 from examples.fourier import AmplitudeMix
 from stylize.console import InputError
-from stylize.jobs import ShardOptions
 from stylize.jobs.job import open_job
 from stylize.jobs.run import make_shards
+from stylize.jobs.spec import ShardOptions
 from stylize.shards import Sample, read_shard
 from stylize.shards.decode import decode_picture
 from stylize.shards.verify import verify_shards

@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 
 from stylize.cli.main import main
-from stylize.jobs import ShardOptions
 from stylize.jobs.job import Job, make_spec
 from stylize.jobs.run import make_shards
+from stylize.jobs.spec import ShardOptions
 from stylize.networks.adain import Decoder, Encoder, WinogradConvolution
 from stylize.networks.styles import Style
 from stylize.networks.stylizer import Pixels, Stylizer

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from attack.evaluation.shape_bias import measure_shape_bias
 from stylize.console import InputError
-from stylize.jobs import ShardOptions
 from stylize.jobs.cue_conflict import TEXTURE_FREE, make_cue_set, open_cue_set
+from stylize.jobs.spec import ShardOptions
 from stylize.shards import read_shard
 from stylize.shards.manifest import read_manifest
 from stylize.sources.shapes import CLASS_NAMES

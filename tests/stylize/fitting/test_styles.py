@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from stylize.console import InputError
 from stylize.fitting.evaluate import Evaluator
 from stylize.fitting.styles import RATE, StyleFit, fit_styles
-from stylize.jobs import ShardOptions
 from stylize.jobs.job import open_job
+from stylize.jobs.spec import ShardOptions
 from stylize.networks.adain import AdaINNetwork, Decoder, Encoder
 from stylize.networks.openvino import calibration_pictures
 from stylize.networks.styles import FittedStatistics, Style, load_styles, write_fitted

@@ -15,14 +15,14 @@ from unittest.mock import patch
 
 import torch
 
-import stylize.jobs
+import stylize.jobs.spec
 import stylize.networks.styles
 from stylize import ShardOptions, make_shards, open_job
 from stylize.cli.main import main
-from stylize.jobs import ShardPlan
 from stylize.jobs.job import Job
 from stylize.jobs.make_shard import make_shard
 from stylize.jobs.output import Receipt
+from stylize.jobs.spec import ShardPlan
 from stylize.sources.arrays import ShapesSource
 from tests.stylize.jobs.contents import contents
 from tests.stylize.jobs.fork_runs import OPTIONS, SAMPLES_PER_SHARD, STYLE, finish, wait_for
@@ -68,7 +68,7 @@ def record_made_shards(record: Path) -> None:
 
 def run_all(folder: Path) -> dict[str, object]:
     torch.set_num_threads(1)  # a pool of threads would not outlive the fork
-    stylize.jobs.SAMPLES_PER_SHARD = SAMPLES_PER_SHARD
+    stylize.jobs.spec.SAMPLES_PER_SHARD = SAMPLES_PER_SHARD
     stylize.networks.styles.STYLE_SIDE = 64
     read = cache(ShapesSource().read)
     ShapesSource.read = lambda _self, split, index: read(split, index)  # type: ignore[method-assign, assignment]

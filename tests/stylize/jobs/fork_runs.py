@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-import stylize.jobs
+import stylize.jobs.spec
 import stylize.networks.styles
 from stylize import ShardOptions, make_shards, open_job
 from stylize.cli.main import main
@@ -100,7 +100,7 @@ def stop_and_rerun(
 
 def run_all(folder: Path, seed: int, signals: list[signal.Signals]) -> None:
     torch.set_num_threads(1)  # a pool of threads would not outlive the fork
-    stylize.jobs.SAMPLES_PER_SHARD = SAMPLES_PER_SHARD
+    stylize.jobs.spec.SAMPLES_PER_SHARD = SAMPLES_PER_SHARD
     stylize.networks.styles.STYLE_SIDE = 64
     read = cache(ShapesSource().read)
     ShapesSource.read = lambda _self, split, index: read(split, index)  # type: ignore[method-assign, assignment]

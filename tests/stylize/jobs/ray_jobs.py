@@ -11,9 +11,9 @@ from functools import partial
 from pathlib import Path
 
 from stylize.console import command_app, run_command_line
-from stylize.jobs import ShardOptions
 from stylize.jobs.job import Job, open_job
 from stylize.jobs.ray import make_shards_on_ray, ray_pool
+from stylize.jobs.spec import ShardOptions
 from stylize.sources.arrays import ShapesSource
 
 OPTIONS = ShardOptions(style=("dots",), data="shapes", size=16, limit=24, dtype="float32")

@@ -15,9 +15,9 @@ from PIL import Image
 from torch import Tensor
 
 from stylize.console import InputError
-from stylize.jobs import ShardOptions
 from stylize.jobs.cue_conflict import TEXTURE_FREE, Cue, CueSet, design_cues, make_cue_set, open_cue_set, paint_cues
 from stylize.jobs.job import Failure, Job, make_spec
+from stylize.jobs.spec import ShardOptions
 from stylize.networks.adain import AdaINNetwork, Decoder, Encoder
 from stylize.networks.styles import Style
 from stylize.networks.stylizer import Pixels, Stylizer

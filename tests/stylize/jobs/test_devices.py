@@ -14,9 +14,10 @@ import pytest
 import torch
 
 from stylize.console import InputError
-from stylize.jobs import ShardPlan, plan_shards, run
+from stylize.jobs import run
 from stylize.jobs.job import Job
 from stylize.jobs.run import make_locally, make_on_devices, run_job, share_devices
+from stylize.jobs.spec import ShardPlan, plan_shards
 from tests.stylize.jobs.contents import contents
 
 

@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from stylize.cli.tools import counts_line, warning_lines
-from stylize.jobs import plan_shards
 from stylize.jobs.estimate import small_images_note
 from stylize.jobs.job import Job
 from stylize.jobs.make_shard import flag_copies, make_shard, start_workers
 from stylize.jobs.run import make_shards
+from stylize.jobs.spec import plan_shards
 from stylize.networks.stylizer import Pixels, Stylizer
 from stylize.shards.manifest import Flag, Manifest, read_manifest
 from stylize.shards.verify import verify_shards

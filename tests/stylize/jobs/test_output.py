@@ -168,10 +168,10 @@ def test_a_disk_that_fills_up_in_the_middle_of_shards_ends_the_run(tmp_path: Pat
 import resource, signal, sys
 from pathlib import Path
 import torch
-import stylize.jobs.make_shard, stylize.jobs
+import stylize.jobs.make_shard, stylize.jobs.spec
 from stylize import ShardOptions, make_shards, open_job
 torch.set_num_threads(1)
-stylize.jobs.SAMPLES_PER_SHARD, stylize.jobs.make_shard.CHUNK_IMAGES = 500, 20
+stylize.jobs.spec.SAMPLES_PER_SHARD, stylize.jobs.make_shard.CHUNK_IMAGES = 500, 20
 invert = "tests.stylize.jobs.own_stylizers:invert"
 job = open_job(ShardOptions(stylizer=invert, data="shapes", size=16, limit=1500))
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that writing fails as on a full disk

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from stylize.console import InputError
-from stylize.jobs import ShardOptions
 from stylize.jobs.pairs import merge_shards, pack_pairs
+from stylize.jobs.spec import ShardOptions
 from stylize.shards import Sample, read_shard, write_shard
 from stylize.shards.diff import diff_samples, diff_specs
 from stylize.shards.export import export_shards

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from stylize.console import InputError
-from stylize.jobs import plan_shards
 from stylize.jobs.ray import ShardMaker, make_shards_on_ray, places, ray_pool
 from stylize.jobs.run import make_shards
+from stylize.jobs.spec import plan_shards
 from stylize.sources.arrays import ShapesSource
 from tests.stylize.jobs.contents import contents
 from tests.stylize.jobs.ray_jobs import open_small

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from stylize.files import file_sha256
-from stylize.jobs import ShardOptions
 from stylize.jobs.job import open_job
 from stylize.jobs.run import make_shards
+from stylize.jobs.spec import ShardOptions
 
 # Recorded with these versions on a CPU with AVX2; others round, encode or draw differently.
 RECORDED_ON = {"capability": "AVX2", "torch": "2.14", "pillow": "13.", "simplejpeg": "1.9"}

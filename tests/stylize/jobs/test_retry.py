@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from stylize.console import InputError
-from stylize.jobs import spec_digest
 from stylize.jobs.job import Job
 from stylize.jobs.run import make_shards
+from stylize.jobs.spec import spec_digest
 from stylize.shards import read_shard
 from stylize.shards.manifest import read_manifest
 from stylize.shards.verify import verify_shards

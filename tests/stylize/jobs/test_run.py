@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 
 from stylize.console import InputError
-from stylize.jobs import ShardOptions
 from stylize.jobs.job import Job, open_job
 from stylize.jobs.run import make_shards
+from stylize.jobs.spec import ShardOptions
 from stylize.networks.stylizer import Pixels, Stylizer
 from stylize.shards import Sample, read_shard, write_shard
 from stylize.shards.manifest import read_manifest, write_manifest
@@ -91,9 +91,9 @@ def test_a_killed_process_leaves_work_that_goes_on(
     code = """
 import os, signal, sys, time
 from pathlib import Path
-import stylize.jobs
+import stylize.jobs.spec
 from stylize import ShardOptions, make_shards, open_job
-stylize.jobs.SAMPLES_PER_SHARD = 2
+stylize.jobs.spec.SAMPLES_PER_SHARD = 2
 images = 0
 def report(count):
     global images
@@ -110,7 +110,7 @@ make_shards(open_job(options), Path(sys.argv[2]), report=report)
     assert process.returncode == -signal.SIGKILL
     assert not out.exists()
     assert list(staging(out).glob("shards/*.part"))
-    monkeypatch.setattr("stylize.jobs.SAMPLES_PER_SHARD", 2)
+    monkeypatch.setattr("stylize.jobs.spec.SAMPLES_PER_SHARD", 2)
     options = ShardOptions(style=("dots",), data=str(class_folders), size=16, limit=4, dtype="float32")
     job = open_job(options)
     before = {path.name: path.read_bytes() for path in staging(out).glob("shards/*.tar")}

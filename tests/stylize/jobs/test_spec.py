@@ -3,8 +3,8 @@ from collections.abc import Callable
 import pytest
 
 from stylize.console import InputError
-from stylize.jobs import ShardOptions, plan_shards, spec_digest
 from stylize.jobs.job import Job
+from stylize.jobs.spec import ShardOptions, plan_shards, spec_digest
 
 JobMaker = Callable[..., Job]
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stylize.jobs import ShardOptions, plan_shards
 from stylize.jobs.job import open_job
 from stylize.jobs.ray import ShardMaker
 from stylize.jobs.run import Part, make_part, make_shards, publish_parts
+from stylize.jobs.spec import ShardOptions, plan_shards
 from stylize.networks.styles import load_styles
 from stylize.networks.stylizer import Pixels
 from stylize.shards import Sample, read_shard
@@ -89,7 +89,7 @@ def test_seeds_and_strengths_are_handed_to_code_that_takes_them(run: Run, class_
 def test_parts_and_nodes_make_the_same_shards(
     class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stylize.jobs.SAMPLES_PER_SHARD", 5)
+    monkeypatch.setattr("stylize.jobs.spec.SAMPLES_PER_SHARD", 5)
     options = ShardOptions(data=str(class_folders), stylizer=f"{HERE}:Noise")
     job = open_job(options)
     make_shards(job, tmp_path / "whole")

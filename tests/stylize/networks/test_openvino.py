@@ -16,9 +16,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from stylize.console import InputError
-from stylize.jobs import ShardOptions
 from stylize.jobs.job import open_job
 from stylize.jobs.run import make_shards
+from stylize.jobs.spec import ShardOptions
 from stylize.networks.adain import POOLED, UPSAMPLED, AdaINNetwork, Decoder, Encoder, Layer
 from stylize.networks.devices import sums_int8_exactly
 from stylize.networks.openvino import (

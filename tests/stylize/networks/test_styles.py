@@ -10,7 +10,7 @@ from PIL import Image
 from scipy.stats import chi2_contingency, chisquare, kruskal, kstest
 
 from stylize.console import InputError
-from stylize.jobs import Draw, Spec, draw_copies
+from stylize.jobs.spec import Draw, Spec, draw_copies
 from stylize.networks.styles import STYLE_SIDE, load_styles
 from stylize.networks.stylizer import Pixels
 from stylize.sources.folder import PictureFile

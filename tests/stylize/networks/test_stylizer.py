@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch._dynamo.utils import counters
 
 from stylize.console import InputError
-from stylize.jobs import ShardOptions
 from stylize.jobs.job import open_job
+from stylize.jobs.spec import ShardOptions
 from stylize.networks.adain import AdaINNetwork, Decoder, Encoder
 from stylize.networks.styles import Style
 from stylize.networks.stylizer import Pixels, Stylizer, correlation, golden_pictures, golden_style, psnr, self_test

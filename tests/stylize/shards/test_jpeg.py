@@ -11,7 +11,7 @@ from PIL import Image
 
 from stylize.shards import decode as pictures
 from stylize.shards.decode import MAX_PIXELS, PictureError, decode
-from stylize.shards.picture_files import decode_plain_jpeg
+from stylize.shards.picture_formats import decode_plain_jpeg
 
 Noise = Callable[..., np.ndarray[Any, Any]]
 CODINGS: list[dict[str, Any]] = [

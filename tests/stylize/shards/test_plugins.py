@@ -12,7 +12,7 @@ from PIL import Image
 
 from stylize.networks.stylizer import Pixels
 from stylize.shards.decode import PictureError, decode_picture, is_picture
-from stylize.shards.picture_files import HEIF, JXL, Plugin, jxl_size, plugin_for
+from stylize.shards.picture_formats import HEIF, JXL, Plugin, jxl_size, plugin_for
 
 Noise = Callable[..., Pixels]
 HEADS = {
