@@ -84,6 +84,7 @@ ATTACKS: dict[str, Attack] = {
     "APGD on cross-entropy, 100 steps": partial(searched, apgd),
     "PGD on cross-entropy, 40 steps": partial(searched, partial(pgd, loss="ce")),
     "PGD on the margin, 40 steps": partial(searched, partial(pgd, loss="margin")),
+    "PGD towards three classes, 4 × 10 steps": partial(searched, partial(targeted, targets=3, steps=10)),
     "PGD towards nine classes, 10 × 20 steps": partial(searched, targeted),
 }
 
