@@ -158,6 +158,16 @@ def test_a_clone_is_complete_after_a_pull_and_compares_results(repository: Path,
     compare_commits_and_experiments(theirs)
 
 
+def test_another_project_imports_shards_and_gets_files(repository: Path, tmp_path: Path) -> None:
+    bare = f"file://{repository.parent}/bare.git"
+    run(tmp_path, "git", "init", "--quiet")
+    run(tmp_path, "dvc", "init", "--quiet")
+    run(tmp_path, "dvc", "import", bare, SHARDS)
+    assert contents(tmp_path / "swirls") == contents(repository / SHARDS)
+    run(tmp_path, "dvc", "get", bare, model := "data/models/normal/model.safetensors")
+    assert (tmp_path / "model.safetensors").read_bytes() == (repository / model).read_bytes()
+
+
 def compare_commits_and_experiments(theirs: Path) -> None:
     """Change a metric and a parameter in a clone, and look at the differences."""
     metrics, params = theirs / "data/report/metrics/normal.json", theirs / "params.yaml"
