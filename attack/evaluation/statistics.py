@@ -76,10 +76,17 @@ def compare(methods: Mapping[str, Array], seed: int = 0) -> list[Difference]:
     return compare_family([methods], seed)[0]
 
 
-def compare_family(measured: Sequence[Mapping[str, Array]], seed: int = 0) -> list[list[Difference]]:
-    """Compare all pairs of methods within each of several measurements; all of them share one correction."""
+def compare_family(
+    measured: Sequence[Mapping[str, Array]], seed: int = 0, own_images: bool = False
+) -> list[list[Difference]]:
+    """Compare all pairs of methods within each of several measurements; all of them share one correction.
+
+    `own_images`: row s of every method is of a training seed, met by images that no other seed has. The bootstrap then
+    draws seeds, and images within each drawn one.
+    """
     pairs = [(number, *pair) for number, methods in enumerate(measured) for pair in combinations(methods, 2)]
-    tested = [_test(measured[number][first], measured[number][second], seed) for number, first, second in pairs]
+    test = _test_own_images if own_images else _test
+    tested = [test(measured[number][first], measured[number][second], seed) for number, first, second in pairs]
     adjusted = holm([p for *_, p in tested])
     levels = _levels([p for *_, p in tested], adjusted)
     found: list[list[Difference]] = [[] for _ in measured]
@@ -120,9 +127,25 @@ def _test(first: Array, second: Array, seed: int) -> tuple[float, Array, float]:
     weights = rng.multinomial(n, np.full(n, 1 / n), RESAMPLES) / n
     drawn = _resample(first, weights, rng) - _resample(second, weights, rng)
     gaps = first.mean(0) - second.mean(0)
+    return float(gaps.mean()), drawn, max(_p_bootstrap(drawn), _sign_flip(gaps, rng))
+
+
+def _test_own_images(first: Array, second: Array, seed: int) -> tuple[float, Array, float]:
+    """Return the same for values (S, N) of S training seeds, each of which has N images of its own."""
+    rng = np.random.default_rng(seed)
+    gaps = first - second
+    seeds, images = gaps.shape
+    drawn = np.zeros(RESAMPLES)
+    for _ in range(seeds):
+        chosen = rng.integers(seeds, size=(RESAMPLES, 1)), rng.integers(images, size=(RESAMPLES, images))
+        drawn += gaps[chosen].mean(1) / seeds
+    return float(gaps.mean()), drawn, max(_p_bootstrap(drawn), _sign_flip(gaps.ravel(), rng))
+
+
+def _p_bootstrap(drawn: Array) -> float:
+    """Return the two-sided p of 0 among resampled means."""
     beyond = min(np.sum(drawn <= 0), np.sum(drawn >= 0))
-    p_bootstrap = min(1.0, 2 * (beyond + 1) / (RESAMPLES + 1))
-    return float(gaps.mean()), drawn, max(p_bootstrap, _sign_flip(gaps, rng))
+    return min(1.0, 2 * (beyond + 1) / (RESAMPLES + 1))
 
 
 def _resample(values: Array, weights: Array, rng: np.random.Generator) -> Array:

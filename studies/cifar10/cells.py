@@ -37,8 +37,11 @@ def read_cells(results: Path) -> list[Cell]:
     if not cells:
         raise typer.BadParameter(f"{results} holds no METHOD-SEED.tar.xz: run `dvc repro` first.")
     _refuse_mixed_precision(cells)
-    if len({cell.result.keys for cell in cells}) > 1:
-        raise typer.BadParameter(f"The cells in {results} were not all attacked on the same images: remove the others.")
+    for seed in sorted({cell.seed for cell in cells}):
+        if len({cell.result.keys for cell in cells if cell.seed == seed}) > 1:
+            raise typer.BadParameter(
+                f"The cells of seed {seed} in {results} were not all attacked on the same images: remove the others."
+            )
     return cells
 
 

@@ -204,11 +204,12 @@ def attacks(kept: int, l2: bool) -> list[dict[str, Any]]:
 def write_cell(earlier: Callable[..., dict[str, Any]], tmp_path: Path) -> Callable[..., None]:
     """Return a function that writes a cell as the pipeline does; `kept`: its model withstands, and goes by shape."""
 
-    def write(method: str, seed: int, kept: int, dtype: str = "fp32") -> None:
+    def write(method: str, seed: int, kept: int, dtype: str = "fp32", first: int = 0) -> None:
         folder = tmp_path / f"{method}-{seed}"
         folder.mkdir()
         document = earlier([[1, 1, 1]] * 50, 0.7, method)
         document["attempts"] += attacks(kept, l2=seed == 0)
+        document["images"]["keys"] = [str(first + number) for number in range(50)]
         seen = {"shape": 1, "texture": 0, "predicted": kept, "shape_rank": 2.0 - kept, "texture_rank": 4.0}
         records = [{"key": str(key), **seen, "counted": key < 20 + seed} for key in range(30)]
         blur = [{"corruption": "blur", "error": {"share": 0.2}}]
@@ -226,7 +227,7 @@ def write_cell(earlier: Callable[..., dict[str, Any]], tmp_path: Path) -> Callab
 def test_the_answer_from_cells(write_cell: Callable[..., None], tmp_path: Path) -> None:
     for name, kept in (("pairing", 1), ("normal", 0), ("stylized", 1)):
         for seed in (0, 1):
-            write_cell(name, seed, kept, "bf16" if seed else "fp32")
+            write_cell(name, seed, kept, "bf16" if seed else "fp32", first=50 * seed)
     write_cell("pairing", 2, 0)  # there is no other model of this seed to compare it with
     cells.main(tmp_path, tmp_path / "answer")
     found = {each["claim"]: each for each in json.loads((tmp_path / "answer/answer.json").read_text())}
@@ -237,7 +238,7 @@ def test_the_answer_from_cells(write_cell: Callable[..., None], tmp_path: Path) 
     assert (found["C6"]["word"], found["C6"]["images"]) == ("supported", 20)  # those that both normal models know
     text = {path.stem: path.read_text() for path in (tmp_path / "answer").glob("*.md")}
     half = (found["C1"]["high"] - found["C1"]["low"]) / 2
-    assert f"| C1 | 2 | 50 | ± {half:.1f} | ± 3.1 |" in text["half-widths"]
+    assert f"| C1 | 2 | 100 | ± {half:.1f} | ± 2.7 |" in text["half-widths"]
     assert "| pairing | 3 | 70.0 (70.0 to 70.0) | 60.0 (0.0 to 90.0) |" in text["models"]
     assert "| 90.0 (seeds: 1) |" in text["models"]
     assert text["models"].startswith("| models | seeds | clean | L∞ 2/255 | L∞ 8/255 | L2 0.5 | by shape |")
@@ -247,7 +248,7 @@ def test_the_answer_from_cells(write_cell: Callable[..., None], tmp_path: Path) 
     assert "| stylized | 2 | 20 | 100.0 | 0.0 | 100.0 | 1.000 | 0.250 |" in text["shape"]
     assert "| normal | 2 | 10.0 | 20.0 | 20.0 (20.0 to 20.0) |" in text["corruptions"]
     assert "| 1 | 3 | bf16 | cpu, a processor |" in text["seeds"]
-    assert "same 50\ntest images" in text["authors"]
+    assert "over up to 100 test" in text["authors"]
     assert text["authors"].count("pairing − ") == 2
     assert (tmp_path / "answer/security.png").read_bytes().startswith(b"\x89PNG")
 
@@ -258,6 +259,11 @@ def test_cells_that_cannot_be_compared_are_refused(write_cell: Callable[..., Non
     write_cell("pairing", 1, 1)
     write_cell("normal", 1, 0, "bf16")
     with pytest.raises(typer.BadParameter, match=r"Seed 1 .* bf16 \(normal\) and fp32 \(pairing\)"):
+        read_cells(tmp_path)
+    (tmp_path / "normal-1.tar.xz").unlink()
+    (tmp_path / "normal-1").rename(tmp_path / "elsewhere")
+    write_cell("normal", 1, 0, first=50)
+    with pytest.raises(typer.BadParameter, match="seed 1 "):
         read_cells(tmp_path)
 
 

@@ -52,6 +52,20 @@ def test_p_is_never_below_mcnemars_exact_test(won: int, lost: int) -> None:
     assert found.p <= exact + 0.05
 
 
+def test_seeds_with_images_of_their_own_are_drawn_first_then_images_within_each() -> None:
+    rng = np.random.default_rng(7)
+    rates = np.array([0.3, 0.35, 0.5])[:, None]
+    one, two = ((rng.random((3, 40)) < rate).astype(float) for rate in (rates + 0.2, rates))
+    ((found,),) = compare_family([{"a": one, "b": two}], own_images=True)
+    slow = []
+    for _ in range(4000):
+        drawn = [rng.choice(one[number] - two[number], 40) for number in rng.integers(3, size=3)]
+        slow.append(np.mean(drawn))
+    assert found.mean == pytest.approx((one - two).mean())
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(slow, [0.025, 0.975])), abs=0.015)
+    assert found.p == pytest.approx(2 * np.mean(np.array(slow) <= 0), abs=0.02)
+
+
 def test_pairs_share_one_correction() -> None:
     rng = np.random.default_rng(3)
     methods = {name: (rng.random((1, 200)) < rate).astype(float) for name, rate in (("a", 0.5), ("b", 0.6), ("c", 0.9))}
