@@ -39,7 +39,9 @@ def run(
     *,
     shards: Annotated[str, typer.Option(help="Folder of shards made by `stylize shards`, or its URL.")],
     arch: Annotated[str | None, typer.Option(help=ARCHITECTURE_HELP)] = None,
-    preset: Annotated[str, typer.Option(help=f"Other defaults of what follows: {', '.join(PRESETS)}.")] = "default",
+    preset: Annotated[
+        str, typer.Option(help=f"Changes the defaults of the options below: {', '.join(PRESETS)}.")
+    ] = "default",
     given: dict[str, Any],
     cache: Cache = DEFAULT_CACHE,
     cache_gb: CacheGigabytes = DEFAULT_GB,

@@ -104,7 +104,7 @@ class TrainConfig:
     image_preset: Annotated[str, OneOf(*IMAGE_PRESETS), Option(help=", ".join(IMAGE_PRESETS))] = "auto"
     augment: Annotated[str, OneOf(*AUGMENTS), Option(help="none, or trivial: TrivialAugment, of pairs alike.")] = "none"
     stylized_fraction: Annotated[
-        float, Option(min=0, max=1, help="Share of images that show copies; others show their original instead.")
+        float, Option(min=0, max=1, help="Share of images that have copies; the others are paired with themselves.")
     ] = 1.0
     epochs: Annotated[int, Option(min=1)] = 20
     batch_size: Annotated[int, Option(min=2, help="Pairs per process; BatchNorm needs two.")] = 64
@@ -112,8 +112,8 @@ class TrainConfig:
     optimizer: Annotated[str, OneOf(*OPTIMIZERS), Option(help=", ".join(OPTIMIZERS))] = "adam"
     learning_rate: Annotated[float, Option(min=0)] = 1e-3
     schedule: Annotated[str, OneOf(*SCHEDULES), Option(help=", ".join(SCHEDULES))] = "cosine"
-    warmup_epochs: Annotated[float, Option(min=0, help="While the learning rate rises.")] = 0.0
-    weight_decay: Annotated[float, Option(min=0, help="Of matrices and filters.")] = 0.0
+    warmup_epochs: Annotated[float, Option(min=0, help="Epochs in which the learning rate rises.")] = 0.0
+    weight_decay: Annotated[float, Option(min=0, help="Weight decay of matrices and filters.")] = 0.0
     label_smoothing: Annotated[float, Option(min=0, max=1)] = 0.0
     mixup: Annotated[float, Option(min=0, help="α of mixup, of pairs alike; 0: none.")] = 0.0
     cutmix: Annotated[float, Option(min=0, help="α of CutMix, of pairs alike; 0: none.")] = 0.0
@@ -124,24 +124,26 @@ class TrainConfig:
     ] = None
     pairing_warmup: Annotated[float, Option(min=0, help="Epochs over which λ rises from 0.")] = 0.0
     distance: Annotated[
-        str | None, OneOf(*DISTANCES), Option(help=f"Of paired logits: {', '.join(DISTANCES)}. [default: the method's]")
+        str | None,
+        OneOf(*DISTANCES),
+        Option(help=f"Distance of paired logits: {', '.join(DISTANCES)}. [default: the method's]"),
     ] = None
     epsilon: Annotated[
         float | None,
         Option(parser=parse_epsilon, max=1, help="L∞ radius of attacks in training, as 4/255. [default: the method's]"),
     ] = None
-    attack_steps: Annotated[int, Option(min=1, help="Of attacks in training that iterate.")] = 7
+    attack_steps: Annotated[int, Option(min=1, help="Steps of attacks in training that iterate.")] = 7
     validation_fraction: Annotated[
         float, Option(min=0, max=1, help="Share of training images that choose the epoch.")
     ] = 0.1
-    seed: Annotated[int, Option(min=0, max=2**32 - 1, help="Of split, order, augmentation, head and dropout.")] = 0
+    seed: Annotated[int, Option(min=0, max=2**32 - 1, help="Seed of split, order, augmentation, head and dropout.")] = 0
     dtype: Annotated[
         str, OneOf(*DTYPES), Option(help=f"{', '.join(DTYPES)}; auto: bf16 where the hardware gains by it.")
     ] = "auto"
     device: Annotated[str, Option(help="auto, cpu or cuda.")] = "auto"
-    compile: Annotated[bool, Option("--compile", help="Compile the model first, which takes minutes.")] = False
+    compile: Annotated[bool, Option("--compile", help="Compile the model first; this takes minutes.")] = False
     split_batchnorm: Annotated[
-        bool, Option("--split-batchnorm", help="BatchNorm of their own for copies and adversaries.")
+        bool, Option("--split-batchnorm", help="Give copies and adversaries their own BatchNorm.")
     ] = False
     sync_batchnorm: Annotated[
         bool | None,
@@ -151,7 +153,9 @@ class TrainConfig:
         int | None, Option(min=0, help="Processes that load images; no result changes. [default: 2; on few CPUs 0]")
     ] = None
     save_minutes: Annotated[float, Option(min=0, help="Time between two states to go on from after a crash.")] = 5.0
-    log: Annotated[str, OneOf(*LOGS), Option(help=f"Who follows the metrics in OUT/live: {', '.join(LOGS)}.")] = "none"
+    log: Annotated[
+        str, OneOf(*LOGS), Option(help=f"Service that the metrics in OUT/live go to: {', '.join(LOGS)}.")
+    ] = "none"
 
     def __post_init__(self) -> None:
         check_architecture(self.arch)

@@ -34,7 +34,7 @@ _NOISE = 5e-4  # added to variances, as in airbench: what hardly varies is not b
 
 
 class SmallNetwork(nn.Module):
-    """A classifier of small images: pixels (B, 3, H, W) in [0, 1] to logits (B, classes); H and W at least 26.
+    """A classifier of small images: pixels (B, 3, H, W) in [0, 1] to logits (B, classes); H and W at least 9.
 
     A fixed whitening convolution, three groups of two 3 × 3 convolutions, a maximum over positions and a linear head.
     """

@@ -26,7 +26,7 @@ EPSILON = typer.Option(
     show_default=False,
     help="L∞ radius, such as 8/255; repeatable. [default: 2/255, 8/255]",
 )
-Images = Annotated[int, typer.Option(min=1, help="Test images to evaluate on, the same for every model.")]
+Images = Annotated[int, typer.Option(min=1, help="Test images to attack, the same for every model.")]
 Epsilons = Annotated[tuple[float, ...], EPSILON]
 BatchSize = Annotated[int, typer.Option(min=0, help="Images attacked at a time; 0: 200 of 32 px, 50 of 64 px or more.")]
 Seed = Annotated[

@@ -46,7 +46,9 @@ def fit_decoder(
     style: Style,
     output: Annotated[Path, typer.Option("--output", "-o", help="The safetensors file to write.")],
     hold_out: Annotated[list[str], typer.Option(help="Name of a style kept for evaluation.")] = [],  # noqa: B006
-    hold_out_fraction: Annotated[float, typer.Option(help="Fraction of photos kept for it too.")] = HOLD_OUT_FRACTION,
+    hold_out_fraction: Annotated[
+        float, typer.Option(help="Fraction of photos kept for evaluation.")
+    ] = HOLD_OUT_FRACTION,
     preset: Annotated[str, typer.Option(help=PRESET_HELP)] = "shipped",
     start: Annotated[Path | None, typer.Option(help=START_HELP)] = None,
     seed: Annotated[int, typer.Option(help="Chooses the crops.")] = FitSettings.seed,
@@ -70,7 +72,7 @@ def fit_decoder(
 @imports_torch
 def fit_styles(
     style: Style,
-    out: Annotated[Path, typer.Option(help="Folder to write to; give it as --style then.")] = Path("data/styles"),
+    out: Annotated[Path, typer.Option(help="Folder to write; give it to --style.")] = Path("data/styles"),
     encoder: Encoder = None,
     decoder: Decoder = None,
 ) -> None:
@@ -100,7 +102,7 @@ def evaluate_decoder(
     style: Style,
     decoder: Decoder = None,
     held_out_fraction: Annotated[float, typer.Option(help=HELD_OUT_HELP)] = HOLD_OUT_FRACTION,
-    photos: Annotated[int, typer.Option(help="At most so many photos.")] = 50,
+    photos: Annotated[int, typer.Option(help="Largest number of photos.")] = 50,
     size: Annotated[int, typer.Option(help="Side of the photos, in pixels.")] = 224,
     lower_bound: Annotated[int, typer.Option(help="Photos per style whose pixels are optimised; minutes each.")] = 0,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file to write.")] = None,

@@ -25,7 +25,7 @@ Folder = Annotated[str, typer.Argument(help="Folder of shards, or its URL.")]
 
 def verify(
     directory: Folder,
-    quick: Annotated[bool, typer.Option("--quick", help="Manifest, names and sizes of a folder only.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Check only the manifest, names and sizes.")] = False,
 ) -> None:
     """Read a shard folder again and name every defect; exit code 1 if there is one."""
     from stylize.shards.remote import is_url, shard_files
@@ -65,7 +65,7 @@ def index(
     title: Annotated[str, typer.Option(help="What the set is called.")] = "",
     source_url: Annotated[str, typer.Option(help="Where the source's images come from.")] = "",
     citation: Annotated[str, typer.Option(help="How the source is cited, as BibTeX or text, or a file of it.")] = "",
-    url: Annotated[str, typer.Option(help="Where the folder will be, https://….")] = "",
+    url: Annotated[str, typer.Option(help="URL at which the folder will be, https://….")] = "",
 ) -> None:
     """Write a folder's indices, checksums and data card again, or for the first time; shards and manifest stay.
 
@@ -168,7 +168,7 @@ def rederive(
     style: Annotated[list[str] | None, typer.Option(help=STYLE_HELP)] = None,
     encoder: Encoder = None,
     decoder: Decoder = None,
-    stylizer: Annotated[str | None, typer.Option(help="The code of your own that made them, to run it again.")] = None,
+    stylizer: Annotated[str | None, typer.Option(help="Your own code that made the shards, to run it again.")] = None,
 ) -> None:
     """Stylize one original again and say how far the stored copies are from that."""
     from stylize.jobs.pairs import rederive_pair
@@ -244,7 +244,7 @@ def images(
 
 def upload(
     directory: Annotated[Path, typer.Argument(help="A finished folder.")],
-    url: Annotated[str, typer.Argument(help="Where to: s3://bucket/folder or hf://datasets/OWNER/NAME.")],
+    url: Annotated[str, typer.Argument(help="Where to upload it: s3://bucket/folder or hf://datasets/OWNER/NAME.")],
 ) -> None:
     """Upload a finished folder to S3 or the Hugging Face Hub, manifest last; run the same command again to go on."""
     from stylize.shards.card import read_facts

@@ -89,7 +89,7 @@ class ShardOptions:
     test_fraction: Annotated[float, typer.Option(help=FRACTION_HELP)] = 0.1
     bits: Annotated[int | None, typer.Option(min=8, max=16, help=BITS_HELP)] = None
     codec: Annotated[str, OneOf(*CODECS), typer.Option(help="jpg, png or webp.")] = "jpg"
-    quality: Annotated[int, typer.Option(min=1, max=100, help="Of JPEG and WebP.")] = 95
+    quality: Annotated[int, typer.Option(min=1, max=100, help="Quality of JPEG and WebP files.")] = 95
     backend: Annotated[str, typer.Option(help=BACKEND_HELP)] = "auto"
     dtype: Annotated[str, typer.Option(help=DTYPE_HELP)] = "auto"
     encoder: Encoder = None

@@ -164,7 +164,9 @@ DEFAULT_CACHE = Path("~/.cache/stylized-pairing")
 DEFAULT_GB = 200.0
 _LOCK = "lock"
 Cache = Annotated[Path, typer.Option(help="Where shards from a URL are kept.")]
-CacheGigabytes = Annotated[float, typer.Option(help="Size of that; what was not used for longest goes.")]
+CacheGigabytes = Annotated[
+    float, typer.Option(help="Largest size of that folder; the least recently used shards go first.")
+]
 
 
 def print_downloaded(shard: ShardEntry) -> None:
