@@ -22,7 +22,7 @@ def beside(folders: Sequence[Path]) -> str:
             row = found.setdefault((f"{each['claim']} {each['compared']}", each["measure"]), {})
             row[name] = cell(each)
     lines = [f"| claim | measure | {' | '.join(names)} |", "|" + " --- |" * (2 + len(names))]
-    for (claim, measure), row in found.items():
+    for (claim, measure), row in sorted(found.items(), key=lambda item: item[0][0]):
         if len(row) > 1:
             lines.append(f"| {claim} | {measure} | {' | '.join(row.get(name, '') for name in names)} |")
     return "\n".join(lines) + "\n"

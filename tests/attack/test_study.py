@@ -182,13 +182,23 @@ def test_the_documents_give_the_answers_as_they_are_stored() -> None:
     document = "".join((PROJECT / "docs" / name).read_text(encoding="utf-8") for name in names)
     folders = [PROJECT / "studies" / name / "answer" for name in ("claims", "mobilenet", "resnet18", "shapes")]
     assert load("elsewhere").beside(folders) in document
-    tables = [
-        f"{name}/answer/{table}.md" for name in ("claims", "fine-tuning", "work-size") for table in ("answer", "models")
-    ]
-    for table in (*tables, "work-size/answer/corruptions.md"):
+    folders = [PROJECT / "studies" / name / "answer" for name in ("cifar10", "work-size", "claims")]
+    assert load("elsewhere").beside(folders) in document
+    studies = ("cifar10", "claims", "fine-tuning", "work-size")
+    tables = [f"{name}/answer/{table}.md" for name in studies for table in ("answer", "models")]
+    for table in (*tables, "cifar10/answer/autoattack.md", "work-size/answer/corruptions.md"):
         assert (PROJECT / "studies" / table).read_text(encoding="utf-8") in document
     stylizations = (PROJECT / "studies/stylizations/answer/stylizations.md").read_text(encoding="utf-8")
     assert stylizations in (PROJECT / "docs" / "decoder.md").read_text(encoding="utf-8")
+
+
+def test_the_stored_answer_is_that_of_the_finished_cells(tmp_path: Path) -> None:
+    folder = PROJECT / "studies" / "cifar10"
+    cells.main(folder / "results", tmp_path)
+    picture = (folder / "answer" / "security.png").read_bytes()
+    assert (PROJECT / "docs" / "security.png").read_bytes() == picture
+    for path in tmp_path.glob("*.md"):
+        assert path.read_text(encoding="utf-8") == (folder / "answer" / path.name).read_text(encoding="utf-8")
 
 
 def attacks(kept: int, l2: bool) -> list[dict[str, Any]]:
@@ -226,31 +236,33 @@ def write_cell(earlier: Callable[..., dict[str, Any]], tmp_path: Path) -> Callab
 
 def test_the_answer_from_cells(write_cell: Callable[..., None], tmp_path: Path) -> None:
     for name, kept in (("pairing", 1), ("normal", 0), ("stylized", 1)):
-        for seed in (0, 1):
+        for seed in (0, 1, 2):
             write_cell(name, seed, kept, "bf16" if seed else "fp32", first=50 * seed)
-    write_cell("pairing", 2, 0)  # there is no other model of this seed to compare it with
+    write_cell("pairing", 3, 0)  # there is no other model of this seed to compare it with
     cells.main(tmp_path, tmp_path / "answer")
     found = {each["claim"]: each for each in json.loads((tmp_path / "answer/answer.json").read_text())}
     assert list(found) == ["C1", "C3", "C5", "C6"]
-    assert {tuple(each["models"]) for each in found.values()} == {(2, 2)}
+    assert {tuple(each["models"]) for each in found.values()} == {(3, 3)}
     assert (found["C1"]["difference"], found["C1"]["word"]) == (90, "supported")
     assert (found["C3"]["difference"], found["C3"]["word"]) == (0, "open")
     assert (found["C6"]["word"], found["C6"]["images"]) == ("supported", 20)  # those that both normal models know
     text = {path.stem: path.read_text() for path in (tmp_path / "answer").glob("*.md")}
     half = (found["C1"]["high"] - found["C1"]["low"]) / 2
-    assert f"| C1 | 2 | 100 | ± {half:.1f} | ± 2.7 |" in text["half-widths"]
-    assert "| pairing | 3 | 70.0 (70.0 to 70.0) | 60.0 (0.0 to 90.0) |" in text["models"]
+    assert f"| C1 | 3 | 150 | ± {half:.1f} | ± 2.7 |" in text["half-widths"]
+    assert "| pairing | 4 | 70.0 (70.0 to 70.0) | 67.5 (0.0 to 90.0) |" in text["models"]
     assert "| 90.0 (seeds: 1) |" in text["models"]
     assert text["models"].startswith("| models | seeds | clean | L∞ 2/255 | L∞ 8/255 | L2 0.5 | by shape |")
-    assert "| stylized | 2 | L∞ 8/255 | 100 | 10 |" in text["autoattack"]
+    assert "| stylized | 3 | L∞ 8/255 | 150 | 15 |" in text["autoattack"]
     assert "| stylized | 1 | L2 0.5 | 50 | 5 |" in text["autoattack"]
-    assert "| normal | 2 | 20 | 0.0 | 100.0 | 0.0 | 0.500 | 0.250 |" in text["shape"]
-    assert "| stylized | 2 | 20 | 100.0 | 0.0 | 100.0 | 1.000 | 0.250 |" in text["shape"]
-    assert "| normal | 2 | 10.0 | 20.0 | 20.0 (20.0 to 20.0) |" in text["corruptions"]
+    assert "| normal | 3 | 20 | 0.0 | 100.0 | 0.0 | 0.500 | 0.250 |" in text["shape"]
+    assert "| stylized | 3 | 20 | 100.0 | 0.0 | 100.0 | 1.000 | 0.250 |" in text["shape"]
+    assert "| normal | 3 | 10.0 | 20.0 | 20.0 (20.0 to 20.0) |" in text["corruptions"]
     assert "| 1 | 3 | bf16 | cpu, a processor |" in text["seeds"]
-    assert "over up to 100 test" in text["authors"]
+    assert "over up to 150 test" in text["authors"]
     assert text["authors"].count("pairing − ") == 2
     assert (tmp_path / "answer/security.png").read_bytes().startswith(b"\x89PNG")
+    few = [cell for cell in read_cells(tmp_path) if cell.seed < 2]
+    assert {each.word for each in cells.answers(few)} == {"open"}
 
 
 def test_cells_that_cannot_be_compared_are_refused(write_cell: Callable[..., None], tmp_path: Path) -> None:
