@@ -34,10 +34,10 @@ from studies.claims.answer import (
     Model,
     Z,
     answer,
-    judge,
     models_table,
     table,
     values,
+    weigh,
 )
 
 PRIMARY = {"C1": 2.7, "C3": 2.4, "K1": 2.5}  # with the half-widths in points that README.md expects of eight seeds
@@ -45,6 +45,7 @@ FEWEST_SEEDS = 3  # with fewer, intervals hold the truth too seldom (README.md)
 YARDSTICKS = ("jitter", "adversarial", "pairing-random", "augmix", "nfgsm", "nfgsm_pairing")  # of three seeds
 CUES = {"by shape": "shape_accuracy", "by texture": "texture_accuracy", "shape bias": "shape_bias"}
 RANKS = ("shape_reciprocal_rank", "texture_reciprocal_rank")
+FEW_SEEDS = "**Not to be cited yet**: fewer than three seeds, so intervals hold the true difference too seldom.\n\n"
 NOTE = """\
 An independent test of stylized pairing (Guan et al. 2022) on CIFAR-10: a network of 0.5 million parameters, trained
 from scratch on 49,000 images of 32 px with copies that AdaIN made at 96 px. Robust accuracy is over up to {images} test
@@ -110,10 +111,7 @@ def robustness_answers(compared: Mapping[Claim, tuple[list[Model], list[Model]]]
     for claim, outcomes, (gap,) in zip(compared, measured, compare_family(measured, own_images=True), strict=True):
         difference, low, high = (100 * float(number) for number in (gap.mean, gap.low, gap.high))
         (seeds, _), images = outcomes["first"].shape, outcomes["first"].size
-        text, word = f"{claim.first} − {claim.second}", judge(claim, low, high)
-        found.append(
-            Answer(claim.name, claim.text, text, claim.measure, difference, low, high, (seeds, seeds), images, word)
-        )
+        found.append(weigh(claim, difference, low, high, (seeds, seeds), images))
     return found
 
 
@@ -208,7 +206,9 @@ def mean_line(group: Group, seeds: Sequence[Entry]) -> tuple[Entry, Curve]:
 def note(found: Sequence[Answer]) -> str:
     """Return as Markdown what a paper can cite: a paragraph, and the primary claims."""
     primary = [each for each in found if each.claim in PRIMARY]
-    return NOTE.format(images=max((each.images for each in primary), default=0), table=table(primary))
+    text = NOTE.format(images=max((each.images for each in primary), default=0), table=table(primary))
+    few = any(each.models[0] < FEWEST_SEEDS for each in primary)
+    return (FEW_SEEDS if few else "") + text
 
 
 def main(results: Path, out: Annotated[Path, typer.Option()]) -> None:

@@ -101,8 +101,12 @@ def answer(claim: Claim, first: Sequence[Model], second: Sequence[Model]) -> Ans
         pair = {"first": values(claim.measure, first, second), "second": values(claim.measure, second, first)}
         found, images = compare(pair)[0], pair["first"].shape[1]
         difference, low, high = 100 * found.mean, 100 * found.low, 100 * found.high
-    compared, models = f"{claim.first} − {claim.second}", (len(first), len(second))
-    word = judge(claim, low, high)
+    return weigh(claim, difference, low, high, (len(first), len(second)), images)
+
+
+def weigh(claim: Claim, difference: float, low: float, high: float, models: tuple[int, int], images: int) -> Answer:
+    """Return what a difference in points and its interval say of a claim."""
+    compared, word = f"{claim.first} − {claim.second}", judge(claim, low, high)
     return Answer(claim.name, claim.text, compared, claim.measure, difference, low, high, models, images, word)
 
 
