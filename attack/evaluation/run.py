@@ -36,7 +36,7 @@ from attack.evaluation.result import (
 )
 from attack.evaluation.suite import Planned, main_attack, plan_attacks
 from attack.evaluation.target import ImageSet, Target, answers, choose_images, load_image_set, open_model, without_tf32
-from stylize.console import InputError, Show, counted, silent
+from stylize.console import InputError, Show, silent
 from stylize.console.references import load_reference
 from stylize.files import file_sha256, write_atomically
 from train.models import call_reference
@@ -105,11 +105,12 @@ def _evaluate(target: Target, config: AttackConfig, partial: Partial, progress: 
     path = partial.once("path", lambda: _follow_path(target, images, clean, config, progress))
     attacks = [path_attack(keys, clean, path["section"])]
     for number, planned in enumerate(plans):
-        progress(f"Attacks: {planned.title}{_estimate(planned, clean, attacks, config)}", number, len(plans))
+        spent, left = _passes(attacks), _passes_left(plans[number:], clean, attacks, config)
+        progress(f"Attacks: {number + 1} of {len(plans)}, {planned.title}, passes", spent, spent + left)
         run = call_later(run_attack, planned, target, images, clean, attacks, config)
         attacks.append(read_attack(partial.once(planned.title, lambda run=run: attack_document(run()))))  # type: ignore[misc]
     if plans:
-        progress("Attacks", len(plans), len(plans))
+        progress("Attacks", _passes(attacks), _passes(attacks))
     checked = partial.once("checks", lambda: _check_target(target, images, config))
     gallery = partial.once("gallery", lambda: _pictures(target, images, clean, config))
     known = [Check(**check) for check in (*checked["checks"], *path["checks"])]
@@ -191,14 +192,16 @@ def _met(
     return before, looked_at, [index for index in range(looked_at) if candidates[index]]
 
 
-def _estimate(planned: Planned, clean: Sequence[bool], attacks: Sequence[AttackResult], config: AttackConfig) -> str:
-    """Say how long a slow attack may take, going by the attacks before it; nothing of a quick one."""
-    spent = sum(attack.forwards + 2 * attack.backwards for attack in attacks)
-    if not (planned.strong and spent):
-        return ""
-    _, _, rows = _met(planned, clean, attacks, config)
-    seconds = len(rows) * planned.passes * sum(attack.seconds for attack in attacks) / spent
-    return f", {counted(len(rows), 'image')}, up to {math.ceil(seconds / 60)} min"
+def _passes(attacks: Sequence[AttackResult]) -> int:
+    """Return what attacks have cost, in forward passes of an image; a backward pass counts as two."""
+    return sum(attack.forwards + 2 * attack.backwards for attack in attacks)
+
+
+def _passes_left(
+    plans: Sequence[Planned], clean: Sequence[bool], attacks: Sequence[AttackResult], config: AttackConfig
+) -> int:
+    """Return what attacks to come will cost if all images withstand that have withstood so far."""
+    return sum(planned.passes * len(_met(planned, clean, attacks, config)[2]) for planned in plans)
 
 
 def _check_target(target: Target, images: ImageSet, config: AttackConfig) -> dict[str, Any]:

@@ -22,7 +22,7 @@ RESTARTS = 3
 TARGETS = {"quick": 3, "full": 9}  # classes that PGD climbs towards, one after the other
 TARGETED_STEPS = {"quick": 5, "full": 20}  # towards each: in `quick` the steps of one PGD in all
 MINIMAL_NORM_STEPS = 100
-# Of an image that withstands, in forward passes; AutoAttack's constants.
+# Of an image that withstands; AutoAttack's constants.
 AUTOATTACK_PASSES: Mapping[Part, int] = {
     "apgd-ce": 300, "apgd-dlr": 300, "apgd-t": 9 * 300, "fab-t": 9 * 400, "square": 5000,
 }  # fmt: skip
@@ -90,7 +90,7 @@ def _within(norm: Norm, epsilon: float, config: AttackConfig, classes: int) -> I
 
     if norm in OWN_NORMS:
         fgsm = partial(single_step, norm=norm, epsilon=epsilon, batch_size=config.batch_size)
-        yield Planned("single-step", "single-step", epsilon, fgsm, norm)
+        yield Planned("single-step", "single-step", epsilon, fgsm, norm, passes=3)
         yield Planned("noise", "noise", epsilon, noise, norm)
         yield _pgd("pgd-ce", norm, epsilon, "ce", config)
         yield _targeted(norm, epsilon, config)
@@ -102,7 +102,7 @@ def _within(norm: Norm, epsilon: float, config: AttackConfig, classes: int) -> I
             yield _pgd(f"pgd-{reference}", norm, epsilon, own_loss(reference), config, survivors=True)
     else:
         attack = partial(apgd, norm=norm, epsilon=epsilon, seed=config.seed, batch_size=config.batch_size)
-        yield Planned("apgd-ce", "white-box", epsilon, attack, norm)
+        yield Planned("apgd-ce", "white-box", epsilon, attack, norm, passes=AUTOATTACK_PASSES["apgd-ce"])
     for reference in config.attack:
         own = own_attack(reference, epsilon=epsilon, norm=norm, batch_size=config.batch_size)
         yield Planned(reference, "white-box", epsilon, own, norm, survivors=True)
@@ -143,14 +143,16 @@ def _pgd(
     )  # fmt: skip
     named = {} if callable(loss) else {"loss": loss}  # what checks know how to compare
     settings = {**named, "steps": steps, "restarts": restarts}
-    return Planned(name, "white-box", epsilon, attack, norm, settings, survivors=survivors)
+    passes = 3 * steps * restarts
+    return Planned(name, "white-box", epsilon, attack, norm, settings, survivors=survivors, passes=passes)
 
 
 def _targeted(norm: Norm, epsilon: float, config: AttackConfig) -> Planned:
     targets, steps = TARGETS[config.suite], TARGETED_STEPS[config.suite]
     attack = partial(targeted, norm=norm, epsilon=epsilon, targets=targets, steps=steps, batch_size=config.batch_size)
     settings = {"targets": targets, "steps": steps}
-    return Planned("pgd-targeted", "white-box", epsilon, attack, norm, settings, survivors=True)
+    passes = 3 * targets * steps
+    return Planned("pgd-targeted", "white-box", epsilon, attack, norm, settings, survivors=True, passes=passes)
 
 
 def _minimal_norm(norm: Norm, config: AttackConfig) -> Planned:

@@ -36,12 +36,8 @@ def read_cells(results: Path) -> list[Cell]:
     cells = [_read_cell(path) for path in sorted(results.glob("*.tar.xz"))]
     if not cells:
         raise typer.BadParameter(f"{results} holds no METHOD-SEED.tar.xz: run `dvc repro` first.")
-    _refuse_mixed_precision(cells)
     for seed in sorted({cell.seed for cell in cells}):
-        if len({cell.result.keys for cell in cells if cell.seed == seed}) > 1:
-            raise typer.BadParameter(
-                f"The cells of seed {seed} in {results} were not all attacked on the same images: remove the others."
-            )
+        _check_comparable(seed, [cell for cell in cells if cell.seed == seed])
     return cells
 
 
@@ -59,15 +55,14 @@ def _read_cell(path: Path) -> Cell:
     return Cell(method, int(seed), result, decisions, corruptions, training)
 
 
-def _refuse_mixed_precision(cells: Sequence[Cell]) -> None:
-    """Raise `BadParameter` where cells of one seed were trained in several number types: they are compared."""
-    for seed in sorted({cell.seed for cell in cells}):
-        methods: dict[str, list[str]] = {}
-        for cell in cells:
-            if cell.seed == seed:
-                methods.setdefault(cell.dtype, []).append(cell.method)
-        if len(methods) > 1:
-            mixed = " and ".join(f"{dtype} ({', '.join(names)})" for dtype, names in methods.items())
-            raise typer.BadParameter(
-                f"Seed {seed} was trained in {mixed}: remove the cells of one and make them again."
-            )
+def _check_comparable(seed: int, cells: Sequence[Cell]) -> None:
+    """Raise `BadParameter` where cells of a seed differ in number type of training, or in attacked images."""
+    if len({cell.dtype for cell in cells}) > 1:
+        found = ", ".join(f"{cell.method} in {cell.dtype}" for cell in cells)
+        raise typer.BadParameter(
+            f"Cells of seed {seed} were trained in several number types ({found}): make those of one type again."
+        )
+    if len({cell.result.keys for cell in cells}) > 1:
+        raise typer.BadParameter(
+            f"Cells of seed {seed} were not all attacked on the same images: remove those of other images."
+        )

@@ -1,6 +1,7 @@
 import hashlib
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -352,8 +353,13 @@ def test_errors_of_a_model_lose_no_result(shards: Path, linear: LinearClassifier
     assert all(verdict.word != "holds" for verdict in result.verdicts)
 
 
-def test_slow_attacks_say_how_long_they_may_take(shards: Path, linear: LinearClassifier, tmp_path: Path) -> None:
-    seen: list[str] = []
-    attack_model(linear, shards, tmp_path / "out.json", QUICK, progress=lambda stage, done, total: seen.append(stage))
-    (stage,) = {stage for stage in seen if "square L∞ 2/255" in stage}
-    assert "images, up to 1 min" in stage
+def test_progress_of_attacks_goes_by_their_passes(shards: Path, linear: LinearClassifier, tmp_path: Path) -> None:
+    seen: list[tuple[str, int, int]] = []
+    document = attack_model(linear, shards, tmp_path / "out.json", QUICK, progress=lambda *one: seen.append(one))
+    attacks = [(done, total) for stage, done, total in seen if stage.startswith("Attacks")]
+    cost = [attack["forwards"] + 2 * attack["backwards"] for attack in document["attacks"]]
+    assert [done for done, _ in attacks] == [sum(cost[: number + 1]) for number in range(len(cost))]
+    assert attacks[-1] == (sum(cost), sum(cost))
+    estimates = [total for _, total in attacks[:-1]]
+    assert all(later <= 1.05 * earlier for earlier, later in pairwise(estimates))  # an upper bound, but for a few passes
+    assert any("square L∞ 2/255" in stage for stage, *_ in seen)
