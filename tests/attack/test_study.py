@@ -270,7 +270,7 @@ def test_cells_that_cannot_be_compared_are_refused(write_cell: Callable[..., Non
         read_cells(tmp_path)
     write_cell("pairing", 1, 1)
     write_cell("normal", 1, 0, "bf16")
-    with pytest.raises(typer.BadParameter, match="seed 1 .*normal in bf16, pairing in fp32"):
+    with pytest.raises(typer.BadParameter, match=r"seed 1 .*normal in bf16, pairing in fp32"):
         read_cells(tmp_path)
     (tmp_path / "normal-1.tar.xz").unlink()
     (tmp_path / "normal-1").rename(tmp_path / "elsewhere")

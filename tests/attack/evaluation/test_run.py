@@ -153,7 +153,7 @@ def test_an_interrupted_run_goes_on(shards: Path, linear: nn.Module, tmp_path: P
 
     def stop(stage: str, done: int, total: int) -> None:
         seen.append(stage)
-        if stage == "Attacks: pgd-ce L∞ 8/255":
+        if "pgd-ce L∞ 8/255" in stage:
             raise StoppedError
 
     out = tmp_path / "folder" / "out.json"
@@ -361,5 +361,5 @@ def test_progress_of_attacks_goes_by_their_passes(shards: Path, linear: LinearCl
     assert [done for done, _ in attacks] == [sum(cost[: number + 1]) for number in range(len(cost))]
     assert attacks[-1] == (sum(cost), sum(cost))
     estimates = [total for _, total in attacks[:-1]]
-    assert all(later <= 1.05 * earlier for earlier, later in pairwise(estimates))  # an upper bound, but for a few passes
+    assert all(later <= 1.05 * earlier for earlier, later in pairwise(estimates))  # what withstands grows fewer
     assert any("square L∞ 2/255" in stage for stage, *_ in seen)
