@@ -7,11 +7,12 @@ import sys
 
 import pytest
 
-PROGRAM = """
-import ctypes, sys
+FIELDS = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+PROGRAM = f"""
+import ctypes
 from train.memory import keep_freed_memory
 class Counts(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_size_t) for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()]
+    _fields_ = [(name, ctypes.c_size_t) for name in "{FIELDS}".split()]
 libc = ctypes.CDLL(None)
 libc.mallinfo2.restype = Counts
 libc.malloc.restype = ctypes.c_void_p
@@ -28,5 +29,5 @@ print(mapped >= 2**26, libc.mallinfo2().arena - before.arena >= 2**26)
 @pytest.mark.parametrize(("environment", "printed"), [({}, "False True"), ({"MALLOC_PERTURB_": "0"}, "True False")])
 def test_freed_memory_stays_unless_the_environment_settles_it(environment: dict[str, str], printed: str) -> None:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
-    result = subprocess.run([sys.executable, "-c", PROGRAM], env=clean | environment, capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == printed
+    output = subprocess.check_output([sys.executable, "-c", PROGRAM], env=clean | environment, text=True)
+    assert output.strip() == printed
