@@ -175,15 +175,20 @@ def run(
     cache_gb: CacheGigabytes = DEFAULT_GB,
 ) -> None:
     """Attack models, check the attacks, and write the results; the same command goes on after an interruption."""
-    from attack.evaluation.result import read_result
+    from attack.evaluation.result import Partial, read_result
     from attack.evaluation.run import attack_model
+    from attack.evaluation.target import open_model
 
     config, outs = AttackConfig(**given), _result_files(model, out)
     with local_shards(shards, cache, cache_gb, print_downloaded) as folder:
+        for each in model[1:]:
+            open_model(each, folder)  # raises before the attacks on others, which may take hours
         for each, file in zip(model, outs, strict=True):
             with shown_progress(console, unit="") as show:
-                attack_model(each, folder, file, config, progress=show)
+                attack_model(each, folder, file, config, keep_parts=len(model) > 1, progress=show)
             _print_result(read_result(file))
+    for file in outs:
+        Partial(file, {}).remove()
 
 
 def _result_files(models: list[str], out: Path) -> list[Path]:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from stylize.console import InputError
+
 
 def batch_norms(model: nn.Module) -> list[_BatchNorm]:
     """Return every BatchNorm of a model, whatever its kind."""
@@ -35,9 +37,10 @@ def statistics_untouched(model: nn.Module) -> AbstractContextManager[None]:
 
 def fresh_statistics(model: nn.Module) -> AbstractContextManager[None]:
     """Let BatchNorm's running statistics be the plain average over the forward passes in here, without older ones."""
-    for norm in batch_norms(model):
+    norms = [norm for norm in batch_norms(model) if norm.running_mean is not None]
+    for norm in norms:
         norm.get_buffer("num_batches_tracked").zero_()
-    return _changed(batch_norms(model), "momentum", None)  # a cumulative average, whose first batch replaces the old
+    return _changed(norms, "momentum", None)  # a cumulative average, whose first batch replaces the old
 
 
 def synchronised(model: nn.Module, device: torch.device) -> nn.Module:
@@ -48,7 +51,7 @@ def synchronised(model: nn.Module, device: torch.device) -> nn.Module:
     if device.type != "cpu":
         converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
         return converted
-    return _replaced(model, nn.BatchNorm2d, _SynchronisedBatchNorm2d)
+    return _replaced(model, nn.BatchNorm2d, _SynchronisedBatchNorm2d, "sync")
 
 
 class _SplitBatchNorm2d(nn.BatchNorm2d):
@@ -56,7 +59,7 @@ class _SplitBatchNorm2d(nn.BatchNorm2d):
 
     def __init__(self, main: nn.BatchNorm2d) -> None:
         super().__init__(main.num_features, main.eps, main.momentum, main.affine, main.track_running_stats)
-        self.load_state_dict(main.state_dict(), assign=True)
+        _take_over(self, main)
         self.auxiliary, self.views = copy.deepcopy(main), 1
 
     def forward(self, images: Tensor) -> Tensor:
@@ -69,8 +72,14 @@ class _SplitBatchNorm2d(nn.BatchNorm2d):
 
 
 def with_auxiliary(model: nn.Module) -> nn.Module:
-    """Return the model with a second BatchNorm beside every one, for all views but the first in training."""
-    return _replaced(model, nn.BatchNorm2d, _SplitBatchNorm2d)
+    """Return the model with a second BatchNorm beside every one, for all views but the first in training.
+
+    Raises `InputError` where it has none, or one of another kind, such as timm's BatchNorm with an activation.
+    """
+    model = _replaced(model, nn.BatchNorm2d, _SplitBatchNorm2d, "split")
+    if not any(isinstance(norm, _SplitBatchNorm2d) for norm in batch_norms(model)):
+        raise InputError("The network has no BatchNorm2d: leave --split-batchnorm out.")
+    return model
 
 
 def without_auxiliary(model: nn.Module) -> nn.Module:
@@ -78,10 +87,10 @@ def without_auxiliary(model: nn.Module) -> nn.Module:
 
     def main(norm: _SplitBatchNorm2d) -> nn.BatchNorm2d:
         single = nn.BatchNorm2d(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
-        single.load_state_dict({name: norm.state_dict()[name] for name in single.state_dict()}, assign=True)
+        _take_over(single, norm)
         return single.train(norm.training)
 
-    return _replaced(model, _SplitBatchNorm2d, main)
+    return _replaced(model, _SplitBatchNorm2d, main, "split")
 
 
 def views_in_batch(model: nn.Module, views: int) -> AbstractContextManager[None]:
@@ -89,9 +98,18 @@ def views_in_batch(model: nn.Module, views: int) -> AbstractContextManager[None]
     return _changed([norm for norm in batch_norms(model) if isinstance(norm, _SplitBatchNorm2d)], "views", views)
 
 
-def _replaced(model: nn.Module, kind: type[nn.BatchNorm2d], make: Callable[[Any], nn.Module]) -> nn.Module:
-    """Put another module in the place of each that is exactly of one kind."""
+def _take_over(norm: nn.BatchNorm2d, other: nn.BatchNorm2d) -> None:
+    """Give a BatchNorm the very parameters, frozen ones too, and running statistics of another."""
+    for name in norm.state_dict(keep_vars=True):
+        setattr(norm, name, getattr(other, name))
+
+
+def _replaced(model: nn.Module, kind: type[nn.BatchNorm2d], make: Callable[[Any], nn.Module], option: str) -> nn.Module:
+    """Put another module in the place of each that is of one kind; raise `InputError` where one is of a subclass."""
     made: dict[nn.Module, nn.Module] = {}
+    for norm in batch_norms(model):
+        if isinstance(norm, kind) and type(norm) is not kind:
+            raise InputError(f"The network's {type(norm).__name__} cannot be replaced: leave --{option}-batchnorm out.")
     for name, module in list(model.named_modules(remove_duplicate=False)):  # one under two names stays one
         if type(module) is kind:
             if module not in made:
@@ -105,7 +123,7 @@ class _SynchronisedBatchNorm2d(nn.BatchNorm2d):
 
     def __init__(self, single: nn.BatchNorm2d) -> None:
         super().__init__(single.num_features, single.eps, single.momentum, single.affine, single.track_running_stats)
-        self.load_state_dict(single.state_dict(), assign=True)
+        _take_over(self, single)
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalise (B, C, H, W) by mean and biased variance over (B, H, W) of all processes; in float32."""

@@ -130,7 +130,7 @@ class TrainConfig:
     ] = None
     epsilon: Annotated[
         float | None,
-        Option(parser=parse_epsilon, max=1, help="L∞ radius of attacks in training, as 4/255. [default: the method's]"),
+        Option(parser=parse_epsilon, min=0, max=1, help="L∞ radius of attacks in training. [default: the method's]"),
     ] = None
     attack_steps: Annotated[int, Option(min=1, help="Steps of attacks in training that iterate.")] = 7
     validation_fraction: Annotated[
@@ -164,6 +164,8 @@ class TrainConfig:
             _require(getattr(self, name) != 0, name, self, "a number above 0")
         for name in ("label_smoothing", "ema", "validation_fraction"):
             _require(getattr(self, name) != 1, name, self, "a number below 1")
+        for name in ("mixup", "cutmix"):  # beyond these, draws of the Dirichlet distribution fail
+            _require(getattr(self, name) == 0 or 1e-3 <= getattr(self, name) <= 1e3, name, self, "0, or 0.001 to 1000")
         for name in ("learning_rate", "save_minutes", "pairing_weight"):
             _require(getattr(self, name) != math.inf, name, self, "a finite number")
         _require(self.warmup_epochs < self.epochs, "warmup_epochs", self, f"less than the {self.epochs} of --epochs")

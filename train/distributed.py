@@ -107,6 +107,8 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
         if device.type == "cuda" and device.index is None:
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        if device.type not in ("cpu", "cuda"):
+            raise RuntimeError("neither a CPU nor a GPU of CUDA")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]

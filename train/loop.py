@@ -104,9 +104,13 @@ def averaged(model: nn.Module, decay: float) -> AveragedModel:
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
-    """Raise `ValueError` where parameters have different kinds of state, or a state of another shape."""
+    """Raise `ValueError` where parameters have different kinds of state, or a state of another shape.
+
+    A parameter that never had a gradient, of a layer that the method does not use, has none.
+    """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    if len({frozenset(optimizer.state.get(parameter, {})) for parameter in parameters}) > 1:
+    kinds = {frozenset(optimizer.state.get(parameter, {})) for parameter in parameters}
+    if len(kinds - {frozenset()}) > 1:
         raise ValueError("the optimiser's state lacks tensors")
     for parameter in parameters:
         for name, value in optimizer.state.get(parameter, {}).items():
@@ -204,7 +208,8 @@ class Trainer:
             loss = losses.cross_entropy
             if losses.pairing is not None:
                 loss = loss + pairing_weight(config, epochs) * losses.pairing
-        (loss / config.accumulate).backward()  # type: ignore[no-untyped-call]
+        begun = progress.step - progress.step % config.accumulate
+        (loss / min(config.accumulate, self.steps_per_epoch - begun)).backward()  # type: ignore[no-untyped-call]
         progress.step += 1
         if self._updates():
             for group in self.optimizer.param_groups:

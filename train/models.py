@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -91,9 +92,12 @@ Channels = tuple[float, float, float]
 _HALF: Channels = (0.5, 0.5, 0.5)
 _LARGEST_STEM = 7  # kernels of stems; the larger ones cut patches and cannot be moved closer
 
-# Side outputs for training would need losses of their own, and `transform_input` would normalise a second time.
+# Side outputs for training would need losses of their own. `transform_input`, which torchvision sets for published
+# weights, turns its normalisation into that by _HALF, which is used here at once.
 _WITHOUT_SIDE_OUTPUTS = {"aux_logits": False, "transform_input": False, "init_weights": True}
 _OPTIONS: Mapping[str, Mapping[str, Any]] = {"googlenet": _WITHOUT_SIDE_OUTPUTS, "inception_v3": _WITHOUT_SIDE_OUTPUTS}
+# Names in published DenseNets, which torchvision changes while it loads them.
+_OLD_NAME = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.(?:weight|bias|running_mean|running_var))$")
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")  # what training programs put around a state dict
 _WRAPPING = {"module", "_orig_mod", "network"}  # parts of names: of models in parallel, compiled, and this project's
 
@@ -154,7 +158,7 @@ def _load_body(network: Network, heads: tuple[str, ...], arch: str, weights: str
     def unused(name: str) -> bool:
         return name in heads or name.startswith((*(f"{head}." for head in heads), "normalise."))
 
-    state = {name: tensor for name, tensor in source.items() if not unused(name)}
+    state = {_OLD_NAME.sub(r"\1\2", name): tensor for name, tensor in source.items() if not unused(name)}
     try:
         missing, unexpected = network.module.load_state_dict(state, strict=False)
     except RuntimeError as error:
@@ -254,7 +258,8 @@ def _torchvision(arch: str, num_classes: int) -> Network:
     weights = getattr(published, "IMAGENET1K_V1", published.DEFAULT)
     expected = weights.transforms()
     fetch = partial(weights.get_state_dict, progress=False, check_hash=True)
-    return Network(module, (head, "aux1", "aux2", "AuxLogits"), tuple(expected.mean), tuple(expected.std), fetch)
+    mean, std = (_HALF, _HALF) if arch in _OPTIONS else (tuple(expected.mean), tuple(expected.std))
+    return Network(module, (head, "aux1", "aux2", "AuxLogits"), mean, std, fetch)
 
 
 def check_timm(arch: str) -> str:

@@ -113,7 +113,8 @@ def remove_results(out: Path) -> None:
 def write_epochs(out: Path, rows: list[dict[str, float]]) -> None:
     """Write one line per finished epoch to `metrics.csv`."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    names = dict.fromkeys(name for row in rows for name in row)  # an epoch resumed after its last step lacks some
+    writer = csv.DictWriter(text, fieldnames=list(names), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_atomically(out / EPOCHS_NAME, text.getvalue().encode())

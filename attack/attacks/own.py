@@ -82,7 +82,7 @@ class WithGradientOf(nn.Module):
         if gives_way.shape != logits.shape:
             found, wanted = tuple(gives_way.shape), tuple(logits.shape)
             raise InputError(f"The surrogate's logits have the shape {found}: give a network that returns {wanted}.")
-        return logits.detach() + gives_way - gives_way.detach()
+        return logits.detach() + (gives_way - gives_way.detach())  # in this order, so that logits are not rounded
 
 
 def _call(function: Callable[..., Any], title: str, *arguments: Any, **options: Any) -> Any:

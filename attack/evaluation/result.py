@@ -86,8 +86,8 @@ def read_attack(document: Mapping[str, Any]) -> AttackResult:
     attack = AttackResult(**{**document, "robust": robust, "distance": distance, "losses": losses})
     if not (isinstance(attack.name, str) and attack.norm in NORM_NAMES and float(attack.epsilon or 0) >= 0):
         raise ValueError("an attack has no name, norm or radius")
-    if not (0 <= looked_at(attack) <= len(robust) and attack.forwards + attack.backwards + attack.seconds >= 0):
-        raise ValueError("an attack looked at more images than there are, or took less than nothing")
+    if not (0 < looked_at(attack) <= len(robust) and attack.forwards + attack.backwards + attack.seconds >= 0):
+        raise ValueError("an attack looked at no image or more than there are, or took less than nothing")
     return attack
 
 
@@ -268,8 +268,11 @@ def _result(path: Path, document: dict[str, Any]) -> Result:
     texts, numbers = [*images["keys"], *card["class_names"]], [*images["labels"], *document["protocol"]["epsilons"]]
     if not (all(isinstance(one, str) for one in texts) and all(isinstance(one, int | float) for one in numbers)):
         raise TypeError("keys, class names, labels or radii are of another type")
-    if not 0 <= document["clean"]["correct"] <= document["clean"]["images"]:
-        raise ValueError("more images are right than there are")
+    if not 0 <= document["clean"]["correct"] <= document["clean"]["images"] > 0:
+        raise ValueError("no images, or more right ones than there are")
+    records = read_records(document["path"]["records"])
+    if records.keys and records.linf.shape[1] != steps["steps"] + 1:
+        raise ValueError("the paths have another number of steps")
     if version > 2:
         verdicts = tuple(Verdict(**{**one, "reasons": tuple(one["reasons"])}) for one in document["verdicts"])
     else:
@@ -282,7 +285,7 @@ def _result(path: Path, document: dict[str, Any]) -> Result:
     if [(one.norm, one.epsilon) for one in verdicts][: len(radii)] != radii or len(verdicts) != max(1, len(radii)):
         raise ValueError("the verdicts are not of the attacks' radii")
     return Result(
-        path, document, read_records(document["path"]["records"]), attacks, checks, verdicts,
+        path, document, records, attacks, checks, verdicts,
         arch=str(card["arch"]), method=str(card["method"]), training_seed=int(card["seed"]),
         trained_on=str(card["shards_sha256"]), classes=classes, model_name=folder_name(document["model"]["path"]),
         shards_name=str(shards["name"]), shards_sha256=str(shards["manifest_sha256"]), keys=tuple(images["keys"]),

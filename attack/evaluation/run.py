@@ -51,6 +51,7 @@ def attack_model(
     out: Path,
     config: AttackConfig = AttackConfig(),  # noqa: B008 (frozen)
     *,
+    keep_parts: bool = False,
     progress: Show = silent,
 ) -> dict[str, Any]:
     """Evaluate a trained model on the test split of a shard folder, write the result to `out` and return it.
@@ -63,6 +64,7 @@ def attack_model(
         shards: the shard folder; its class names must be the model's.
         out: the JSON file to write.
         config: which attacks, on how many images.
+        keep_parts: leave the finished parts there, so that the same call makes the result again at once.
         progress: called with (what is being done, how much of it is done, how much there is).
 
     Raises:
@@ -72,7 +74,8 @@ def attack_model(
     opened = open_model(model, shards)
     target, config = _stand_in(opened, config), with_batch_size(config, opened.card.image_size)
     own = [*config.attack, *config.loss, *([config.surrogate] if config.surrogate else [])]
-    files = [sys.modules[load_reference(name, "Function").__module__].__file__ for name in own]
+    modules = [sys.modules[load_reference(name, "Function").__module__] for name in own]
+    files = [getattr(module, "__file__", None) for module in modules]  # built-in ones have none
     code = [file_sha256(Path(file)) for file in files if file]
     identity = {"format_version": FORMAT_VERSION, **target.identity, "config": asdict(config), "code": code}
     partial = Partial(out, identity)
@@ -80,7 +83,8 @@ def attack_model(
         document = _evaluate(target, config, partial, progress)
     payload = encode_result(document)
     write_atomically(out, payload)
-    partial.remove()
+    if not keep_parts:
+        partial.remove()
     return dict(json.loads(payload))
 
 

@@ -74,7 +74,7 @@ def parse_epsilon(text: str) -> float:
     """Read a radius in pixels of [0, 1], `8/255` or `0.03`; raise `InputError` for anything else."""
     try:
         return float(Fraction(text))
-    except (ValueError, ZeroDivisionError):
+    except (ValueError, ZeroDivisionError, OverflowError):
         raise InputError(f"--epsilon is {text!r}: give a number or a fraction such as 8/255.") from None
 
 

@@ -257,7 +257,7 @@ def _complete(
     """Download the shards that the folder lacks, as far as the cache holds them; others are removed if not in use."""
     remove_leftovers(folder)
     manifest = read_manifest(folder)
-    kept, behind = _fitting(manifest, gigabytes, needed(manifest))
+    kept, behind = _fitting(manifest, gigabytes, needed)
     there = {path.name: path.stat().st_size for path in folder.glob("*.tar")}  # whose SHA-256 was checked then
     missing = [shard for shard in kept if there.get(shard.name) != shard.bytes]
     (folder / ORIGIN_NAME).unlink(missing_ok=True)
@@ -275,8 +275,11 @@ def _complete(
         write_indices(folder, manifest)
 
 
-def _fitting(manifest: Manifest, gigabytes: float, needed: Container[str]) -> tuple[list[ShardEntry], list[ShardEntry]]:
+def _fitting(manifest: Manifest, gigabytes: float, needs: Needed) -> tuple[list[ShardEntry], list[ShardEntry]]:
     """Return the shards that the cache holds, those that are needed before others, and those that it does not."""
+    if sum(shard.bytes for shard in manifest.shards) <= gigabytes * 1e9:
+        return list(manifest.shards), []  # `needs` may raise that shards cannot be streamed
+    needed = needs(manifest)
     shards = sorted(manifest.shards, key=lambda shard: shard.name not in needed)
     totals = list(accumulate(shard.bytes for shard in shards))
     count = sum(total <= gigabytes * 1e9 for total in totals)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from attack.cli import main
+from attack.evaluation import run
 
 Maker = Callable[..., Path]
 
@@ -71,6 +72,31 @@ def test_several_models_leave_a_result_each(
     capsys.readouterr()
     assert call(monkeypatch, "run", *("--model", places[0]) * 2, "--out", tmp_path / "r", *words) == 2
     assert "first" in capsys.readouterr().err
+
+
+def test_of_several_models_a_missing_one_is_found_first_and_finished_ones_are_kept(
+    monkeypatch: pytest.MonkeyPatch, shards: Path, make_model: Maker, tmp_path: Path
+) -> None:
+    models = [make_model(shards, name, seed=seed) for seed, name in enumerate(("one", "two"))]
+    words = ("--out", tmp_path / "r", "--shards", shards, "--suite", "paper", "--images", 3, "--steps", 2)
+    assert call(monkeypatch, "run", "--model", models[0], "--model", tmp_path / "missing", *words) == 2
+    assert not (tmp_path / "r").exists()
+
+    followed: list[int] = []
+    original: Callable[..., object] = run._follow_path
+
+    def interrupt_second(*arguments: object, **options: object) -> object:
+        followed.append(1)
+        if len(followed) == 2:
+            raise KeyboardInterrupt
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(run, "_follow_path", interrupt_second)
+    both = ("--model", models[0], "--model", models[1], *words)
+    assert call(monkeypatch, "run", *both) == 130
+    assert call(monkeypatch, "run", *both) == 0
+    assert len(followed) == 3  # the first model's path was not followed again
+    assert sorted(path.name for path in (tmp_path / "r").iterdir()) == ["one.json", "two.json"]
 
 
 def test_shards_behind_a_url_are_attacked_alike(

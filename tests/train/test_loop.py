@@ -116,6 +116,17 @@ def test_two_accumulated_batches_move_weights_as_one_of_twice_the_size() -> None
         torch.testing.assert_close(ours, theirs)
 
 
+def test_the_last_update_of_an_epoch_averages_over_the_batches_that_it_has() -> None:
+    batches = [_images(seed) for seed in range(3)]
+    joined = (torch.cat([batches[0][0], batches[1][0]]), torch.cat([batches[0][1], batches[1][1]]))
+    config = replace(CONFIG, optimizer="sgd", schedule="constant")
+    apart, whole = _linear(), _linear()
+    _trained(replace(config, accumulate=2), apart, batches)
+    _trained(config, whole, [joined, batches[2]])
+    for ours, theirs in zip(apart.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
 def test_a_pause_waits_for_a_whole_update() -> None:
     trainer = Trainer(replace(CONFIG, accumulate=3), _linear(), CPU, 7, 3)
     assert not trainer.run_epoch([_images()] * 7, lambda: True, lambda count: None)

@@ -1,4 +1,5 @@
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -33,19 +34,32 @@ def _images() -> torch.Tensor:
     return torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("arch", ["resnet34", "googlenet", "mobilenet_v3_small"])
+@pytest.mark.parametrize("arch", ["resnet34", "mobilenet_v3_small"])
 def test_equals_torchvision_on_normalised_input(arch: str) -> None:
     model = build_model(arch, 7).eval()
-    options = {"aux_logits": False, "init_weights": False} if arch == "googlenet" else {}
-    if arch == "googlenet":
-        options["transform_input"] = True  # what torchvision does for ImageNet-normalised input and published weights
-    peer = getattr(torchvision.models, arch)(num_classes=7, **options).eval()
+    peer = getattr(torchvision.models, arch)(num_classes=7).eval()
     peer.load_state_dict(model.get_submodule("network").state_dict())
     with torch.no_grad():
         expected = peer(functional.normalize(_images(), IMAGENET_MEAN, IMAGENET_STD))
         logits = model(_images())
     assert logits.shape == (2, 7)
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_googlenet_sees_what_its_published_weights_saw() -> None:
+    peer = torchvision.models.googlenet(num_classes=7, transform_input=True, aux_logits=False, init_weights=False)
+    seen = peer._transform_input(functional.normalize(_images(), IMAGENET_MEAN, IMAGENET_STD))
+    torch.testing.assert_close(build_model("googlenet", 7).get_submodule("normalise")(_images()), seen)
+
+
+def test_a_densenet_with_its_published_names(tmp_path: Path) -> None:
+    state = torchvision.models.densenet121(num_classes=9).state_dict()
+    part = re.compile(r"(denselayer\d+\.(?:norm|conv))([12]\.)")
+    old = {part.sub(r"\1.\2", name): tensor for name, tensor in state.items() if "num_batches" not in name}
+    torch.save(old, tmp_path / "a.pth")
+    model = build_model("densenet121", 4, str(tmp_path / "a.pth"))
+    name = "features.denseblock1.denselayer2.conv1.weight"
+    assert torch.equal(model.get_parameter(f"network.{name}"), state[name])
 
 
 @pytest.mark.parametrize(("arch", "head"), HEADS.items())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from train.records import live_log
+from train.records import live_log, write_epochs
 
 ROWS = [{"epoch": epoch, "training_loss": 1 / epoch, "validation_accuracy": 0.1 * epoch} for epoch in (1, 2, 3)]
 
@@ -18,6 +18,12 @@ def _follow(log: str, out: Path) -> None:
             report(row)
     with live_log(log, out, ROWS[:2]) as report:
         report(ROWS[2])
+
+
+def test_an_epoch_may_lack_a_number(tmp_path: Path) -> None:
+    write_epochs(tmp_path, [{"epoch": 1}, {"epoch": 2, "gflop_per_second": 3.5}])
+    rows = list(csv.DictReader((tmp_path / "metrics.csv").read_text().splitlines()))
+    assert [row["gflop_per_second"] for row in rows] == ["", "3.5"]
 
 
 @pytest.mark.filterwarnings("ignore")  # DVCLive leaves files open

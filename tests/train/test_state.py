@@ -106,7 +106,6 @@ CHANGES: dict[str, Callable[[Document], object]] = {
     "an empty best model": lambda document: document["progress"].update(best_model={}),
     "a best model that lacks a tensor": without("progress", "best_model", WEIGHT),
     "no optimiser's state": without("optimizer", "state"),
-    "a parameter without state": without("optimizer", "state", 3),
     "a moment that is missing": without("optimizer", "state", 3, "exp_avg"),
     "a moment of another shape": lambda document: document["optimizer"]["state"][3].update(exp_avg=torch.zeros(7)),
     "fewer groups": lambda document: document["optimizer"].update(param_groups=[]),
@@ -116,6 +115,24 @@ CHANGES: dict[str, Callable[[Document], object]] = {
     "a text for a step": lambda document: document["progress"].update(step="1"),
     "a list": lambda document: document.update(progress=[]),
 }
+
+
+def test_a_layer_that_is_not_used_has_no_state(tmp_path: Path) -> None:
+    class Unused(nn.Sequential):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self[1](self[0](images))
+            return logits
+
+    config = TrainConfig(Path("shards"), "own:unused", "normal", tmp_path, epochs=2, dtype="fp32")
+    model = Unused(nn.Flatten(), nn.Linear(3072, 3), nn.Linear(3, 3))
+    trainer = Trainer(config, model, World(0, 1, torch.device("cpu")), 2, 3)
+    batch = (torch.ones(2, 1, 3, 32, 32, dtype=torch.uint8), torch.tensor([0, 1]))
+    trainer.run_epoch([batch], lambda: False, lambda _: None)
+    save_state(tmp_path, trainer.state(IDENTITY))
+    before = model.get_parameter("1.weight").detach().clone()
+    trainer.run_epoch([batch], lambda: False, lambda _: None)
+    resume(trainer, tmp_path)
+    assert torch.equal(model.get_parameter("1.weight"), before)
 
 
 @pytest.mark.parametrize("name", CHANGES)

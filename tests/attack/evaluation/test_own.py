@@ -140,6 +140,16 @@ def run_surrogate(name: str) -> Attacked:
     return pgd(model, images, predicted(model, images), epsilon=0.1)
 
 
+def test_a_surrogate_does_not_round_the_logits() -> None:
+    """Logits that differ in the fourth digit, beside a surrogate's of thousands."""
+    close, large = nn.Linear(12, 2), nn.Linear(12, 2)
+    for layer, bias in ((close, [0.3, 0.30001]), (large, [3000.0, -3000.0])):
+        nn.init.zeros_(layer.weight)
+        layer.bias.data = torch.tensor(bias)
+    images = torch.rand(2, 12, requires_grad=True)
+    assert torch.equal(WithGradientOf(close, large)(images), close(images))
+
+
 @pytest.mark.parametrize(
     ("run", "name", "message"),
     [

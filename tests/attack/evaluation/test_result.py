@@ -30,7 +30,7 @@ def test_no_damage_gets_past_reading(make_shard_folder: Maker, make_result: Make
     whole = json.loads(make_result(make_shard_folder(test=6), "normal", images=3, steps=2, epsilons=(0.1,)).read_text())
     path, refused = tmp_path / "r.json", 0
     for place in list(places(whole)):
-        for wrong in (None, -1, [["a"]]):
+        for wrong in (None, -1, 0, [["a"]]):
             document = copy.deepcopy(whole)
             reduce(getitem, place[:-1], document)[place[-1]] = wrong
             path.write_text(json.dumps(document))
