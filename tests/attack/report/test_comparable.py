@@ -108,7 +108,7 @@ def test_files_without_a_digest_of_pixels_are_known_by_their_shards(ours: Path) 
         (lambda document: document["attacks"][3]["settings"].update(steps=5), "pgd-ce"),
         (lambda document: document["protocol"].update(seed=1), "--seed"),
         (lambda document: document["protocol"].update(suite="full"), "--suite"),
-        (lambda document: document["path"].update(steps=9), "--steps"),
+        (lambda document: document["path"].update(step_size=0.1), "--step-size"),
     ],
 )
 def test_other_attacks_are_refused(ours: Path, change: Change, message: str) -> None:
