@@ -121,6 +121,7 @@ def test_shards_behind_a_url_are_attacked_alike(
         ({"--suite": "huge"}, "'huge'"),
         ({"--epsilon": "eight"}, "'eight'"),
         ({"--epsilon": "8"}, "--epsilon is 8.0"),
+        ({"--epsilon": "1e400"}, "--epsilon is '1e400'"),
         ({"--step-size": "nan"}, "--step-size is nan"),
         ({"--batch-size": "-1"}, "--batch-size is -1"),
         ({"--zero-gradient": "sideways"}, "'sideways'"),

@@ -17,7 +17,7 @@ from s3fs import S3FileSystem
 
 from stylize.console import InputError
 from stylize.shards.index import index_name, index_split, render_index, write_side_files
-from stylize.shards.manifest import ShardEntry, read_manifest
+from stylize.shards.manifest import Manifest, ShardEntry, read_manifest
 from stylize.shards.remote import RemoteFolder, local_shards
 from stylize.shards.upload import upload_shards
 from stylize.shards.verify import verify_shards
@@ -222,6 +222,23 @@ def test_the_cache_is_bounded_and_spares_what_is_used(
     with pytest.raises(InputError, match=r"raise --cache-gb"), local_shards(f"{web}/two", cache, gigabytes / 50):
         pass
     assert two.exists()
+
+
+def test_nobody_is_asked_what_is_needed_where_everything_fits(
+    make_shard_folder: ShardFolderMaker, tmp_path: Path
+) -> None:
+    folder = make_shard_folder()
+
+    def needed(manifest: Manifest) -> set[str]:
+        raise InputError("One shard cannot be split.")
+
+    with local_shards(folder.as_uri(), tmp_path / "cache", needed=needed) as copy:
+        assert contents(copy) == contents(folder)
+    with (
+        pytest.raises(InputError, match="One shard"),
+        local_shards(folder.as_uri(), tmp_path / "o", 1e-9, needed=needed),
+    ):
+        pass
 
 
 def test_a_copy_is_shared_while_it_is_used(make_shard_folder: ShardFolderMaker, tmp_path: Path, web: str) -> None:
