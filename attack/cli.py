@@ -185,7 +185,7 @@ def run(
             open_model(each, folder)  # raises before the attacks on others, which may take hours
         for each, file in zip(model, outs, strict=True):
             with shown_progress(console, unit="") as show:
-                attack_model(each, folder, file, config, keep_parts=len(model) > 1, progress=show)
+                attack_model(each, folder, file, config, keep_parts=True, progress=show)
             _print_result(read_result(file))
     for file in outs:
         Partial(file, {}).remove()

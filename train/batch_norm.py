@@ -51,7 +51,8 @@ def synchronised(model: nn.Module, device: torch.device) -> nn.Module:
     if device.type != "cpu":
         converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
         return converted
-    return _replaced(model, nn.BatchNorm2d, _SynchronisedBatchNorm2d, "sync")
+    _check_kind(model, "--sync-batchnorm")
+    return _replaced(model, nn.BatchNorm2d, _SynchronisedBatchNorm2d)
 
 
 class _SplitBatchNorm2d(nn.BatchNorm2d):
@@ -76,10 +77,10 @@ def with_auxiliary(model: nn.Module) -> nn.Module:
 
     Raises `InputError` where it has none, or one of another kind, such as timm's BatchNorm with an activation.
     """
-    model = _replaced(model, nn.BatchNorm2d, _SplitBatchNorm2d, "split")
-    if not any(isinstance(norm, _SplitBatchNorm2d) for norm in batch_norms(model)):
+    _check_kind(model, "--split-batchnorm")
+    if not any(isinstance(norm, nn.BatchNorm2d) for norm in batch_norms(model)):
         raise InputError("The network has no BatchNorm2d: leave --split-batchnorm out.")
-    return model
+    return _replaced(model, nn.BatchNorm2d, _SplitBatchNorm2d)
 
 
 def without_auxiliary(model: nn.Module) -> nn.Module:
@@ -90,7 +91,7 @@ def without_auxiliary(model: nn.Module) -> nn.Module:
         _take_over(single, norm)
         return single.train(norm.training)
 
-    return _replaced(model, _SplitBatchNorm2d, main, "split")
+    return _replaced(model, _SplitBatchNorm2d, main)
 
 
 def views_in_batch(model: nn.Module, views: int) -> AbstractContextManager[None]:
@@ -104,12 +105,16 @@ def _take_over(norm: nn.BatchNorm2d, other: nn.BatchNorm2d) -> None:
         setattr(norm, name, getattr(other, name))
 
 
-def _replaced(model: nn.Module, kind: type[nn.BatchNorm2d], make: Callable[[Any], nn.Module], option: str) -> nn.Module:
-    """Put another module in the place of each that is of one kind; raise `InputError` where one is of a subclass."""
-    made: dict[nn.Module, nn.Module] = {}
+def _check_kind(model: nn.Module, option: str) -> None:
+    """Raise `InputError` where a BatchNorm does more than PyTorch's, which its replacement would not do."""
     for norm in batch_norms(model):
-        if isinstance(norm, kind) and type(norm) is not kind:
-            raise InputError(f"The network's {type(norm).__name__} cannot be replaced: leave --{option}-batchnorm out.")
+        if isinstance(norm, nn.BatchNorm2d) and type(norm) is not nn.BatchNorm2d:
+            raise InputError(f"The network's {type(norm).__name__} cannot be replaced: leave {option} out.")
+
+
+def _replaced(model: nn.Module, kind: type[nn.BatchNorm2d], make: Callable[[Any], nn.Module]) -> nn.Module:
+    """Put another module in the place of each that is exactly of one kind."""
+    made: dict[nn.Module, nn.Module] = {}
     for name, module in list(model.named_modules(remove_duplicate=False)):  # one under two names stays one
         if type(module) is kind:
             if module not in made:

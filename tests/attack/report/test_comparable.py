@@ -64,6 +64,13 @@ def other_shards(document: dict[str, Any]) -> None:
     old(document)
 
 
+def longer_path(document: dict[str, Any]) -> None:
+    document["path"]["steps"] += 1
+    for record in document["path"]["records"]:
+        for name in ("correct", "l2", "linf"):
+            record[name].append(record[name][-1])
+
+
 def other_pixels(document: dict[str, Any]) -> None:
     document["images"]["sha256"] = "0" * 64
 
@@ -108,6 +115,7 @@ def test_files_without_a_digest_of_pixels_are_known_by_their_shards(ours: Path) 
         (lambda document: document["attacks"][3]["settings"].update(steps=5), "pgd-ce"),
         (lambda document: document["protocol"].update(seed=1), "--seed"),
         (lambda document: document["protocol"].update(suite="full"), "--suite"),
+        (longer_path, "--steps"),
         (lambda document: document["path"].update(step_size=0.1), "--step-size"),
     ],
 )
